@@ -1,0 +1,123 @@
+"""Llama: Llama 1 to 3.3, TinyLlama, SmolLM and everything else whose `model_type` is `llama`.
+
+Reference: `transformers/models/llama`; `llama3` frequencies: `modeling_rope_utils._compute_llama3_parameters`.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from compiler.models.base import (
+    FieldReader,
+    ModelConfig,
+    WeightSpec,
+    default_inv_freq,
+    matrix,
+    read_dimensions,
+    refuse_rope_type,
+    rope_fields,
+    vector,
+)
+
+ROPE_TYPES = ("default", "linear", "llama3")
+
+
+def config_from_huggingface(raw: Mapping[str, Any], context: int) -> ModelConfig:
+    """The network that `config.json` describes, for sequences of up to `context` tokens.
+
+    Raises WispError for every field that this compiler would otherwise have to ignore.
+    """
+    reader = FieldReader(raw)
+    dimensions = read_dimensions(reader, context)
+    reader.require("hidden_act", "silu", remedy="only SwiGLU networks can be compiled")
+    reader.require("attention_bias", False, remedy="compile a checkpoint without attention biases")
+    reader.require("mlp_bias", False, remedy="compile a checkpoint without MLP biases")
+    rms_norm_eps = reader.number("rms_norm_eps", default=1e-6)
+    tied = reader.boolean("tie_word_embeddings", default=False)
+    inv_freq = _inv_freq(reader, dimensions.head_dim, dimensions.max_position_embeddings)
+    reader.finish()
+    return ModelConfig(
+        model_type="llama",
+        hidden_size=dimensions.hidden_size,
+        intermediate_size=dimensions.intermediate_size,
+        num_hidden_layers=dimensions.num_hidden_layers,
+        num_attention_heads=dimensions.num_attention_heads,
+        num_key_value_heads=dimensions.num_key_value_heads,
+        head_dim=dimensions.head_dim,
+        vocab_size=dimensions.vocab_size,
+        rms_norm_eps=rms_norm_eps,
+        rotary_dim=dimensions.head_dim,
+        rope_inv_freq=inv_freq,
+        rope_attention_scaling=1.0,
+        tie_word_embeddings=tied,
+        attention_bias=False,
+        mlp_bias=False,
+        max_position_embeddings=dimensions.max_position_embeddings,
+        sliding_window=None,
+    )
+
+
+def _inv_freq(reader: FieldReader, head_dim: int, max_position: int) -> tuple[float, ...]:
+    kind, rope = rope_fields(reader)
+    rope.require("partial_rotary_factor", 1.0, 1)
+    inv_freq = default_inv_freq(head_dim, rope.number("rope_theta", default=10000.0))
+    match kind:
+        case "default":
+            pass
+        case "linear":
+            factor = rope.number("factor")
+            inv_freq = tuple(f / factor for f in inv_freq)
+        case "llama3":
+            inv_freq = _llama3_inv_freq(rope, inv_freq, max_position)
+        case _:
+            refuse_rope_type(kind, ROPE_TYPES)
+    rope.finish()
+    return inv_freq
+
+
+def _llama3_inv_freq(rope: FieldReader, inv_freq: tuple[float, ...], max_position: int) -> tuple[float, ...]:
+    """Llama 3.1: long wavelengths are stretched by `factor`, short ones kept, those between interpolated."""
+    factor, low, high = (rope.number(name) for name in ("factor", "low_freq_factor", "high_freq_factor"))
+    original = rope.integer("original_max_position_embeddings", default=max_position)
+    if high <= low:
+        rope.refuse("high_freq_factor", f"more than low_freq_factor ({low:g})")
+
+    def scaled(frequency: float) -> float:
+        turns = original * frequency / (2 * math.pi)  # full turns within the original context
+        if turns > high:
+            return frequency
+        if turns < low:
+            return frequency / factor
+        smooth = (turns - low) / (high - low)
+        return (1 - smooth) * frequency / factor + smooth * frequency
+
+    return tuple(scaled(f) for f in inv_freq)
+
+
+def weight_specs(config: ModelConfig) -> tuple[WeightSpec, ...]:
+    """Every weight in the order it is written: embedding, layers, final norm, head (absent when tied)."""
+    hidden, inner, dim = config.hidden_size, config.intermediate_size, config.head_dim
+    query, key_value = config.num_attention_heads * dim, config.num_key_value_heads * dim
+    embedding = {"model.embed_tokens.weight": config.vocab_size}
+    specs = [matrix("model.embed_tokens", hidden, embedding, "embedding")]
+    for i in range(config.num_hidden_layers):
+        p = f"model.layers.{i}"
+        qkv = {
+            f"{p}.self_attn.q_proj.weight": query,
+            f"{p}.self_attn.k_proj.weight": key_value,
+            f"{p}.self_attn.v_proj.weight": key_value,
+        }
+        gate_up = {f"{p}.mlp.gate_proj.weight": inner, f"{p}.mlp.up_proj.weight": inner}
+        norm, post = f"{p}.input_layernorm.weight", f"{p}.post_attention_layernorm.weight"
+        specs += [
+            vector(norm, hidden, norm, "input_norm", i),
+            matrix(f"{p}.self_attn.qkv_proj", hidden, qkv, "qkv", i),
+            matrix(f"{p}.self_attn.o_proj", query, {f"{p}.self_attn.o_proj.weight": hidden}, "attention_output", i),
+            vector(post, hidden, post, "post_attention_norm", i),
+            matrix(f"{p}.mlp.gate_up_proj", hidden, gate_up, "gate_up", i),
+            matrix(f"{p}.mlp.down_proj", inner, {f"{p}.mlp.down_proj.weight": hidden}, "down", i),
+        ]
+    specs.append(vector("model.norm.weight", hidden, "model.norm.weight", "final_norm"))
+    if not config.tie_word_embeddings:
+        specs.append(matrix("lm_head", hidden, {"lm_head.weight": config.vocab_size}, "lm_head"))
+    return tuple(specs)

@@ -1,0 +1,124 @@
+"""Phi-3, Phi-3.5 and Phi-4 (mini): everything whose `model_type` is `phi3`.
+
+Reference: `transformers/models/phi3`; LongRoPE: `modeling_rope_utils._compute_longrope_parameters`.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from compiler.errors import WispError
+from compiler.models.base import (
+    Dimensions,
+    FieldReader,
+    ModelConfig,
+    WeightSpec,
+    default_inv_freq,
+    matrix,
+    read_dimensions,
+    refuse_rope_type,
+    rope_fields,
+    vector,
+)
+
+ROPE_TYPES = ("default", "longrope", "su")
+
+
+def config_from_huggingface(raw: Mapping[str, Any], context: int) -> ModelConfig:
+    """The network that `config.json` describes, for sequences of up to `context` tokens.
+
+    With LongRoPE the context decides between the short and the long factors, once and for every position.
+    Raises WispError for every field that this compiler would otherwise have to ignore.
+    """
+    reader = FieldReader(raw)
+    dimensions = read_dimensions(reader, context)
+    reader.require("hidden_act", "silu", remedy="only SwiGLU networks can be compiled")
+    reader.require("attention_bias", False, remedy="compile a checkpoint without attention biases")
+    reader.require("mlp_bias", False, remedy="compile a checkpoint without MLP biases")
+    rms_norm_eps = reader.number("rms_norm_eps", default=1e-5)
+    tied = reader.boolean("tie_word_embeddings", default=False)
+    window = None if reader.get("sliding_window") is None else reader.integer("sliding_window")
+    if window is not None and window < context:
+        raise WispError(
+            "the context is longer than the checkpoint's sliding window, which is not supported",
+            got=context,
+            expected=f"at most {window} (sliding_window)",
+            remedy=f"use --context {window}",
+        )
+    rotary_dim, inv_freq, attention_scaling = _rope(reader, dimensions, context)
+    reader.finish()
+    return ModelConfig(
+        model_type="phi3",
+        hidden_size=dimensions.hidden_size,
+        intermediate_size=dimensions.intermediate_size,
+        num_hidden_layers=dimensions.num_hidden_layers,
+        num_attention_heads=dimensions.num_attention_heads,
+        num_key_value_heads=dimensions.num_key_value_heads,
+        head_dim=dimensions.head_dim,
+        vocab_size=dimensions.vocab_size,
+        rms_norm_eps=rms_norm_eps,
+        rotary_dim=rotary_dim,
+        rope_inv_freq=inv_freq,
+        rope_attention_scaling=attention_scaling,
+        tie_word_embeddings=tied,
+        attention_bias=False,
+        mlp_bias=False,
+        max_position_embeddings=dimensions.max_position_embeddings,
+        sliding_window=window,
+    )
+
+
+def _rope(reader: FieldReader, dimensions: Dimensions, context: int) -> tuple[int, tuple[float, ...], float]:
+    """Rotary dimensions of a head, their frequencies, and the factor on cosines and sines."""
+    kind, rope = rope_fields(reader)
+    original = reader.integer("original_max_position_embeddings", default=4096)
+    fraction = rope.number("partial_rotary_factor", default=1.0)
+    rotary_dim = int(dimensions.head_dim * fraction)
+    if fraction > 1 or rotary_dim == 0 or rotary_dim % 2:
+        rope.refuse("partial_rotary_factor", f"an even part of the head dimension ({dimensions.head_dim})")
+    inv_freq = default_inv_freq(rotary_dim, rope.number("rope_theta", default=10000.0))
+    match kind:
+        case "default":
+            scaling = 1.0
+            rope.require("original_max_position_embeddings", original)
+        case "longrope" | "su":
+            # The field beside rope_scaling, when there, wins over the one inside (as in transformers).
+            inner = rope.integer("original_max_position_embeddings", default=original)
+            if reader.get("original_max_position_embeddings") is None:
+                original = inner
+            factors = {name: rope.numbers(name, rotary_dim // 2) for name in ("short_factor", "long_factor")}
+            chosen = factors["long_factor" if context > original else "short_factor"]
+            inv_freq = tuple(f / c for f, c in zip(inv_freq, chosen, strict=True))
+            stretch = rope.number("factor", default=dimensions.max_position_embeddings / original)
+            default = math.sqrt(1 + math.log(stretch) / math.log(original)) if stretch > 1 else 1.0
+            scaling = rope.number("attention_factor", default=default)
+        case _:
+            refuse_rope_type(kind, ROPE_TYPES)
+    rope.finish()
+    return rotary_dim, inv_freq, scaling
+
+
+def weight_specs(config: ModelConfig) -> tuple[WeightSpec, ...]:
+    """Every weight in the order it is written, under MLC's names for Phi-3; the head is absent when tied."""
+    hidden, inner, vocab = config.hidden_size, config.intermediate_size, config.vocab_size
+    query = config.num_attention_heads * config.head_dim
+    specs = [matrix("transformer.embd", hidden, {"model.embed_tokens.weight": vocab}, "embedding")]
+    for i in range(config.num_hidden_layers):
+        ours, theirs = f"transformer.h.{i}", f"model.layers.{i}"
+        post = "post_attention_layernorm.weight"
+        qkv = {f"{theirs}.self_attn.qkv_proj.weight": config.qkv_size}
+        gate_up = {f"{theirs}.mlp.gate_up_proj.weight": 2 * inner}
+        specs += [
+            vector(f"{ours}.ln.weight", hidden, f"{theirs}.input_layernorm.weight", "input_norm", i),
+            matrix(f"{ours}.mixer.qkv_proj", hidden, qkv, "qkv", i),
+            matrix(
+                f"{ours}.mixer.out_proj", query, {f"{theirs}.self_attn.o_proj.weight": hidden}, "attention_output", i
+            ),
+            vector(f"{ours}.{post}", hidden, f"{theirs}.{post}", "post_attention_norm", i),
+            matrix(f"{ours}.mlp.gate_up_proj", hidden, gate_up, "gate_up", i),
+            matrix(f"{ours}.mlp.down_proj", inner, {f"{theirs}.mlp.down_proj.weight": hidden}, "down", i),
+        ]
+    specs.append(vector("transformer.norm.weight", hidden, "model.norm.weight", "final_norm"))
+    if not config.tie_word_embeddings:
+        specs.append(matrix("lm_head", hidden, {"lm_head.weight": vocab}, "lm_head"))
+    return tuple(specs)
