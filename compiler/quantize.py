@@ -1,0 +1,234 @@
+"""Quantization schemes: a table, the packing of a matrix, and the slow obvious twin that states what is right.
+
+Knows MLC's group quantization (`mlc_llm/quantization/group_quantization.py`): groups along the input axis share one
+float16 scale. Knows nothing of checkpoints or shards. All words are little endian.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compiler.errors import WispError
+from compiler.models.base import WeightSpec
+
+TensorLayout = tuple[str, Literal["uint32", "float16", "float32"], tuple[int, ...]]
+
+FLOAT16_MAX = 65504.0
+# The least scale of a group that is not all zeros: a device may flush float16 subnormals and would lose the group.
+FLOAT16_MIN_NORMAL = 2.0**-14
+K_MULTIPLE = 8
+BLOCK_ELEMENTS = 1 << 22
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """How matrices are stored. `group_size` 0: not quantized, each element is a float of `bits` bits.
+
+    Otherwise an element is `(q - zero_point) * scale` with q in `0..2 * zero_point`, `group_size` elements to a scale.
+    """
+
+    name: str
+    bits: int
+    group_size: int
+    float_dtype: Literal["float16", "float32"]  # of vectors, and of matrices when group_size is 0
+
+    @property
+    def zero_point(self) -> int:
+        return 2 ** (self.bits - 1) - 1
+
+    @property
+    def elements_per_word(self) -> int:
+        """Elements in a 32-bit word."""
+        return 32 // self.bits
+
+    @property
+    def words_per_group(self) -> int:
+        return self.group_size // self.elements_per_word
+
+    def groups(self, columns: int) -> int:
+        """Groups in a row of `columns` elements; the last one may be partial."""
+        return -(-columns // self.group_size)
+
+
+SCHEMES: dict[str, Scheme] = {
+    scheme.name: scheme
+    for scheme in (
+        Scheme("q4f16_1", 4, 32, "float16"),
+        Scheme("q8f16_1", 8, 32, "float16"),
+        Scheme("q0f16", 16, 0, "float16"),
+        Scheme("q0f32", 32, 0, "float32"),
+    )
+}
+
+
+def parameter_layout(spec: WeightSpec, scheme: Scheme) -> list[TensorLayout]:
+    """The stored tensors of a weight, `(name, dtype, shape)`, without its data.
+
+    Raises WispError for a matrix whose columns the scheme cannot hold.
+    """
+    if spec.kind == "vector":
+        return [(spec.name, scheme.float_dtype, spec.shape)]
+    rows, columns = spec.shape
+    if columns % K_MULTIPLE:
+        raise WispError(
+            f"{scheme.name} does not fit the matrix '{spec.name}'",
+            got=f"{columns} columns",
+            expected=f"a multiple of {K_MULTIPLE}",
+            remedy="compile a checkpoint with other sizes",
+        )
+    if scheme.group_size == 0:
+        return [(f"{spec.name}.weight", scheme.float_dtype, spec.shape)]
+    groups = scheme.groups(columns)
+    return [
+        (f"{spec.name}.q_weight", "uint32", (rows, groups * scheme.words_per_group)),
+        (f"{spec.name}.q_scale", "float16", (rows, groups)),
+    ]
+
+
+def quantize(
+    spec: WeightSpec, weight: NDArray[np.float32] | Iterable[NDArray[np.float32]], scheme: Scheme
+) -> list[tuple[str, NDArray]]:
+    """The stored tensors of a weight, `(name, array)`, as `parameter_layout` describes them.
+
+    `weight` is the float32 array of `spec.shape`, or blocks of its rows in order (so that a large matrix is never held
+    whole in float32). Raises WispError for NaN, infinity, a wrong shape and values that do not fit float16.
+    """
+    layout = parameter_layout(spec, scheme)
+    outputs = [np.empty(shape, dtype) for _, dtype, shape in layout]
+    row = 0
+    for block in _row_blocks(weight):
+        _check_block(spec, block, row)
+        stop = row + block.shape[0]
+        if spec.kind == "matrix" and scheme.group_size:
+            outputs[0][row:stop], outputs[1][row:stop] = _quantize_rows(spec, block, scheme)
+        else:
+            outputs[0][row:stop] = _to_float(spec, block, outputs[0].dtype)
+        row = stop
+    if row != spec.shape[0]:
+        raise WispError(f"weight '{spec.name}' is incomplete", got=f"{row} rows", expected=spec.shape[0])
+    return [(name, output) for (name, _, _), output in zip(layout, outputs, strict=True)]
+
+
+def dequantize(spec: WeightSpec, tensors: Mapping[str, NDArray], scheme: Scheme) -> NDArray[np.float32]:
+    """The float32 array of `spec.shape` that the stored tensors stand for."""
+    layout = parameter_layout(spec, scheme)
+    if spec.kind == "vector" or scheme.group_size == 0:
+        return tensors[layout[0][0]].astype(np.float32)
+    words, scales = (np.ascontiguousarray(tensors[name]) for name, _, _ in layout)
+    rows, columns = spec.shape
+    q = _unpack(words, scheme).reshape(rows, -1, scheme.group_size).astype(np.float32)
+    q -= scheme.zero_point
+    q *= scales.astype(np.float32)[:, :, None]
+    return q.reshape(rows, -1)[:, :columns]
+
+
+def _row_blocks(weight: NDArray[np.float32] | Iterable[NDArray[np.float32]]) -> Iterable[NDArray[np.float32]]:
+    for array in [weight] if isinstance(weight, np.ndarray) else weight:
+        step = max(1, BLOCK_ELEMENTS // max(1, math.prod(array.shape[1:])))
+        for start in range(0, array.shape[0], step):
+            yield array[start : start + step]
+
+
+def _check_block(spec: WeightSpec, block: NDArray[np.float32], row: int) -> None:
+    if block.shape[1:] != spec.shape[1:] or row + block.shape[0] > spec.shape[0]:
+        raise WispError(
+            f"weight '{spec.name}' has another shape",
+            got=f"rows {row}..{row + block.shape[0]} of shape {block.shape}",
+            expected=spec.shape,
+        )
+    if not np.isfinite(block).all():
+        raise WispError(
+            f"weight '{spec.name}' holds NaN or infinity",
+            expected="finite numbers",
+            remedy=f"repair the checkpoint (its tensors {', '.join(spec.sources)})",
+        )
+
+
+def _to_float(spec: WeightSpec, block: NDArray[np.float32], dtype: np.dtype) -> NDArray:
+    if dtype == np.float16:
+        largest = float(np.abs(block).max(initial=0.0))
+        if largest > FLOAT16_MAX:
+            raise WispError(
+                f"weight '{spec.name}' does not fit float16",
+                got=f"{largest:g}",
+                expected=f"at most {FLOAT16_MAX:g}",
+                remedy="compile with --quant q0f32",
+            )
+    return block.astype(dtype)
+
+
+def _quantize_rows(spec: WeightSpec, block: NDArray[np.float32], scheme: Scheme) -> tuple[NDArray, NDArray]:
+    """Words and scales of a block of rows, (R, K) -> (R, groups * words_per_group) and (R, groups)."""
+    rows, columns = block.shape
+    groups = scheme.groups(columns)
+    if columns % scheme.group_size:
+        block = np.pad(block, ((0, 0), (0, groups * scheme.group_size - columns)))
+    grouped = block.reshape(rows, groups, scheme.group_size)
+    largest = np.maximum(grouped.max(axis=2), -grouped.min(axis=2))
+    scales = largest / np.float32(scheme.zero_point)
+    if scales.max(initial=0.0) > FLOAT16_MAX:
+        raise WispError(
+            f"weight '{spec.name}' is too large for {scheme.name}",
+            got=f"{largest.max():g}",
+            expected=f"at most {FLOAT16_MAX * scheme.zero_point:g}",
+            remedy="compile with --quant q0f32",
+        )
+    scales = np.where(largest > 0, np.maximum(scales, FLOAT16_MIN_NORMAL), 0).astype(np.float16)
+    divisor = np.where(largest > 0, scales, 1).astype(np.float32)
+    q = np.rint(grouped / divisor[:, :, None])
+    np.clip(q, -scheme.zero_point, scheme.zero_point, out=q)
+    q += scheme.zero_point
+    return _pack(q.astype(np.uint8).reshape(rows, -1), scheme), scales
+
+
+def _pack(q: NDArray[np.uint8], scheme: Scheme) -> NDArray[np.uint32]:
+    """(R, K) -> (R, K / elements_per_word): the first element in the low bits."""
+    if scheme.bits == 4:
+        q = q[:, 0::2] | (q[:, 1::2] << 4)
+    return np.ascontiguousarray(q).view("<u4")
+
+
+def _unpack(words: NDArray[np.uint32], scheme: Scheme) -> NDArray[np.uint8]:
+    """The inverse of `_pack`."""
+    packed = words.view(np.uint8)
+    if scheme.bits == 8:
+        return packed
+    return np.stack((packed & 15, packed >> 4), axis=-1).reshape(words.shape[0], -1)
+
+
+def reference_quantize_row(row: list[float], scheme: Scheme) -> tuple[list[int], list[float]]:
+    """Words and scales of one row, element by element: the definition that `quantize` is tested against."""
+    words: list[int] = []
+    scales: list[float] = []
+    for start in range(0, len(row), scheme.group_size):
+        group = row[start : start + scheme.group_size]
+        largest = max(abs(value) for value in group)
+        scale = 0.0
+        if largest > 0:
+            scale = float(np.float16(max(np.float32(largest) / np.float32(scheme.zero_point), FLOAT16_MIN_NORMAL)))
+        scales.append(scale)
+        group = group + [0.0] * (scheme.group_size - len(group))
+        q = []
+        for value in group:
+            steps = round(value / scale) if scale else 0
+            q.append(min(max(steps + scheme.zero_point, 0), 2 * scheme.zero_point))
+        for first in range(0, scheme.group_size, scheme.elements_per_word):
+            word = 0
+            for j in range(scheme.elements_per_word):
+                word |= q[first + j] << (j * scheme.bits)
+            words.append(word)
+    return words, scales
+
+
+def reference_dequantize_row(words: list[int], scales: list[float], columns: int, scheme: Scheme) -> list[float]:
+    """One row back, element by element."""
+    row = []
+    for k in range(columns):
+        word = words[k // scheme.elements_per_word]
+        q = (word >> (k % scheme.elements_per_word * scheme.bits)) & (2**scheme.bits - 1)
+        row.append((q - scheme.zero_point) * scales[k // scheme.group_size])
+    return row

@@ -1,0 +1,135 @@
+"""Tiny random checkpoints as `transformers` writes them, and the logits they should give.
+
+Knows transformers and torch (test extras); nothing under `compiler/` does.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Phi3Config,
+    Phi3ForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+from transformers.utils import logging as transformers_logging
+
+from compiler.models import config_from_huggingface, weight_specs
+from compiler.quantize import SCHEMES, dequantize, quantize
+
+transformers_logging.disable_progress_bar()
+
+CORPUS = """The wind moved over the water, and the reeds bent with it. A small light went from stone to stone.
+"Who is there?" asked the heron. "Only me," said the light. Numbers: 0 1 2 3 4 5 6 7 8 9, 10, 42, 1999.
+Der Fluß fließt schnell; où vas-tu, petite lumière? Там, за рекой, тихо. 光は石から石へ。 naïve café 🙂🌊"""
+
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}<|{{ message['role'] }}|>\n{{ message['content'] }}<|end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
+SPECIAL_TOKENS = ("<unk>", "<s>", "</s>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
+
+LLAMA_DEFAULTS: dict[str, Any] = {
+    "vocab_size": 331,
+    "hidden_size": 192,
+    "intermediate_size": 352,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 3,
+    "num_key_value_heads": 1,
+    "head_dim": 64,
+    "max_position_embeddings": 512,
+    "rms_norm_eps": 1e-5,
+    "tie_word_embeddings": True,
+    "bos_token_id": 1,
+    "eos_token_id": [2, 6],
+    "pad_token_id": 2,
+}
+PHI3_DEFAULTS: dict[str, Any] = {
+    "vocab_size": 333,
+    "hidden_size": 192,
+    "intermediate_size": 320,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "original_max_position_embeddings": 512,
+    "rms_norm_eps": 1e-5,
+    "tie_word_embeddings": False,
+    "bos_token_id": 1,
+    "eos_token_id": [2, 6],
+    "pad_token_id": 2,
+}
+
+
+def make_llama(path: Path, *, dtype: str = "float32", seed: int = 0, **overrides: Any) -> Path:
+    """A random Llama in `path`: by default two layers, MQA of 3 heads of 64, a vocabulary of 331, a tied head."""
+    return _write(path, LlamaForCausalLM, LlamaConfig(**{**LLAMA_DEFAULTS, **overrides}), dtype, seed)
+
+
+def make_phi3(path: Path, *, dtype: str = "float32", seed: int = 0, **overrides: Any) -> Path:
+    """A random Phi-3 in `path`: by default two layers, 2 heads of 96, a vocabulary of 333, a head of its own."""
+    return _write(path, Phi3ForCausalLM, Phi3Config(**{**PHI3_DEFAULTS, **overrides}), dtype, seed)
+
+
+def _write(path: Path, model_class: type[PreTrainedModel], config: Any, dtype: str, seed: int) -> Path:
+    generator = torch.Generator().manual_seed(seed)
+    model = model_class(config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            # Activations of order one throughout, so that logits differ and an error anywhere shows.
+            if parameter.dim() == 1:
+                parameter.uniform_(0.5, 1.5, generator=generator)
+            else:
+                scale = 0.25 if "embed_tokens" in name else parameter.shape[1] ** -0.5
+                parameter.normal_(0.0, scale, generator=generator)
+    model.to(getattr(torch, dtype))
+    model.save_pretrained(path)
+    write_tokenizer(path)
+    return path
+
+
+def write_tokenizer(path: Path) -> Path:
+    """A byte-level BPE tokenizer (at most 320 tokens, every byte among them) with a chat template."""
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=320,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(CORPUS.splitlines(), trainer)
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="</s>"
+    )
+    fast.chat_template = CHAT_TEMPLATE
+    fast.save_pretrained(path)
+    return path
+
+
+def reference_logits(path: Path, scheme: str, ids: Sequence[int]) -> NDArray[np.float32]:
+    """Logits (len(ids), vocabulary) by transformers in float32, on the weights that `scheme` stands for."""
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, attn_implementation="eager")
+    model.eval()
+    raw = json.loads((path / "config.json").read_text())
+    state = model.state_dict()
+    for spec in weight_specs(config_from_huggingface(raw, context=len(ids))):
+        original = np.concatenate([state[source].numpy() for source in spec.sources])
+        stored = dict(quantize(spec, original, SCHEMES[scheme]))
+        restored = dequantize(spec, stored, SCHEMES[scheme])
+        parts = np.split(restored, np.cumsum(spec.source_rows)[:-1])
+        with torch.no_grad():
+            for source, part in zip(spec.sources, parts, strict=True):
+                state[source].copy_(torch.from_numpy(np.ascontiguousarray(part)))
+    with torch.inference_mode():
+        return model(torch.tensor([list(ids)])).logits[0].numpy()
