@@ -1,0 +1,220 @@
+// The types of the public API: what a page passes to the engine and gets back. No code.
+
+import type { WispError } from "./errors";
+
+export interface LoadProgress {
+  /** `manifest`: the small files; `weights`: download and upload; `kernels`: waiting for the shader compiler; `ready`. */
+  phase: "manifest" | "weights" | "kernels" | "ready";
+  /** Bytes of this load that are here, from the network or the cache, of `totalBytes`. */
+  loadedBytes: number;
+  totalBytes: number;
+  /** Those of `loadedBytes` that came from the cache. */
+  cachedBytes: number;
+}
+
+export interface EngineOptions {
+  /** `"auto"` takes the best variant that the device satisfies; a variant's name takes that one or fails. */
+  backend?: string;
+  /** Capacity of the KV cache in tokens, at most the artifact's context (the default). Less saves GPU memory. */
+  contextLength?: number;
+  onProgress?: (progress: LoadProgress) => void;
+  /** The GPU went away. Requests reject from now on; create another engine. */
+  onDeviceLost?: (error: WispError) => void;
+  /** Cancels the load. What was downloaded whole stays cached. */
+  signal?: AbortSignal;
+  /** Keep the files in the Cache API for the next visit (default true). */
+  cache?: boolean;
+}
+
+export interface AdapterInfo {
+  vendor: string;
+  architecture: string;
+  device: string;
+  description: string;
+  /** A software adapter, far slower than a GPU. */
+  isFallback: boolean;
+}
+
+export interface SkippedVariant {
+  variant: string;
+  /** In plain words: what the device lacks. */
+  reason: string;
+}
+
+export interface EngineInfo {
+  /** The model's id. */
+  model: string;
+  variant: string;
+  backend: "webgpu" | "wasm";
+  adapter: AdapterInfo;
+  /** Better variants that the device cannot run. */
+  skipped: SkippedVariant[];
+  /** Tokens that prompt and answer may have together. */
+  contextLength: number;
+  vocabSize: number;
+  quantization: string;
+  parameters: number;
+  weightBytes: number;
+  kvBytesPerToken: number;
+  bosTokenId: number | null;
+  stopTokenIds: number[];
+  hasChatTemplate: boolean;
+  /** Sampling parameters of requests that give none. */
+  generation: Required<SamplingOptions>;
+}
+
+/** What is not given comes from `engine.info.generation`. */
+export interface SamplingOptions {
+  /** 0: greedy. */
+  temperature?: number;
+  /** 0: off. */
+  topK?: number;
+  /** 1: off. */
+  topP?: number;
+  /** 0: off. */
+  minP?: number;
+  /** 1: off. */
+  repetitionPenalty?: number;
+  presencePenalty?: number;
+  frequencyPenalty?: number;
+}
+
+export interface GenerateOptions extends SamplingOptions {
+  /** Default: up to the end of the context. */
+  maxTokens?: number;
+  /** Default: random. The same seed, ids and parameters give the same answer. */
+  seed?: number;
+  /** Replaces the model's own stop ids. */
+  stopTokenIds?: number[];
+  /** Do not stop at any id. */
+  ignoreEos?: boolean;
+  /** Ends the generation and rejects with the signal's reason. */
+  signal?: AbortSignal;
+}
+
+/** Counters and timings since the engine was created. Cumulative: subtract two snapshots for one request's share. */
+export interface EngineStats {
+  /** Tokens delivered, the stop token included. */
+  tokens: number;
+  /** `decode` programs run; more than `tokens` by those that an early stop threw away. */
+  decodeSteps: number;
+  /** Tokens of prompts, and those of them whose KV rows were there already. */
+  promptTokens: number;
+  reusedTokens: number;
+  requests: number;
+  dispatches: number;
+  submits: number;
+  readbacks: number;
+  bindGroupsCreated: number;
+  bytesUploaded: number;
+  bytesReadBack: number;
+  bytesDownloaded: number;
+  bytesFromCache: number;
+  cacheHits: number;
+  gpuBytes: number;
+  loadMs: number;
+  compileMs: number;
+  /** From a request's start to its first token, summed; and from the first to the last. */
+  prefillMs: number;
+  decodeMs: number;
+}
+
+// --- OpenAI's shape -----------------------------------------------------------------------------------------------------
+
+export interface ChatTextPart {
+  type: "text";
+  text: string;
+}
+
+export interface ChatMessage {
+  role: string;
+  content: string | ChatTextPart[];
+}
+
+export interface ChatRequest {
+  messages: ChatMessage[];
+  stream?: boolean | null;
+  stream_options?: { include_usage?: boolean } | null;
+  temperature?: number | null;
+  top_p?: number | null;
+  top_k?: number | null;
+  min_p?: number | null;
+  seed?: number | null;
+  max_tokens?: number | null;
+  max_completion_tokens?: number | null;
+  stop?: string | string[] | null;
+  repetition_penalty?: number | null;
+  presence_penalty?: number | null;
+  frequency_penalty?: number | null;
+  /** Accepted and ignored: an engine has one model. */
+  model?: string;
+  user?: string;
+  /** Not OpenAI's: ends the generation; the promise or the iterator rejects with the signal's reason. */
+  signal?: AbortSignal;
+}
+
+/** `abort`: `engine.interrupt()` ended it. */
+export type FinishReason = "stop" | "length" | "abort";
+
+export interface Usage {
+  prompt_tokens: number;
+  /** Without the stop token. */
+  completion_tokens: number;
+  total_tokens: number;
+  extra: {
+    /** Tokens of the prompt that were not in the KV cache already, over the time to the first token. */
+    prefill_tokens_per_second: number;
+    decode_tokens_per_second: number;
+    time_to_first_token_s: number;
+    reused_tokens: number;
+  };
+}
+
+export interface ChatCompletion {
+  id: string;
+  object: "chat.completion";
+  created: number;
+  model: string;
+  choices: [{ index: 0; message: { role: "assistant"; content: string }; finish_reason: FinishReason; logprobs: null }];
+  usage: Usage;
+}
+
+export interface ChatCompletionChunk {
+  id: string;
+  object: "chat.completion.chunk";
+  created: number;
+  model: string;
+  /** Empty in the last chunk, which holds the usage when `stream_options.include_usage` asks for it. */
+  choices: { index: 0; delta: { role?: "assistant"; content?: string }; finish_reason: FinishReason | null; logprobs: null }[];
+  usage: Usage | null;
+}
+
+/** Leaving the loop (break, return, throw) ends the generation. */
+export type ChatStream = AsyncIterableIterator<ChatCompletionChunk>;
+
+/** For messages, with or without `await`: `for await (const chunk of await create({stream: true}))`. */
+export interface ChatCompletions {
+  create(request: ChatRequest & { stream: true }, options?: { signal?: AbortSignal }): Promise<ChatStream> & ChatStream;
+  create(request: ChatRequest & { stream?: false | null }, options?: { signal?: AbortSignal }): Promise<ChatCompletion>;
+}
+
+export interface Engine {
+  readonly info: EngineInfo;
+  readonly chat: { readonly completions: ChatCompletions };
+  /** f32 logits (vocabSize) after the last of `ids`, run from position 0; forgets the conversation held so far. */
+  logits(ids: readonly number[]): Promise<Float32Array>;
+  /** The generated ids, without the prompt and without the stop token. */
+  generateIds(ids: readonly number[], options?: GenerateOptions): Promise<number[]>;
+  /** Special tokens in `text` become their ids; `addSpecialTokens` (default true) adds what the tokenizer adds, such as BOS. */
+  tokenize(text: string, options?: { addSpecialTokens?: boolean }): Promise<number[]>;
+  detokenize(ids: readonly number[], options?: { skipSpecialTokens?: boolean }): Promise<string>;
+  /** The text that the model's chat template makes of the messages. */
+  applyChatTemplate(messages: ChatMessage[], options?: { addGenerationPrompt?: boolean }): Promise<string>;
+  /** Ends the running generation; it resolves with what there is and `finish_reason: "abort"`. */
+  interrupt(): void;
+  /** Forgets the conversation held in the KV cache. Never needed for correctness: unequal prefixes are found by comparing ids. */
+  resetChat(): Promise<void>;
+  stats(): EngineStats;
+  /** Frees the GPU's memory and ends the worker. Anything after this throws. */
+  dispose(): Promise<void>;
+}

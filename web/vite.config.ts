@@ -1,0 +1,25 @@
+// Builds three entries side by side into dist/, which the server offers at /static/:
+//   wisp.js    the engine as an ES module          worker.js  the worker that wisp.js starts by its URL
+//   page.js    the chat page (with page.css)
+// No entry is inlined into another: the page's Content-Security-Policy allows neither blob: workers nor inline scripts.
+import { resolve } from "node:path";
+import { defineConfig } from "vitest/config";
+
+const source = (path: string) => resolve(import.meta.dirname, "src", path);
+
+export default defineConfig({
+  publicDir: false,
+  build: {
+    outDir: "dist",
+    emptyOutDir: true,
+    target: "es2023",
+    sourcemap: true,
+    lib: {
+      entry: { wisp: source("engine.ts"), worker: source("worker.ts"), page: source("ui/main.ts") },
+      formats: ["es"],
+      cssFileName: "page",
+    },
+    rollupOptions: { output: { entryFileNames: "[name].js", chunkFileNames: "shared-[hash].js" } },
+  },
+  test: { include: ["tests/**/*.test.ts"], environment: "node" },
+});
