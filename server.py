@@ -1,0 +1,463 @@
+"""The HTTP server: a page, the engine's files and a directory of compiled artifacts, as static content.
+
+It knows names, bytes and headers. It knows nothing about models beyond the few numbers of `model.json` that the catalogue
+shows, imports nothing of the compiler and runs no inference. No request ever leaves the machine: the content security
+policy allows no other origin, and nothing here opens a connection.
+
+Files are found by looking a requested name up in what `model.json` lists, never by joining a requested path, so there is
+no path to traverse. A request that carries `?v=` and the first 16 hex digits of the content's SHA-256 may be cached for
+ever; every other one is revalidated by its ETag.
+"""
+
+import contextlib
+import functools
+import hashlib
+import json
+import logging
+import os
+import re
+import socket
+import stat
+import sys
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import NotModifiedResponse, StaticFiles
+from starlette.templating import Jinja2Templates
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+log = logging.getLogger("wisp.server")
+
+WEB = Path(__file__).resolve().parent / "web"
+BUILT_FILES = ("page.js", "page.css", "wisp.js")
+
+CONTENT_SECURITY_POLICY = (
+    "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self'; connect-src 'self'; "
+    "img-src 'self' data:; style-src 'self'; font-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+# COOP and COEP make the page cross-origin isolated, which WebAssembly threads need.
+SECURITY_HEADERS = {
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-embedder-policy": "require-corp",
+    "cross-origin-resource-policy": "same-origin",
+    "content-security-policy": CONTENT_SECURITY_POLICY,
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+}
+
+# Spelled out because `mimetypes` answers from the system's files, and `nosniff` makes a wrong type fatal.
+MEDIA_TYPES = {
+    ".bin": "application/octet-stream",
+    ".css": "text/css",
+    ".html": "text/html",
+    ".js": "text/javascript",
+    ".json": "application/json",
+    ".map": "application/json",
+    ".mjs": "text/javascript",
+    ".svg": "image/svg+xml",
+    ".txt": "text/plain",
+    ".wasm": "application/wasm",
+    ".wgsl": "text/wgsl",
+}
+
+NOT_COMPRESSED = ("application/octet-stream", "image/png", "image/webp", "image/jpeg", "font/woff2")
+IMMUTABLE = "public, max-age=31536000, immutable"
+
+Sha256 = str  # 64 lower-case hex digits
+
+
+class ServeError(Exception):
+    """The server cannot start for a reason that the person who started it can mend. The message is one line."""
+
+
+# ---------------------------------------------------------------------------------------------------------- catalogue
+
+
+class InvalidArtifact(ValueError):
+    """A directory that cannot be served; the message says what was found and what was expected."""
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One served directory. `files` maps every name that may be asked for to its SHA-256."""
+
+    id: str
+    directory: Path
+    files: dict[str, Sha256]
+    sizes: dict[str, int]
+    summary: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The artifacts directory as it was read once: valid artifacts by id and by directory name, and what was passed over."""
+
+    by_key: dict[str, Artifact] = field(default_factory=dict)
+    models: list[dict[str, Any]] = field(default_factory=list)
+    invalid: list[dict[str, str]] = field(default_factory=list)
+
+
+def is_safe_name(name: object) -> bool:
+    """Whether `name` is a plain relative path: no empty, `.`, `..` or hidden part, no backslash, no control character."""
+    return (
+        isinstance(name, str)
+        and re.fullmatch(r"[^\\\x00-\x1f\x7f:]+", name) is not None
+        and all(part and not part.startswith(".") for part in name.split("/"))
+    )
+
+
+def read_artifact(directory: Path) -> Artifact:
+    """Read and check what the server needs of `directory/model.json`. Raises InvalidArtifact."""
+    try:
+        raw = (directory / "model.json").read_bytes()
+        manifest = json.loads(raw)
+    except (OSError, ValueError, RecursionError) as error:
+        raise InvalidArtifact(f"model.json cannot be read: {error}") from error
+    if not isinstance(manifest, dict) or manifest.get("format") != "wisp":
+        raise InvalidArtifact('model.json is not a Wisp manifest: expected "format": "wisp"')
+    if manifest.get("format_version") != 1:
+        raise InvalidArtifact(f"format_version is {manifest.get('format_version')!r}, expected 1; compile it again")
+    identifier = manifest.get("id")
+    if not isinstance(identifier, str) or not is_safe_name(identifier) or "/" in identifier:
+        raise InvalidArtifact(f"id is {identifier!r}, expected a name without slashes or a leading dot")
+    listed = manifest.get("files")
+    if not isinstance(listed, dict):
+        raise InvalidArtifact("files is missing, expected a table of names with bytes and sha256")
+    files, sizes = {"model.json": hashlib.sha256(raw).hexdigest()}, {"model.json": len(raw)}
+    for name, entry in listed.items():
+        if not is_safe_name(name):
+            raise InvalidArtifact(f"files lists {name!r}, expected a relative path inside the artifact")
+        if not isinstance(entry, dict) or not re.fullmatch(r"[0-9a-f]{64}", str(entry.get("sha256"))):
+            raise InvalidArtifact(f"files[{name!r}] has no sha256 of 64 hex digits")
+        files.setdefault(name, entry["sha256"])
+        sizes.setdefault(name, entry.get("bytes"))
+    variants = manifest.get("variants")
+    if not isinstance(variants, list) or not all(
+        isinstance(v, dict) and isinstance(v.get("name"), str) for v in variants
+    ):
+        raise InvalidArtifact("variants is missing, expected a list of variants with names")
+    for key in ("parameters", "context", "weight_bytes"):
+        if type(manifest.get(key)) is not int or manifest[key] < 0:
+            raise InvalidArtifact(f"{key} is {manifest.get(key)!r}, expected a whole number")
+    summary = {
+        "id": identifier,
+        "name": str(manifest.get("name") or identifier),
+        "parameters": manifest["parameters"],
+        "quantization": str(manifest.get("quantization")),
+        "context": manifest["context"],
+        "weight_bytes": manifest["weight_bytes"],
+        "variants": [variant["name"] for variant in variants],
+        "suggestions": [text for text in manifest.get("suggestions") or [] if isinstance(text, str)],
+    }
+    return Artifact(identifier, directory, files, sizes, summary)
+
+
+class Catalogue:
+    """The artifacts under one directory, read again whenever a `model.json` comes, goes or changes."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.absolute()
+        self._fingerprint: object = None
+        self._snapshot = Snapshot()
+
+    def read(self) -> Snapshot:
+        """The current state; a few `stat` calls when nothing changed."""
+        directories = self._directories()
+        fingerprint = tuple((str(path), *_stat_key(path / "model.json")) for path in directories)
+        if fingerprint != self._fingerprint:
+            self._snapshot = self._scan(directories)
+            self._fingerprint = fingerprint
+        return self._snapshot
+
+    def _directories(self) -> list[Path]:
+        if (self.root / "model.json").is_file():  # the directory of one artifact was given, not their parent
+            return [self.root]
+        with contextlib.suppress(OSError):
+            return sorted(
+                path.parent for path in self.root.glob("*/model.json") if not path.parent.name.startswith(".")
+            )
+        return []
+
+    def _scan(self, directories: list[Path]) -> Snapshot:
+        snapshot = Snapshot()
+        root = self.root.resolve()
+        valid: list[Artifact] = []
+        for directory in directories:
+            try:
+                if not directory.resolve().is_relative_to(root):
+                    raise InvalidArtifact("the directory is a symbolic link that leads out of the artifacts directory")
+                valid.append(read_artifact(directory))
+            except InvalidArtifact as error:
+                log.warning("artifact %s is not served: %s", directory.name, error)
+                snapshot.invalid.append({"id": directory.name, "error": str(error)})
+        # Two directories may hold the same id, and only directory names are sure to be unique.
+        names = {artifact.directory.name for artifact in valid}
+        for artifact in valid:
+            taken = artifact.id in snapshot.by_key or artifact.id in names
+            key = artifact.directory.name if taken else artifact.id
+            snapshot.by_key[key] = snapshot.by_key[artifact.directory.name] = artifact
+            snapshot.models.append({**artifact.summary, "id": key, "url": f"/models/{quote(key)}/"})
+        snapshot.models.sort(key=lambda model: (model["weight_bytes"], model["id"]))
+        return snapshot
+
+
+def _stat_key(path: Path) -> tuple[int, ...]:
+    try:
+        found = path.stat()
+    except OSError:
+        return ()
+    return (found.st_mtime_ns, found.st_size, found.st_ino)
+
+
+# -------------------------------------------------------------------------------------------------------------- files
+
+
+@functools.lru_cache(maxsize=1024)
+def _file_sha256(path: str, mtime_ns: int, size: int) -> Sha256:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def file_response(path: Path, found: os.stat_result, sha256: Sha256, scope: Scope, *, trusted: bool = True) -> Response:
+    """A whole file, a range of it or 304. `trusted` is false when the bytes on disk cannot be those of `sha256`."""
+    query = scope["query_string"].decode("latin-1").split("&")
+    media_type = MEDIA_TYPES.get(path.suffix.lower(), "application/octet-stream")
+    headers = {
+        "etag": f'"{sha256}"',
+        "cache-control": IMMUTABLE if f"v={sha256[:16]}" in query else "no-cache",
+    }
+    if not trusted:
+        headers = {"cache-control": "no-store"}
+    response = FileResponse(path, headers=headers, media_type=media_type, stat_result=found)
+    if trusted and _etag_matches(Headers(scope=scope).get("if-none-match", ""), sha256):
+        return NotModifiedResponse(response.headers)
+    return response
+
+
+def _etag_matches(if_none_match: str, sha256: Sha256) -> bool:
+    tags = [tag.strip().removeprefix("W/") for tag in if_none_match.split(",")]
+    return tags == ["*"] or f'"{sha256}"' in tags
+
+
+class BuiltFiles(StaticFiles):
+    """`web/dist`, with the same ETag and `?v=` rule as artifacts."""
+
+    def lookup_path(self, path: str) -> tuple[str, os.stat_result | None]:
+        if any(part.startswith(".") for part in path.split("/")):
+            return "", None
+        return super().lookup_path(path)
+
+    def file_response(
+        self, full_path: Any, stat_result: os.stat_result, scope: Scope, status_code: int = 200
+    ) -> Response:
+        sha256 = _file_sha256(str(full_path), stat_result.st_mtime_ns, stat_result.st_size)
+        return file_response(Path(full_path), stat_result, sha256, scope)
+
+
+def static_url(static_dir: Path, name: str) -> str:
+    """The URL of a built file with its `?v=`, so that the page may load it from the cache until it changes."""
+    path = static_dir / name
+    try:
+        found = path.stat()
+    except OSError:
+        return f"/static/{name}"
+    return f"/static/{name}?v={_file_sha256(str(path), found.st_mtime_ns, found.st_size)[:16]}"
+
+
+# ---------------------------------------------------------------------------------------------------------- endpoints
+
+
+def page(request: Request) -> Response:
+    return request.app.state.templates.TemplateResponse(request, "index.html", headers={"cache-control": "no-cache"})
+
+
+def models(request: Request) -> Response:
+    snapshot: Snapshot = request.app.state.catalogue.read()
+    body = {"models": snapshot.models, "invalid": snapshot.invalid}
+    return JSONResponse(body, headers={"cache-control": "no-cache"})
+
+
+def artifact_file(request: Request) -> Response:
+    """`/models/<id>/<file>`: both are looked up in what was read from the disk, nothing is joined from the request."""
+    artifact = request.app.state.catalogue.read().by_key.get(request.path_params["id"])
+    name = request.path_params["file"]
+    if artifact is None or name not in artifact.files:
+        raise HTTPException(404)
+    path = artifact.directory / name
+    try:
+        found = path.stat()
+        inside = path.resolve().is_relative_to(artifact.directory.resolve())
+    except OSError:
+        raise HTTPException(404) from None
+    if not inside or not stat.S_ISREG(found.st_mode):
+        raise HTTPException(404)
+    trusted = found.st_size == artifact.sizes[name]
+    if not trusted:
+        log.warning("%s/%s has %d bytes, model.json says %s", artifact.id, name, found.st_size, artifact.sizes[name])
+    return file_response(path, found, artifact.files[name], request.scope, trusted=trusted)
+
+
+def healthz(request: Request) -> Response:
+    return JSONResponse({"status": "ok"}, headers={"cache-control": "no-store"})
+
+
+def internal_error(request: Request, error: Exception) -> Response:
+    # Starlette answers this one outside every middleware, hence the headers here.
+    return PlainTextResponse("Internal Server Error", status_code=500, headers=SECURITY_HEADERS)
+
+
+# --------------------------------------------------------------------------------------------------------- middleware
+
+
+class ResponseHeaders:
+    """Security headers on every response, and an honest ETag on compressed ones.
+
+    A strong ETag promises the same bytes, so a gzipped body gets the weak form of its file's ETag and offers no ranges; a
+    range request is always answered from the file itself.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers.update(SECURITY_HEADERS)
+                headers.setdefault("cache-control", "no-cache")
+                headers["vary"] = "Accept-Encoding"
+                if "content-encoding" in headers:
+                    del headers["accept-ranges"]
+                    if headers.get("etag", "W/").startswith('"'):
+                        headers["etag"] = f"W/{headers['etag']}"
+            await send(message)
+
+        await self.app(scope, receive, send_with_headers)
+
+
+# ---------------------------------------------------------------------------------------------------------------- app
+
+
+def check_built(static_dir: Path) -> None:
+    """Raises ServeError when the page has not been built."""
+    missing = [name for name in BUILT_FILES if not (static_dir / name).is_file()]
+    if missing:
+        raise ServeError(f"the page is not built: {static_dir} lacks {', '.join(missing)}; run `make build` first")
+
+
+def create_app(artifacts_dir: str | os.PathLike[str], static_dir: str | os.PathLike[str] = WEB / "dist") -> Starlette:
+    """The application. That the page is built is checked when it starts, so that importing this module never fails."""
+    static = Path(static_dir)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        check_built(static)
+        yield
+
+    app = Starlette(
+        routes=[
+            Route("/", page),
+            Route("/models", models),
+            Route("/models/{id}/{file:path}", artifact_file),
+            Mount("/static", BuiltFiles(directory=static, check_dir=False)),
+            Route("/healthz", healthz),
+        ],
+        middleware=[
+            Middleware(ResponseHeaders),
+            Middleware(GZipMiddleware, compresslevel=6, exclude_content_types=NOT_COMPRESSED),
+        ],
+        exception_handlers={Exception: internal_error},
+        lifespan=lifespan,
+    )
+    app.router.redirect_slashes = False
+    app.state.catalogue = Catalogue(Path(artifacts_dir))
+    app.state.templates = Jinja2Templates(directory=WEB / "templates")
+    app.state.templates.env.globals["static"] = functools.partial(static_url, static)
+    return app
+
+
+# -------------------------------------------------------------------------------------------------------------- serve
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A bound TCP socket. Raises ServeError naming the port when it cannot be had."""
+    if not 0 <= port <= 65535:
+        raise ServeError(f"port {port} on {host} does not exist; choose one from 1 to 65535 with --port or PORT=")
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+    except (OSError, UnicodeError) as error:
+        raise ServeError(f"cannot listen on {host}:{port}: {error}") from error
+    try:
+        if os.name == "posix":  # elsewhere this option would let two servers share the port
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen()
+    except OSError as error:
+        listener.close()
+        reason = (error.strerror or str(error)).lower()
+        raise ServeError(
+            f"port {port} on {host} cannot be used ({reason}); choose another with --port or PORT="
+        ) from error
+    return listener
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, saying where it is once it answers."""
+
+    url = ""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=sockets)
+        if self.started:
+            print(f"Wisp is at {self.url} (Ctrl+C stops it)", flush=True)
+
+
+@contextlib.contextmanager
+def _listening(host: str, port: int) -> Iterator[tuple[socket.socket, str]]:
+    listener = bind(host, port)
+    try:
+        shown = f"[{host}]" if ":" in host else host
+        yield listener, f"http://{shown}:{listener.getsockname()[1]}/"
+    finally:
+        listener.close()
+
+
+def serve(artifacts_dir: str | os.PathLike[str], host: str = "127.0.0.1", port: int = 8000) -> None:
+    """Serve until interrupted. Port 0 takes a free one. Raises ServeError before anything is served."""
+    root = Path(artifacts_dir)
+    if not root.is_dir():
+        raise ServeError(
+            f"{root} is not a directory; compile a model into it first, for example `wisp compile configs/demo`"
+        )
+    check_built(WEB / "dist")
+    with _listening(host, port) as (listener, url):
+        application = create_app(root, WEB / "dist")
+        if not application.state.catalogue.read().models:
+            print(f"no model in {root} yet; `wisp compile` puts one there, a reload shows it", file=sys.stderr)
+        server = _Server(
+            uvicorn.Config(application, log_level="warning", server_header=False, timeout_graceful_shutdown=2)
+        )
+        server.url = url
+        with contextlib.suppress(KeyboardInterrupt):
+            server.run(sockets=[listener])
+
+
+app = create_app(os.environ.get("WISP_ARTIFACTS", "artifacts"))

@@ -1,0 +1,553 @@
+"""server.py through its public client, on a tiny artifact directory. No device, no built page."""
+
+import gzip
+import hashlib
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.applications import Starlette
+from starlette.testclient import TestClient
+
+import server
+
+ROOT = Path(server.__file__).resolve().parent
+SHARD = bytes(range(256)) * 16
+WGSL = b"// a shader\n" + b"fn f() { let x = 1 + 1; }\n" * 100
+
+
+def write_artifact(directory: Path, identifier: str = "demo", **overrides: Any) -> dict[str, Any]:
+    files = {
+        "params_shard_0.bin": SHARD,
+        "tokenizer.json": json.dumps({"vocab": ["token"] * 500}).encode(),
+        "webgpu-f32/plan.json": b'{"format": "wisp-plan"}',
+        "webgpu-f32/kernels.wgsl": WGSL,
+    }
+    for name, data in files.items():
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        (directory / name).write_bytes(data)
+    manifest: dict[str, Any] = {
+        "format": "wisp",
+        "format_version": 1,
+        "id": identifier,
+        "parameters": 5_000_000,
+        "quantization": "q4f16_1",
+        "weight_bytes": len(SHARD),
+        "context": 1024,
+        "variants": [{"name": "webgpu-f16-sg"}, {"name": "webgpu-f32"}],
+        "files": {n: {"bytes": len(d), "sha256": hashlib.sha256(d).hexdigest()} for n, d in files.items()},
+    } | overrides
+    (directory / "model.json").write_text(json.dumps(manifest))
+    return manifest
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    write_artifact(tmp_path / "artifacts" / "demo")
+    (tmp_path / "artifacts" / "demo" / "unlisted.txt").write_text("private")
+    (tmp_path / "artifacts" / "demo" / ".hidden").write_text("private")
+    (tmp_path / "secret.txt").write_text("private")
+    static = tmp_path / "dist"
+    static.mkdir()
+    for name in server.BUILT_FILES:
+        (static / name).write_text("/* built */ " * 100)
+    (static / ".vite").mkdir()
+    (static / ".vite" / "manifest.json").write_text("private")
+    return tmp_path
+
+
+@pytest.fixture
+def app(root: Path) -> Starlette:
+    return server.create_app(root / "artifacts", root / "dist")
+
+
+@pytest.fixture
+def client(app: Starlette) -> TestClient:
+    return TestClient(app, headers={"accept-encoding": "identity"}, follow_redirects=False)
+
+
+# ------------------------------------------------------------------------------------------------- page and catalogue
+
+
+def test_page_loads_only_its_own_files(client: TestClient) -> None:
+    response = client.get("/")
+    assert response.status_code == 200
+    assert response.headers["content-type"] == "text/html; charset=utf-8"
+    assert response.headers["cache-control"] == "no-cache"
+    assert "/static/page.js?v=" in response.text and "/static/page.css?v=" in response.text
+    assert not re.search(r"""(src|href)=["']?(https?:)?//""", response.text)
+    assert not re.search(r"<script(?![^>]*\ssrc=)", response.text), "an inline script would be refused by the policy"
+    assert not re.search(r"""<style|\sstyle=|\son[a-z]+=""", response.text), (
+        "inline styles and handlers are refused too"
+    )
+
+
+def test_page_assets_are_immutable_at_the_url_the_page_names(client: TestClient) -> None:
+    url = re.search(r'src="(/static/page\.js[^"]*)"', client.get("/").text)[1]
+    assert client.get(url).headers["cache-control"] == server.IMMUTABLE
+    assert client.get("/static/page.js").headers["cache-control"] == "no-cache"
+
+
+def test_healthz(client: TestClient) -> None:
+    assert client.get("/healthz").json() == {"status": "ok"}
+
+
+def test_catalogue(client: TestClient) -> None:
+    assert client.get("/models").json() == {
+        "models": [
+            {
+                "id": "demo",
+                "name": "demo",
+                "parameters": 5_000_000,
+                "quantization": "q4f16_1",
+                "context": 1024,
+                "weight_bytes": len(SHARD),
+                "variants": ["webgpu-f16-sg", "webgpu-f32"],
+                "suggestions": [],
+                "url": "/models/demo/",
+            }
+        ],
+        "invalid": [],
+    }
+
+
+def test_catalogue_shows_optional_name_and_suggestions(root: Path, client: TestClient) -> None:
+    write_artifact(root / "artifacts" / "demo", name="Demo", suggestions=["Tell me a story."])
+    model = client.get("/models").json()["models"][0]
+    assert (model["name"], model["suggestions"]) == ("Demo", ["Tell me a story."])
+
+
+def test_catalogue_follows_the_directory(root: Path, client: TestClient) -> None:
+    def ids() -> list[str]:
+        return [model["id"] for model in client.get("/models").json()["models"]]
+
+    assert ids() == ["demo"]
+    write_artifact(root / "artifacts" / "second", "second", weight_bytes=9)
+    assert ids() == ["second", "demo"], "smallest first"
+    (root / "artifacts" / "demo" / "model.json").unlink()
+    assert ids() == ["second"]
+    assert client.get("/models/demo/params_shard_0.bin").status_code == 404
+
+
+def test_two_directories_with_one_id_are_both_served(root: Path, client: TestClient) -> None:
+    write_artifact(root / "artifacts" / "a-copy", "demo", context=2048)
+    listed = {model["id"]: model["context"] for model in client.get("/models").json()["models"]}
+    assert listed == {"demo": 1024, "a-copy": 2048}
+    assert client.get("/models/a-copy/model.json").json()["context"] == 2048
+
+
+def test_an_artifact_answers_to_its_id_and_to_its_directory(root: Path, client: TestClient) -> None:
+    write_artifact(root / "artifacts" / "folder", "llama")
+    assert "/models/llama/" in [model["url"] for model in client.get("/models").json()["models"]]
+    assert client.get("/models/llama/model.json").content == client.get("/models/folder/model.json").content
+
+
+def test_the_directory_of_one_artifact_may_be_given(root: Path) -> None:
+    client = TestClient(server.create_app(root / "artifacts" / "demo", root / "dist"))
+    assert client.get("/models").json()["models"][0]["url"] == "/models/demo/"
+    assert client.get("/models/demo/params_shard_0.bin").content == SHARD
+
+
+def test_a_missing_artifacts_directory_is_an_empty_catalogue(root: Path) -> None:
+    client = TestClient(server.create_app(root / "nowhere", root / "dist"))
+    assert client.get("/models").json() == {"models": [], "invalid": []}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"format": "gguf"}, "not a Wisp manifest"),
+        ({"format_version": 2}, "format_version is 2, expected 1"),
+        ({"id": "../demo"}, "id is '../demo'"),
+        ({"id": ".demo"}, "id is '.demo'"),
+        ({"id": 7}, "id is 7"),
+        ({"files": None}, "files is missing"),
+        ({"files": {"../../secret.txt": {"bytes": 7, "sha256": "0" * 64}}}, "expected a relative path"),
+        ({"files": {"/etc/passwd": {"bytes": 7, "sha256": "0" * 64}}}, "expected a relative path"),
+        ({"files": {"a\\b": {"bytes": 7, "sha256": "0" * 64}}}, "expected a relative path"),
+        ({"files": {"a/.b": {"bytes": 7, "sha256": "0" * 64}}}, "expected a relative path"),
+        ({"files": {"a.bin": {"bytes": 7, "sha256": "zz"}}}, "no sha256"),
+        ({"variants": "webgpu"}, "variants is missing"),
+        ({"weight_bytes": None}, "weight_bytes is None"),
+        ({"context": 1.5}, "context is 1.5"),
+    ],
+)
+def test_an_invalid_artifact_is_named_and_not_served(
+    root: Path, client: TestClient, overrides: dict[str, Any], message: str
+) -> None:
+    write_artifact(
+        root / "artifacts" / "bad", **{"identifier": "bad"} | overrides if "id" not in overrides else overrides
+    )
+    catalogue = client.get("/models").json()
+    assert [model["id"] for model in catalogue["models"]] == ["demo"]
+    assert catalogue["invalid"][0]["id"] == "bad" and message in catalogue["invalid"][0]["error"]
+    assert client.get("/models/bad/model.json").status_code == 404
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "[" * 100_000])
+def test_a_broken_manifest_does_not_take_the_catalogue_down(root: Path, client: TestClient, text: str) -> None:
+    (root / "artifacts" / "bad").mkdir()
+    (root / "artifacts" / "bad" / "model.json").write_text(text)
+    assert len(client.get("/models").json()["invalid"]) == 1
+
+
+# -------------------------------------------------------------------------------------------------------------- files
+
+
+@pytest.mark.parametrize(
+    ("name", "media_type"),
+    [
+        ("model.json", "application/json"),
+        ("params_shard_0.bin", "application/octet-stream"),
+        ("webgpu-f32/plan.json", "application/json"),
+        ("webgpu-f32/kernels.wgsl", "text/wgsl; charset=utf-8"),
+    ],
+)
+def test_listed_files_are_served(root: Path, client: TestClient, name: str, media_type: str) -> None:
+    data = (root / "artifacts" / "demo" / name).read_bytes()
+    response = client.get(f"/models/demo/{name}")
+    assert (response.status_code, response.content) == (200, data)
+    assert response.headers["content-type"] == media_type
+    assert response.headers["content-length"] == str(len(data))
+    assert response.headers["etag"] == f'"{sha256(data)}"'
+    head = client.head(f"/models/demo/{name}")
+    assert (head.status_code, head.content, head.headers["content-length"]) == (200, b"", str(len(data)))
+
+
+@pytest.mark.parametrize(
+    ("version", "cached"),
+    [(sha256(SHARD)[:16], True), (sha256(SHARD)[:15], False), ("0" * 16, False), ("", False), (sha256(SHARD), False)],
+)
+def test_only_the_right_version_is_immutable(client: TestClient, version: str, cached: bool) -> None:
+    response = client.get("/models/demo/params_shard_0.bin", params={"v": version})
+    assert response.status_code == 200
+    assert response.headers["cache-control"] == ("public, max-age=31536000, immutable" if cached else "no-cache")
+
+
+def test_a_file_without_version_is_revalidated(client: TestClient) -> None:
+    response = client.get("/models/demo/params_shard_0.bin")
+    assert response.headers["cache-control"] == "no-cache"
+    for tags in (
+        response.headers["etag"],
+        f'"other", {response.headers["etag"]}',
+        f"W/{response.headers['etag']}",
+        "*",
+    ):
+        again = client.get("/models/demo/params_shard_0.bin", headers={"if-none-match": tags})
+        assert (again.status_code, again.content) == (304, b"")
+        assert again.headers["etag"] == response.headers["etag"]
+    assert client.get("/models/demo/params_shard_0.bin", headers={"if-none-match": '"other"'}).status_code == 200
+
+
+def test_a_changed_manifest_changes_its_etag(root: Path, client: TestClient) -> None:
+    etag = client.get("/models/demo/model.json").headers["etag"]
+    write_artifact(root / "artifacts" / "demo", context=512)
+    response = client.get("/models/demo/model.json", headers={"if-none-match": etag})
+    assert response.status_code == 200 and response.json()["context"] == 512
+
+
+def test_a_file_of_the_wrong_size_is_never_cached(root: Path, client: TestClient) -> None:
+    (root / "artifacts" / "demo" / "params_shard_0.bin").write_bytes(SHARD[:-1])
+    response = client.get("/models/demo/params_shard_0.bin", params={"v": sha256(SHARD)[:16]})
+    assert response.headers["cache-control"] == "no-store"
+    assert response.headers["etag"] != f'"{sha256(SHARD)}"'
+
+
+# ------------------------------------------------------------------------------------------------------------- ranges
+
+
+@pytest.mark.parametrize(
+    ("requested", "start", "stop"),
+    [("bytes=0-9", 0, 10), ("bytes=4000-", 4000, 4096), ("bytes=-6", 4090, 4096), ("bytes=4090-9999", 4090, 4096)],
+)
+def test_range(client: TestClient, requested: str, start: int, stop: int) -> None:
+    response = client.get("/models/demo/params_shard_0.bin", headers={"range": requested})
+    assert (response.status_code, response.content) == (206, SHARD[start:stop])
+    assert response.headers["content-range"] == f"bytes {start}-{stop - 1}/4096"
+    assert response.headers["content-length"] == str(stop - start)
+    assert response.headers["accept-ranges"] == "bytes"
+
+
+def test_several_ranges(client: TestClient) -> None:
+    response = client.get("/models/demo/params_shard_0.bin", headers={"range": "bytes=0-1,10-11"})
+    assert response.status_code == 206
+    assert response.headers["content-type"].startswith("multipart/byteranges")
+    assert b"Content-Range: bytes 10-11/4096" in response.content
+
+
+def test_a_range_outside_the_file_is_416(client: TestClient) -> None:
+    response = client.get("/models/demo/params_shard_0.bin", headers={"range": "bytes=4096-"})
+    assert response.status_code == 416
+    assert response.headers["content-range"] == "bytes */4096"
+
+
+def test_if_range(client: TestClient) -> None:
+    wanted = {"range": "bytes=0-9"}
+    same = client.get("/models/demo/params_shard_0.bin", headers=wanted | {"if-range": f'"{sha256(SHARD)}"'})
+    assert (same.status_code, same.content) == (206, SHARD[:10])
+    changed = client.get("/models/demo/params_shard_0.bin", headers=wanted | {"if-range": '"other"'})
+    assert (changed.status_code, changed.content) == (200, SHARD)
+
+
+# -------------------------------------------------------------------------------------------------------- compression
+
+
+@pytest.mark.parametrize(
+    "path", ["/models/demo/webgpu-f32/kernels.wgsl", "/models/demo/tokenizer.json", "/static/page.js"]
+)
+def test_text_is_compressed(client: TestClient, path: str) -> None:
+    plain = client.get(path)
+    assert "content-encoding" not in plain.headers
+    with client.stream("GET", path, headers={"accept-encoding": "gzip"}) as response:
+        body = b"".join(response.iter_raw())
+    assert response.headers["content-encoding"] == "gzip"
+    assert gzip.decompress(body) == plain.content and len(body) < len(plain.content)
+    assert response.headers["etag"] == f"W/{plain.headers['etag']}", "other bytes than the file's: not the strong tag"
+    assert "accept-ranges" not in response.headers
+    for answer in (plain, response):
+        assert answer.headers["vary"].lower() == "accept-encoding"
+    again = client.get(path, headers={"accept-encoding": "gzip", "if-none-match": response.headers["etag"]})
+    assert again.status_code == 304
+
+
+def test_the_page_is_compressed(client: TestClient) -> None:
+    assert client.get("/", headers={"accept-encoding": "gzip"}).headers["content-encoding"] == "gzip"
+
+
+def test_weights_are_not_compressed(client: TestClient) -> None:
+    response = client.get("/models/demo/params_shard_0.bin", headers={"accept-encoding": "gzip"})
+    assert "content-encoding" not in response.headers
+    assert response.headers["content-length"] == "4096"
+
+
+def test_a_range_of_text_is_of_the_file(client: TestClient) -> None:
+    headers = {"accept-encoding": "gzip", "range": "bytes=0-4"}
+    response = client.get("/models/demo/webgpu-f32/kernels.wgsl", headers=headers)
+    assert (response.status_code, response.content) == (206, WGSL[:5])
+    assert "content-encoding" not in response.headers
+
+
+# ---------------------------------------------------------------------------------------------------- nothing escapes
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/models/demo/unlisted.txt",
+        "/models/demo/.hidden",
+        "/models/demo/",
+        "/models/demo",
+        "/models/demo/webgpu-f32",
+        "/models/demo/webgpu-f32/",
+        "/models/demo//params_shard_0.bin",
+        "/models/demo/./params_shard_0.bin",
+        "/models/demo/webgpu-f32/../params_shard_0.bin",
+        "/models/demo/../../secret.txt",
+        "/models/demo/%2e%2e/%2e%2e/secret.txt",
+        "/models/demo/..%2f..%2fsecret.txt",
+        "/models/demo/..%5c..%5csecret.txt",
+        "/models/demo/%252e%252e/secret.txt",
+        "/models/demo//etc/passwd",
+        "/models/demo/%2fetc%2fpasswd",
+        "/models/demo/params_shard_0.bin%00.json",
+        "/models/../secret.txt",
+        "/models/%2e%2e/secret.txt",
+        "/models/..%2fsecret.txt",
+        "/models/./demo/model.json",
+        "/models//demo/model.json",
+        "/models/nothere/model.json",
+        "/static/../secret.txt",
+        "/static/%2e%2e/secret.txt",
+        "/static/..%2fsecret.txt",
+        "/static/..%5csecret.txt",
+        "/static//etc/passwd",
+        "/static/%2fetc%2fpasswd",
+        "/static/.vite/manifest.json",
+        "/static/",
+        "/static/page.js%00",
+        "/secret.txt",
+        "/../secret.txt",
+        "/server.py",
+    ],
+)
+def test_nothing_else_is_served(app: Starlette, path: str) -> None:
+    # A client would tidy `..` away before sending it, so the path reaches the application as a raw server would hand it on.
+    status, headers, body = raw_get(app, path)
+    assert status == 404, body
+    assert b"private" not in body
+    assert_security_headers(headers)
+
+
+def raw_get(app: Starlette, path: str) -> tuple[int, dict[str, str], bytes]:
+    import asyncio
+    from urllib.parse import unquote
+
+    sent: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http", "asgi": {"version": "3.0", "spec_version": "2.4"}, "http_version": "1.1", "method": "GET",
+        "scheme": "http", "path": unquote(path), "raw_path": path.encode(), "query_string": b"", "root_path": "",
+        "headers": [(b"host", b"testserver")], "server": ("testserver", 80), "client": ("testclient", 1),
+    }  # fmt: skip
+    asyncio.run(app(scope, receive, send))
+    headers = {key.decode(): value.decode() for key, value in sent[0]["headers"]}
+    return sent[0]["status"], headers, b"".join(message.get("body", b"") for message in sent[1:])
+
+
+def test_raw_get_serves_what_exists(app: Starlette) -> None:
+    assert raw_get(app, "/models/demo/params_shard_0.bin")[::2] == (200, SHARD)
+    assert raw_get(app, "/static/page.js")[0] == 200
+
+
+def test_links_that_lead_out_are_refused(root: Path, client: TestClient) -> None:
+    demo = root / "artifacts" / "demo"
+    (demo / "params_shard_0.bin").unlink()
+    (demo / "params_shard_0.bin").symlink_to(root / "secret.txt")
+    assert client.get("/models/demo/params_shard_0.bin").status_code == 404
+    (root / "dist" / "link.js").symlink_to(root / "secret.txt")
+    assert client.get("/static/link.js").status_code == 404
+    write_artifact(root / "elsewhere", "elsewhere")
+    (root / "artifacts" / "elsewhere").symlink_to(root / "elsewhere")
+    assert "symbolic link" in client.get("/models").json()["invalid"][0]["error"]
+    assert client.get("/models/elsewhere/model.json").status_code == 404
+
+
+def test_a_listed_file_that_is_missing_is_404(root: Path, client: TestClient) -> None:
+    (root / "artifacts" / "demo" / "params_shard_0.bin").unlink()
+    assert client.get("/models/demo/params_shard_0.bin").status_code == 404
+
+
+# ------------------------------------------------------------------------------------------------------------ headers
+
+
+def assert_security_headers(headers: Any) -> None:
+    policy = dict(directive.split(" ", 1) for directive in headers["content-security-policy"].split("; "))
+    assert policy["default-src"] == "'none'"
+    assert policy["script-src"] == "'self' 'wasm-unsafe-eval'"
+    assert policy["connect-src"] == policy["style-src"] == policy["worker-src"] == "'self'"
+    assert not re.search(r"unsafe-inline|'unsafe-eval'|\*|https?:", headers["content-security-policy"])
+    assert headers["cross-origin-opener-policy"] == "same-origin"
+    assert headers["cross-origin-embedder-policy"] == "require-corp"
+    assert headers["cross-origin-resource-policy"] == "same-origin"
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["referrer-policy"] == "no-referrer"
+    assert headers["cache-control"]
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/models", "/healthz", "/models/demo/params_shard_0.bin", "/static/wisp.js", "/no"]
+)
+def test_security_headers_are_everywhere(client: TestClient, path: str) -> None:
+    assert_security_headers(client.get(path).headers)
+
+
+def test_security_headers_are_on_errors(app: Starlette, client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    shard = "/models/demo/params_shard_0.bin"
+    for status, response in {
+        405: client.post("/models"),
+        416: client.get(shard, headers={"range": "bytes=9999-"}),
+        400: client.get(shard, headers={"range": "lines=1-2"}),
+        304: client.get(shard, headers={"if-none-match": "*"}),
+    }.items():
+        assert response.status_code == status
+        assert_security_headers(response.headers | {"cache-control": "any"})
+    monkeypatch.setattr(app.state.catalogue, "read", lambda: 1 / 0)
+    response = TestClient(app, raise_server_exceptions=False).get("/models")
+    assert response.status_code == 500 and "ZeroDivision" not in response.text
+    assert_security_headers(response.headers | {"cache-control": "any"})
+
+
+# ----------------------------------------------------------------------------------------------------------- starting
+
+
+def test_an_unbuilt_page_is_said_at_start(root: Path) -> None:
+    (root / "dist" / "page.js").unlink()
+    client = TestClient(server.create_app(root / "artifacts", root / "dist"))
+    with pytest.raises(server.ServeError, match=r"lacks page\.js; run `make build`"):
+        client.__enter__()
+
+
+def test_a_built_page_starts(app: Starlette) -> None:
+    with TestClient(app) as client:
+        assert client.get("/healthz").status_code == 200
+
+
+def test_serve_refuses_a_missing_directory(root: Path) -> None:
+    with pytest.raises(server.ServeError, match="is not a directory; compile a model"):
+        server.serve(root / "nowhere")
+
+
+def test_a_busy_port_is_named(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "WEB", root)
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        port = holder.getsockname()[1]
+        with pytest.raises(server.ServeError) as error:
+            server.serve(root / "artifacts", "127.0.0.1", port)
+    message = str(error.value)
+    assert f"port {port}" in message and "--port" in message and "PORT=" in message and "\n" not in message
+
+
+@pytest.mark.parametrize(("host", "port"), [("127.0.0.1", 70_000), ("no.such.host.invalid", 0), ("203.0.113.1", 0)])
+def test_an_impossible_address_is_one_line(host: str, port: int) -> None:
+    with pytest.raises(server.ServeError) as error:
+        server.bind(host, port)
+    assert host in str(error.value) and "\n" not in str(error.value)
+
+
+def test_serve_says_where_it_is_and_stops_on_interrupt(root: Path) -> None:
+    code = f"import pathlib, server; server.WEB = pathlib.Path({str(root)!r}); server.serve({str(root / 'artifacts')!r}, port=0)"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        url = re.search(r"http://127\.0\.0\.1:\d+/", process.stdout.readline())[0]
+        with urllib.request.urlopen(f"{url}healthz", timeout=10) as response:
+            assert json.load(response) == {"status": "ok"}
+        process.send_signal(2)
+        assert process.wait(timeout=10) == 0, process.stderr.read()
+        assert process.stderr.read() == ""
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_uvicorn_server_app_works(root: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    environment = os.environ | {"WISP_ARTIFACTS": str(root / "artifacts")}
+    command = [sys.executable, "-m", "uvicorn", "server:app", "--port", str(port), "--lifespan", "off"]
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL)
+    try:
+        assert "demo" in fetch(f"http://127.0.0.1:{port}/models", process)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def fetch(url: str, process: subprocess.Popen[Any]) -> str:
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            with urllib.request.urlopen(url, timeout=5) as response:
+                return response.read().decode()
+        except OSError:
+            time.sleep(0.1)
+    raise AssertionError(f"{url} did not answer")
