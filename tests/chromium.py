@@ -1,0 +1,90 @@
+"""Finds a Chromium for the browser tests: `python -m tests.chromium` prints its path, `--install` gets one when needed.
+
+Looked for in order: $WISP_CHROMIUM, a system browser on PATH, Playwright's own download.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+COMMANDS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+
+# WebGPU on the CPU (SwiftShader), nothing that phones home, and usable as root in a container.
+FLAGS = (
+    "--headless=new",
+    "--no-sandbox",
+    "--enable-unsafe-webgpu",
+    "--use-webgpu-adapter=swiftshader",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+
+
+def find() -> Path | None:
+    """The browser to test with, or None."""
+    named = os.environ.get("WISP_CHROMIUM")
+    if named:
+        found = shutil.which(named)
+        return Path(found) if found else None
+    for command in COMMANDS:
+        path = shutil.which(command)
+        if path and _runs(path):
+            return Path(path)
+    return _playwright_chromium()
+
+
+def _runs(path: str) -> bool:
+    """Whether it starts: Ubuntu's `chromium-browser` may be a stub that asks for snap."""
+    try:
+        return subprocess.run([path, "--version"], capture_output=True, timeout=60).returncode == 0
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+
+
+def _playwright_chromium() -> Path | None:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        path = Path(playwright.chromium.executable_path)
+    return path if path.is_file() else None
+
+
+def install() -> Path | None:
+    """Playwright's build where it can be downloaded, else the distribution's package."""
+    as_root = [] if os.geteuid() == 0 else ["sudo", "-n"]
+    dependencies = ["--with-deps"] if os.geteuid() == 0 else []
+    attempts = (
+        [sys.executable, "-m", "playwright", "install", *dependencies, "chromium"],
+        [*as_root, "sh", "-c", "apt-get update && apt-get install -y --no-install-recommends chromium"],
+    )
+    for command in attempts:
+        print("+", " ".join(command), file=sys.stderr)
+        try:
+            subprocess.run(command, stdout=sys.stderr, timeout=900)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            print(error, file=sys.stderr)
+        if (found := find()) is not None:
+            return found
+    return None
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--install", action="store_true", help="install one when there is none")
+    wanted = parser.parse_args()
+    path = find() or (install() if wanted.install else None)
+    if path is None:
+        print("no Chromium found; install one or set WISP_CHROMIUM to its path", file=sys.stderr)
+        return 1
+    print(path)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

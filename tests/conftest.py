@@ -1,0 +1,31 @@
+"""Fixtures for every group of tests: the demo artifact, and what happens when a device is missing."""
+
+import os
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def unavailable(reason: str) -> NoReturn:
+    """Skips where a developer's machine lacks a device; fails on CI, where it has to be there."""
+    if os.environ.get("CI", "").lower() in ("1", "true"):
+        pytest.fail(f"{reason} (a failure because CI is set)", pytrace=False)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def artifacts_dir(request: pytest.FixtureRequest) -> Path:
+    """Where tests keep compiled artifacts between sessions; each is compiled again when its inputs change."""
+    return request.config.cache.mkdir("wisp-artifacts")
+
+
+@pytest.fixture(scope="session")
+def artifact_demo(artifacts_dir: Path) -> Path:
+    """The demo model, compiled for every variant."""
+    from compiler.build import build_if_stale
+    from compiler.config import resolve_config
+
+    return build_if_stale(resolve_config(str(ROOT / "configs" / "demo"), output=artifacts_dir / "demo"))
