@@ -1,0 +1,209 @@
+// Validates model.json and tensor-cache.json whole, before one weight byte is fetched. Twin of compiler/artifact.py; both
+// are tested on tests/golden/bad_manifests. plan-schema checks are in plan.ts. Knows the format; fetches nothing.
+
+import { checkPath, fail, GIB, Node } from "./checks";
+import type { FileEntry, GenerationDefaults, Manifest, Shard, Tensor, TensorCache, TensorRecord, Variant, WeightDtype } from "./schema";
+import { DTYPE_BYTES } from "./schema";
+
+const MODEL = "model.json";
+const CACHE = "tensor-cache.json";
+const DTYPES: readonly WeightDtype[] = ["uint32", "float16", "float32"];
+
+export const FORMAT_VERSION = 1;
+const MOST_FILES = 4096;
+const MOST_TENSORS = 100_000;
+const MOST_BYTES = 16 * GIB;
+const SHARD_BYTES = 32 * 2 ** 20;
+/** Keeps sums of sizes exact in a double. */
+const MOST_DIMENSION = 2 ** 32;
+
+/** @throws ArtifactError naming the key, what it holds and what it should */
+export function parseManifest(json: unknown): Manifest {
+  const root = new Node(MODEL, "", json);
+  root.get("format").exactly("wisp");
+  root.get("format_version").exactly(FORMAT_VERSION);
+  const vocabSize = parseArchitecture(root.get("architecture"));
+  const files = parseFiles(root.get("files"));
+  const listed = (node: Node): string => {
+    const path = node.filePath();
+    if (!files.has(path)) fail(MODEL, `${node.path} names ${path}`, path, "a file that `files` lists");
+    return path;
+  };
+  root.get("source").get("kind").string();
+  const bos = root.get("bos_token_id");
+  const template = root.get("chat_template");
+  return {
+    id: root.get("id").string(),
+    vocabSize,
+    parameters: root.get("parameters").int(),
+    quantization: root.get("quantization").string(),
+    weightBytes: root.get("weight_bytes").int(0, MOST_BYTES),
+    context: root.get("context").int(1, 2 ** 24),
+    bosTokenId: bos.value === null ? null : bos.int(0, vocabSize - 1),
+    stopTokenIds: root.get("stop_token_ids").list(1000).map((id) => id.int(0, vocabSize - 1)),
+    generation: parseGeneration(root.get("generation")),
+    chatTemplate: template.value === null ? null : template.string(),
+    tokenizer: root.get("tokenizer").list(32).map(listed),
+    weights: listed(root.get("weights")),
+    variants: parseVariants(root.get("variants"), listed),
+    files,
+  };
+}
+
+function parseArchitecture(node: Node): number {
+  node.get("model_type").string();
+  for (const key of ["hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim"])
+    node.get(key).int(1, MOST_DIMENSION);
+  node.get("tie_word_embeddings").boolean();
+  return node.get("vocab_size").int(1, 2 ** 24);
+}
+
+function parseFiles(node: Node): Map<string, FileEntry> {
+  const files = new Map<string, FileEntry>();
+  let total = 0;
+  for (const [path, entry] of node.entries(MOST_FILES)) {
+    checkPath(MODEL, "files", path);
+    const bytes = entry.get("bytes").int(0, Number.MAX_SAFE_INTEGER / MOST_FILES);
+    const sha256 = entry.get("sha256");
+    if (!/^[0-9a-f]{64}$/.test(sha256.string())) sha256.fail("64 lower-case hex digits");
+    files.set(path, { bytes, sha256: sha256.string() });
+    total += bytes;
+  }
+  if (total > MOST_BYTES) fail(MODEL, "total bytes of all files", total, `at most ${MOST_BYTES}`);
+  return files;
+}
+
+function parseGeneration(node: Node): GenerationDefaults {
+  return {
+    temperature: node.get("temperature").number(0, 1e6),
+    topK: node.get("top_k").int(0, 2 ** 31),
+    topP: node.get("top_p").number(0, 1),
+    minP: node.get("min_p").number(0, 1),
+    repetitionPenalty: node.get("repetition_penalty").number(1e-6, 1e6),
+  };
+}
+
+function parseVariants(node: Node, listed: (node: Node) => string): Variant[] {
+  const variants = node.list(64).map((item) => parseVariant(item, listed));
+  if (variants.length === 0) node.fail("at least one variant");
+  const names = new Set(variants.map((variant) => variant.name));
+  if (names.size !== variants.length) fail(MODEL, "variants: names", variants.map((v) => v.name), "each name once");
+  return variants;
+}
+
+function parseVariant(node: Node, listed: (node: Node) => string): Variant {
+  const limits = node.get("required_limits").entries(64).map(([name, value]) => [name, value.int()] as const);
+  const prefill = node.get("prefill_dispatches").entries(64).map(([chunk, count]) => [chunk, count.int()] as const);
+  return {
+    name: node.get("name").string(),
+    backend: node.get("backend").oneOf(["webgpu", "wasm"]),
+    activationDtype: node.get("activation_dtype").string(),
+    requiredFeatures: node.get("required_features").list(64).map((feature) => feature.string()),
+    requiredLimits: Object.fromEntries(limits),
+    plan: listed(node.get("plan")),
+    kernels: listed(node.get("kernels")),
+    kvBytesPerToken: node.get("kv_bytes_per_token").int(),
+    activationBytes: node.get("activation_bytes").int(),
+    dispatchesPerToken: node.get("dispatches_per_token").int(),
+    prefillDispatches: Object.fromEntries(prefill),
+  };
+}
+
+interface ParsedRecord extends TensorRecord {
+  /** Rows of the whole tensor; undefined when the record is the whole tensor. */
+  rows: number | undefined;
+}
+
+/** @throws ArtifactError naming the shard or the tensor, what was got and what was expected */
+export function parseTensorCache(json: unknown, manifest: Manifest): TensorCache {
+  const root = new Node(CACHE, "", json);
+  const shards: Shard[] = [];
+  const parts = new Map<string, ParsedRecord[]>();
+  let tensorCount = 0;
+  for (const node of root.get("records").list(MOST_FILES)) {
+    const records = node.get("records").list(MOST_TENSORS).map(parseRecord);
+    tensorCount += records.length;
+    if (tensorCount > MOST_TENSORS) fail(CACHE, "records: number of tensors", tensorCount, `at most ${MOST_TENSORS}`);
+    const shard = parseShard(node, records, manifest);
+    if (shards.some((other) => other.path === shard.path)) fail(CACHE, `${shard.path} is two shards`, 2, "1");
+    shards.push(shard);
+    for (const record of records) {
+      const others = parts.get(record.name);
+      if (others === undefined) parts.set(record.name, [record]);
+      else others.push(record);
+    }
+  }
+  const total = shards.reduce((sum, shard) => sum + shard.nbytes, 0);
+  if (total !== manifest.weightBytes) fail(MODEL, "weight_bytes", manifest.weightBytes, `${total}, the sum of the shards' nbytes`);
+  const tensors = new Map<string, Tensor>();
+  for (const [name, records] of parts) tensors.set(name, joinParts(name, records));
+  return { shards, tensors };
+}
+
+function parseRecord(node: Node): ParsedRecord {
+  node.get("format").exactly("raw");
+  const name = node.get("name").string();
+  const dtype = node.get("dtype").oneOf(DTYPES);
+  const dimensions = node.get("shape").list(8);
+  const shape = dimensions.map((n) => n.int(1, MOST_DIMENSION));
+  const nbytes = node.get("nbytes").int(0, MOST_BYTES);
+  const size = shape.reduce((product, n) => product * n, DTYPE_BYTES[dtype]);
+  if (shape.length === 0 || size !== nbytes)
+    fail(CACHE, `${name}: shape x dtype and nbytes`, nbytes, `${size}, from shape [${shape.join(", ")}] of ${dtype}`);
+  const rows = node.get("rows");
+  const rowOffset = node.get("rowOffset");
+  const split = rows.value !== undefined || rowOffset.value !== undefined;
+  return {
+    name,
+    shape,
+    dtype,
+    nbytes,
+    byteOffset: node.get("byteOffset").int(0, MOST_BYTES),
+    rowOffset: split ? rowOffset.int(0, MOST_DIMENSION) : 0,
+    rows: split ? rows.int(1, MOST_DIMENSION) : undefined,
+  };
+}
+
+/** Records lie in order from 0 to nbytes, without gap or overlap, in a file that model.json lists with that size. */
+function parseShard(node: Node, records: TensorRecord[], manifest: Manifest): Shard {
+  node.get("format").exactly("raw-shard");
+  const path = node.get("dataPath").filePath();
+  const nbytes = node.get("nbytes").int(1, MOST_BYTES);
+  let end = 0;
+  for (const { name, byteOffset, nbytes: size } of records) {
+    if (byteOffset > end) fail(CACHE, `${path}: hole before ${name}: byteOffset`, byteOffset, String(end));
+    if (byteOffset < end) fail(CACHE, `${path}: overlap at ${name}: byteOffset`, byteOffset, String(end));
+    end += size;
+  }
+  if (end !== nbytes) fail(CACHE, `${path}: nbytes`, nbytes, `${end}, where its last record ends`);
+  if (nbytes > SHARD_BYTES && records.length > 1)
+    fail(CACHE, `${path}: nbytes of a shard of ${records.length} tensors`, nbytes, `at most ${SHARD_BYTES}`);
+  const file = manifest.files.get(path);
+  if (file === undefined) fail(CACHE, `${path} is not among the files of ${MODEL}`, path, "a listed file");
+  if (file.bytes !== nbytes) fail(CACHE, `${path}: nbytes`, nbytes, `${file.bytes}, as ${MODEL} says`);
+  return { path, nbytes, records };
+}
+
+/** One record is the whole tensor, or parts cover its rows exactly once, in any order. */
+function joinParts(name: string, records: ParsedRecord[]): Tensor {
+  const [first] = records;
+  if (first === undefined) throw new Error("a tensor without records");
+  if (first.rows === undefined && records.length === 1) return { shape: first.shape, dtype: first.dtype };
+  const rows = first.rows;
+  if (rows === undefined || records.some((part) => part.rows === undefined))
+    fail(CACHE, `${name}: duplicate tensor: records`, records.length, "one, or parts with rowOffset and rows");
+  const sorted = records.toSorted((a, b) => a.rowOffset - b.rowOffset);
+  let covered = 0;
+  for (const part of sorted) {
+    const partRows = part.shape[0] ?? 0;
+    if (part.rows !== rows) fail(CACHE, `${name}: rows of its parts`, part.rows, `${rows} in each`);
+    if (part.dtype !== first.dtype) fail(CACHE, `${name}: dtype of its parts`, part.dtype, `${first.dtype} in each`);
+    if (String(part.shape.slice(1)) !== String(first.shape.slice(1)))
+      fail(CACHE, `${name}: shape of its parts`, part.shape, `[*, ${first.shape.slice(1).join(", ")}] in each`);
+    if (part.rowOffset !== covered) fail(CACHE, `${name}: rows are missing or twice there: rowOffset`, part.rowOffset, String(covered));
+    covered += partRows;
+    if (covered < rows && partRows % 64 !== 0) fail(CACHE, `${name}: rows of a part before the last`, partRows, "a multiple of 64");
+  }
+  if (covered !== rows) fail(CACHE, `${name}: rows that its parts cover`, covered, String(rows));
+  return { shape: [rows, ...first.shape.slice(1)], dtype: first.dtype };
+}

@@ -1,0 +1,120 @@
+// The artifact's files as types, after validation; compiler/FORMAT.md is their specification. No code.
+
+export type WeightDtype = "uint32" | "float16" | "float32";
+export type BackendName = "webgpu" | "wasm";
+
+export interface FileEntry {
+  bytes: number;
+  sha256: string;
+}
+
+export interface Variant {
+  name: string;
+  backend: BackendName;
+  activationDtype: string;
+  requiredFeatures: string[];
+  requiredLimits: Record<string, number>;
+  plan: string;
+  kernels: string;
+  kvBytesPerToken: number;
+  activationBytes: number;
+  dispatchesPerToken: number;
+  prefillDispatches: Record<string, number>;
+}
+
+export interface GenerationDefaults {
+  temperature: number;
+  topK: number;
+  topP: number;
+  minP: number;
+  repetitionPenalty: number;
+}
+
+export interface Manifest {
+  id: string;
+  vocabSize: number;
+  parameters: number;
+  quantization: string;
+  weightBytes: number;
+  context: number;
+  bosTokenId: number | null;
+  stopTokenIds: number[];
+  generation: GenerationDefaults;
+  chatTemplate: string | null;
+  tokenizer: string[];
+  weights: string;
+  variants: Variant[];
+  files: Map<string, FileEntry>;
+}
+
+/** A tensor, or the rows `[rowOffset, rowOffset + shape[0])` of one, in a shard. */
+export interface TensorRecord {
+  name: string;
+  shape: number[];
+  dtype: WeightDtype;
+  nbytes: number;
+  byteOffset: number;
+  rowOffset: number;
+}
+
+export interface Shard {
+  path: string;
+  nbytes: number;
+  records: TensorRecord[];
+}
+
+/** A whole tensor, its parts joined. */
+export interface Tensor {
+  shape: number[];
+  dtype: WeightDtype;
+}
+
+export interface TensorCache {
+  shards: Shard[];
+  tensors: Map<string, Tensor>;
+}
+
+export const IO_NAMES = ["input_ids", "token_ring", "token_counts", "logits"] as const;
+export type IoName = (typeof IO_NAMES)[number];
+
+interface BufferBase {
+  name: string;
+  bytes: number;
+}
+export type PlanBuffer =
+  | (BufferBase & { kind: "weight"; dtype: WeightDtype; shape: number[]; rows: [number, number] })
+  | (BufferBase & { kind: "constant"; offset: number })
+  | (BufferBase & { kind: "kv"; bytesPerPosition: number })
+  | (BufferBase & { kind: "io"; name: IoName })
+  | (BufferBase & { kind: "state" })
+  | (BufferBase & { kind: "scratch" });
+
+export type Access = "read" | "read_write";
+
+export interface Kernel {
+  entry: string;
+  bindings: Access[];
+}
+
+export interface Dispatch {
+  kernel: number;
+  bind: number[];
+  grid: [number, number, number];
+}
+
+export interface Plan {
+  variant: string;
+  context: number;
+  vocabSize: number;
+  ringSize: number;
+  /** Largest first. */
+  prefillChunks: number[];
+  buffers: PlanBuffer[];
+  kernels: Kernel[];
+  decode: Dispatch[];
+  prefill: Map<number, Dispatch[]>;
+}
+
+export const DTYPE_BYTES: Record<WeightDtype, number> = { uint32: 4, float16: 2, float32: 4 };
+export const rowBytes = (shape: readonly number[], dtype: WeightDtype): number =>
+  shape.slice(1).reduce((product, n) => product * n, DTYPE_BYTES[dtype]);

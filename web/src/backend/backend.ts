@@ -1,0 +1,56 @@
+// What the runtime needs of a device, and no more: buffers, programs of dispatches, submits, reads. Knows no model and no
+// plan file; handles are numbers, so nothing above holds a device object.
+
+import type { Kernel } from "../artifact/schema";
+
+export type BufferHandle = number;
+export type ProgramHandle = number;
+
+export interface Recorded {
+  kernel: number;
+  buffers: readonly BufferHandle[];
+  grid: readonly [number, number, number];
+}
+
+/** A range to copy out after a program has run. Offset and bytes are multiples of 4. */
+export interface Slice {
+  buffer: BufferHandle;
+  offset: number;
+  bytes: number;
+}
+
+export interface BackendCounters {
+  dispatches: number;
+  submits: number;
+  readbacks: number;
+  bindGroupsCreated: number;
+  bytesUploaded: number;
+  bytesReadBack: number;
+  gpuBytes: number;
+}
+
+/**
+ * Work runs in the order in which it was handed over: a write is seen by every program submitted after it.
+ * Every method throws the first error that the device has reported, and DeviceError("device-lost") once it is gone.
+ */
+export interface Backend {
+  readonly counters: BackendCounters;
+  /** Resolves when the device goes away other than by dispose(). */
+  readonly lost: Promise<Error>;
+  /** Zeroed buffers of these sizes, rounded up to multiples of 4. @throws DeviceError("out-of-memory") */
+  createBuffers(sizes: readonly { bytes: number; label: string }[]): Promise<BufferHandle[]>;
+  /** `offset` is a multiple of 4; a length that is not is padded with zeros. */
+  write(buffer: BufferHandle, offset: number, data: Uint8Array<ArrayBuffer>): void;
+  /** @throws DeviceError("shader") with line, column and the line itself */
+  compile(source: string, kernels: readonly Kernel[]): Promise<void>;
+  /** After compile(): everything that running the program needs is made here, once. */
+  record(label: string, dispatches: readonly Recorded[]): ProgramHandle;
+  /** Runs a program `times` times in one submit. */
+  submit(program: ProgramHandle, times: number): void;
+  /** The same, and the bytes of `slices`, joined, as they are after the last run. */
+  submitAndRead(program: ProgramHandle, times: number, slices: readonly Slice[]): Promise<ArrayBuffer>;
+  read(slice: Slice): Promise<ArrayBuffer>;
+  /** Everything handed over so far has run. */
+  idle(): Promise<void>;
+  dispose(): void;
+}

@@ -1,0 +1,61 @@
+// One test a rejection, from fixtures that the Python validator is tested on too.
+import { readdirSync, readFileSync } from "node:fs";
+import { resolve } from "node:path";
+import { describe, expect, test } from "vitest";
+import { parseManifest, parseTensorCache } from "../../src/artifact/manifest";
+import { parsePlan } from "../../src/artifact/plan";
+import { ArtifactError } from "../../src/errors";
+import { applyPatch, type Operation } from "../support/patch";
+
+const FIXTURES = resolve(import.meta.dirname, "../../../tests/golden/bad_manifests");
+
+interface Documents {
+  model: unknown;
+  tensor_cache: unknown;
+  plan: unknown;
+}
+interface Fixture {
+  description: string;
+  target: keyof Documents;
+  base: string;
+  patch: Operation[];
+  error: string;
+}
+
+const read = (name: string): unknown => JSON.parse(readFileSync(resolve(FIXTURES, name), "utf8"));
+
+function validate(documents: Documents) {
+  const manifest = parseManifest(documents.model);
+  const weights = parseTensorCache(documents.tensor_cache, manifest);
+  const [variant] = manifest.variants;
+  if (variant === undefined) throw new Error("no variant");
+  return { manifest, weights, plan: parsePlan(documents.plan, manifest, variant, weights) };
+}
+
+test("the base that the fixtures patch is valid", () => {
+  const { manifest, weights, plan } = validate(read("base.json") as Documents);
+  expect(manifest.files.size).toBe(9);
+  expect(weights.tensors.get("model.embed_tokens.q_weight")).toEqual({ shape: [128, 4], dtype: "uint32" });
+  expect(plan.prefillChunks).toEqual([16, 4]);
+  expect(plan.decode).toHaveLength(3);
+});
+
+describe("rejects", () => {
+  const names = readdirSync(FIXTURES).filter((name) => name.endsWith(".json") && name !== "base.json");
+  expect(names.length).toBeGreaterThan(30);
+  test.each(names)("%s", (name) => {
+    const fixture = read(name) as Fixture;
+    const documents = read(fixture.base) as Documents;
+    documents[fixture.target] = applyPatch(documents[fixture.target], fixture.patch);
+    let message = "accepted";
+    try {
+      validate(documents);
+    } catch (error) {
+      expect(error).toBeInstanceOf(ArtifactError);
+      message = (error as ArtifactError).message;
+    }
+    expect(message).not.toBe("accepted");
+    expect(message).toContain(fixture.error);
+    expect(message).toMatch(/got .*, expected /);
+  });
+});
