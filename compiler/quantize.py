@@ -187,9 +187,8 @@ def _quantize_rows(spec: WeightSpec, block: NDArray[np.float32], scheme: Scheme)
 
 def _pack(q: NDArray[np.uint8], scheme: Scheme) -> NDArray[np.uint32]:
     """(R, K) -> (R, K / elements_per_word): the first element in the low bits."""
-    if scheme.bits == 4:
-        q = q[:, 0::2] | (q[:, 1::2] << 4)
-    return np.ascontiguousarray(q).view("<u4")
+    packed = (q[:, 0::2] | (q[:, 1::2] << 4)).astype(np.uint8) if scheme.bits == 4 else q
+    return np.ascontiguousarray(packed).view("<u4")
 
 
 def _unpack(words: NDArray[np.uint32], scheme: Scheme) -> NDArray[np.uint8]:
@@ -209,7 +208,8 @@ def reference_quantize_row(row: list[float], scheme: Scheme) -> tuple[list[int],
         largest = max(abs(value) for value in group)
         scale = 0.0
         if largest > 0:
-            scale = float(np.float16(max(np.float32(largest) / np.float32(scheme.zero_point), FLOAT16_MIN_NORMAL)))
+            exact = float(np.float32(largest) / np.float32(scheme.zero_point))
+            scale = float(np.float16(max(exact, FLOAT16_MIN_NORMAL)))
         scales.append(scale)
         group = group + [0.0] * (scheme.group_size - len(group))
         q = []

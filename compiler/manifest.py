@@ -1,0 +1,492 @@
+"""The validator: whether `model.json`, `tensor-cache.json` and the plans hold together, before one weight byte is read.
+
+The twin of `web/src/artifact/manifest.ts`; `compiler/FORMAT.md` is what both implement and
+`tests/golden/bad_manifests/` is what both are tested on. Knows JSON values and arithmetic; opens no file.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from compiler.errors import WispError
+
+FORMAT_VERSION = 1
+SHARD_BYTES = 32 * 1024 * 1024
+SPLIT_ROWS = 64
+TOTAL_BYTES = 16 * 1024**3
+STATE_BYTES = 64  # words 0..15, which the CPU writes
+DTYPE_BYTES = {"uint32": 4, "float16": 2, "float32": 4}
+MAX_INTEGER = 2**53 - 1  # what a JSON number holds exactly everywhere
+COUNT_LIMITS = {"files": 4096, "records": 65536, "variants": 16, "buffers": 16384, "kernels": 4096, "dispatches": 65536}
+
+# WebGPU's defaults (https://www.w3.org/TR/webgpu/#limits); a variant's `required_limits` raises them.
+DEFAULT_LIMITS = {
+    "maxBufferSize": 268435456,
+    "maxStorageBufferBindingSize": 134217728,
+    "maxStorageBuffersPerShaderStage": 8,
+    "maxComputeWorkgroupStorageSize": 16384,
+    "maxComputeInvocationsPerWorkgroup": 256,
+    "maxComputeWorkgroupSizeX": 256,
+    "maxComputeWorkgroupSizeY": 256,
+    "maxComputeWorkgroupSizeZ": 64,
+    "maxComputeWorkgroupsPerDimension": 65535,
+}
+
+BUFFER_KINDS = ("weight", "constant", "kv", "state", "io", "scratch")
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows `[row, row + rows)` of a tensor: `bytes` bytes of a shard from `offset` on."""
+
+    file: str
+    offset: int
+    bytes: int
+    row: int
+    rows: int
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A stored tensor and where its rows lie, in order."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    parts: tuple[Part, ...]
+
+    @property
+    def row_bytes(self) -> int:
+        return math.prod(self.shape[1:]) * DTYPE_BYTES[self.dtype]
+
+
+def validate(model: Any, tensor_cache: Any, plans: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Checks a whole manifest; `plans` maps variant names to the content of their `plan.json`.
+
+    `tensor_cache` is None when the artifact was compiled without weights. Returns the tensors by name.
+    Raises WispError at the first thing that does not hold.
+    """
+    validate_model(model)
+    tensors = {}
+    if model["weights"] is not None:
+        tensors = validate_tensor_cache(tensor_cache, model)
+    for variant in model["variants"]:
+        validate_plan(plans.get(variant["name"]), variant, model, tensors)
+    return tensors
+
+
+# ------------------------------------------------------------------------------------------------------- small pieces
+
+
+def fail(where: str, got: object, expected: str) -> NoReturn:
+    shown = repr(got)
+    raise WispError(
+        f"the artifact is not valid: {where}",
+        got=shown if len(shown) <= 120 else shown[:117] + "...",
+        expected=expected,
+        remedy="compile it again",
+    )
+
+
+def _object(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        fail(where, value, "an object")
+    return value
+
+
+def _list(value: Any, where: str, limit: str | None = None) -> list[Any]:
+    if not isinstance(value, list):
+        fail(where, value, "a list")
+    if limit is not None and len(value) > COUNT_LIMITS[limit]:
+        fail(where, f"{len(value)} entries", f"at most {COUNT_LIMITS[limit]}")
+    return value
+
+
+def _integer(value: Any, where: str, minimum: int = 0, maximum: int = MAX_INTEGER) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not minimum <= value <= maximum:
+        fail(where, value, f"a whole number from {minimum} to {maximum}")
+    return value
+
+
+def _number(value: Any, where: str, minimum: float, maximum: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not minimum <= value <= maximum:
+        fail(where, value, f"a number from {minimum:g} to {maximum:g}")
+    return value
+
+
+def _text(value: Any, where: str) -> str:
+    if not isinstance(value, str):
+        fail(where, value, "a string")
+    return value
+
+
+def _one_of(value: Any, where: str, allowed: tuple[str, ...]) -> str:
+    if not isinstance(value, str) or value not in allowed:
+        fail(where, value, " or ".join(allowed))
+    return value
+
+
+def _format(document: dict[str, Any], where: str, name: str) -> None:
+    if document.get("format") != name:
+        fail(f"{where} format", document.get("format"), name)
+    version = document.get("format_version")
+    if isinstance(version, bool) or version != FORMAT_VERSION:
+        raise WispError(
+            f"the artifact has another format version ({where} format_version)",
+            got=version,
+            expected=FORMAT_VERSION,
+            remedy="compile it again with this version of Wisp, or use the version that wrote it",
+        )
+
+
+def is_safe_path(path: object) -> bool:
+    """Whether a path stays inside the artifact: plain names between slashes, none hidden, at most 200 characters."""
+    return (
+        isinstance(path, str)
+        and len(path) <= 200
+        and re.fullmatch(r"[A-Za-z0-9_\-][A-Za-z0-9_\-.]*(/[A-Za-z0-9_\-][A-Za-z0-9_\-.]*)*", path) is not None
+    )
+
+
+def is_safe_id(name: object) -> bool:
+    """Whether a name can be a model's id: one plain name."""
+    return isinstance(name, str) and is_safe_path(name) and "/" not in name
+
+
+# --------------------------------------------------------------------------------------------------------- model.json
+
+
+def validate_model(model: Any) -> None:
+    """`model.json` by itself."""
+    _format(_object(model, "model.json"), "model.json", "wisp")
+    if not is_safe_id(model.get("id")):
+        fail("model.json id", model.get("id"), "letters, digits, '.', '_' and '-'")
+    source = _object(model.get("source"), "model.json source")
+    for key in ("kind", "id"):
+        _text(source.get(key), f"model.json source.{key}")
+    if source.get("revision") is not None:
+        _text(source["revision"], "model.json source.revision")
+    architecture = _object(model.get("architecture"), "model.json architecture")
+    _text(architecture.get("model_type"), "model.json architecture.model_type")
+    for key in ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim"):
+        _integer(architecture.get(key), f"model.json architecture.{key}", minimum=1)
+    vocab_size = _integer(architecture.get("vocab_size"), "model.json architecture.vocab_size", 1, 2**31 - 1)
+    for key in ("parameters", "weight_bytes"):
+        _integer(model.get(key), f"model.json {key}")
+    _integer(model.get("context"), "model.json context", 1, 2**31 - 1)
+    _text(model.get("quantization"), "model.json quantization")
+    if model.get("bos_token_id") is not None:
+        _integer(model["bos_token_id"], "model.json bos_token_id", maximum=vocab_size - 1)
+    for token in _list(model.get("stop_token_ids"), "model.json stop_token_ids", "records"):
+        _integer(token, "model.json stop_token_ids", maximum=vocab_size - 1)
+    _validate_generation(model.get("generation"))
+    if model.get("chat_template") is not None:
+        _text(model["chat_template"], "model.json chat_template")
+    files = _validate_files(model.get("files"))
+    for name in _list(model.get("tokenizer"), "model.json tokenizer", "files"):
+        _listed(name, files, "model.json tokenizer")
+    if model.get("weights", "") is not None:
+        _listed(model.get("weights"), files, "model.json weights")
+    _validate_variants(model.get("variants"), files)
+
+
+def _validate_generation(generation: Any) -> None:
+    where = "model.json generation"
+    _object(generation, where)
+    _number(generation.get("temperature"), f"{where}.temperature", 0, 100)
+    _integer(generation.get("top_k"), f"{where}.top_k", maximum=2**31 - 1)
+    _number(generation.get("top_p"), f"{where}.top_p", 0, 1)
+    _number(generation.get("min_p"), f"{where}.min_p", 0, 1)
+    if _number(generation.get("repetition_penalty"), f"{where}.repetition_penalty", 0, 100) == 0:
+        fail(f"{where}.repetition_penalty", 0, "more than 0")
+
+
+def _validate_files(files: Any) -> dict[str, Any]:
+    _object(files, "model.json files")
+    if len(files) > COUNT_LIMITS["files"]:
+        fail("model.json files", f"{len(files)} files", f"at most {COUNT_LIMITS['files']}")
+    total = 0
+    for name, entry in files.items():
+        if not is_safe_path(name) or name == "model.json":
+            fail("a path in model.json files", name, "a relative path of plain names, at most 200 characters")
+        total += _integer(_object(entry, f"model.json files[{name}]").get("bytes"), f"model.json files[{name}].bytes")
+        sha256 = entry.get("sha256")
+        if not isinstance(sha256, str) or not re.fullmatch(r"[0-9a-f]{64}", sha256):
+            fail(f"model.json files[{name}].sha256", sha256, "64 hex digits")
+    if total > TOTAL_BYTES:
+        fail("the total of model.json files", f"{total} bytes", f"at most {TOTAL_BYTES}")
+    return files
+
+
+def _listed(name: Any, files: dict[str, Any], where: str) -> None:
+    if not isinstance(name, str) or name not in files:
+        fail(where, name, "a name that model.json files lists")
+
+
+def _validate_variants(variants: Any, files: dict[str, Any]) -> None:
+    names = set()
+    for i, variant in enumerate(_list(variants, "model.json variants", "variants")):
+        where = f"model.json variants[{i}]"
+        name = _object(variant, where).get("name")
+        if not isinstance(name, str) or not is_safe_id(name) or name in names:
+            fail(f"{where}.name", name, "a plain name that no other variant has")
+        names.add(name)
+        _one_of(variant.get("backend"), f"{where}.backend", ("webgpu",))
+        _one_of(variant.get("activation_dtype"), f"{where}.activation_dtype", ("float16", "float32"))
+        for feature in _list(variant.get("required_features"), f"{where}.required_features"):
+            _text(feature, f"{where}.required_features")
+        for limit, value in _object(variant.get("required_limits"), f"{where}.required_limits").items():
+            _integer(value, f"{where}.required_limits.{limit}", minimum=1)
+        for key in ("plan", "kernels"):
+            _listed(variant.get(key), files, f"{where}.{key}")
+        for key in ("kv_bytes_per_token", "activation_bytes", "dispatches_per_token"):
+            _integer(variant.get(key), f"{where}.{key}")
+        for chunk, count in _object(variant.get("prefill_dispatches"), f"{where}.prefill_dispatches").items():
+            if not re.fullmatch(r"[1-9][0-9]{0,8}", chunk):
+                fail(f"{where}.prefill_dispatches", chunk, "chunk sizes")
+            _integer(count, f"{where}.prefill_dispatches[{chunk}]")
+    if not names:
+        fail("model.json variants", variants, "at least one")
+
+
+# --------------------------------------------------------------------------------------------------- tensor-cache.json
+
+
+def validate_tensor_cache(cache: Any, model: dict[str, Any]) -> dict[str, Tensor]:
+    """`tensor-cache.json` against the files and the byte count of a valid `model.json`."""
+    where = "tensor-cache.json"
+    shards = _list(_object(cache, where).get("records"), f"{where} records", "files")
+    parts: dict[str, list[tuple[dict[str, Any], Part]]] = {}
+    seen: set[str] = set()
+    total = records = 0
+    for shard in shards:
+        file = _object(shard, f"{where} records").get("dataPath")
+        if not isinstance(file, str) or not is_safe_path(file):
+            fail(f"the path of a shard in {where}", file, "a relative path of plain names")
+        if file in seen:
+            fail(f"{where} lists {file}", "twice", "once")
+        seen.add(file)
+        if shard.get("format") != "raw-shard":
+            fail(f"{where} {file} format", shard.get("format"), "raw-shard")
+        entries = _list(shard.get("records"), f"{where} {file} records", "records")
+        records += len(entries)
+        if records > COUNT_LIMITS["records"]:
+            fail(f"{where} records", records, f"at most {COUNT_LIMITS['records']}")
+        end = 0
+        for entry in entries:
+            part = _validate_record(entry, file, end)
+            parts.setdefault(entry["name"], []).append((entry, part))
+            end = part.offset + part.bytes
+        nbytes = _integer(shard.get("nbytes"), f"{where} {file} nbytes", minimum=1)
+        if nbytes != end:
+            fail(f"{where} {file} nbytes", nbytes, f"{end}, the end of its last record")
+        if nbytes > SHARD_BYTES and (len(entries) != 1 or "rowOffset" in entries[0]):
+            fail(f"{where} {file} nbytes", nbytes, f"at most {SHARD_BYTES}, but for a tensor alone in a shard")
+        if file not in model["files"] or model["files"][file]["bytes"] != nbytes:
+            fail(f"{where} {file}", model["files"].get(file), f"a file of {nbytes} bytes in model.json")
+        total += nbytes
+    if total != model["weight_bytes"]:
+        fail("model.json weight_bytes", model["weight_bytes"], f"{total}, what the shards hold")
+    return {name: _join(name, entries) for name, entries in parts.items()}
+
+
+def _validate_record(entry: Any, file: str, end: int) -> Part:
+    """One record, which has to begin where the one before it ended."""
+    where = f"tensor-cache.json {file}"
+    name = _text(_object(entry, where).get("name"), f"{where} name")
+    where += f" {name}"
+    dtype = _one_of(entry.get("dtype"), f"{where} dtype", tuple(DTYPE_BYTES))
+    _one_of(entry.get("format"), f"{where} format", ("raw", "f32-to-bf16"))
+    shape = _list(entry.get("shape"), f"{where} shape")
+    if not 1 <= len(shape) <= 4:
+        fail(f"{where} shape", shape, "one to four sizes")
+    for size in shape:
+        _integer(size, f"{where} shape", 1, 2**32)
+    nbytes = _integer(entry.get("nbytes"), f"{where} nbytes", minimum=1)
+    if math.prod(shape) * DTYPE_BYTES[dtype] != nbytes:
+        fail(f"{where} shape times dtype", math.prod(shape) * DTYPE_BYTES[dtype], f"{nbytes}, its nbytes")
+    offset = _integer(entry.get("byteOffset"), f"{where} byteOffset")
+    if offset != end:
+        kind = "hole" if offset > end else "overlap"
+        fail(f"{where} byteOffset leaves a{'n' if kind == 'overlap' else ''} {kind}", offset, f"{end}")
+    row = _integer(entry.get("rowOffset", 0), f"{where} rowOffset")
+    return Part(file, offset, nbytes, row, shape[0])
+
+
+def _join(name: str, entries: list[tuple[dict[str, Any], Part]]) -> Tensor:
+    """The tensor whose parts these are: they have to follow each other from row 0 to the last."""
+    where = f"tensor-cache.json {name}"
+    first, _ = entries[0]
+    if not all("rowOffset" in entry and "rows" in entry for entry, _ in entries):
+        if len(entries) > 1 or "rowOffset" in first or "rows" in first:
+            fail(f"{where} is a duplicate", f"{len(entries)} records", "one, or parts with rowOffset and rows")
+        return Tensor(name, first["dtype"], tuple(first["shape"]), tuple(part for _, part in entries))
+    rows = _integer(first["rows"], f"{where} rows", minimum=1)
+    end = 0
+    for entry, part in sorted(entries, key=lambda e: e[1].row):
+        if entry["dtype"] != first["dtype"]:
+            fail(f"{where} dtype differs between parts", entry["dtype"], first["dtype"])
+        if entry["shape"][1:] != first["shape"][1:] or entry["rows"] != rows:
+            fail(f"{where} shape or rows differ between parts", (entry["shape"], entry["rows"]), f"as in {first}")
+        if part.row != end:
+            fail(f"{where} rows of its parts", f"a part from row {part.row}", f"one from row {end}")
+        end += part.rows
+        if end < rows and part.rows % SPLIT_ROWS:
+            fail(f"{where} rows of a part", part.rows, f"a multiple of {SPLIT_ROWS} in every part but the last")
+    if end != rows:
+        fail(f"{where} rows of its parts", end, f"{rows}")
+    parts = tuple(sorted((part for _, part in entries), key=lambda part: part.row))
+    return Tensor(name, first["dtype"], (rows, *first["shape"][1:]), parts)
+
+
+# ----------------------------------------------------------------------------------------------------------- plan.json
+
+
+def validate_plan(plan: Any, variant: dict[str, Any], model: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    """A variant's `plan.json` against a valid `model.json` and its tensors (none when compiled without weights)."""
+    where = variant["plan"]
+    limits = DEFAULT_LIMITS | variant["required_limits"]
+    _format(_object(plan, where), where, "wisp-plan")
+    facts = {"variant": variant["name"], "activation_dtype": variant["activation_dtype"], "context": model["context"]}
+    facts["vocab_size"] = model["architecture"]["vocab_size"]
+    for key, expected in facts.items():
+        if plan.get(key) != expected or isinstance(plan[key], bool):
+            fail(f"{where} {key}", plan.get(key), f"{expected!r}, as in model.json")
+    _integer(plan.get("ring_size"), f"{where} ring_size", minimum=1)
+    chunks = _list(plan.get("prefill_chunks"), f"{where} prefill_chunks")
+    for chunk in chunks:
+        _integer(chunk, f"{where} prefill_chunks", 1, model["context"])
+    if len(set(chunks)) != len(chunks):
+        fail(f"{where} prefill_chunks", chunks, "each size once")
+    buffers = _validate_buffers(plan, where, model, tensors, limits)
+    kernels = _list(plan.get("kernels"), f"{where} kernels", "kernels")
+    for i, kernel in enumerate(kernels):
+        _validate_kernel(kernel, f"{where} kernels[{i}]", limits)
+    programs = _object(plan.get("programs"), f"{where} programs")
+    expected_programs = {"decode": variant["dispatches_per_token"]}
+    expected_programs |= {f"prefill_{chunk}": variant["prefill_dispatches"].get(str(chunk)) for chunk in chunks}
+    if programs.keys() != expected_programs.keys() or len(variant["prefill_dispatches"]) != len(chunks):
+        different = sorted(programs.keys() ^ expected_programs.keys())
+        fail(f"{where} programs differ from prefill_chunks", different, "decode and one prefill_N for each chunk")
+    for name, count in expected_programs.items():
+        dispatches = _list(programs[name], f"{where} programs.{name}", "dispatches")
+        for i, dispatch in enumerate(dispatches):
+            _validate_dispatch(dispatch, f"{where} programs.{name}[{i}]", kernels, buffers, limits)
+        if len(dispatches) != count:
+            key = "dispatches_per_token" if name == "decode" else f"prefill_dispatches of {name}"
+            fail(f"model.json {key}", count, f"{len(dispatches)}, as in {where}")
+
+
+def _validate_buffers(
+    plan: dict[str, Any], where: str, model: dict[str, Any], tensors: dict[str, Tensor], limits: dict[str, int]
+) -> list[dict[str, Any]]:
+    buffers = _list(plan.get("buffers"), f"{where} buffers", "buffers")
+    largest = min(limits["maxStorageBufferBindingSize"], limits["maxBufferSize"])
+    owners: dict[str, dict[str, Any]] = {}
+    for i, buffer in enumerate(buffers):
+        here = f"{where} buffers[{i}]"
+        kind = _one_of(_object(buffer, here).get("kind"), f"{here}.kind", BUFFER_KINDS)
+        name = _text(buffer.get("name"), f"{here}.name")
+        nbytes = _integer(buffer.get("bytes"), f"{here}.bytes", minimum=1)
+        if nbytes > largest:
+            fail(f"{here}.bytes ({name})", nbytes, f"at most {largest}")
+        match kind:
+            case "weight":
+                _validate_weight(buffer, f"{here} {name}", tensors if model["weights"] is not None else None)
+                continue  # a tensor may be several buffers
+            case "constant":
+                available = model["files"].get("constants.bin", {"bytes": 0})["bytes"]
+                offset = _integer(buffer.get("offset"), f"{here}.offset")
+                if offset + nbytes > available:
+                    fail(f"{here} ({name})", f"bytes up to {offset + nbytes}", f"at most {available}, as constants.bin")
+            case "kv":
+                per_position = _integer(buffer.get("bytes_per_position"), f"{here}.bytes_per_position", minimum=1)
+                if per_position * model["context"] != nbytes:
+                    fail(f"{here}.bytes_per_position times context", per_position * model["context"], f"{nbytes}")
+            case _:
+                pass
+        if name in owners:
+            fail(f"{here}.name", name, "a name that no other buffer has")
+        owners[name] = buffer
+    vocab_size = model["architecture"]["vocab_size"]
+    required = {
+        "state": ("state", STATE_BYTES),
+        "input_ids": ("io", 4 * max(plan["prefill_chunks"], default=0)),
+        "token_ring": ("io", 4 * plan["ring_size"]),
+        "token_counts": ("io", 4 * vocab_size),
+        "logits": ("io", 4 * vocab_size),
+    }
+    for name, (kind, least) in required.items():
+        found = owners.get(name, {})
+        if found.get("kind") != kind or found["bytes"] < least:
+            fail(f"{where} buffer {name}", found or None, f"of kind {kind} with at least {least} bytes")
+    return buffers
+
+
+def _validate_weight(buffer: dict[str, Any], where: str, tensors: dict[str, Tensor] | None) -> None:
+    dtype = _one_of(buffer.get("dtype"), f"{where} dtype", tuple(DTYPE_BYTES))
+    shape = _list(buffer.get("shape"), f"{where} shape")
+    for size in shape:
+        _integer(size, f"{where} shape", 1, 2**32)
+    rows = _list(buffer.get("rows"), f"{where} rows")
+    if len(rows) != 2 or not shape:
+        fail(f"{where} rows", rows, "[start, stop]")
+    start = _integer(rows[0], f"{where} rows", maximum=shape[0] - 1)
+    stop = _integer(rows[1], f"{where} rows", start + 1, shape[0])
+    expected = (stop - start) * math.prod(shape[1:]) * DTYPE_BYTES[dtype]
+    if tensors is not None:
+        if buffer["name"] not in tensors:
+            fail(f"{where} is a weight", "no such tensor", "one that tensor-cache.json lists")
+        tensor = tensors[buffer["name"]]
+        if dtype != tensor.dtype:
+            fail(f"{where} dtype", dtype, tensor.dtype)
+        if tuple(shape) != tensor.shape:
+            fail(f"{where} shape", shape, str(list(tensor.shape)))
+    if buffer["bytes"] != expected:
+        fail(f"{where} bytes", buffer["bytes"], f"{expected}, what its rows take")
+
+
+def _validate_kernel(kernel: Any, where: str, limits: dict[str, int]) -> None:
+    entry = _text(_object(kernel, where).get("entry"), f"{where}.entry")
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,255}", entry):
+        fail(f"{where}.entry", entry, "a WGSL identifier")
+    size = _list(kernel.get("workgroup_size"), f"{where}.workgroup_size")
+    if len(size) != 3:
+        fail(f"{where}.workgroup_size", size, "three numbers")
+    for axis, value in zip("XYZ", size, strict=True):
+        _integer(value, f"{where}.workgroup_size", 1, limits[f"maxComputeWorkgroupSize{axis}"])
+    if math.prod(size) > limits["maxComputeInvocationsPerWorkgroup"]:
+        most = limits["maxComputeInvocationsPerWorkgroup"]
+        fail(f"{where}.workgroup_size", f"{math.prod(size)} invocations", f"at most {most}")
+    storage = limits["maxComputeWorkgroupStorageSize"]
+    _integer(kernel.get("workgroup_bytes"), f"{where}.workgroup_bytes", maximum=storage)
+    bindings = _list(kernel.get("bindings"), f"{where}.bindings")
+    if len(bindings) > limits["maxStorageBuffersPerShaderStage"]:
+        most = limits["maxStorageBuffersPerShaderStage"]
+        fail(f"{where}.bindings", f"{len(bindings)} buffers", f"at most {most}")
+    for access in bindings:
+        _one_of(access, f"{where}.bindings", ("read", "read_write"))
+
+
+def _validate_dispatch(
+    dispatch: Any, where: str, kernels: list[Any], buffers: list[dict[str, Any]], limits: dict[str, int]
+) -> None:
+    index = _integer(_object(dispatch, where).get("kernel"), f"{where}.kernel", maximum=len(kernels) - 1)
+    accesses = kernels[index]["bindings"]
+    bind = _list(dispatch.get("bind"), f"{where}.bind")
+    if len(bind) != len(accesses):
+        fail(f"{where}.bind", bind, f"{len(accesses)} buffers, one for each binding of {kernels[index]['entry']}")
+    for buffer in bind:
+        _integer(buffer, f"{where}.bind", maximum=len(buffers) - 1)
+    for buffer, access in zip(bind, accesses, strict=True):
+        if access == "read_write" and bind.count(buffer) > 1:
+            fail(f"{where}.bind names a written buffer twice", bind, "each written buffer once")
+        if access == "read_write" and buffers[buffer]["kind"] in ("weight", "constant"):
+            fail(f"{where}.bind", buffers[buffer]["name"], "weights and constants to be read only")
+    grid = _list(dispatch.get("grid"), f"{where}.grid")
+    if len(grid) != 3:
+        fail(f"{where}.grid", grid, "three numbers")
+    for value in grid:
+        _integer(value, f"{where}.grid", 1, limits["maxComputeWorkgroupsPerDimension"])
