@@ -1,0 +1,208 @@
+// OpenAI's shape for chat completions: requests in, completions and chunks out. Knows no model and no worker; what it does
+// not support it refuses by name.
+
+import type { ChatCompletion, ChatCompletionChunk, ChatMessage, ChatRequest, FinishReason, SamplingOptions, Usage } from "./api";
+import { RequestError } from "./errors";
+import type { ChatCall, ChatResult } from "./protocol";
+
+const KNOWN = new Set<string>([
+  "messages",
+  "stream",
+  "stream_options",
+  "temperature",
+  "top_p",
+  "top_k",
+  "min_p",
+  "seed",
+  "max_tokens",
+  "max_completion_tokens",
+  "stop",
+  "repetition_penalty",
+  "presence_penalty",
+  "frequency_penalty",
+  "model",
+  "user",
+  "signal",
+] satisfies (keyof ChatRequest)[]);
+
+/** Parameters of OpenAI's that mean nothing when they have these values. */
+const HARMLESS: Record<string, readonly unknown[]> = {
+  n: [1],
+  logprobs: [false],
+  top_logprobs: [0],
+  tools: [],
+  tool_choice: ["none"],
+  logit_bias: [],
+  response_format: [],
+  functions: [],
+};
+const MOST_STOPS = 16;
+
+/** @throws RequestError naming the parameter, what was got and what is supported */
+export function toCall(request: ChatRequest): ChatCall {
+  for (const [name, value] of Object.entries(request)) {
+    if (KNOWN.has(name) || value === null || value === undefined || HARMLESS[name]?.includes(value) === true) continue;
+    throw new RequestError({
+      what: `The parameter ${name} is not supported`,
+      got: String(JSON.stringify(value)).slice(0, 80),
+      expected: `only ${[...KNOWN].join(", ")}`,
+    });
+  }
+  return {
+    messages: checkMessages(request.messages),
+    sampling: samplingOf(request),
+    seed: request.seed ?? undefined,
+    maxTokens: request.max_completion_tokens ?? request.max_tokens ?? undefined,
+    stop: checkStop(request.stop ?? []),
+    stream: request.stream === true,
+  };
+}
+
+function samplingOf(request: ChatRequest): SamplingOptions {
+  const options: SamplingOptions = {};
+  const take = (name: keyof SamplingOptions, value: number | null | undefined) => {
+    if (value !== null && value !== undefined) options[name] = value;
+  };
+  take("temperature", request.temperature);
+  take("topP", request.top_p);
+  take("topK", request.top_k);
+  take("minP", request.min_p);
+  take("repetitionPenalty", request.repetition_penalty);
+  take("presencePenalty", request.presence_penalty);
+  take("frequencyPenalty", request.frequency_penalty);
+  return options;
+}
+
+/** Callers may be JavaScript: the type is a promise that nobody checked. */
+function checkMessages(messages: unknown): ChatMessage[] {
+  if (!Array.isArray(messages) || messages.length === 0)
+    throw new RequestError({ what: "messages", got: String(JSON.stringify(messages)), expected: "a list of at least one message" });
+  return messages.map((message: Partial<Record<string, unknown>>, i) => {
+    const { role, content } = message;
+    if (typeof role !== "string") throw new RequestError({ what: `messages[${i}].role`, got: typeof role, expected: "a string" });
+    if (typeof content === "string") return { role, content };
+    const parts = Array.isArray(content) ? (content as { type?: unknown; text?: unknown }[]) : undefined;
+    if (parts === undefined || parts.some(({ type, text }) => type !== "text" || typeof text !== "string"))
+      throw new RequestError({
+        what: `messages[${i}].content`,
+        got: String(JSON.stringify(content)).slice(0, 80),
+        expected: 'a string or a list of {type: "text", text}: the model reads text only',
+      });
+    return { role, content: parts.map(({ text }) => text as string).join("") };
+  });
+}
+
+function checkStop(stop: unknown): string[] {
+  const list: unknown[] = Array.isArray(stop) ? stop : [stop];
+  if (list.length > MOST_STOPS || list.some((item) => typeof item !== "string" || item === ""))
+    throw new RequestError({ what: "stop", got: String(JSON.stringify(stop)).slice(0, 80), expected: `at most ${MOST_STOPS} strings, none empty` });
+  return list as string[];
+}
+
+/** What all chunks of an answer, or the one completion, have in common. */
+export interface Envelope {
+  id: string;
+  created: number;
+  model: string;
+}
+
+export function newEnvelope(model: string): Envelope {
+  return { id: `chatcmpl-${crypto.randomUUID()}`, created: Math.floor(Date.now() / 1000), model };
+}
+
+export function usageOf(result: ChatResult): Usage {
+  const { promptTokens, completionTokens, reusedTokens, prefillMs, decodeMs, decodedTokens } = result;
+  const rate = (tokens: number, ms: number) => (ms > 0 ? (1000 * tokens) / ms : 0);
+  return {
+    prompt_tokens: promptTokens,
+    completion_tokens: completionTokens,
+    total_tokens: promptTokens + completionTokens,
+    extra: {
+      prefill_tokens_per_second: rate(promptTokens - reusedTokens, prefillMs),
+      decode_tokens_per_second: rate(decodedTokens, decodeMs),
+      time_to_first_token_s: prefillMs / 1000,
+      reused_tokens: reusedTokens,
+    },
+  };
+}
+
+export function completion(envelope: Envelope, result: ChatResult): ChatCompletion {
+  const message = { role: "assistant" as const, content: result.text };
+  return {
+    ...envelope,
+    object: "chat.completion",
+    choices: [{ index: 0, message, finish_reason: result.finishReason, logprobs: null }],
+    usage: usageOf(result),
+  };
+}
+
+export function chunk(
+  envelope: Envelope,
+  delta: { role?: "assistant"; content?: string },
+  finishReason: FinishReason | null = null,
+): ChatCompletionChunk {
+  return {
+    ...envelope,
+    object: "chat.completion.chunk",
+    choices: [{ index: 0, delta, finish_reason: finishReason, logprobs: null }],
+    usage: null,
+  };
+}
+
+export function usageChunk(envelope: Envelope, result: ChatResult): ChatCompletionChunk {
+  return { ...envelope, object: "chat.completion.chunk", choices: [], usage: usageOf(result) };
+}
+
+/** Values pushed by one side, awaited by the other. Leaving the loop calls `onReturn`. */
+export class PushStream<T> implements AsyncIterableIterator<T> {
+  private readonly values: T[] = [];
+  private readonly waiting: { resolve: (result: IteratorResult<T>) => void; reject: (error: unknown) => void }[] = [];
+  private ended = false;
+  private error: { value: unknown } | undefined;
+
+  constructor(private readonly onReturn: () => void) {}
+
+  push(value: T): void {
+    if (this.ended) return;
+    const reader = this.waiting.shift();
+    if (reader === undefined) this.values.push(value);
+    else reader.resolve({ done: false, value });
+  }
+
+  end(): void {
+    this.ended = true;
+    for (const { resolve } of this.waiting.splice(0)) resolve({ done: true, value: undefined });
+  }
+
+  fail(error: unknown): void {
+    if (this.ended) return;
+    this.ended = true;
+    const reader = this.waiting.shift();
+    if (reader === undefined) this.error = { value: error };
+    else reader.reject(error);
+    this.end();
+  }
+
+  next(): Promise<IteratorResult<T>> {
+    const value = this.values.shift();
+    if (value !== undefined) return Promise.resolve({ done: false, value });
+    if (this.error !== undefined) {
+      const { value: error } = this.error;
+      this.error = undefined;
+      return Promise.reject(error as Error);
+    }
+    if (this.ended) return Promise.resolve({ done: true, value: undefined });
+    return new Promise((resolve, reject) => this.waiting.push({ resolve, reject }));
+  }
+
+  return(): Promise<IteratorResult<T>> {
+    if (!this.ended) this.onReturn();
+    this.values.length = 0;
+    this.end();
+    return Promise.resolve({ done: true, value: undefined });
+  }
+
+  [Symbol.asyncIterator](): this {
+    return this;
+  }
+}

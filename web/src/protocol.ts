@@ -1,0 +1,62 @@
+// The messages between the page (engine.ts) and the worker (worker.ts). Types only; both ends switch over them exhaustively.
+
+import type { ChatMessage, EngineInfo, EngineStats, FinishReason, GenerateOptions, LoadProgress, SamplingOptions } from "./api";
+import type { SerializedError } from "./errors";
+
+export interface LoadOptions {
+  backend: string;
+  contextLength: number | undefined;
+  cache: boolean;
+}
+
+/** A chat request after its OpenAI shape was checked on the page. */
+export interface ChatCall {
+  messages: ChatMessage[];
+  sampling: SamplingOptions;
+  seed: number | undefined;
+  maxTokens: number | undefined;
+  stop: string[];
+  /** Send `delta` messages while generating. */
+  stream: boolean;
+}
+
+export interface ChatResult {
+  text: string;
+  finishReason: FinishReason;
+  promptTokens: number;
+  completionTokens: number;
+  reusedTokens: number;
+  prefillMs: number;
+  decodeMs: number;
+  decodedTokens: number;
+}
+
+/** What a call asks and what answers it. */
+export interface Calls {
+  load: { args: { url: string; options: LoadOptions }; result: EngineInfo };
+  logits: { args: { ids: number[] }; result: Float32Array };
+  generate: { args: { ids: number[]; options: Omit<GenerateOptions, "signal"> }; result: number[] };
+  chat: { args: ChatCall; result: ChatResult };
+  tokenize: { args: { text: string; addSpecialTokens: boolean }; result: number[] };
+  detokenize: { args: { ids: number[]; skipSpecialTokens: boolean }; result: string };
+  template: { args: { messages: ChatMessage[]; addGenerationPrompt: boolean }; result: string };
+  reset: { args: null; result: null };
+  dispose: { args: null; result: null };
+}
+export type CallName = keyof Calls;
+
+export type Call = { [N in CallName]: { type: "call"; id: number; name: N; args: Calls[N]["args"] } }[CallName];
+
+export type ToWorker =
+  | Call
+  /** Ends the call `id`, running or waiting: it returns what there is. */
+  | { type: "abort"; id: number }
+  /** Ends the generation that is running. */
+  | { type: "interrupt" };
+
+export type FromWorker =
+  | { type: "result"; id: number; value: Calls[CallName]["result"]; stats: EngineStats }
+  | { type: "error"; id: number; error: SerializedError; stats: EngineStats }
+  | { type: "delta"; id: number; text: string; stats: EngineStats }
+  | { type: "progress"; progress: LoadProgress }
+  | { type: "lost"; error: SerializedError };

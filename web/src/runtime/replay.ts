@@ -1,0 +1,127 @@
+// A plan on a device: its buffers, its recorded programs and the few words that the CPU writes between them.
+//
+// Knows the plan and the state buffer's layout; not what a sequence, an answer or a text is (that is session.ts).
+
+import type { Dispatch, IoName, Plan, PlanBuffer } from "../artifact/schema";
+import type { Backend, BufferHandle, ProgramHandle } from "../backend/backend";
+import { samplingWords, STATE, type Sampling } from "./sampling";
+
+/** What a session needs of a loaded model; a fake one tests the session without a GPU. */
+export interface Machine {
+  readonly vocabSize: number;
+  /** Rows of the KV cache. */
+  readonly capacity: number;
+  /** Most tokens that one decode() may make. */
+  readonly ringSize: number;
+  readonly prefillChunks: readonly number[];
+  writeSampling(sampling: Sampling): void;
+  writeCounts(counts: Uint32Array<ArrayBuffer>): void;
+  /** `token` is processed at `position` by the next decode step. */
+  seek(position: number, token: number): void;
+  /** Appends the KV rows of 1..size ids at `position`. */
+  prefill(size: number, position: number, ids: readonly number[]): void;
+  /** `steps` decode steps in one submit, the first at `position`: the tokens they sampled. */
+  decode(steps: number, position: number): Promise<Uint32Array>;
+  /** Those of the last decode step. */
+  logits(): Promise<Float32Array>;
+  idle(): Promise<void>;
+}
+
+/** Allocates a plan's buffers for `capacity` positions: one handle for each of `plan.buffers`. */
+export async function allocate(backend: Backend, plan: Plan, capacity: number): Promise<BufferHandle[]> {
+  const size = (buffer: PlanBuffer) => (buffer.kind === "kv" ? buffer.bytesPerPosition * capacity : buffer.bytes);
+  return backend.createBuffers(plan.buffers.map((buffer) => ({ bytes: size(buffer), label: buffer.name })));
+}
+
+const bytesOf = (words: Uint32Array<ArrayBuffer>) => new Uint8Array(words.buffer, words.byteOffset, words.byteLength);
+
+export class Replay implements Machine {
+  readonly vocabSize: number;
+  readonly ringSize: number;
+  readonly prefillChunks: readonly number[];
+  private readonly decodeProgram: ProgramHandle;
+  private readonly prefillPrograms = new Map<number, ProgramHandle>();
+  private readonly state: BufferHandle;
+  private readonly io: Partial<Record<IoName, BufferHandle>> = {};
+
+  /** @param buffers from allocate(); kernels are compiled */
+  constructor(
+    private readonly backend: Backend,
+    plan: Plan,
+    private readonly buffers: readonly BufferHandle[],
+    readonly capacity: number,
+  ) {
+    this.vocabSize = plan.vocabSize;
+    this.ringSize = plan.ringSize;
+    this.prefillChunks = plan.prefillChunks;
+    let state: BufferHandle | undefined;
+    plan.buffers.forEach((buffer, i) => {
+      if (buffer.kind === "state") state = this.handle(i);
+      if (buffer.kind === "io") this.io[buffer.name] = this.handle(i);
+    });
+    if (state === undefined) throw new Error("a plan without a state buffer");
+    this.state = state;
+    this.decodeProgram = this.record("decode", plan.decode);
+    for (const [size, program] of plan.prefill) this.prefillPrograms.set(size, this.record(`prefill_${size}`, program));
+  }
+
+  writeSampling(sampling: Sampling): void {
+    this.backend.write(this.state, 4 * STATE.seed, samplingWords(sampling));
+  }
+
+  writeCounts(counts: Uint32Array<ArrayBuffer>): void {
+    this.backend.write(this.ioHandle("token_counts"), 0, bytesOf(counts));
+  }
+
+  seek(position: number, token: number): void {
+    this.backend.write(this.state, 4 * STATE.position, bytesOf(Uint32Array.of(position, token)));
+  }
+
+  prefill(size: number, position: number, ids: readonly number[]): void {
+    const program = this.prefillPrograms.get(size);
+    if (program === undefined || ids.length === 0 || ids.length > size) throw new Error(`prefill_${size} of ${ids.length} tokens`);
+    // Padding gets an id too, so that no stale one is embedded.
+    const padded = new Uint32Array(size);
+    padded.set(ids);
+    this.backend.write(this.ioHandle("input_ids"), 0, bytesOf(padded));
+    this.backend.write(this.state, 4 * STATE.position, bytesOf(Uint32Array.of(position, 0, ids.length)));
+    this.backend.submit(program, 1);
+  }
+
+  async decode(steps: number, position: number): Promise<Uint32Array> {
+    // Step i writes its token to ring[(position + i + 1) % ringSize]; a range that wraps is two slices.
+    const buffer = this.ioHandle("token_ring");
+    const start = (position + 1) % this.ringSize;
+    const before = Math.min(steps, this.ringSize - start);
+    const slices = [{ buffer, offset: 4 * start, bytes: 4 * before }];
+    if (before < steps) slices.push({ buffer, offset: 0, bytes: 4 * (steps - before) });
+    return new Uint32Array(await this.backend.submitAndRead(this.decodeProgram, steps, slices));
+  }
+
+  async logits(): Promise<Float32Array> {
+    return new Float32Array(await this.backend.read({ buffer: this.ioHandle("logits"), offset: 0, bytes: 4 * this.vocabSize }));
+  }
+
+  idle(): Promise<void> {
+    return this.backend.idle();
+  }
+
+  private record(label: string, program: readonly Dispatch[]): ProgramHandle {
+    return this.backend.record(
+      label,
+      program.map(({ kernel, bind, grid }) => ({ kernel, buffers: bind.map((i) => this.handle(i)), grid })),
+    );
+  }
+
+  private handle(index: number): BufferHandle {
+    const handle = this.buffers[index];
+    if (handle === undefined) throw new Error(`buffer ${index} is not allocated`);
+    return handle;
+  }
+
+  private ioHandle(name: IoName): BufferHandle {
+    const handle = this.io[name];
+    if (handle === undefined) throw new Error(`the plan has no buffer ${name}`);
+    return handle;
+  }
+}

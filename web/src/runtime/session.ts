@@ -1,0 +1,238 @@
+// One sequence on one machine: what the KV cache holds, prefill of what is new, the decode loop, stopping.
+//
+// Knows token ids and positions; sees neither text nor the GPU. One call at a time: the caller queues.
+// Invariant between calls: rows 0..resident.length-1 of the KV cache are those of the ids `resident`.
+
+import { RequestError } from "../errors";
+import { Pace } from "./pace";
+import { commonPrefix, coverPrompt } from "./prefill";
+import type { Machine } from "./replay";
+import { GREEDY, penalizes, promptCounts, type Sampling } from "./sampling";
+
+export interface GenerateRequest {
+  ids: readonly number[];
+  sampling: Sampling;
+  /** undefined: up to the end of the context. */
+  maxTokens: number | undefined;
+  stopTokenIds: ReadonlySet<number>;
+  signal: AbortSignal;
+  /** Called with every token but the stop token; true ends the generation (a stop string). */
+  onToken?: (token: number) => boolean;
+}
+
+export interface Generation {
+  /** Without the stop token. */
+  tokens: number[];
+  finishReason: "stop" | "length" | "abort";
+  promptTokens: number;
+  reusedTokens: number;
+  /** From the call to the first token. */
+  prefillMs: number;
+  /** From the first token to the last, and the number of tokens that came in it. */
+  decodeMs: number;
+  decodedTokens: number;
+}
+
+export interface SessionCounters {
+  tokens: number;
+  decodeSteps: number;
+  promptTokens: number;
+  reusedTokens: number;
+  requests: number;
+  prefillMs: number;
+  decodeMs: number;
+}
+
+/** Prefill chunks handed to the device before waiting for the first of them, so that an abort takes effect soon. */
+const CHUNKS_IN_FLIGHT = 2;
+
+/** What the decode loop has done so far. */
+interface Progress {
+  submitted: number;
+  /** Every token read back, the stop token too. */
+  sampled: number[];
+  finishReason: Generation["finishReason"];
+  firstAt: number;
+  lastAt: number;
+}
+
+export class Session {
+  readonly counters: SessionCounters = {
+    tokens: 0,
+    decodeSteps: 0,
+    promptTokens: 0,
+    reusedTokens: 0,
+    requests: 0,
+    prefillMs: 0,
+    decodeMs: 0,
+  };
+  private resident: number[] = [];
+  private readonly pace = new Pace();
+
+  constructor(private readonly machine: Machine) {}
+
+  /** Ids whose KV rows are there. */
+  get residentIds(): readonly number[] {
+    return this.resident;
+  }
+
+  reset(): void {
+    this.resident = [];
+  }
+
+  /** f32 logits (vocabSize) after the last id, from position 0. @throws RequestError */
+  async logits(ids: readonly number[]): Promise<Float32Array> {
+    this.checkIds(ids);
+    this.reset();
+    const done = await this.prefill(ids, new AbortController().signal);
+    if (!done) throw new Error("prefill was cut short");
+    this.machine.writeSampling(GREEDY);
+    await this.guard(async () => {
+      this.machine.seek(ids.length - 1, ids.at(-1) ?? 0);
+      await this.machine.decode(1, ids.length - 1);
+    });
+    this.counters.requests += 1;
+    this.counters.promptTokens += ids.length;
+    this.counters.decodeSteps += 1;
+    this.resident = [...ids];
+    return this.machine.logits();
+  }
+
+  /** @throws RequestError for ids that are none, out of the vocabulary or more than the context holds */
+  async generate(request: GenerateRequest): Promise<Generation> {
+    const { ids, sampling, signal } = request;
+    this.checkIds(ids);
+    const startedAt = performance.now();
+    const reusedTokens = this.rewind(ids);
+    this.counters.requests += 1;
+    this.counters.promptTokens += ids.length;
+    this.counters.reusedTokens += reusedTokens;
+    const progress: Progress = { submitted: 0, sampled: [], finishReason: "length", firstAt: startedAt, lastAt: startedAt };
+    if (await this.prefill(ids, signal)) {
+      this.machine.writeSampling(sampling);
+      if (penalizes(sampling)) this.machine.writeCounts(promptCounts(ids, this.machine.vocabSize));
+      this.machine.seek(ids.length - 1, ids.at(-1) ?? 0);
+      await this.guard(() => this.decode(request, progress));
+      this.settle(ids, progress);
+    } else progress.finishReason = "abort";
+    const { sampled, finishReason, firstAt, lastAt } = progress;
+    const last = sampled.at(-1);
+    const stopped = finishReason === "stop" && last !== undefined && request.stopTokenIds.has(last);
+    const generation: Generation = {
+      tokens: stopped ? sampled.slice(0, -1) : sampled,
+      finishReason,
+      promptTokens: ids.length,
+      reusedTokens,
+      prefillMs: firstAt - startedAt,
+      decodeMs: lastAt - firstAt,
+      decodedTokens: Math.max(0, sampled.length - 1),
+    };
+    this.counters.tokens += sampled.length;
+    this.counters.prefillMs += generation.prefillMs;
+    this.counters.decodeMs += generation.decodeMs;
+    return generation;
+  }
+
+  private checkIds(ids: readonly number[]): void {
+    const { vocabSize, capacity } = this.machine;
+    if (ids.length === 0) throw new RequestError({ what: "the prompt", got: "no token", expected: "at least one" });
+    const wrong = ids.find((id) => !Number.isInteger(id) || id < 0 || id >= vocabSize);
+    if (wrong !== undefined)
+      throw new RequestError({ what: "a token id", got: String(wrong), expected: `an integer from 0 to ${vocabSize - 1}` });
+    if (ids.length > capacity)
+      throw new RequestError(
+        {
+          what: "the prompt is longer than the context",
+          got: `${ids.length} tokens`,
+          expected: `at most ${capacity}`,
+          remedy: "Shorten the prompt or the conversation, or compile the model with a larger --context.",
+        },
+        "context-overflow",
+      );
+  }
+
+  /** Keeps the KV rows that `ids` shares with what is resident; the last id is always decoded anew. */
+  private rewind(ids: readonly number[]): number {
+    const shared = Math.min(commonPrefix(this.resident, ids), ids.length - 1);
+    this.resident = this.resident.slice(0, shared);
+    return shared;
+  }
+
+  /** Makes all but the last of `ids` resident. False when the signal ended it between two chunks. */
+  private async prefill(ids: readonly number[], signal: AbortSignal): Promise<boolean> {
+    const { machine } = this;
+    if (signal.aborted) return false;
+    const chunks = coverPrompt(ids.length - 1 - this.resident.length, machine.prefillChunks);
+    const underWay: Promise<void>[] = [];
+    return this.guard(async () => {
+      for (const { size, length } of chunks) {
+        if (underWay.length >= CHUNKS_IN_FLIGHT) await underWay.shift();
+        if (signal.aborted) return false;
+        const position = this.resident.length;
+        const part = ids.slice(position, position + length);
+        machine.prefill(size, position, part);
+        this.resident.push(...part);
+        const idle = machine.idle();
+        idle.catch(() => undefined);
+        underWay.push(idle);
+      }
+      return true;
+    });
+  }
+
+  private async decode(request: GenerateRequest, progress: Progress): Promise<void> {
+    const { machine, pace } = this;
+    const { ids, stopTokenIds, signal, onToken } = request;
+    const limit = Math.min(request.maxTokens ?? Infinity, machine.capacity - ids.length + 1);
+    const underWay: { steps: number; tokens: Promise<Uint32Array> }[] = [];
+    while (progress.sampled.length < limit) {
+      if (signal.aborted) {
+        progress.finishReason = "abort";
+        return;
+      }
+      for (;;) {
+        const room = Math.min(limit - progress.submitted, pace.inFlight - (progress.submitted - progress.sampled.length));
+        const steps = Math.min(pace.perSubmit, room, machine.ringSize);
+        if (steps <= 0) break;
+        const tokens = machine.decode(steps, ids.length - 1 + progress.submitted);
+        tokens.catch(() => undefined); // After an early stop nobody waits for what is still under way.
+        underWay.push({ steps, tokens });
+        progress.submitted += steps;
+        this.counters.decodeSteps += steps;
+      }
+      const next = underWay.shift();
+      if (next === undefined) throw new Error("nothing is under way");
+      const tokens = await next.tokens;
+      const now = performance.now();
+      if (progress.sampled.length === 0) progress.firstAt = now;
+      else pace.observe(now - progress.lastAt, next.steps);
+      progress.lastAt = now;
+      for (const token of tokens) {
+        progress.sampled.push(token);
+        if (stopTokenIds.has(token) || onToken?.(token) === true) {
+          progress.finishReason = "stop";
+          return;
+        }
+      }
+    }
+  }
+
+  /**
+   * After an early stop the device may have run further than was read back. Rows of unread tokens are dead: the next
+   * request writes its own position, after everything submitted so far.
+   */
+  private settle(ids: readonly number[], { submitted, sampled }: Progress): void {
+    const rows = ids.length - 1 + submitted;
+    this.resident = [...ids, ...sampled].slice(0, rows);
+  }
+
+  /** A device error leaves the KV cache in an unknown state. */
+  private async guard<T>(work: () => Promise<T>): Promise<T> {
+    try {
+      return await work();
+    } catch (error) {
+      this.reset();
+      throw error;
+    }
+  }
+}

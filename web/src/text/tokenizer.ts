@@ -1,0 +1,45 @@
+// Text to ids and back with Hugging Face's tokenizer.json. Knows no GPU and no chat.
+//
+// As in Hugging Face's tokenizers, a special token's text inside `text` becomes that token's id, whoever wrote it: a page
+// that must not let its users write `<|eot_id|>` has to remove it from their text.
+
+import { Tokenizer as HfTokenizer } from "@huggingface/tokenizers";
+
+type Json = Record<string, unknown>;
+
+/** The text of a special token in tokenizer_config.json: a string, or an object with `content`. */
+function specialToken(config: Json, key: string): string | undefined {
+  const value = config[key];
+  if (typeof value === "string") return value;
+  if (typeof value !== "object" || value === null) return undefined;
+  const { content } = value as { content?: unknown };
+  return typeof content === "string" ? content : undefined;
+}
+
+export class Tokenizer {
+  readonly bosToken: string | undefined;
+  readonly eosToken: string | undefined;
+  private readonly inner: HfTokenizer;
+
+  /** @param tokenizer, config the parsed tokenizer.json and tokenizer_config.json */
+  constructor(tokenizer: Json, config: Json) {
+    this.inner = new HfTokenizer(tokenizer, config);
+    this.bosToken = specialToken(config, "bos_token");
+    this.eosToken = specialToken(config, "eos_token");
+  }
+
+  /** @param addSpecialTokens what the tokenizer's post-processor adds, such as BOS; chat templates write their own */
+  encode(text: string, addSpecialTokens: boolean): number[] {
+    return this.inner.encode(text, { add_special_tokens: addSpecialTokens }).ids;
+  }
+
+  decode(ids: readonly number[], skipSpecialTokens: boolean): string {
+    // Cleaning up spaces would change text that the model meant.
+    return this.inner.decode([...ids], { skip_special_tokens: skipSpecialTokens, clean_up_tokenization_spaces: false });
+  }
+
+  /** The token's own text; undefined for an id outside the vocabulary. */
+  tokenText(id: number): string | undefined {
+    return this.inner.id_to_token(id);
+  }
+}
