@@ -1,0 +1,242 @@
+"""A recipe or a source argument -> a frozen BuildConfig: every default and every validation of what a user can ask.
+
+Knows names and ranges; opens recipes and nothing else. What depends on the checkpoint (the default context) is a
+function of its configuration here, so that `build.py` decides nothing.
+"""
+
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from compiler.checkpoint import is_hub_id
+from compiler.errors import WispError
+from compiler.manifest import is_safe_id
+from compiler.quantize import SCHEMES
+from compiler.variants import VARIANTS
+
+DEFAULT_QUANTIZATION = "q4f16_1"
+DEFAULT_CONTEXT = 4096
+DEFAULT_PREFILL_CHUNKS = (256, 64, 16)
+SMALLEST_CONTEXT, LARGEST_CONTEXT = 16, 1 << 20
+LARGEST_CHUNK = 4096
+ARTIFACTS = Path("artifacts")
+
+# Greedy answers of small models loop; these are what a chat starts with when the checkpoint says nothing.
+DEFAULT_GENERATION = {"temperature": 0.7, "top_k": 0, "top_p": 0.95, "min_p": 0.0, "repetition_penalty": 1.0}
+GENERATION_RANGES = {
+    "temperature": (0, 100),
+    "top_k": (0, 2**31 - 1),
+    "top_p": (0, 1),
+    "min_p": (0, 1),
+    "repetition_penalty": (0.01, 100),
+}
+RECIPE_TYPES: dict[str, type] = {
+    "source": str,
+    "revision": str,
+    "id": str,
+    "name": str,
+    "quantization": str,
+    "context": int,
+    "prefill_chunks": list,
+    "variants": list,
+    "suggestions": list,
+    "generation": dict,
+    "architecture": dict,
+}
+
+
+@dataclass(frozen=True)
+class BuildConfig:
+    """What to compile and where to. `context` None: as `default_context` says for the checkpoint."""
+
+    source: str
+    source_kind: Literal["directory", "hub"]
+    revision: str | None
+    architecture: Mapping[str, Any] | None  # config.json fields of a recipe: lets `--weights none` work without network
+    id: str
+    name: str
+    quantization: str
+    context: int | None
+    prefill_chunks: tuple[int, ...]
+    variants: tuple[str, ...]
+    generation: Mapping[str, float]  # what overrides the checkpoint's own defaults
+    suggestions: tuple[str, ...]
+    weights: Literal["full", "none"]
+    mlc_shards: bool
+    output: Path
+    dump: Path | None
+
+
+def resolve_config(
+    source: str,
+    *,
+    revision: str | None = None,
+    output: Path | None = None,
+    identifier: str | None = None,
+    quantization: str | None = None,
+    context: int | None = None,
+    variants: Iterable[str] | None = None,
+    weights: Literal["full", "none"] = "full",
+    mlc_shards: bool = False,
+    dump: Path | None = None,
+) -> BuildConfig:
+    """The complete configuration for `recipe.toml`, a directory or `org/name[@revision]`; arguments win over a recipe.
+
+    Raises WispError for whatever is not understood.
+    """
+    recipe_path = Path(source) if source.endswith(".toml") else None
+    recipe: dict[str, Any] = _read_recipe(recipe_path) if recipe_path is not None else {"source": source}
+    location, kind, pinned = _locate(recipe.get("source"), recipe_path.parent if recipe_path is not None else None)
+    default_id = Path(location).resolve().name if kind == "directory" else location.rsplit("/", 1)[-1]
+    if recipe_path is not None:
+        default_id = recipe.get("id", recipe_path.stem)
+    name = _id(identifier if identifier is not None else _slug(default_id))
+    return BuildConfig(
+        source=location,
+        source_kind=kind,
+        revision=revision or pinned or recipe.get("revision"),
+        architecture=recipe.get("architecture"),
+        id=name,
+        name=recipe.get("name", name),
+        quantization=_choice("quantization", quantization or recipe.get("quantization", DEFAULT_QUANTIZATION), SCHEMES),
+        context=_context(context if context is not None else recipe.get("context")),
+        prefill_chunks=_chunks(recipe.get("prefill_chunks", DEFAULT_PREFILL_CHUNKS)),
+        variants=_variants(recipe.get("variants", list(VARIANTS)) if variants is None else list(variants)),
+        generation=_generation(recipe.get("generation", {}), "recipe [generation]"),
+        suggestions=tuple(recipe.get("suggestions", ())),
+        weights=weights,
+        mlc_shards=mlc_shards,
+        output=output if output is not None else ARTIFACTS / name,
+        dump=dump,
+    )
+
+
+def default_context(raw: Mapping[str, Any]) -> int:
+    """The context when none is asked for: what the checkpoint handles without tricks, at most 4096."""
+    limits = [raw.get(key) for key in ("max_position_embeddings", "original_max_position_embeddings", "sliding_window")]
+    usable = [limit for limit in limits if isinstance(limit, int) and limit >= SMALLEST_CONTEXT]
+    return min([DEFAULT_CONTEXT, *usable])
+
+
+def clip_prefill_chunks(chunks: tuple[int, ...], context: int) -> tuple[int, ...]:
+    """The chunk sizes that fit the context, largest first; the context itself when none does."""
+    return tuple(chunk for chunk in chunks if chunk <= context) or (context,)
+
+
+def generation_defaults(checkpoint: Mapping[str, Any], overrides: Mapping[str, float]) -> dict[str, float]:
+    """The sampling parameters of model.json: Wisp's, then generation_config.json's, then the recipe's."""
+    stated = {key: checkpoint[key] for key in DEFAULT_GENERATION if checkpoint.get(key) is not None}
+    if checkpoint.get("do_sample") is False:
+        stated["temperature"] = 0
+    return {**DEFAULT_GENERATION, **_generation(stated, "generation_config.json"), **overrides}
+
+
+# ----------------------------------------------------------------------------------------------------------- one by one
+
+
+def _read_recipe(path: Path) -> dict[str, Any]:
+    try:
+        recipe = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise WispError(
+            "there is no such recipe", got=path, remedy="see configs/ for the ones that come along"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise WispError(f"the recipe {path} cannot be read", got=str(error), expected="a TOML file") from error
+    unknown = sorted(set(recipe) - set(RECIPE_TYPES))
+    if unknown:
+        raise WispError(f"the recipe {path} has unknown keys", got=", ".join(unknown), expected=", ".join(RECIPE_TYPES))
+    for key, value in recipe.items():
+        if not isinstance(value, RECIPE_TYPES[key]):
+            expected = f"a TOML value of type {RECIPE_TYPES[key].__name__}"
+            raise WispError(f"recipe key '{key}' is not usable", got=repr(value), expected=expected)
+    if not all(isinstance(text, str) for text in recipe.get("suggestions", [])):
+        raise WispError("recipe key 'suggestions' is not usable", expected="a list of strings")
+    return recipe
+
+
+def _locate(source: Any, recipe_directory: Path | None) -> tuple[str, Literal["directory", "hub"], str | None]:
+    """(path or Hub id, kind, revision after the @). In a recipe a path begins with '.' or '/' and is relative to it."""
+    if not isinstance(source, str) or not source:
+        raise WispError("the recipe has no source", expected="source = 'org/name' or a path that begins with ./ or /")
+    path = Path(source).expanduser()
+    if recipe_directory is not None and source.startswith("."):
+        path = recipe_directory / source
+    if path.is_dir() and (recipe_directory is None or source.startswith((".", "/", "~"))):
+        return str(path), "directory", None
+    if path.is_file():
+        raise WispError(
+            "the source is a file of a kind that cannot be compiled",
+            got=source,
+            expected="a recipe (.toml), a Hugging Face directory or a Hub id",
+            remedy="convert it to a Hugging Face checkpoint with safetensors first",
+        )
+    repo, _, revision = source.partition("@")
+    if is_hub_id(repo) and not source.startswith("."):
+        return repo, "hub", revision or None
+    raise WispError(
+        "there is no such source",
+        got=source,
+        expected="a recipe (.toml), a directory that exists or a Hub id, org/name[@revision]",
+        remedy="check the spelling",
+    )
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9_.-]+", "-", name.lower()).strip("-.") or "model"
+
+
+def _id(name: str) -> str:
+    if not is_safe_id(name) or len(name) > 100:
+        raise WispError("the id is not usable", got=repr(name), expected="up to 100 letters, digits, '.', '_' and '-'")
+    return name
+
+
+def _choice(what: str, value: str, allowed: Mapping[str, object]) -> str:
+    if value not in allowed:
+        raise WispError(f"the {what} is not known", got=repr(value), expected=" or ".join(allowed))
+    return value
+
+
+def _integer(what: str, value: Any, least: int, most: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise WispError(f"the {what} is not usable", got=repr(value), expected=f"a whole number from {least} to {most}")
+    return value
+
+
+def _context(value: Any) -> int | None:
+    return None if value is None else _integer("context", value, SMALLEST_CONTEXT, LARGEST_CONTEXT)
+
+
+def _chunks(values: Iterable[Any]) -> tuple[int, ...]:
+    chunks = {_integer("prefill chunk", value, 1, LARGEST_CHUNK) for value in values}
+    if not chunks:
+        raise WispError("there are no prefill chunks", expected="at least one size")
+    return tuple(sorted(chunks, reverse=True))
+
+
+def _variants(names: list[Any]) -> tuple[str, ...]:
+    for name in names:
+        _choice("variant", name, VARIANTS)
+    if not names:
+        raise WispError("there are no variants to compile", expected=", ".join(VARIANTS))
+    return tuple(name for name in VARIANTS if name in names)
+
+
+def _generation(values: Mapping[str, Any], where: str) -> dict[str, float]:
+    for key, value in values.items():
+        if key not in GENERATION_RANGES:
+            raise WispError(f"{where} has an unknown key", got=key, expected=", ".join(GENERATION_RANGES))
+        least, most = GENERATION_RANGES[key]
+        whole = isinstance(least, int) and key == "top_k"
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int if whole else int | float)
+            or not least <= value <= most
+        ):
+            kind = "a whole number" if whole else "a number"
+            raise WispError(f"{where} {key} is not usable", got=repr(value), expected=f"{kind} from {least} to {most}")
+    return dict(values)
