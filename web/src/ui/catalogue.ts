@@ -1,0 +1,91 @@
+// The models that the server offers, and the form that chooses one.
+
+import { byId, el } from "./dom";
+import { bytes, count, parameters } from "./format";
+
+export interface Model {
+  id: string;
+  name: string;
+  parameters: number;
+  quantization: string;
+  context: number;
+  weight_bytes: number;
+  variants: string[];
+  suggestions: string[];
+  url: string;
+}
+
+interface Catalogue {
+  models: Model[];
+  invalid: { id: string; error: string }[];
+}
+
+export async function fetchCatalogue(): Promise<Catalogue> {
+  const response = await fetch("/models");
+  if (!response.ok) throw new Error(`/models: the server answered ${response.status} ${response.statusText}`);
+  return (await response.json()) as Catalogue;
+}
+
+/** The list of models; `onLoad` runs when the form is submitted. */
+export class Picker {
+  readonly #form = byId("picker", HTMLFormElement);
+  readonly #fieldset = byId("models", HTMLFieldSetElement);
+  readonly #button = byId("load", HTMLButtonElement);
+  #models: Model[] = [];
+
+  constructor(onLoad: (model: Model) => void, readonly canRun: (model: Model) => boolean) {
+    this.#form.addEventListener("submit", (event) => {
+      event.preventDefault();
+      const model = this.selected;
+      if (model !== undefined && canRun(model)) onLoad(model);
+    });
+    this.#form.addEventListener("change", () => this.refresh());
+  }
+
+  get selected(): Model | undefined {
+    const chosen = new FormData(this.#form).get("model");
+    return this.#models.find((model) => model.id === chosen);
+  }
+
+  show({ models, invalid }: Catalogue, preselected: string | null): void {
+    this.#models = models;
+    const chosen = models.find((model) => model.id === preselected) ?? models[0];
+    const legend = el("legend", { class: "visually-hidden" }, "Model");
+    const options = models.map((model) => this.#option(model, model === chosen));
+    const broken = invalid.map(({ id, error }) => el("p", { class: "notice bad" }, `${id} is not offered: ${error}`));
+    const empty = el("p", { class: "notice", "data-testid": "no-models" },
+      "There is no model here yet. Compile one, for example with ", el("code", {}, "wisp compile configs/demo"), ", then reload.");
+    this.#fieldset.replaceChildren(legend, ...options, ...(models.length === 0 ? [empty] : []), ...broken);
+    this.#fieldset.setAttribute("aria-busy", "false");
+    this.refresh();
+  }
+
+  showError(error: unknown): void {
+    const text = error instanceof Error ? error.message : String(error);
+    this.#fieldset.replaceChildren(el("p", { class: "notice bad", role: "alert" }, `The catalogue cannot be read. ${text}`));
+    this.#fieldset.setAttribute("aria-busy", "false");
+  }
+
+  set hidden(hidden: boolean) {
+    this.#form.hidden = hidden;
+  }
+
+  /** The button follows the choice and what the device can run. */
+  refresh(): void {
+    const model = this.selected;
+    this.#button.disabled = model === undefined || !this.canRun(model);
+    this.#button.textContent = model === undefined ? "Load" : `Load (${bytes(model.weight_bytes)})`;
+  }
+
+  focus(): void {
+    if (!this.#button.disabled) this.#button.focus();
+  }
+
+  #option(model: Model, checked: boolean): HTMLElement {
+    const about = `${parameters(model.parameters)} parameters, ${model.quantization}, ${count(model.context)} tokens of context`;
+    return el("label", { class: "model", "data-testid": `model-${model.id}` },
+      el("input", { type: "radio", name: "model", value: model.id, checked }),
+      el("span", { class: "model-text" }, el("strong", {}, model.name), el("span", { class: "muted" }, about)),
+      el("span", { class: "number" }, bytes(model.weight_bytes)));
+  }
+}

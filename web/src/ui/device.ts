@@ -1,0 +1,136 @@
+// What this browser and this device offer for WebGPU, and in plain words what is missing and what to do about it.
+
+import type { EngineInfo } from "../api";
+import { el, facts } from "./dom";
+import { binaryBytes, bytes, count, parameters } from "./format";
+
+export interface DeviceOffer {
+  adapter: string;
+  features: string[];
+  limits: [string, string][];
+  software: boolean;
+}
+
+export type DeviceReport =
+  | { status: "ready"; offer: DeviceOffer }
+  | { status: "missing"; what: string; todo: string; remedies: string[] };
+
+const BROWSERS = [
+  "Chrome or Edge 113 or later on Windows, macOS and ChromeOS; Chrome 121 or later on Android.",
+  "Safari 26 or later on macOS, iOS, iPadOS and visionOS.",
+  "Firefox 141 or later on Windows, 145 or later on Macs with Apple silicon.",
+  "On Linux, Chrome may need chrome://flags/#enable-unsafe-webgpu and chrome://flags/#enable-vulkan.",
+];
+
+export async function probeDevice(): Promise<DeviceReport> {
+  if (!window.isSecureContext) {
+    return {
+      status: "missing",
+      what: "Browsers offer WebGPU only to pages from https:// addresses and from localhost, and this page came from neither.",
+      todo: "One of these makes it work:",
+      remedies: [
+        `Open http://localhost:${location.port || "80"}/ on the machine that serves the page.`,
+        "Serve the page over https.",
+      ],
+    };
+  }
+  // Typed as always there; in browsers without WebGPU it is not.
+  const gpu = navigator.gpu as GPU | undefined;
+  if (gpu === undefined) {
+    return {
+      status: "missing",
+      what: "This browser does not offer WebGPU (navigator.gpu is missing).",
+      todo: "These browsers do:",
+      remedies: BROWSERS,
+    };
+  }
+  const adapter = await gpu.requestAdapter({ powerPreference: "high-performance" }).catch(() => null);
+  if (adapter === null) {
+    return {
+      status: "missing",
+      what: "This browser has WebGPU but found no GPU it may use: the GPU or its driver is on the browser’s blocklist, or there is none.",
+      todo: "What often helps:",
+      remedies: [
+        "Switch on hardware (graphics) acceleration in the browser’s settings, then restart it.",
+        "Update the graphics driver; chrome://gpu or about:support says what is blocked and why.",
+        "In Chrome, chrome://flags/#enable-unsafe-webgpu lifts the blocklist, at your own risk.",
+        "In a virtual machine or over remote desktop the GPU is often hidden: try on the machine itself.",
+      ],
+    };
+  }
+  return { status: "ready", offer: describe(adapter) };
+}
+
+function describe(adapter: GPUAdapter): DeviceOffer {
+  const { vendor, architecture, device, description } = adapter.info;
+  const software = adapter.info.isFallbackAdapter || /swiftshader|llvmpipe|lavapipe/i.test(`${vendor} ${architecture} ${description}`);
+  return {
+    adapter: [vendor, architecture, device, description].filter((part, i, all) => part !== "" && all.indexOf(part) === i).join(" · ") || "unnamed",
+    features: ["shader-f16", "subgroups"].map((name) => `${name}: ${adapter.features.has(name) ? "yes" : "no"}`),
+    limits: [
+      ["Largest binding", binaryBytes(adapter.limits.maxStorageBufferBindingSize)],
+      ["Largest buffer", binaryBytes(adapter.limits.maxBufferSize)],
+      ["Storage buffers a stage", count(adapter.limits.maxStorageBuffersPerShaderStage)],
+      ["Workgroup storage", binaryBytes(adapter.limits.maxComputeWorkgroupStorageSize)],
+      ["Invocations a workgroup", count(adapter.limits.maxComputeInvocationsPerWorkgroup)],
+    ],
+    software,
+  };
+}
+
+/** One line for the start view. */
+export function deviceLine(report: DeviceReport): string {
+  if (report.status === "missing") return "No GPU can be used here.";
+  const { adapter, software } = report.offer;
+  return software ? `GPU: ${adapter}. A software GPU: it works, slowly.` : `GPU: ${adapter}`;
+}
+
+export function missingNotice(report: DeviceReport & { status: "missing" }, onRetry: () => void): Node[] {
+  const again = el("button", { type: "button", class: "plain", "data-testid": "probe-again" }, "Look again");
+  again.addEventListener("click", onRetry);
+  return [
+    el("h2", {}, "WebGPU is missing"),
+    el("p", {}, report.what),
+    el("p", {}, report.todo),
+    el("ul", {}, ...report.remedies.map((remedy) => el("li", {}, remedy))),
+    again,
+  ];
+}
+
+export function deviceFacts(report: DeviceReport): Node[] {
+  if (report.status === "missing") return [el("h3", {}, "Device"), el("p", {}, report.what)];
+  const { adapter, features, limits, software } = report.offer;
+  return [
+    el("h3", {}, "Device"),
+    facts([
+      ["Adapter", adapter],
+      ["Kind", software ? "software, on the CPU" : "hardware"],
+      ["Features", features.join(", ")],
+      ...limits,
+      ["CPU threads", window.crossOriginIsolated ? count(navigator.hardwareConcurrency) : "1, the page is not isolated"],
+    ]),
+  ];
+}
+
+/** The loaded model, its variant and why better ones were passed over. */
+export function modelFacts(name: string, info: EngineInfo): Node[] {
+  const nodes: Node[] = [
+    el("h3", {}, "Model"),
+    facts([
+      ["Name", name],
+      ["Parameters", parameters(info.parameters)],
+      ["Quantization", info.quantization],
+      ["Weights", bytes(info.weightBytes)],
+      ["Context", `${count(info.contextLength)} tokens`],
+      ["KV cache", binaryBytes(info.kvBytesPerToken * info.contextLength)],
+    ]),
+    el("h3", {}, "Variant"),
+    el("p", { "data-testid": "variant" }, el("code", {}, info.variant),
+      info.skipped.length === 0 ? ", the best that this model has." : ", the best that this device runs. Passed over:"),
+  ];
+  if (info.skipped.length > 0) {
+    const rows = info.skipped.map(({ variant, reason }) => el("li", {}, el("code", {}, variant), `: ${reason}`));
+    nodes.push(el("ul", { class: "skipped", "data-testid": "skipped" }, ...rows));
+  }
+  return nodes;
+}

@@ -1,0 +1,168 @@
+// The page: choose a model, load it, chat. This module wires the parts together and owns the engine.
+
+import "./style.css";
+import type { Engine } from "../api";
+import { createEngine } from "../engine";
+import { fetchCatalogue, Picker, type Model } from "./catalogue";
+import { Chat } from "./chat";
+import { deviceFacts, deviceLine, missingNotice, modelFacts, probeDevice, type DeviceReport } from "./device";
+import { byId } from "./dom";
+import { ProgressView } from "./loading";
+import { Settings } from "./settings";
+
+declare global {
+  interface Window {
+    /** The loaded engine, for headless tests. */
+    wisp: Engine | null;
+  }
+}
+
+/** A download this small needs no question first. */
+const AUTOLOAD_BYTES = 50_000_000;
+
+window.wisp = null;
+
+const parameters = new URLSearchParams(location.search);
+const start = byId("start", HTMLElement);
+const chatView = byId("chat", HTMLElement);
+const loadError = byId("load-error", HTMLElement);
+const modelLabel = byId("model-label", HTMLElement);
+const newChat = byId("new-chat", HTMLButtonElement);
+const changeModel = byId("change-model", HTMLButtonElement);
+
+let report: DeviceReport | null = null;
+let loading: AbortController | null = null;
+let current: Model | null = null;
+
+const settings = new Settings();
+const chat = new Chat(settings);
+const picker = new Picker((model) => void load(model), canRun);
+const progress = new ProgressView(() => loading?.abort());
+
+function canRun(model: Model): boolean {
+  return report?.status === "ready" || (report !== null && model.variants.some((name) => name.startsWith("wasm")));
+}
+
+async function probe(): Promise<void> {
+  report = await probeDevice();
+  const missing = byId("device-missing", HTMLElement);
+  if (report.status === "missing") missing.replaceChildren(...missingNotice(report, () => void probe()));
+  missing.hidden = report.status === "ready";
+  byId("device-line", HTMLElement).textContent = deviceLine(report);
+  byId("device-facts", HTMLElement).replaceChildren(...deviceFacts(report));
+  picker.refresh();
+}
+
+async function load(model: Model): Promise<void> {
+  if (loading !== null) return;
+  const controller = new AbortController();
+  loading = controller;
+  current = model;
+  await unload();
+  showStart();
+  picker.hidden = true;
+  progress.start(model.name);
+  try {
+    const engine = await createEngine(model.url, {
+      backend: parameters.get("backend") ?? "auto",
+      signal: controller.signal,
+      onProgress: (state) => progress.update(state),
+      onDeviceLost: (error) => onDeviceLost(model, error),
+    });
+    window.wisp = engine;
+    showChat(model, engine);
+  } catch (error) {
+    if (controller.signal.aborted) {
+      picker.hidden = false;
+      picker.focus();
+    } else {
+      showLoadError(error);
+    }
+  } finally {
+    loading = null;
+    progress.stop();
+  }
+}
+
+async function unload(): Promise<void> {
+  const engine = window.wisp;
+  window.wisp = null;
+  chat.detach();
+  await engine?.dispose();
+}
+
+function onDeviceLost(model: Model, error: Error): void {
+  chat.detach();
+  chat.showNotice(error.message, [{ label: "Load the model again", run: () => void load(model) }], true);
+}
+
+function showStart(): void {
+  loadError.hidden = true;
+  start.hidden = false;
+  chatView.hidden = true;
+  modelLabel.hidden = newChat.hidden = changeModel.hidden = true;
+  byId("device-model", HTMLElement).replaceChildren();
+  document.title = "Wisp";
+}
+
+function showChat(model: Model, engine: Engine): void {
+  start.hidden = true;
+  chatView.hidden = false;
+  modelLabel.textContent = model.name;
+  modelLabel.hidden = newChat.hidden = changeModel.hidden = false;
+  byId("device-model", HTMLElement).replaceChildren(...modelFacts(model.name, engine.info));
+  document.title = `${model.name} · Wisp`;
+  settings.useModel(engine.info);
+  chat.attach(engine, model.suggestions);
+  // A reload then loads the same model, from the browser's cache.
+  parameters.set("model", model.id);
+  history.replaceState(null, "", `?${parameters.toString()}`);
+}
+
+function showLoadError(error: unknown): void {
+  byId("load-error-text", HTMLElement).textContent = error instanceof Error ? error.message : String(error);
+  loadError.hidden = false;
+  picker.hidden = false;
+  byId("retry", HTMLButtonElement).focus();
+}
+
+function wireDialog(id: string, opener: string): HTMLDialogElement {
+  const dialog = byId(id, HTMLDialogElement);
+  byId(opener, HTMLButtonElement).addEventListener("click", () => dialog.showModal());
+  dialog.addEventListener("click", (event) => {
+    if (event.target === dialog) dialog.close(); // the backdrop
+  });
+  return dialog;
+}
+
+async function main(): Promise<void> {
+  wireDialog("settings", "open-settings");
+  const deviceDialog = wireDialog("device", "open-device");
+  byId("retry", HTMLButtonElement).addEventListener("click", () => {
+    const model = picker.selected ?? current;
+    if (model !== null) void load(model);
+  });
+  changeModel.addEventListener("click", () => {
+    deviceDialog.close();
+    void chat.newChat().then(unload).then(() => {
+      showStart();
+      picker.hidden = false;
+      picker.focus();
+    });
+  });
+  const probing = probe();
+  try {
+    const catalogue = await fetchCatalogue();
+    const wanted = parameters.get("model");
+    picker.show(catalogue, wanted);
+    await probing;
+    const model = picker.selected;
+    const asked = model !== undefined && model.id === wanted;
+    const small = catalogue.models.length === 1 && model !== undefined && model.weight_bytes < AUTOLOAD_BYTES;
+    if (model !== undefined && canRun(model) && (asked || small)) await load(model);
+  } catch (error) {
+    picker.showError(error);
+  }
+}
+
+void main();
