@@ -1,0 +1,229 @@
+"""Attention over the KV cache: one kernel for decode and prefill, and the reduction that joins decode's splits.
+
+A workgroup holds up to eight queries that read the same keys: in decode the query heads that share a KV head, in prefill
+neighbouring rows of one head. It walks the used positions (not the capacity) 64 at a time: an invocation scores one
+key, the workgroup finds the running maximum, then each invocation sums four dimensions of the values (online softmax
+in f32; Milakov and Gimelshein, arXiv:1805.02867). In decode the positions are dealt out to `splits` workgroups
+(flash-decoding), whose partial sums `combine` joins. The numpy twin is `reference.attention`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tvm import tirx
+from tvm.script.ir_builder import tirx as T
+
+from compiler.kernels.builder import Array, Expr, Kernel, cast4, ceil_div, div, dot, f32, i32, mod, select
+from compiler.kernels.epilogue import Heads
+
+BLOCK = 64  # keys at a time = invocations of a workgroup
+FINDERS = 8  # invocations that find a query's block maximum
+LOWEST = -1.0e30  # stands for minus infinity without making NaN
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Which queries a workgroup holds."""
+
+    heads: Heads
+    chunk: int  # rows of queries; 1 in decode
+    splits: int  # workgroups that share a query's keys; 1 in prefill
+    context: int
+
+    @property
+    def shared_heads(self) -> int:
+        return self.heads.query // self.heads.key_value
+
+    @property
+    def queries(self) -> int:
+        """Queries of a workgroup."""
+        most = 8 if self.heads.size <= 128 else 4
+        return min(most, self.shared_heads if self.chunk == 1 else self.chunk)
+
+    @property
+    def dims(self) -> int:
+        """`vec4`s of a head."""
+        return self.heads.size // 4
+
+
+def attention(name: str, shape: Shape, state_words: int, activation: str) -> tirx.PrimFunc:
+    """Bindings: query (activation x4), cache (activation x4), state, out.
+
+    With one split, out is the attention output `[chunk, query heads, size]`. With more, out is f32
+    `[query heads, splits, size + 4]`: the unnormalized sum, then the maximum and the sum of exponentials.
+    """
+    heads, dims, queries = shape.heads, shape.dims, shape.queries
+    groups = ceil_div(shape.shared_heads, queries) if shape.chunk == 1 else 1
+    with Kernel(name) as kernel:
+        query = kernel.buffer("query", shape.chunk * heads.query * dims, f"{activation}x4")
+        cache = kernel.buffer("cache", shape.context * 2 * heads.key_value * dims, f"{activation}x4")
+        state = kernel.buffer("state", state_words, "uint32")
+        if shape.splits == 1:
+            out = kernel.buffer("out", shape.chunk * heads.query * dims, f"{activation}x4")
+        else:
+            out = kernel.buffer("out", heads.query * shape.splits * (dims + 1), "float32x4")
+        if shape.chunk == 1:
+            block_x, split = kernel.grid(heads.key_value * groups, shape.splits)
+            kv_head = kernel.let(div(block_x, groups))
+            first = kernel.let(kv_head * shape.shared_heads + mod(block_x, groups) * queries)
+        else:
+            head, block_y = kernel.grid(heads.query, ceil_div(shape.chunk, queries))
+            split = 0
+            kv_head = kernel.let(div(head, shape.shared_heads))
+            first = kernel.let(block_y * queries)
+        thread = kernel.threads(BLOCK)
+        position = kernel.let(i32(state[0]))
+        length = kernel.let(i32(state[2])) if shape.chunk > 1 else 1
+
+        def row_and_head(j: Expr) -> tuple[Expr, Expr]:
+            """Query j of this workgroup, clamped to one that exists."""
+            if shape.chunk == 1:
+                return 0, tirx.min(first + j, kv_head * shape.shared_heads + shape.shared_heads - 1)
+            return tirx.min(first + j, length - 1), head
+
+        active = True if shape.chunk == 1 else first < length
+        with kernel.when(active):
+            last = 0 if shape.chunk == 1 else tirx.min(first + queries, length) - 1
+            used = kernel.let(position + last + 1)
+            limits = [position + (0 if shape.chunk == 1 else first + j) + 1 for j in range(queries)]
+            sums, weights = _walk(kernel, shape, query, cache, row_and_head, thread, split, kv_head, used, limits)
+            _store(kernel, shape, out, row_and_head, first, length, thread, split, sums, weights, activation)
+    return kernel.function
+
+
+def _walk(kernel, shape, query, cache, row_and_head, thread, split, kv_head, used, limits):  # type: ignore[no-untyped-def]
+    """The online softmax over this split's blocks; returns the sums (four dimensions an invocation) and (max, sum)."""
+    heads, dims, queries = shape.heads, shape.dims, shape.queries
+    teams = BLOCK // dims  # invocations with the same four dimensions; they deal out the keys
+    row = 2 * heads.key_value * dims  # vec4s of a cache row
+    asked = kernel.shared(queries * dims, "float32x4")
+    scores, odds = kernel.shared(queries * BLOCK), kernel.shared(queries * BLOCK)
+    finds = kernel.shared(queries * FINDERS)
+    scale = T.broadcast(f32(heads.size**-0.5), 4)
+    with kernel.loop(ceil_div(queries * dims, BLOCK)) as step:
+        index = kernel.let(step * BLOCK + thread)
+        with kernel.when(index < queries * dims):
+            query_row, query_head = row_and_head(kernel.let(div(index, dims)))
+            source = (query_row * heads.query + query_head) * dims + mod(index, dims)
+            asked[index] = cast4(query[source], "float32") * scale
+    top = [kernel.registers() for _ in range(queries)]
+    total = [kernel.registers() for _ in range(queries)]
+    sums = [kernel.registers(1, "float32x4") for _ in range(queries)]
+    for j in range(queries):
+        top[j][0], total[j][0] = f32(LOWEST), f32(0.0)
+        sums[j][0] = T.broadcast(f32(0.0), 4)
+    team, dim = kernel.let(div(thread, dims)), kernel.let(mod(thread, dims))
+    blocks = kernel.let(div(used + BLOCK - 1, BLOCK))
+    share = kernel.let(div(blocks + shape.splits - 1, shape.splits))
+    first_block = kernel.let(split * share)
+    kernel.barrier()
+    with kernel.loop(tirx.max(tirx.min(share, blocks - first_block), 0)) as step:
+        base = kernel.let((first_block + step) * BLOCK)
+        key = kernel.let(base + thread)
+        score = [kernel.registers() for _ in range(queries)]
+        for register in score:
+            register[0] = f32(0.0)
+        with kernel.when(key < used), kernel.loop(dims) as d:
+            value = kernel.let(cast4(cache[key * row + kv_head * dims + d], "float32"))
+            for j in range(queries):
+                score[j][0] = score[j][0] + dot(asked[j * dims + d], value)
+        for j in range(queries):
+            score[j][0] = select(key < limits[j], score[j][0], f32(LOWEST))
+            scores[j * BLOCK + thread] = score[j][0]
+        kernel.barrier()
+        with kernel.when(True if queries * FINDERS == BLOCK else thread < queries * FINDERS):
+            most = kernel.registers()
+            most[0] = f32(LOWEST)
+            with kernel.loop(BLOCK // FINDERS) as i:
+                most[0] = tirx.max(most[0], scores[thread * (BLOCK // FINDERS) + i])
+            finds[thread] = most[0]
+        kernel.barrier()
+        for j in range(queries):
+            most = kernel.registers()
+            most[0] = top[j][0]
+            for i in range(FINDERS):
+                most[0] = tirx.max(most[0], finds[j * FINDERS + i])
+            shrink = kernel.let(T.exp(top[j][0] - most[0]))
+            top[j][0] = most[0]
+            total[j][0] = total[j][0] * shrink
+            sums[j][0] = sums[j][0] * T.broadcast(shrink, 4)
+            odds[j * BLOCK + thread] = select(key < limits[j], T.exp(score[j][0] - most[0]), f32(0.0))
+        kernel.barrier()
+        count = kernel.let(tirx.min(BLOCK, used - base))
+        with (
+            kernel.when(True if teams * dims == BLOCK else team < teams),
+            kernel.loop(div(count - team + teams - 1, teams)) as i,
+        ):
+            column = kernel.let(team + i * teams)
+            value = kernel.let(cast4(cache[(base + column) * row + (heads.key_value + kv_head) * dims + dim], "float32"))
+            for j in range(queries):
+                odd = kernel.let(odds[j * BLOCK + column])
+                total[j][0] = total[j][0] + odd
+                sums[j][0] = sums[j][0] + value * T.broadcast(odd, 4)
+    if teams > 1:
+        _join_teams(kernel, teams, dims, thread, sums, total)
+    return sums, list(zip(top, total, strict=True))
+
+
+def _join_teams(kernel: Kernel, teams: int, dims: int, thread: Expr, sums: list[Array], total: list[Array]) -> None:
+    """Add up what the teams summed over their keys; the first team ends with the whole."""
+    vectors, scalars = kernel.shared(BLOCK, "float32x4"), kernel.shared(BLOCK)
+    for j in range(len(sums)):
+        kernel.barrier()
+        vectors[thread], scalars[thread] = sums[j][0], total[j][0]
+        kernel.barrier()
+        with kernel.when(thread < dims):
+            for team in range(1, teams):
+                sums[j][0] = sums[j][0] + vectors[team * dims + thread]
+                total[j][0] = total[j][0] + scalars[team * dims + thread]
+
+
+def _store(kernel, shape, out, row_and_head, first, length, thread, split, sums, weights, activation) -> None:  # type: ignore[no-untyped-def]
+    dims = shape.dims
+    with kernel.when(True if dims == BLOCK else thread < dims):
+        for j in range(shape.queries):
+            row, head = row_and_head(j)
+            top, total = weights[j]
+            if shape.chunk == 1:
+                exists = True if shape.shared_heads % shape.queries == 0 else first + j == head
+            else:
+                exists = first + j < length
+            with kernel.when(exists):
+                if shape.splits == 1:
+                    value = sums[j][0] * T.broadcast(f32(1.0) / total[0], 4)
+                    out[(row * shape.heads.query + head) * dims + thread] = cast4(value, activation)
+                else:
+                    base = kernel.let((head * shape.splits + split) * (dims + 1))
+                    out[base + thread] = sums[j][0]
+                    with kernel.when(thread == 0):
+                        zero = f32(0.0)
+                        out[base + dims] = tirx.Shuffle([top[0], total[0], zero, zero], [0, 1, 2, 3])
+
+
+def combine(name: str, shape: Shape, activation: str) -> tirx.PrimFunc:
+    """Join the splits of a decode step; bindings: partial (as `attention` wrote it), out `[query heads, size]`."""
+    from compiler.kernels.builder import lane
+
+    dims = shape.dims
+    units = shape.heads.query * dims
+    with Kernel(name) as kernel:
+        partial = kernel.buffer("partial", shape.heads.query * shape.splits * (dims + 1), "float32x4")
+        out = kernel.buffer("out", units, f"{activation}x4")
+        block, _ = kernel.grid(ceil_div(units, BLOCK))
+        unit = kernel.let(block * BLOCK + kernel.threads(BLOCK))
+        with kernel.when(True if units % BLOCK == 0 else unit < units):
+            head, dim = kernel.let(div(unit, dims)), kernel.let(mod(unit, dims))
+            top, total = kernel.registers(), kernel.registers()
+            value = kernel.registers(1, "float32x4")
+            top[0], total[0], value[0] = f32(LOWEST), f32(0.0), T.broadcast(f32(0.0), 4)
+            with kernel.loop(shape.splits) as split:
+                base = kernel.let((head * shape.splits + split) * (dims + 1))
+                statistics = kernel.let(partial[base + dims])
+                most = kernel.let(tirx.max(top[0], lane(statistics, 0)))
+                old, new = kernel.let(T.exp(top[0] - most)), kernel.let(T.exp(lane(statistics, 0) - most))
+                top[0] = most
+                total[0] = total[0] * old + lane(statistics, 1) * new
+                value[0] = value[0] * T.broadcast(old, 4) + partial[base + dim] * T.broadcast(new, 4)
+            out[unit] = cast4(value[0] * T.broadcast(f32(1.0) / total[0], 4), activation)
+    return kernel.function

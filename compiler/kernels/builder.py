@@ -1,0 +1,192 @@
+"""A thin layer over TVMScript's builder for kernels whose bindings and unrolling are chosen in Python.
+
+It knows how to declare buffers, open the launch grid, allocate registers and workgroup memory, and emit loops and
+branches. It knows nothing about models or quantization. Every kernel of Wisp is a function that opens a `Kernel`,
+declares its buffers in binding order, and emits straight-line code; the result is one TIR `PrimFunc`.
+
+Python `for` loops unroll; `Kernel.loop` emits a loop. Registers are arrays indexed by constants only, which
+`compiler.wgsl` turns into plain variables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from tvm import tirx
+from tvm.script.ir_builder import IRBuilder
+from tvm.script.ir_builder import tirx as T
+
+MAX_GRID = 65535  # WebGPU's maxComputeWorkgroupsPerDimension
+Expr = Any  # a TIR expression, or a Python number that TIR takes as one
+
+
+class Array:
+    """A buffer that reads and writes with `a[i]`; in registers, workgroup memory or a storage binding."""
+
+    def __init__(self, buffer: Any, length: int) -> None:
+        self.buffer = buffer
+        self.length = length
+
+    def __getitem__(self, index: Expr) -> Expr:
+        return self.buffer[index]
+
+    def __setitem__(self, index: Expr, value: Expr) -> None:
+        T.buffer_store(self.buffer, value, [index])
+
+
+class Kernel:
+    """One kernel under construction: `with Kernel("name") as k: ...`, then `k.function`."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._stack = ExitStack()
+        self._builder = IRBuilder()
+        self._grid: tuple[int, int] | None = None
+
+    def __enter__(self) -> Kernel:
+        self._stack.enter_context(self._builder)
+        self._stack.enter_context(T.prim_func(private=True))
+        return self
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        if error is None and self._grid is None:
+            raise RuntimeError(f"kernel {self.name} opens no grid")
+        self._stack.__exit__(kind, error, trace)
+
+    @property
+    def function(self) -> tirx.PrimFunc:
+        """The finished function, its grid as the attribute `wisp.grid`; read it after the `with` block."""
+        assert self._grid is not None
+        function = self._builder.get()
+        return function.with_attrs({"tirx.noalias": True, "wisp.grid": list(self._grid), "wisp.name": self.name})
+
+    def buffer(self, name: str, length: int, dtype: str) -> Array:
+        """Declare the next storage binding: `length` elements of `dtype` (`float32x4` is a `vec4<f32>`)."""
+        return Array(T.arg(name, T.buffer((length,), dtype)), length)
+
+    def grid(self, x: int, y: int = 1) -> tuple[Expr, Expr]:
+        """Open the grid of workgroups; returns the workgroup's indices."""
+        if max(x, y) > MAX_GRID:
+            raise ValueError(f"kernel {self.name}: grid {x} x {y} exceeds {MAX_GRID} workgroups a dimension")
+        self._grid = (x, y)
+        block_x = self._stack.enter_context(T.launch_thread("blockIdx.x", x))
+        block_y = self._stack.enter_context(T.launch_thread("blockIdx.y", y)) if y > 1 else 0
+        return block_x, block_y
+
+    def threads(self, count: int) -> Expr:
+        """Open a one-dimensional workgroup of `count` invocations; returns the invocation's index."""
+        return self._stack.enter_context(T.launch_thread("threadIdx.x", count))
+
+    def registers(self, length: int = 1, dtype: str = "float32") -> Array:
+        """Private memory of an invocation. Index it with Python integers only."""
+        return Array(T.alloc_buffer((length,), dtype, scope="local"), length)
+
+    def shared(self, length: int, dtype: str = "float32") -> Array:
+        """Workgroup memory."""
+        return Array(T.alloc_buffer((length,), dtype, scope="shared"), length)
+
+    def let(self, value: Expr) -> Expr:
+        """Name a value, so that it is computed once. (TVM's simplifier inlines its own `let`s.)"""
+        if isinstance(value, int) or isinstance(value, tirx.Var | tirx.IntImm):
+            return value
+        register = self.registers(1, str(value.ty.dtype))
+        register[0] = value
+        return register[0]
+
+    @contextmanager
+    def loop(self, count: Expr) -> Iterator[Expr]:
+        """A loop from 0 to `count`, which may be a run-time value."""
+        with T.serial(0, count) as index:
+            yield index
+
+    @contextmanager
+    def when(self, condition: Expr) -> Iterator[None]:
+        """Run the block where `condition` holds. A Python `True` emits the block alone."""
+        if condition is True:
+            yield
+            return
+        with T.If(condition), T.Then():
+            yield
+
+    @contextmanager
+    def while_(self, condition: Expr) -> Iterator[None]:
+        with T.While(condition):
+            yield
+
+    def barrier(self) -> None:
+        """Wait until every invocation of the workgroup is here and its workgroup writes are visible."""
+        T.evaluate(T.tvm_storage_sync("shared"))
+
+
+def call(dtype: str, name: str, *arguments: Expr) -> Expr:
+    """Call a WGSL builtin, or one of the helpers that `compiler.wgsl` puts before the kernels."""
+    return T.call_extern(dtype, name, *arguments)
+
+
+def f32(value: Expr) -> Expr:
+    return T.float32(value) if isinstance(value, int | float) else T.cast(value, "float32")
+
+
+def i32(value: Expr) -> Expr:
+    return T.int32(value) if isinstance(value, int) else T.cast(value, "int32")
+
+
+def u32(value: Expr) -> Expr:
+    return T.uint32(value) if isinstance(value, int) else T.cast(value, "uint32")
+
+
+def bits_to_f32(value: Expr) -> Expr:
+    """Reinterpret a u32 word as f32."""
+    return T.reinterpret("float32", value)
+
+
+def f32_to_bits(value: Expr) -> Expr:
+    """Reinterpret an f32 as a u32 word."""
+    return T.reinterpret("uint32", value)
+
+
+def cast4(value: Expr, dtype: str) -> Expr:
+    """Convert a four-lane vector to `dtype` (a scalar type's name)."""
+    return T.cast(value, f"{dtype}x4")
+
+
+def dot(a: Expr, b: Expr) -> Expr:
+    """Inner product of two `vec4<f32>`."""
+    return call("float32", "dot", a, b)
+
+
+def lane(vector: Expr, index: int) -> Expr:
+    """One component of a vector."""
+    return tirx.Shuffle([vector], [index])
+
+
+def div(a: Expr, b: Expr) -> Expr:
+    """Quotient of two non-negative integers."""
+    return a // b if isinstance(a, int) and isinstance(b, int) else tirx.truncdiv(a, b)
+
+
+def mod(a: Expr, b: Expr) -> Expr:
+    """Remainder of two non-negative integers."""
+    return a % b if isinstance(a, int) and isinstance(b, int) else tirx.truncmod(a, b)
+
+
+def select(condition: Expr, yes: Expr, no: Expr) -> Expr:
+    """Both sides are computed; one is taken."""
+    return tirx.Select(condition, yes, no)
+
+
+def all_of(conditions: Sequence[Expr]) -> Expr:
+    """The conjunction; `True` when nothing is asked."""
+    real = [c for c in conditions if c is not True]
+    if not real:
+        return True
+    result = real[0]
+    for condition in real[1:]:
+        result = tirx.And(result, condition)
+    return result
+
+
+def ceil_div(a: int, b: int) -> int:
+    return -(-a // b)

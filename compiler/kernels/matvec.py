@@ -1,0 +1,207 @@
+"""Decode: one row of activations times a quantized matrix, with the norm before it and the epilogue after it fused.
+
+Knows the quantized layout through `weights.Matrix` and how to share rows between the invocations of a workgroup. Knows
+nothing about layers. One generator serves every matrix of a decode step:
+
+* RMS norm costs nothing extra: `sum(W x g) * rsqrt(mean(x^2) + eps)`, so the sum of squares is gathered while the row is
+  multiplied, and the scalar is applied at the end. No dispatch, no barrier.
+* A *unit* is what the epilogue needs together: one row, or two rows (gate and up; the two halves of a rotary pair).
+* `Tuning.mode` says who shares a row: a `subgroup` of whatever size the device has (no barrier), a fixed number of
+  lanes that meet once in workgroup memory (`lanes`), or nobody (`lanes` of 1).
+
+The numpy twin is `reference.matvec`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from tvm import tirx
+from tvm.script.ir_builder import tirx as T
+
+from compiler.kernels.builder import Expr, Kernel, all_of, call, cast4, ceil_div, div, dot, f32, i32, mod
+from compiler.kernels.epilogue import Declare, Epilogue
+from compiler.kernels.weights import GROUP, PART, STORAGE, Matrix, load_vector4
+
+@dataclass(frozen=True)
+class Tuning:
+    """How a mat-vec is spread over invocations."""
+
+    mode: str  # "subgroup" or "lanes"
+    workgroup: int  # invocations
+    lanes: int  # invocations a row, in mode "lanes"
+    units: int  # units that an invocation carries at once
+    units_per_workgroup: int = 0  # in mode "subgroup": units of a workgroup, shared by its subgroups
+
+
+@dataclass(frozen=True)
+class Norm:
+    """RMS norm of the input, folded in."""
+
+    epsilon: float
+    f16_weight: bool
+
+
+def matvec(
+    name: str,
+    scheme: str,
+    rows: int,
+    k: int,
+    units: int,
+    unit_rows: Callable[[Expr], Sequence[Expr]],
+    declare: Declare,
+    tuning: Tuning,
+    activation: str,
+    norm: Norm | None = None,
+) -> tirx.PrimFunc:
+    """Build `[1, k] x [rows, k]^T` with `units` output units.
+
+    Bindings: x (activation x4, k/4), [gamma (k)], weights, [scales], then what `declare` declares.
+    `unit_rows(u)` gives the matrix rows of unit u; `declare(kernel)` declares the epilogue's buffers and returns it.
+    """
+    with Kernel(name) as kernel:
+        x = kernel.buffer("x", k // 4, f"{activation}x4")
+        gamma = None
+        if norm:
+            gamma = kernel.buffer("gamma", k // 4, "uint32x2" if norm.f16_weight else "float32x4")
+        matrix = Matrix(kernel, STORAGE[scheme], rows, k)
+        epilogue = declare(kernel)
+        streams = len(unit_rows(0))
+
+        def accumulate(first_unit: Expr, lane: Expr, lanes: Expr) -> tuple[list[list[Expr]], Expr]:
+            """Sums of `tuning.units` units over every `lanes`-th group: [unit][stream] registers, sum of squares."""
+            sums = [[kernel.registers() for _ in range(streams)] for _ in range(tuning.units)]
+            squares = kernel.registers()
+            squares[0] = f32(0.0)
+            for unit in sums:
+                for register in unit:
+                    register[0] = f32(0.0)
+            indices = [
+                [kernel.let(row) for row in unit_rows(_clamp(kernel, first_unit + u, units, tuning))]
+                for u in range(tuning.units)
+            ]
+            static = isinstance(lanes, int)
+            steps = ceil_div(matrix.groups, lanes) if static else div(matrix.groups + lanes - 1, lanes)
+            ragged = not static or matrix.groups % lanes != 0
+            with kernel.loop(steps) as step:
+                group = kernel.let(step * lanes + lane)
+                with kernel.when(all_of([group < matrix.groups if ragged else True])):
+                    _group(kernel, matrix, x, gamma, norm, indices, sums, squares, group)
+            return sums, squares
+
+        if tuning.mode == "subgroup":
+            _by_subgroup(kernel, units, tuning, accumulate, epilogue, norm, k)
+        else:
+            _by_lanes(kernel, units, tuning, accumulate, epilogue, norm, k)
+    return kernel.function
+
+
+def _clamp(kernel: Kernel, unit: Expr, units: int, tuning: Tuning) -> Expr:
+    """A unit index that is safe to load; the store is guarded separately."""
+    block = tuning.units_per_workgroup or tuning.units * tuning.workgroup // tuning.lanes
+    return kernel.let(unit) if units % block == 0 else kernel.let(tirx.min(unit, units - 1))
+
+
+def _group(kernel, matrix, x, gamma, norm, indices, sums, squares, group) -> None:  # type: ignore[no-untyped-def]
+    """Multiply one group of 32 columns for all units of this invocation."""
+    parts_in_last = (matrix.k % GROUP) // PART or 4
+    loaded = [[(matrix.load(row, group), row) for row in unit] for unit in indices] if parts_in_last == 4 else None
+    partial = [[kernel.registers() for _ in unit] for unit in indices]
+    for unit in partial:
+        for register in unit:
+            register[0] = f32(0.0)
+    for part in range(4):
+        # A group that K cuts short: the parts beyond K are neither in x nor, without padding, in the weights.
+        inside = True if part < parts_in_last else group * GROUP + part * PART < matrix.k
+        with kernel.when(inside):
+            halves = []
+            for half in range(2):
+                index = group * (GROUP // 4) + part * 2 + half
+                value = kernel.let(cast4(x[index], "float32"))
+                if norm:
+                    squares[0] = squares[0] + dot(value, value)
+                    value = kernel.let(value * load_vector4(gamma, norm.f16_weight, index))
+                halves.append(value)
+            for u, unit in enumerate(indices):
+                for s, row in enumerate(unit):
+                    elements = loaded[u][s][0] if loaded else matrix.load_part(row, group, part)
+                    low, high = matrix.storage.unpack(elements, part)
+                    partial[u][s][0] = partial[u][s][0] + dot(halves[0], low) + dot(halves[1], high)
+    for u, unit in enumerate(indices):
+        for s, row in enumerate(unit):
+            value = partial[u][s][0]
+            sums[u][s][0] = sums[u][s][0] + (value * matrix.scale(row, group) if matrix.scales else value)
+
+
+def _finish(kernel: Kernel, epilogue: Epilogue, unit: Expr, units: int, exact: bool, values, squares, norm, k) -> None:  # type: ignore[no-untyped-def]
+    """Apply the norm's scalar and the epilogue to one unit, if it exists."""
+    with kernel.when(True if exact else unit < units):
+        if norm:
+            factor = kernel.let(T.rsqrt(squares / f32(float(k)) + f32(norm.epsilon)))
+            values = [value * factor for value in values]
+        epilogue(kernel, 0, unit, [kernel.let(value) for value in values])
+
+
+def _by_subgroup(kernel, units, tuning, accumulate, epilogue, norm, k) -> None:  # type: ignore[no-untyped-def]
+    """A subgroup takes `tuning.units` units at a time; the subgroups of a workgroup share `units_per_workgroup`."""
+    block, _ = kernel.grid(ceil_div(units, tuning.units_per_workgroup))
+    thread = kernel.threads(tuning.workgroup)
+    size = kernel.let(i32(call("uint32", "subgroupAdd", T.uint32(1))))
+    lane = kernel.let(i32(call("uint32", "subgroupExclusiveAdd", T.uint32(1))))
+    subgroups = kernel.let(div(tuning.workgroup, size))
+    subgroup = kernel.let(div(thread, size))
+    batches = tuning.units_per_workgroup // tuning.units
+    exact = units % tuning.units_per_workgroup == 0
+    with kernel.loop(div(batches + subgroups - 1, subgroups)) as turn:
+        batch = kernel.let(turn * subgroups + subgroup)
+        first = kernel.let(block * tuning.units_per_workgroup + batch * tuning.units)
+        # Uniform within a subgroup, which is what its operations need.
+        with kernel.when(batch < batches):
+            sums, squares = accumulate(first, lane, size)
+            for unit in sums:
+                for register in unit:
+                    register[0] = call("float32", "subgroupAdd", register[0])
+            if norm:
+                squares[0] = call("float32", "subgroupAdd", squares[0])
+            with kernel.when(lane == 0):
+                for u, unit in enumerate(sums):
+                    _finish(kernel, epilogue, first + u, units, exact, [r[0] for r in unit], squares[0], norm, k)
+
+
+def _by_lanes(kernel, units, tuning, accumulate, epilogue, norm, k) -> None:  # type: ignore[no-untyped-def]
+    """`lanes` invocations share `tuning.units` units and meet once in workgroup memory; one lane needs no meeting."""
+    teams = tuning.workgroup // tuning.lanes
+    per_workgroup = teams * tuning.units
+    block, _ = kernel.grid(ceil_div(units, per_workgroup))
+    thread = kernel.threads(tuning.workgroup)
+    exact = units % per_workgroup == 0
+    team, lane = kernel.let(div(thread, tuning.lanes)), kernel.let(mod(thread, tuning.lanes))
+    first = kernel.let(block * per_workgroup + team * tuning.units)
+    sums, squares = accumulate(first, lane if tuning.lanes > 1 else 0, tuning.lanes)
+    if tuning.lanes == 1:
+        for u, unit in enumerate(sums):
+            _finish(kernel, epilogue, first + u, units, exact, [r[0] for r in unit], squares[0], norm, k)
+        return
+    streams = len(sums[0])
+    meeting = kernel.shared(streams * per_workgroup * tuning.lanes)
+    norms = kernel.shared(tuning.workgroup) if norm else None
+    for u, unit in enumerate(sums):
+        for s, register in enumerate(unit):
+            meeting[((s * teams + team) * tuning.units + u) * tuning.lanes + lane] = register[0]
+    if norms:
+        norms[thread] = squares[0]
+    kernel.barrier()
+    with kernel.when(True if per_workgroup == tuning.workgroup else thread < per_workgroup):
+        totals = [kernel.registers() for _ in range(streams)]
+        total_squares = kernel.registers()
+        total_squares[0] = f32(0.0)
+        for s, total in enumerate(totals):
+            total[0] = f32(0.0)
+            for other in range(tuning.lanes):
+                total[0] = total[0] + meeting[(s * per_workgroup + thread) * tuning.lanes + other]
+        if norms:
+            for other in range(tuning.lanes):
+                total_squares[0] = total_squares[0] + norms[div(thread, tuning.units) * tuning.lanes + other]
+        unit_index = kernel.let(block * per_workgroup + thread)
+        _finish(kernel, epilogue, unit_index, units, exact, [t[0] for t in totals], total_squares[0], norm, k)

@@ -1,0 +1,197 @@
+"""Model graph -> plan and WGSL, as ordered passes; each can be dumped.
+
+The whole lowering of a variant, top to bottom: build the graph, let Relax allocate and plan its tensors, read the
+planned functions as dispatch lists, render each kernel as WGSL, join. No pass calls another.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tvm
+from tvm import relax
+
+from compiler import wgsl
+from compiler.errors import WispError
+from compiler.kernels.embed import rope_table
+from compiler.models import weight_specs
+from compiler.models.base import ModelConfig
+from compiler.models.decoder import MAX_BINDING, RING_SIZE, Decoder, Geometry
+from compiler.plan import Program, assemble, read_program
+from compiler.quantize import Scheme
+from compiler.variants import Variant
+
+PASSES: tuple[tuple[str, Any], ...] = (
+    ("to_non_dataflow", relax.transform.ToNonDataflow),
+    ("remove_purity_checking", relax.transform.RemovePurityChecking),
+    ("call_tir_rewrite", relax.transform.CallTIRRewrite),
+    ("static_plan_block_memory", relax.transform.StaticPlanBlockMemory),
+)
+MAX_BINDINGS = 8  # WebGPU's default maxStorageBuffersPerShaderStage
+MAX_WORKGROUP_BYTES = 16384
+MAX_INVOCATIONS = 256
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """A variant, compiled: the content of plan.json and of kernels.wgsl."""
+
+    plan: dict[str, Any]
+    kernels: str
+
+
+class Dump:
+    """Writes what each stage made into a directory, under numbered names; does nothing without one."""
+
+    def __init__(self, directory: Path | None) -> None:
+        self._directory = directory
+        self._count = 0
+
+    def __call__(self, name: str, text: str) -> None:
+        if self._directory is None:
+            return
+        self._directory.mkdir(parents=True, exist_ok=True)
+        (self._directory / f"{self._count:02d}_{name}").write_text(text)
+        self._count += 1
+
+
+def lower_variant(
+    model: ModelConfig,
+    scheme: Scheme,
+    variant: Variant,
+    context: int,
+    prefill_chunks: tuple[int, ...],
+    dump: Path | None = None,
+) -> Lowered:
+    """Compile one variant. With `dump`, every stage's result is written to `dump/<variant>/`.
+
+    Raises `WispError` when the model does not fit WebGPU's default limits at this context.
+    """
+    show = Dump(dump / variant.name if dump else None)
+    geometry = Geometry(model, scheme, variant, context, prefill_chunks)
+    _check_cache(geometry)
+    decoder = Decoder(geometry, weight_specs(model))
+    module, parameters = decoder.export_tvm(decoder.programs())
+    show("graph.py", module.script())
+    for name, make in PASSES:
+        module = make()(module)
+        show(f"{name}.py", module.script())
+    names = [_label(name) for name, _ in parameters]
+    programs = _read_programs(module, decoder, names)
+    kernels = _render(decoder, variant)
+    show("kernels.wgsl", source := wgsl.join(_unique(kernels), variant.activation_dtype == "float16", variant.subgroups))
+    header = {
+        "format": "wisp-plan",
+        "format_version": 1,
+        "variant": variant.name,
+        "activation_dtype": variant.activation_dtype,
+        "context": context,
+        "vocab_size": model.vocab_size,
+        "ring_size": RING_SIZE,
+        "prefill_chunks": list(prefill_chunks),
+    }
+    named = {label: _describe(label, parameter, geometry) for label, (_, parameter) in zip(names, parameters, strict=True)}
+    plan = assemble(header, named, programs, kernels)
+    show("plan.json", json.dumps(plan, indent=1))
+    _check_limits(plan)
+    return Lowered(plan, source)
+
+
+def rope_constants(model: ModelConfig, context: int) -> bytes:
+    """The content of constants.bin."""
+    table = rope_table(np.asarray(model.rope_inv_freq, np.float64), model.rope_attention_scaling, context)
+    return table.astype("<f4").tobytes()
+
+
+def _label(parameter: str) -> str:
+    """nn.Module's path of a parameter -> its name in the plan; rows behind `@` where a matrix is cut."""
+    head, _, rest = parameter.partition(".")
+    return rest if head.startswith("matrix") else parameter
+
+
+def _read_programs(module: tvm.IRModule, decoder: Decoder, names: list[str]) -> dict[str, Program]:
+    callees = {
+        g: str(f.attrs["wisp.kernel"]) for g, f in module.functions.items() if not isinstance(f, relax.Function)
+    }
+    return {name: read_program(module[name], names, callees) for name in decoder.programs()}
+
+
+def _render(decoder: Decoder, variant: Variant) -> dict[str, wgsl.KernelInfo]:
+    """Render every kernel; those of equal text share an entry point."""
+    seen: dict[str, str] = {}
+    rendered: dict[str, wgsl.KernelInfo] = {}
+    for name, function in decoder.kernels.functions.items():
+        info = wgsl.render(function, name, variant.subgroups)
+        text = info.source.replace(name, "")
+        entry = seen.setdefault(text, name)
+        rendered[name] = replace(info, entry=entry, source=rendered[entry].source if entry in rendered else info.source)
+    return rendered
+
+
+def _unique(kernels: Mapping[str, wgsl.KernelInfo]) -> dict[str, wgsl.KernelInfo]:
+    return {name: info for name, info in kernels.items() if info.entry == name}
+
+
+def _describe(label: str, parameter: Any, geometry: Geometry) -> dict[str, Any]:
+    """A parameter's buffer object in the plan."""
+    shape = [int(extent) for extent in parameter.shape]
+    dtype = str(parameter.dtype)
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    if not label.startswith("runtime."):
+        name, _, rows = label.partition("@")
+        start, stop = (int(v) for v in rows.split(":")) if rows else (0, shape[0])
+        whole = next(
+            [int(e) for e in full]
+            for layout_name, full in _full_shapes(geometry)
+            if layout_name == name
+        )
+        return {"kind": "weight", "name": name, "dtype": dtype, "shape": whole, "rows": [start, stop], "bytes": size}
+    name = label.removeprefix("runtime.")
+    if name.startswith("kv."):
+        row = geometry.cache_bytes_per_position
+        return {"kind": "kv", "name": name, "bytes_per_position": row, "bytes": size}
+    if name == "rope":
+        return {"kind": "constant", "name": name, "offset": 0, "bytes": size}
+    return {"kind": "state" if name == "state" else "io", "name": name, "bytes": size}
+
+
+def _full_shapes(geometry: Geometry) -> list[tuple[str, tuple[int, ...]]]:
+    from compiler.quantize import parameter_layout
+
+    return [
+        (name, shape) for spec in weight_specs(geometry.model) for name, _, shape in parameter_layout(spec, geometry.scheme)
+    ]
+
+
+def _check_cache(geometry: Geometry) -> None:
+    size = geometry.cache_bytes_per_position * geometry.context
+    if size > MAX_BINDING:
+        raise WispError(
+            "a layer's KV cache exceeds WebGPU's binding limit",
+            got=f"{size} bytes at context {geometry.context}",
+            expected=f"at most {MAX_BINDING}",
+            remedy=f"use --context {MAX_BINDING // geometry.cache_bytes_per_position} or less",
+        )
+
+
+def _check_limits(plan: Mapping[str, Any]) -> None:
+    """Every variant fits WebGPU's default limits; a kernel that does not is a defect of the compiler."""
+    for kernel in plan["kernels"]:
+        invocations = int(np.prod(kernel["workgroup_size"]))
+        if len(kernel["bindings"]) > MAX_BINDINGS or invocations > MAX_INVOCATIONS:
+            raise RuntimeError(f"kernel {kernel['entry']} exceeds WebGPU's default limits: {kernel}")
+        if kernel["workgroup_bytes"] > MAX_WORKGROUP_BYTES:
+            raise RuntimeError(f"kernel {kernel['entry']} declares {kernel['workgroup_bytes']} bytes of workgroup storage")
+    for buffer in plan["buffers"]:
+        if buffer["bytes"] > MAX_BINDING:
+            raise WispError(
+                f"buffer {buffer['name']} exceeds WebGPU's binding limit",
+                got=f"{buffer['bytes']} bytes",
+                expected=f"at most {MAX_BINDING}",
+                remedy="use smaller prefill chunks or a shorter context",
+            )

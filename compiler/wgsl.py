@@ -1,0 +1,141 @@
+"""TIR kernels -> one WGSL module. Knows TVM's WebGPU code generator and its habits; knows nothing about models.
+
+TVM writes each kernel as a module of its own, adds a uniform that lets it fold grids wider than 65,535 workgroups
+(Wisp's grids are narrower, so the uniform and its guard are taken out), and keeps registers in arrays. `render` undoes
+these, gives every global a name of its own and joins the kernels behind one header. Each rewrite insists on finding
+what it replaces: another TVM fails here, loudly, and not in a browser.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import tvm
+from tvm import tirx
+from tvm.tirx.build import codegen_build, split_host_device_mods
+
+HELPERS = """\
+fn wisp_f16(pair: u32, odd: i32) -> f32 {
+  return unpack2x16float(pair >> (u32(odd) * 16u)).x;
+}
+fn wisp_f16x4(low: u32, high: u32) -> vec4<f32> {
+  return vec4<f32>(unpack2x16float(low), unpack2x16float(high));
+}
+fn wisp_q4_low(word: u32) -> vec4<f32> {
+  return vec4<f32>((vec4<u32>(word) >> vec4<u32>(0u, 4u, 8u, 12u)) & vec4<u32>(15u)) - vec4<f32>(7.0);
+}
+fn wisp_q4_high(word: u32) -> vec4<f32> {
+  return vec4<f32>((vec4<u32>(word) >> vec4<u32>(16u, 20u, 24u, 28u)) & vec4<u32>(15u)) - vec4<f32>(7.0);
+}
+fn wisp_q8(word: u32) -> vec4<f32> {
+  return vec4<f32>((vec4<u32>(word) >> vec4<u32>(0u, 8u, 16u, 24u)) & vec4<u32>(255u)) - vec4<f32>(127.0);
+}
+"""
+
+_POD = re.compile(
+    r"struct PODArgs \{\s*packGridDimX: u32\s*\}\s*@group\(0\) @binding\(\d+\) var<uniform> podArgs : PODArgs;\n"
+)
+_GUARD = "  if (blockIdx.z * gridDim.x + blockIdx.x > podArgs.packGridDimX) { return; }\n"
+_GRID_DIM = "  @builtin(num_workgroups) gridDim : vec3<u32>,\n"
+_BINDING = re.compile(r"@group\(0\) @binding\((\d+)\) var<storage, (read|read_write)> (\w+) : array<([\w<>]+)>;")
+_SHARED = re.compile(r"var<workgroup> (\w+) : array<([\w<>]+), (\d+)>;")
+_LOCAL = re.compile(r"^  var (\w+) : array<([\w<>]+), (\d+)>;$", re.MULTILINE)
+_ENTRY = re.compile(r"fn (\w+)\(\n")
+_WORKGROUP = re.compile(r"@workgroup_size\((\d+), (\d+), (\d+)\)")
+_BYTES = {"f32": 4, "u32": 4, "i32": 4, "f16": 2}
+
+
+@dataclass(frozen=True)
+class KernelInfo:
+    """What a plan says of a kernel. `parameters[i]` is the PrimFunc's parameter that binding i takes."""
+
+    entry: str
+    workgroup_size: tuple[int, int, int]
+    workgroup_bytes: int
+    bindings: tuple[str, ...]
+    parameters: tuple[int, ...]
+    grid: tuple[int, int, int]
+    source: str
+
+
+def _element_bytes(kind: str) -> int:
+    vector = re.fullmatch(r"vec(\d)<(\w+)>", kind)
+    return int(vector[1]) * _BYTES[vector[2]] if vector else _BYTES[kind]
+
+
+def _scalarize(source: str) -> str:
+    """Turn a register array that is indexed by constants alone into one variable an element."""
+    for name, kind, length in _LOCAL.findall(source):
+        uses = re.findall(rf"\b{name}\[([^\]]*)\]", source)
+        if not all(re.fullmatch(r"\d+i", use) for use in uses):
+            continue
+        variables = "\n".join(f"  var {name}_{i} : {kind};" for i in range(int(length)))
+        source = source.replace(f"  var {name} : array<{kind}, {length}>;", variables)
+        source = re.sub(rf"\b{name}\[(\d+)i\]", rf"{name}_\1", source)
+    return source
+
+
+def _strip(source: str) -> str:
+    """Take out TVM's grid folding."""
+    source = re.sub(r"^//.*\n|^enable \w+;\n", "", source, flags=re.MULTILINE)
+    for pattern in (_GUARD, _GRID_DIM):
+        if pattern not in source:
+            raise RuntimeError(f"TVM's WGSL lacks the expected line {pattern.strip()!r}; got:\n{source}")
+        source = source.replace(pattern, "")
+    source, found = _POD.subn("", source)
+    if found != 1:
+        raise RuntimeError(f"TVM's WGSL lacks the expected uniform; got:\n{source}")
+    return source.replace("blockIdx.z * gridDim.x + blockIdx.x", "blockIdx.x")
+
+
+def render(function: tirx.PrimFunc, entry: str, subgroups: bool) -> KernelInfo:
+    """Generate one kernel's WGSL. `entry` must be unique in the module; every global is prefixed with it.
+
+    `function` carries `wisp.grid` (see `kernels.builder`). Raises `RuntimeError` when TVM's output is not of the known
+    form.
+    """
+    target = tvm.target.Target({"kind": "webgpu", "supports_subgroups": subgroups}, host="llvm")
+    grid = [int(extent) for extent in function.attrs["wisp.grid"]]
+    module = tvm.IRModule({"kernel": function.with_attr("global_symbol", "kernel")})
+    # StorageRewrite may merge workgroup arrays of different element types, which WGSL cannot express.
+    with tvm.transform.PassContext(config={"tirx.disable_storage_rewrite": True}), target:
+        lower, _, finalize_device = tirx.get_default_tir_pipeline(target)
+        _, devices = split_host_device_mods(lower(tirx.transform.BindTarget(target)(module)))
+        ((device, functions),) = devices.items()
+        raw = codegen_build(finalize_device()(functions), device).inspect_source()
+    source = _scalarize(_strip(raw))
+    names = [parameter.name for parameter in function.params]
+    bindings = _BINDING.findall(source)
+    if not bindings or [int(b[0]) for b in bindings] != list(range(len(bindings))):
+        raise RuntimeError(f"TVM's WGSL declares unexpected bindings:\n{source}")
+    for _, _, name, _ in bindings:
+        source = re.sub(rf"\b{name}\b", f"{entry}_{name.removesuffix('_ptr')}", source)
+    shared_bytes = 0
+    for name, kind, length in _SHARED.findall(source):
+        shared_bytes += -(-_element_bytes(kind) * int(length) // 16) * 16
+        source = re.sub(rf"\b{name}\b", f"{entry}_{name}", source)
+    source = source.replace("fn kernel_kernel(", f"fn {entry}(")
+    size = _WORKGROUP.search(source)
+    if size is None or f"fn {entry}(" not in source:
+        raise RuntimeError(f"TVM's WGSL has no entry point of the known form:\n{source}")
+    return KernelInfo(
+        entry=entry,
+        workgroup_size=(int(size[1]), int(size[2]), int(size[3])),
+        workgroup_bytes=shared_bytes,
+        bindings=tuple(access for _, access, _, _ in bindings),
+        parameters=tuple(names.index(name.removesuffix("_ptr")) for _, _, name, _ in bindings),
+        grid=(grid[0], grid[1], 1),
+        source=source.strip() + "\n",
+    )
+
+
+def join(kernels: Mapping[str, KernelInfo], f16: bool, subgroups: bool) -> str:
+    """One module of all kernels, behind the directives that they need."""
+    header = []
+    if f16:
+        header.append("enable f16;")
+    if subgroups:
+        header += ["enable subgroups;", "diagnostic(off, subgroup_uniformity);"]
+    return "\n".join([*header, HELPERS, *(kernel.source for kernel in kernels.values())])
