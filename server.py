@@ -1,12 +1,12 @@
 """The HTTP server: a page, the engine's files and a directory of compiled artifacts, as static content.
 
-It knows names, bytes and headers. It knows nothing about models beyond the few numbers of `model.json` that the catalogue
-shows, imports nothing of the compiler and runs no inference. No request ever leaves the machine: the content security
-policy allows no other origin, and nothing here opens a connection.
+It knows names, bytes and headers. It knows nothing about models beyond the few numbers of `model.json` that the
+catalogue shows, imports nothing of the compiler and runs no inference. No request ever leaves the machine: the content
+security policy allows no other origin, and nothing here opens a connection.
 
-Files are found by looking a requested name up in what `model.json` lists, never by joining a requested path, so there is
-no path to traverse. A request that carries `?v=` and the first 16 hex digits of the content's SHA-256 may be cached for
-ever; every other one is revalidated by its ETag.
+Files are found by looking a requested name up in what `model.json` lists, never by joining a requested path, so there
+is no path to traverse. A request that carries `?v=` and the first 16 hex digits of the content's SHA-256 may be cached
+for ever; every other one is revalidated by its ETag.
 """
 
 import contextlib
@@ -45,7 +45,8 @@ BUILT_FILES = ("page.js", "page.css", "wisp.js")
 
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self'; connect-src 'self'; "
-    "img-src 'self' data:; style-src 'self'; font-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    "img-src 'self' data:; style-src 'self'; font-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 
 # COOP and COEP make the page cross-origin isolated, which WebAssembly threads need.
@@ -103,7 +104,7 @@ class Artifact:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The artifacts directory as it was read once: valid artifacts by id and by directory name, and what was passed over."""
+    """The artifacts directory as read once: valid artifacts by id and by directory name, and what was passed over."""
 
     by_key: dict[str, Artifact] = field(default_factory=dict)
     models: list[dict[str, Any]] = field(default_factory=list)
@@ -111,7 +112,7 @@ class Snapshot:
 
 
 def is_safe_name(name: object) -> bool:
-    """Whether `name` is a plain relative path: no empty, `.`, `..` or hidden part, no backslash, no control character."""
+    """Whether `name` is a plain relative path: no empty, `..` or hidden part, no backslash, no control character."""
     return (
         isinstance(name, str)
         and re.fullmatch(r"[^\\\x00-\x1f\x7f:]+", name) is not None
@@ -142,8 +143,10 @@ def read_artifact(directory: Path) -> Artifact:
             raise InvalidArtifact(f"files lists {name!r}, expected a relative path inside the artifact")
         if not isinstance(entry, dict) or not re.fullmatch(r"[0-9a-f]{64}", str(entry.get("sha256"))):
             raise InvalidArtifact(f"files[{name!r}] has no sha256 of 64 hex digits")
+        if type(entry.get("bytes")) is not int:
+            raise InvalidArtifact(f"files[{name!r}] has no whole number of bytes")
         files.setdefault(name, entry["sha256"])
-        sizes.setdefault(name, entry.get("bytes"))
+        sizes.setdefault(name, entry["bytes"])
     variants = manifest.get("variants")
     if not isinstance(variants, list) or not all(
         isinstance(v, dict) and isinstance(v.get("name"), str) for v in variants
@@ -325,8 +328,8 @@ def internal_error(request: Request, error: Exception) -> Response:
 class ResponseHeaders:
     """Security headers on every response, and an honest ETag on compressed ones.
 
-    A strong ETag promises the same bytes, so a gzipped body gets the weak form of its file's ETag and offers no ranges; a
-    range request is always answered from the file itself.
+    A strong ETag promises the same bytes, so a gzipped body gets the weak form of its file's ETag and offers no ranges;
+    a range request is always answered from the file itself.
     """
 
     def __init__(self, app: ASGIApp) -> None:

@@ -49,6 +49,12 @@ def write_artifact(directory: Path, identifier: str = "demo", **overrides: Any) 
     return manifest
 
 
+def found(pattern: str, text: str) -> str:
+    match = re.search(pattern, text)
+    assert match is not None, text
+    return match[1]
+
+
 def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
@@ -86,7 +92,8 @@ def test_page_loads_only_its_own_files(client: TestClient) -> None:
     assert response.status_code == 200
     assert response.headers["content-type"] == "text/html; charset=utf-8"
     assert response.headers["cache-control"] == "no-cache"
-    assert "/static/page.js?v=" in response.text and "/static/page.css?v=" in response.text
+    assert "/static/page.js?v=" in response.text
+    assert "/static/page.css?v=" in response.text
     assert not re.search(r"""(src|href)=["']?(https?:)?//""", response.text)
     assert not re.search(r"<script(?![^>]*\ssrc=)", response.text), "an inline script would be refused by the policy"
     assert not re.search(r"""<style|\sstyle=|\son[a-z]+=""", response.text), (
@@ -95,7 +102,7 @@ def test_page_loads_only_its_own_files(client: TestClient) -> None:
 
 
 def test_page_assets_are_immutable_at_the_url_the_page_names(client: TestClient) -> None:
-    url = re.search(r'src="(/static/page\.js[^"]*)"', client.get("/").text)[1]
+    url = found(r'src="(/static/page\.js[^"]*)"', client.get("/").text)
     assert client.get(url).headers["cache-control"] == server.IMMUTABLE
     assert client.get("/static/page.js").headers["cache-control"] == "no-cache"
 
@@ -179,6 +186,7 @@ def test_a_missing_artifacts_directory_is_an_empty_catalogue(root: Path) -> None
         ({"files": {"a\\b": {"bytes": 7, "sha256": "0" * 64}}}, "expected a relative path"),
         ({"files": {"a/.b": {"bytes": 7, "sha256": "0" * 64}}}, "expected a relative path"),
         ({"files": {"a.bin": {"bytes": 7, "sha256": "zz"}}}, "no sha256"),
+        ({"files": {"a.bin": {"sha256": "0" * 64}}}, "no whole number of bytes"),
         ({"variants": "webgpu"}, "variants is missing"),
         ({"weight_bytes": None}, "weight_bytes is None"),
         ({"context": 1.5}, "context is 1.5"),
@@ -192,7 +200,8 @@ def test_an_invalid_artifact_is_named_and_not_served(
     )
     catalogue = client.get("/models").json()
     assert [model["id"] for model in catalogue["models"]] == ["demo"]
-    assert catalogue["invalid"][0]["id"] == "bad" and message in catalogue["invalid"][0]["error"]
+    assert catalogue["invalid"][0]["id"] == "bad"
+    assert message in catalogue["invalid"][0]["error"]
     assert client.get("/models/bad/model.json").status_code == 404
 
 
@@ -255,7 +264,8 @@ def test_a_changed_manifest_changes_its_etag(root: Path, client: TestClient) -> 
     etag = client.get("/models/demo/model.json").headers["etag"]
     write_artifact(root / "artifacts" / "demo", context=512)
     response = client.get("/models/demo/model.json", headers={"if-none-match": etag})
-    assert response.status_code == 200 and response.json()["context"] == 512
+    assert response.status_code == 200
+    assert response.json()["context"] == 512
 
 
 def test_a_file_of_the_wrong_size_is_never_cached(root: Path, client: TestClient) -> None:
@@ -313,7 +323,8 @@ def test_text_is_compressed(client: TestClient, path: str) -> None:
     with client.stream("GET", path, headers={"accept-encoding": "gzip"}) as response:
         body = b"".join(response.iter_raw())
     assert response.headers["content-encoding"] == "gzip"
-    assert gzip.decompress(body) == plain.content and len(body) < len(plain.content)
+    assert gzip.decompress(body) == plain.content
+    assert len(body) < len(plain.content)
     assert response.headers["etag"] == f"W/{plain.headers['etag']}", "other bytes than the file's: not the strong tag"
     assert "accept-ranges" not in response.headers
     for answer in (plain, response):
@@ -383,7 +394,7 @@ def test_a_range_of_text_is_of_the_file(client: TestClient) -> None:
     ],
 )
 def test_nothing_else_is_served(app: Starlette, path: str) -> None:
-    # A client would tidy `..` away before sending it, so the path reaches the application as a raw server would hand it on.
+    # A client would tidy `..` away before sending it, so the path arrives here as a raw server would hand it on.
     status, headers, body = raw_get(app, path)
     assert status == 404, body
     assert b"private" not in body
@@ -471,7 +482,8 @@ def test_security_headers_are_on_errors(app: Starlette, client: TestClient, monk
         assert_security_headers(response.headers | {"cache-control": "any"})
     monkeypatch.setattr(app.state.catalogue, "read", lambda: 1 / 0)
     response = TestClient(app, raise_server_exceptions=False).get("/models")
-    assert response.status_code == 500 and "ZeroDivision" not in response.text
+    assert response.status_code == 500
+    assert "ZeroDivision" not in response.text
     assert_security_headers(response.headers | {"cache-control": "any"})
 
 
@@ -502,23 +514,32 @@ def test_a_busy_port_is_named(root: Path, monkeypatch: pytest.MonkeyPatch) -> No
         with pytest.raises(server.ServeError) as error:
             server.serve(root / "artifacts", "127.0.0.1", port)
     message = str(error.value)
-    assert f"port {port}" in message and "--port" in message and "PORT=" in message and "\n" not in message
+    assert f"port {port}" in message
+    assert "--port" in message
+    assert "PORT=" in message
+    assert "\n" not in message
 
 
 @pytest.mark.parametrize(("host", "port"), [("127.0.0.1", 70_000), ("no.such.host.invalid", 0), ("203.0.113.1", 0)])
 def test_an_impossible_address_is_one_line(host: str, port: int) -> None:
     with pytest.raises(server.ServeError) as error:
         server.bind(host, port)
-    assert host in str(error.value) and "\n" not in str(error.value)
+    assert host in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 def test_serve_says_where_it_is_and_stops_on_interrupt(root: Path) -> None:
-    code = f"import pathlib, server; server.WEB = pathlib.Path({str(root)!r}); server.serve({str(root / 'artifacts')!r}, port=0)"
+    code = (
+        "import pathlib, sys, server; root = pathlib.Path(sys.argv[1]); server.WEB = root; "
+        "server.serve(root / 'artifacts', port=0)"
+    )
     process = subprocess.Popen(
-        [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", code, str(root)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     try:
-        url = re.search(r"http://127\.0\.0\.1:\d+/", process.stdout.readline())[0]
+        assert process.stdout is not None
+        assert process.stderr is not None
+        url = found(r"(http://127\.0\.0\.1:\d+/)", process.stdout.readline())
         with urllib.request.urlopen(f"{url}healthz", timeout=10) as response:
             assert json.load(response) == {"status": "ok"}
         process.send_signal(2)
