@@ -38,13 +38,15 @@ const HARMLESS: Record<string, readonly unknown[]> = {
 };
 const MOST_STOPS = 16;
 
+const show = (value: unknown): string => (value === undefined ? "nothing" : JSON.stringify(value).slice(0, 80));
+
 /** @throws RequestError naming the parameter, what was got and what is supported */
 export function toCall(request: ChatRequest): ChatCall {
   for (const [name, value] of Object.entries(request)) {
     if (KNOWN.has(name) || value === null || value === undefined || HARMLESS[name]?.includes(value) === true) continue;
     throw new RequestError({
       what: `The parameter ${name} is not supported`,
-      got: String(JSON.stringify(value)).slice(0, 80),
+      got: show(value),
       expected: `only ${[...KNOWN].join(", ")}`,
     });
   }
@@ -76,7 +78,7 @@ function samplingOf(request: ChatRequest): SamplingOptions {
 /** Callers may be JavaScript: the type is a promise that nobody checked. */
 function checkMessages(messages: unknown): ChatMessage[] {
   if (!Array.isArray(messages) || messages.length === 0)
-    throw new RequestError({ what: "messages", got: String(JSON.stringify(messages)), expected: "a list of at least one message" });
+    throw new RequestError({ what: "messages", got: show(messages), expected: "a list of at least one message" });
   return messages.map((message: Partial<Record<string, unknown>>, i) => {
     const { role, content } = message;
     if (typeof role !== "string") throw new RequestError({ what: `messages[${i}].role`, got: typeof role, expected: "a string" });
@@ -85,7 +87,7 @@ function checkMessages(messages: unknown): ChatMessage[] {
     if (parts === undefined || parts.some(({ type, text }) => type !== "text" || typeof text !== "string"))
       throw new RequestError({
         what: `messages[${i}].content`,
-        got: String(JSON.stringify(content)).slice(0, 80),
+        got: show(content),
         expected: 'a string or a list of {type: "text", text}: the model reads text only',
       });
     return { role, content: parts.map(({ text }) => text as string).join("") };
@@ -95,7 +97,7 @@ function checkMessages(messages: unknown): ChatMessage[] {
 function checkStop(stop: unknown): string[] {
   const list: unknown[] = Array.isArray(stop) ? stop : [stop];
   if (list.length > MOST_STOPS || list.some((item) => typeof item !== "string" || item === ""))
-    throw new RequestError({ what: "stop", got: String(JSON.stringify(stop)).slice(0, 80), expected: `at most ${MOST_STOPS} strings, none empty` });
+    throw new RequestError({ what: "stop", got: show(stop), expected: `at most ${MOST_STOPS} strings, none empty` });
   return list as string[];
 }
 
@@ -183,13 +185,13 @@ export class PushStream<T> implements AsyncIterableIterator<T> {
     this.end();
   }
 
-  next(): Promise<IteratorResult<T>> {
+  async next(): Promise<IteratorResult<T>> {
     const value = this.values.shift();
     if (value !== undefined) return Promise.resolve({ done: false, value });
     if (this.error !== undefined) {
       const { value: error } = this.error;
       this.error = undefined;
-      return Promise.reject(error as Error);
+      throw error;
     }
     if (this.ended) return Promise.resolve({ done: true, value: undefined });
     return new Promise((resolve, reject) => this.waiting.push({ resolve, reject }));

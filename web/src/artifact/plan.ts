@@ -82,7 +82,7 @@ function parseBuffer(node: Node, limits: Limits): PlanBuffer {
 
 function parseKernel(node: Node, limits: Limits): Kernel {
   const entry = node.get("entry").string();
-  const [x = 0, y = 0, z = 0] = dimensions(node.get("workgroup_size"), 2 ** 16);
+  const [x, y, z] = dimensions(node.get("workgroup_size"), 2 ** 16);
   const { maxComputeInvocationsPerWorkgroup: most, maxComputeWorkgroupSizeX, maxComputeWorkgroupSizeY, maxComputeWorkgroupSizeZ } = limits;
   if (x * y * z > most || x > maxComputeWorkgroupSizeX || y > maxComputeWorkgroupSizeY || z > maxComputeWorkgroupSizeZ)
     node.get("workgroup_size").fail(`at most ${most} invocations`);

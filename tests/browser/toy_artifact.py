@@ -1,0 +1,271 @@
+"""A hand-made artifact whose "model" is a few lines of WGSL, and the same model in Python.
+
+It tests the engine alone: every next token depends on every row of the KV cache, on a weight that is split over two shards
+and on a constant, so a wrong position, a stale row or a misplaced byte changes the answer.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+VOCAB, CONTEXT, RING, CHUNKS = 320, 256, 32, (16, 4)
+BOS, EOS = 0, 1
+TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+CORPUS = ["the quick brown fox jumps over the lazy dog", "naïve café 東京 🙂 🙃", "<|user|> <|assistant|> <|system|>"]
+
+KERNELS = """
+@group(0) @binding(0) var<storage, read> ids: array<u32>;
+@group(0) @binding(1) var<storage, read> state_in: array<u32>;
+@group(0) @binding(2) var<storage, read_write> rows: array<u32>;
+
+// Rows of a chunk that are no padding.
+@compute @workgroup_size(4) fn gather(@builtin(global_invocation_id) at: vec3<u32>) {
+  if (at.x < state_in[2]) { rows[at.x] = ids[at.x]; } else { rows[at.x] = 4294967295u; }
+}
+
+@group(0) @binding(0) var<storage, read> gathered: array<u32>;
+@group(0) @binding(1) var<storage, read> state_at: array<u32>;
+@group(0) @binding(2) var<storage, read_write> kv: array<u32>;
+
+@compute @workgroup_size(4) fn append(@builtin(global_invocation_id) at: vec3<u32>) {
+  if (gathered[at.x] != 4294967295u) { kv[state_at[0] + at.x] = gathered[at.x]; }
+}
+
+@group(0) @binding(0) var<storage, read> weight_low: array<u32>;
+@group(0) @binding(1) var<storage, read> weight_high: array<u32>;
+@group(0) @binding(2) var<storage, read> constant: array<u32>;
+@group(0) @binding(3) var<storage, read_write> state: array<u32>;
+@group(0) @binding(4) var<storage, read_write> cache: array<u32>;
+@group(0) @binding(5) var<storage, read_write> logits: array<f32>;
+@group(0) @binding(6) var<storage, read_write> ring: array<u32>;
+@group(0) @binding(7) var<storage, read_write> counts: array<u32>;
+
+@compute @workgroup_size(1) fn decode() {
+  let position = state[0];
+  cache[position] = state[1];
+  var h = 0u;
+  for (var i = 0u; i <= position; i++) { h = h * 31u + cache[i] + constant[i]; }
+  let row = h % VOCABu;
+  var w = 0u;
+  if (row < SPLITu) { w = weight_low[row]; } else { w = weight_high[row - SPLITu]; }
+  var next = (h / 7u + w) % VOCABu;
+  for (var v = 0u; v < VOCABu; v++) { logits[v] = -f32((v + VOCABu - next) % VOCABu); }
+  if (bitcast<f32>(state[4]) > 0.0) { next = (next + (state[3] % 1000u) * (position + 1u)) % VOCABu; }
+  if (bitcast<f32>(state[8]) != 1.0) { while (counts[next] != 0u) { next = (next + 1u) % VOCABu; } }
+  state[1] = next;
+  ring[(position + 1u) % RINGu] = next;
+  counts[next] += 1u;
+  state[0] = position + 1u;
+}
+"""
+SPLIT = 192  # the plan's two buffers of the weight meet at this row, its two shards at row 128
+
+
+@dataclass(frozen=True)
+class Toy:
+    """What the kernels compute, in Python."""
+
+    weight: np.ndarray  # (VOCAB,) uint32
+    constant: np.ndarray  # (CONTEXT,) uint32
+
+    def next(self, ids: list[int]) -> int:
+        h = 0
+        for i, token in enumerate(ids):
+            h = (h * 31 + token + int(self.constant[i])) % 2**32
+        return (h // 7 + int(self.weight[h % VOCAB])) % VOCAB
+
+    def generate(
+        self, ids: list[int], count: int, *, stop: tuple[int, ...] = (), seed: int = 0, distinct: bool = False
+    ) -> list[int]:
+        """`seed` stands for sampling, `distinct` for a repetition penalty. Without the stop token."""
+        out: list[int] = []
+        while len(out) < count:
+            token = (self.next(ids + out) + (seed % 1000) * (len(ids) + len(out))) % VOCAB
+            while distinct and token in ids + out:
+                token = (token + 1) % VOCAB
+            if token in stop:
+                break
+            out.append(token)
+        return out
+
+    def logits(self, ids: list[int]) -> list[float]:
+        best = self.next(ids)
+        return [-float((v + VOCAB - best) % VOCAB) for v in range(VOCAB)]
+
+
+def toy() -> Toy:
+    rng = np.random.default_rng(7)
+    return Toy(rng.integers(0, 2**16, VOCAB, dtype=np.uint32), rng.integers(0, 2**16, CONTEXT, dtype=np.uint32))
+
+
+def tokenizer() -> Tokenizer:
+    """Byte-level BPE with every byte, so that any sequence of ids is text, whole characters or not."""
+    result = Tokenizer(models.BPE())
+    result.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    result.decoder = decoders.ByteLevel()
+    special = ["<s>", "</s>", "<|system|>", "<|user|>", "<|assistant|>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCAB,
+        min_frequency=1,
+        show_progress=False,
+        special_tokens=[AddedToken(text, special=True) for text in special],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
+    result.train_from_iterator(CORPUS, trainer)
+    assert result.get_vocab_size() <= VOCAB
+    return result
+
+
+def write(directory: Path, model: Toy, *, source: str = KERNELS, **changes: Any) -> None:
+    """Writes the artifact with these kernels. `changes` replace keys of model.json."""
+    low, high = model.weight[:128], model.weight[128:]
+    name = "model.embed_tokens.weight"
+    files = {
+        "params_shard_0.bin": low.tobytes(),
+        "params_shard_1.bin": high.tobytes(),
+        "constants.bin": b"\0" * 16 + model.constant.tobytes(),
+        "tokenizer.json": tokenizer().to_str().encode(),
+        "tokenizer_config.json": json.dumps({"bos_token": "<s>", "eos_token": "</s>"}).encode(),
+        "webgpu-f32/kernels.wgsl": with_numbers(source).encode(),
+    }
+    records = [
+        {
+            "dataPath": f"params_shard_{i}.bin",
+            "format": "raw-shard",
+            "nbytes": part.nbytes,
+            "md5sum": "",
+            "records": [
+                {
+                    "name": name,
+                    "shape": [len(part)],
+                    "dtype": "uint32",
+                    "format": "raw",
+                    "nbytes": part.nbytes,
+                    "byteOffset": 0,
+                    "rowOffset": offset,
+                    "rows": VOCAB,
+                }
+            ],
+        }
+        for i, (part, offset) in enumerate([(low, 0), (high, 128)])
+    ]
+    files["tensor-cache.json"] = json.dumps({"metadata": {"ParamBytes": 4 * VOCAB}, "records": records}).encode()
+    files["webgpu-f32/plan.json"] = json.dumps(plan(name)).encode()
+    f16 = {**variant("webgpu-f16"), "required_features": ["shader-f16"], "activation_dtype": "float16"}
+    manifest = {
+        "format": "wisp",
+        "format_version": 1,
+        "id": directory.name,
+        "source": {"kind": "directory", "id": "toy", "revision": None},
+        "architecture": {
+            "model_type": "llama",
+            "hidden_size": 1,
+            "intermediate_size": 1,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 1,
+            "num_key_value_heads": 1,
+            "head_dim": 1,
+            "vocab_size": VOCAB,
+            "tie_word_embeddings": True,
+        },
+        "parameters": VOCAB,
+        "quantization": "q0f32",
+        "weight_bytes": 4 * VOCAB,
+        "context": CONTEXT,
+        "bos_token_id": BOS,
+        "stop_token_ids": [EOS],
+        "generation": {"temperature": 0, "top_k": 0, "top_p": 1, "min_p": 0, "repetition_penalty": 1},
+        "chat_template": TEMPLATE,
+        "tokenizer": ["tokenizer.json", "tokenizer_config.json"],
+        "weights": "tensor-cache.json",
+        "variants": [f16, variant("webgpu-f32")],
+        "files": {
+            path: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+            for path, content in files.items()
+        },
+        **changes,
+    }
+    files["model.json"] = json.dumps(manifest).encode()
+    for path, content in files.items():
+        target = directory / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(content)
+
+
+def with_numbers(source: str) -> str:
+    return source.replace("VOCABu", f"{VOCAB}u").replace("SPLITu", f"{SPLIT}u").replace("RINGu", f"{RING}u")
+
+
+def variant(name: str) -> dict[str, Any]:
+    return {
+        "name": name,
+        "backend": "webgpu",
+        "activation_dtype": "float32",
+        "required_features": [],
+        "required_limits": {},
+        "plan": "webgpu-f32/plan.json",
+        "kernels": "webgpu-f32/kernels.wgsl",
+        "kv_bytes_per_token": 4,
+        "activation_bytes": 64,
+        "dispatches_per_token": 1,
+        "prefill_dispatches": {str(chunk): 2 for chunk in CHUNKS},
+    }
+
+
+def plan(weight: str) -> dict[str, Any]:
+    def rows(start: int, stop: int) -> dict[str, Any]:
+        return {
+            "kind": "weight",
+            "name": weight,
+            "dtype": "uint32",
+            "shape": [VOCAB],
+            "rows": [start, stop],
+            "bytes": 4 * (stop - start),
+        }
+
+    def prefill(chunk: int) -> list[dict[str, Any]]:
+        grid = [chunk // 4, 1, 1]
+        return [{"kernel": 0, "bind": [5, 4, 9], "grid": grid}, {"kernel": 1, "bind": [9, 4, 3], "grid": grid}]
+
+    def kernel(entry: str, size: int, bindings: list[str]) -> dict[str, Any]:
+        return {"entry": entry, "workgroup_size": [size, 1, 1], "workgroup_bytes": 0, "bindings": bindings}
+
+    return {
+        "format": "wisp-plan",
+        "format_version": 1,
+        "variant": "webgpu-f32",
+        "activation_dtype": "float32",
+        "context": CONTEXT,
+        "vocab_size": VOCAB,
+        "ring_size": RING,
+        "prefill_chunks": list(CHUNKS),
+        "buffers": [
+            rows(0, SPLIT),
+            rows(SPLIT, VOCAB),
+            {"kind": "constant", "name": "salt", "offset": 16, "bytes": 4 * CONTEXT},
+            {"kind": "kv", "name": "kv.0", "bytes_per_position": 4, "bytes": 4 * CONTEXT},
+            {"kind": "state", "name": "state", "bytes": 256},
+            {"kind": "io", "name": "input_ids", "bytes": 4 * max(CHUNKS)},
+            {"kind": "io", "name": "token_ring", "bytes": 4 * RING},
+            {"kind": "io", "name": "token_counts", "bytes": 4 * VOCAB},
+            {"kind": "io", "name": "logits", "bytes": 4 * VOCAB},
+            {"kind": "scratch", "name": "scratch.0", "bytes": 4 * max(CHUNKS)},
+        ],
+        "kernels": [
+            kernel("gather", 4, ["read", "read", "read_write"]),
+            kernel("append", 4, ["read", "read", "read_write"]),
+            kernel("decode", 1, ["read", "read", "read", *["read_write"] * 5]),
+        ],
+        "programs": {
+            "decode": [{"kernel": 2, "bind": [0, 1, 2, 4, 3, 8, 6, 7], "grid": [1, 1, 1]}],
+            **{f"prefill_{chunk}": prefill(chunk) for chunk in CHUNKS},
+        },
+    }
