@@ -1,0 +1,329 @@
+"""The pipeline: a checkpoint goes in, an artifact comes out. One function, one line a stage.
+
+Every stage takes and gives frozen values; what a stage does is in the module it is named after.
+"""
+
+import hashlib
+import json
+import math
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import compiler
+from compiler.artifact import MANIFEST, TENSOR_CACHE, ArtifactWriter, check_output, dump_json, tensor_metadata
+from compiler.checkpoint import Checkpoint, CheckpointSource, open_checkpoint
+from compiler.config import BuildConfig, clip_prefill_chunks, default_context, generation_defaults
+from compiler.errors import WispError
+from compiler.lower import Lowered, lower_variant, rope_constants
+from compiler.mlc import MLC_CONFIG, mlc_chat_config
+from compiler.models import config_from_huggingface, weight_specs
+from compiler.models.base import ModelConfig, WeightSpec
+from compiler.progress import Report, Silent, human_bytes
+from compiler.quantize import SCHEMES, Scheme, parameter_layout, quantize
+from compiler.variants import VARIANTS
+
+CONSTANTS = "constants.bin"
+
+
+@dataclass(frozen=True)
+class Source:
+    """The checkpoint as far as it is needed: without weights its configuration alone will do."""
+
+    checkpoint: Checkpoint | None
+    config: Mapping[str, Any]
+    described: CheckpointSource
+
+
+@dataclass(frozen=True)
+class Network:
+    """What is compiled: the model at a context, and how its weights are stored."""
+
+    model: ModelConfig
+    specs: tuple[WeightSpec, ...]
+    scheme: Scheme
+    context: int
+    prefill_chunks: tuple[int, ...]
+    parameters: int  # before quantization, a tied head once
+    weight_bytes: int
+
+
+@dataclass(frozen=True)
+class Text:
+    """What the browser needs to turn text into ids and back, and to choose the next id."""
+
+    files: tuple[Path, ...]
+    chat_template: str | None
+    bos_token_id: int | None
+    stop_token_ids: tuple[int, ...]
+    generation: Mapping[str, float]
+
+
+def build(config: BuildConfig, report: Report | None = None) -> Path:
+    """Compiles one model and returns the artifact's directory. On any failure the output is as it was before.
+
+    Raises WispError for bad input.
+    """
+    report = report or Silent()
+    check_output(config.output)
+    source = open_source(config)
+    network = plan_network(config, source)
+    check_weights(config, source, network)
+    text = read_text(config, source, network)
+    lowered = lower(config, network, report)
+    with ArtifactWriter(config.output, mlc_shards=config.mlc_shards) as writer:
+        metadata = write_weights(config, source, network, writer, report)
+        write_variants(network, lowered, writer)
+        write_text(source, network, text, writer)
+        output = writer.finish(describe(config, source, network, text, lowered), metadata)
+    report.note(f"{output}: {human_bytes(network.weight_bytes)} of weights, context {network.context}")
+    return output
+
+
+# -------------------------------------------------------------------------------------------------------------- stages
+
+
+def open_source(config: BuildConfig) -> Source:
+    """The checkpoint, or the recipe's architecture alone when no weights are wanted."""
+    if config.weights == "none" and config.architecture is not None:
+        described = CheckpointSource(config.source_kind, config.source, config.revision)
+        return Source(None, config.architecture, described)
+    checkpoint = open_checkpoint(config.source, config.revision)
+    return Source(checkpoint, checkpoint.config, checkpoint.source)
+
+
+def plan_network(config: BuildConfig, source: Source) -> Network:
+    """The numbers of the network and of its stored weights; refuses what cannot be compiled or stored."""
+    context = config.context or default_context(source.config)
+    model = config_from_huggingface(source.config, context)
+    if config.architecture is not None:
+        _check_architecture(config_from_huggingface(config.architecture, context), model)
+    specs, scheme = weight_specs(model), SCHEMES[config.quantization]
+    layouts = [tensor for spec in specs for tensor in parameter_layout(spec, scheme)]
+    return Network(
+        model=model,
+        specs=specs,
+        scheme=scheme,
+        context=context,
+        prefill_chunks=clip_prefill_chunks(config.prefill_chunks, context),
+        parameters=sum(math.prod(spec.shape) for spec in specs),
+        weight_bytes=sum(math.prod(shape) * np.dtype(dtype).itemsize for _, dtype, shape in layouts),
+    )
+
+
+def _check_architecture(stated: ModelConfig, model: ModelConfig) -> None:
+    ours, theirs = asdict(stated), asdict(model)
+    different = [key for key in ours if ours[key] != theirs[key]]
+    if different:
+        raise WispError(
+            "the recipe's [architecture] is not that of the checkpoint",
+            got=", ".join(f"{key} {ours[key]}" for key in different),
+            expected=", ".join(f"{key} {theirs[key]}" for key in different),
+            remedy="correct the recipe",
+        )
+
+
+def check_weights(config: BuildConfig, source: Source, network: Network) -> None:
+    """Every tensor is there, of its shape, and the disk has room for what they become. Reads no weights."""
+    if source.checkpoint is None or config.weights == "none":
+        return
+    source.checkpoint.check_weights(network.specs, tied=network.model.tie_word_embeddings)
+    ancestor = next(path for path in (config.output, *config.output.absolute().parents) if path.exists())
+    free = shutil.disk_usage(ancestor).free
+    if free < network.weight_bytes:
+        raise WispError(
+            f"the disk has no room for {config.output}",
+            got=f"{human_bytes(free)} free",
+            expected=f"at least {human_bytes(network.weight_bytes)}",
+            remedy="free some space or choose another -o",
+        )
+
+
+def read_text(config: BuildConfig, source: Source, network: Network) -> Text:
+    """The tokenizer's files and ids, checked against the vocabulary; no files when compiling without weights."""
+    checkpoint, vocab_size = source.checkpoint, network.model.vocab_size
+    if checkpoint is None or config.weights == "none":
+        end = source.config.get("eos_token_id")
+        stops = tuple(token for token in (end if isinstance(end, list) else [end]) if token is not None)
+        text = Text((), None, source.config.get("bos_token_id"), stops, generation_defaults({}, config.generation))
+    else:
+        text = Text(
+            files=checkpoint.tokenizer_files,
+            chat_template=checkpoint.chat_template,
+            bos_token_id=checkpoint.bos_token_id,
+            stop_token_ids=checkpoint.stop_token_ids,
+            generation=generation_defaults(checkpoint.generation_config, config.generation),
+        )
+        largest = max(checkpoint.token_ids.items(), key=lambda item: item[1], default=("", -1))
+        if not 0 <= largest[1] < vocab_size:
+            raise WispError(
+                "the tokenizer does not fit the model",
+                got=f"token {largest[0]!r} with id {largest[1]}",
+                expected=f"ids from 0 to {vocab_size - 1}, the rows of the embedding",
+                remedy="use the tokenizer that the model was trained with",
+            )
+    outside = [token for token in (*text.stop_token_ids, text.bos_token_id or 0) if token >= vocab_size]
+    if outside:
+        raise WispError(
+            "a special token does not fit the model",
+            got=f"id {outside[0]}",
+            expected=f"at most {vocab_size - 1}",
+            remedy="correct eos_token_id and bos_token_id in config.json and generation_config.json",
+        )
+    return text
+
+
+def lower(config: BuildConfig, network: Network, report: Report) -> dict[str, Lowered]:
+    """The plan and the kernels of every variant."""
+    lowered = {}
+    with report.stage("lowering", len(config.variants)) as advance:
+        for name in config.variants:
+            lowered[name] = lower_variant(
+                network.model, network.scheme, VARIANTS[name], network.context, network.prefill_chunks, config.dump
+            )
+            advance(1)
+    return lowered
+
+
+def write_weights(
+    config: BuildConfig, source: Source, network: Network, writer: ArtifactWriter, report: Report
+) -> dict[str, Any] | None:
+    """Quantizes weight by weight into shards; returns what tensor-cache.json says of them all."""
+    if config.weights == "none" or source.checkpoint is None:
+        return None
+    tensors = 0
+    with report.stage("quantizing", network.parameters) as advance:
+        for spec in network.specs:
+            for name, tensor in quantize(spec, source.checkpoint.blocks(spec), network.scheme):
+                writer.add_tensor(name, tensor)
+                tensors += 1
+            advance(math.prod(spec.shape))
+    return tensor_metadata(tensors, network.parameters, network.weight_bytes)
+
+
+def write_variants(network: Network, lowered: Mapping[str, Lowered], writer: ArtifactWriter) -> None:
+    """The plans, the kernels and the tables that all plans share."""
+    writer.add_file(CONSTANTS, rope_constants(network.model, network.context))
+    for name, result in lowered.items():
+        writer.add_file(f"{name}/plan.json", dump_json(result.plan, indent=None))
+        writer.add_file(f"{name}/kernels.wgsl", result.kernels.encode())
+
+
+def write_text(source: Source, network: Network, text: Text, writer: ArtifactWriter) -> None:
+    """The tokenizer's files, as they are, and the model as MLC describes it."""
+    for file in text.files:
+        writer.add_file(file.name, file.read_bytes())
+    description = mlc_chat_config(
+        network.model,
+        source.config,
+        quantization=network.scheme.name,
+        context=network.context,
+        prefill_chunk=max(network.prefill_chunks),
+        bos_token_id=text.bos_token_id,
+        stop_token_ids=text.stop_token_ids,
+        generation=text.generation,
+        tokenizer_files=[file.name for file in text.files],
+    )
+    writer.add_file(MLC_CONFIG, dump_json(description))
+
+
+def describe(
+    config: BuildConfig, source: Source, network: Network, text: Text, lowered: Mapping[str, Lowered]
+) -> dict[str, Any]:
+    """model.json without its list of files."""
+    model = network.model
+    return {
+        "id": config.id,
+        "name": config.name,
+        "source": asdict(source.described),
+        "architecture": {
+            "model_type": model.model_type,
+            "hidden_size": model.hidden_size,
+            "intermediate_size": model.intermediate_size,
+            "num_hidden_layers": model.num_hidden_layers,
+            "num_attention_heads": model.num_attention_heads,
+            "num_key_value_heads": model.num_key_value_heads,
+            "head_dim": model.head_dim,
+            "vocab_size": model.vocab_size,
+            "tie_word_embeddings": model.tie_word_embeddings,
+        },
+        "parameters": network.parameters,
+        "quantization": network.scheme.name,
+        "weight_bytes": network.weight_bytes,
+        "context": network.context,
+        "bos_token_id": text.bos_token_id,
+        "stop_token_ids": list(text.stop_token_ids),
+        "generation": dict(text.generation),
+        "chat_template": text.chat_template,
+        "suggestions": list(config.suggestions),
+        "tokenizer": [file.name for file in text.files],
+        "weights": TENSOR_CACHE if config.weights == "full" else None,
+        "variants": [describe_variant(name, result) for name, result in lowered.items()],
+    }
+
+
+def describe_variant(name: str, lowered: Lowered) -> dict[str, Any]:
+    """A variant's entry in model.json, counted from its plan."""
+    variant, plan = VARIANTS[name], lowered.plan
+    caches = [buffer for buffer in plan["buffers"] if buffer["kind"] == "kv"]
+    scratch = [buffer for buffer in plan["buffers"] if buffer["kind"] == "scratch"]
+    return {
+        "name": name,
+        "backend": variant.backend,
+        "activation_dtype": variant.activation_dtype,
+        "required_features": list(variant.required_features),
+        "required_limits": {},
+        "plan": f"{name}/plan.json",
+        "kernels": f"{name}/kernels.wgsl",
+        "kv_bytes_per_token": sum(buffer["bytes_per_position"] for buffer in caches),
+        "activation_bytes": sum(buffer["bytes"] for buffer in scratch),
+        "dispatches_per_token": len(plan["programs"]["decode"]),
+        "prefill_dispatches": {
+            str(chunk): len(plan["programs"][f"prefill_{chunk}"]) for chunk in plan["prefill_chunks"]
+        },
+    }
+
+
+# ------------------------------------------------------------------------------------------------------ only when stale
+
+
+def build_if_stale(config: BuildConfig, report: Report | None = None) -> Path:
+    """`build`, unless `config.output` was built from the same files by the same compiler with the same configuration.
+
+    Only for a checkpoint in a directory. What it was built from is kept beside the artifact, not in it.
+    """
+    stamp = config.output.with_name(f".{config.output.name}.inputs")
+    inputs = _inputs_digest(config)
+    try:
+        fresh = stamp.read_text() == inputs + _artifact_digest(config.output)
+    except OSError:
+        fresh = False
+    if not fresh:
+        build(config, report)
+        stamp.write_text(inputs + _artifact_digest(config.output))
+    return config.output
+
+
+def _artifact_digest(output: Path) -> str:
+    return hashlib.sha256((output / MANIFEST).read_bytes()).hexdigest()
+
+
+def _inputs_digest(config: BuildConfig) -> str:
+    """A digest of the configuration, of the checkpoint's files and of the compiler itself."""
+    digest = hashlib.sha256(json.dumps(asdict(config), default=str, sort_keys=True).encode())
+    own = Path(compiler.__file__).parent
+    _update(digest.update, sorted(own.rglob("*.py")), own)
+    checkpoint = Path(config.source)
+    patterns = ("*.json", "*.safetensors", "*.jinja")
+    _update(digest.update, sorted(path for pattern in patterns for path in checkpoint.glob(pattern)), checkpoint)
+    return digest.hexdigest()
+
+
+def _update(update: Callable[[bytes], object], files: Sequence[Path], root: Path) -> None:
+    for file in files:
+        with file.open("rb") as stream:
+            update(f"{file.relative_to(root)} {hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
