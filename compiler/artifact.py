@@ -68,13 +68,13 @@ def check_output(output: Path) -> None:
 
 
 def _foreign_files(output: Path) -> list[str]:
-    """Files of a directory that its model.json does not list, or all of them when it is no artifact of ours."""
-    names = sorted(str(path.relative_to(output)) for path in output.rglob("*") if not path.is_dir())
+    """Files of a directory that its model.json does not list, or what it holds when it is no artifact of ours."""
     with contextlib.suppress(OSError, ValueError):
         model = json.loads((output / MANIFEST).read_bytes())
         if isinstance(model, dict) and model.get("format") == "wisp" and isinstance(model.get("files"), dict):
+            names = (path.relative_to(output).as_posix() for path in sorted(output.rglob("*")) if not path.is_dir())
             return [name for name in names if name != MANIFEST and name not in model["files"]]
-    return names or ["(empty directories)"]
+    return sorted(path.name for path in output.iterdir())
 
 
 class ArtifactWriter:

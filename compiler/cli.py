@@ -1,0 +1,211 @@
+"""The command line: `wisp compile | serve | demo | inspect | check | bench`. Parses arguments, calls, decides nothing.
+
+Exit status: 0 good, 2 bad input (one line on stderr), 1 a bug, 130 interrupted.
+"""
+
+import argparse
+import json
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from compiler import __version__
+from compiler.config import ARTIFACTS, resolve_config
+from compiler.errors import WispError
+from compiler.quantize import SCHEMES
+from compiler.variants import VARIANTS
+
+DEMO = Path(__file__).resolve().parent.parent / "configs" / "demo"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit status."""
+    signal.signal(signal.SIGTERM, _terminate)
+    parser = _parser()
+    parsed = parser.parse_args(arguments)
+    try:
+        parsed.run(parsed)
+    except WispError as error:
+        print(f"wisp: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("wisp: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # Whoever read our output has gone; Python would complain once more while closing it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return 0
+
+
+def _terminate(*_: object) -> NoReturn:
+    """Ends as by Ctrl-C, so that nothing half-written stays."""
+    raise KeyboardInterrupt
+
+
+# ------------------------------------------------------------------------------------------------------------ commands
+
+
+def _compile(parsed: argparse.Namespace) -> None:
+    from compiler.build import build
+    from compiler.progress import Terminal
+
+    config = resolve_config(
+        parsed.source,
+        revision=parsed.revision,
+        output=parsed.output,
+        identifier=parsed.name,
+        quantization=parsed.quant,
+        context=parsed.context,
+        variants=parsed.variants,
+        weights=parsed.weights,
+        mlc_shards=parsed.mlc_shards,
+        dump=parsed.dump,
+    )
+    build(config, Terminal())
+
+
+def _serve(parsed: argparse.Namespace) -> None:
+    _serve_directory(parsed.artifacts, parsed.host, parsed.port)
+
+
+def _demo(parsed: argparse.Namespace) -> None:
+    from compiler.build import build_if_stale
+    from compiler.progress import Terminal
+
+    build_if_stale(resolve_config(str(DEMO), output=parsed.output), Terminal())
+    if not parsed.compile_only:
+        _serve_directory(ARTIFACTS if parsed.output is None else parsed.output.parent, parsed.host, parsed.port)
+
+
+def _serve_directory(artifacts: Path, host: str, port: int) -> None:
+    import server
+
+    try:
+        server.serve(artifacts, host, port)
+    except server.ServeError as error:
+        raise WispError(str(error)) from error
+
+
+def _inspect(parsed: argparse.Namespace) -> None:
+    from compiler.inspect import inspect, print_summary
+
+    summary = inspect(parsed.artifact, verify=parsed.verify)
+    if parsed.json:
+        _print_json(summary)
+    else:
+        print_summary(summary)
+
+
+def _check(parsed: argparse.Namespace) -> None:
+    from compiler.check import check, print_report
+
+    report = check(parsed.artifact, parsed.reference, variants=parsed.variants, tokens=parsed.tokens)
+    if parsed.json:
+        _print_json(report)
+    else:
+        print_report(report)
+
+
+def _bench(parsed: argparse.Namespace) -> None:
+    from compiler.bench import bench, print_report
+
+    report = bench(parsed.artifact, backend=parsed.backend)
+    if parsed.json:
+        _print_json(report)
+    else:
+        print_report(report)
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2))
+
+
+# ----------------------------------------------------------------------------------------------------------- arguments
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse, with its complaint as one line like every other."""
+
+    def error(self, message: str) -> NoReturn:
+        print(f"{self.prog}: {message}; see {self.prog} --help", file=sys.stderr)
+        sys.exit(2)
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise ValueError(text)
+    return value
+
+
+_positive.__name__ = "positive number"  # argparse says "invalid positive number value"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="wisp", description="Compile a Llama or Phi checkpoint for the browser, and serve it.")
+    parser.add_argument("--version", action="version", version=f"wisp {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", parser_class=_Parser)
+
+    command = commands.add_parser("compile", help="compile a checkpoint into an artifact")
+    command.add_argument("source", metavar="SOURCE", help="recipe.toml, a Hub id org/name[@revision] or a directory")
+    command.add_argument("-o", "--output", type=Path, metavar="DIR", help="the artifact's directory (artifacts/<id>)")
+    command.add_argument("--quant", metavar="SCHEME", help=f"{' | '.join(SCHEMES)} (q4f16_1)")
+    command.add_argument("--context", type=_positive, metavar="N", help="most tokens of a conversation (up to 4096)")
+    command.add_argument("--variants", type=_names, metavar="A,B", help=f"some of {', '.join(VARIANTS)} (all)")
+    command.add_argument("--name", metavar="ID", help="the model's id (the source's name)")
+    command.add_argument("--revision", metavar="REV", help="branch, tag or commit on the Hub")
+    command.add_argument("--weights", choices=("full", "none"), default="full", help="none: plans and kernels only")
+    command.add_argument(
+        "--mlc-shards", action="store_true", help="never split a tensor, so that MLC's tools can read it"
+    )
+    command.add_argument("--dump", type=Path, metavar="DIR", help="write the program after each pass, WGSL and plan")
+    command.set_defaults(run=_compile)
+
+    command = commands.add_parser("serve", help="serve the page and a directory of artifacts")
+    command.add_argument("artifacts", nargs="?", type=Path, default=ARTIFACTS, metavar="ARTIFACTS_DIR")
+    _add_address(command)
+    command.set_defaults(run=_serve)
+
+    command = commands.add_parser("demo", help="compile the embedded demo model if needed, then serve it")
+    command.add_argument("-o", "--output", type=Path, metavar="DIR", help="the artifact's directory (artifacts/demo)")
+    command.add_argument("--compile-only", action="store_true", help="do not serve")
+    _add_address(command)
+    command.set_defaults(run=_demo)
+
+    command = commands.add_parser("inspect", help="say what is in an artifact")
+    command.add_argument("artifact", type=Path, metavar="ARTIFACT")
+    command.add_argument("--verify", action="store_true", help="check the SHA-256 of every file")
+    command.add_argument("--json", action="store_true", help="print JSON")
+    command.set_defaults(run=_inspect)
+
+    command = commands.add_parser("check", help="compare an artifact with its checkpoint, on this machine's GPU")
+    command.add_argument("artifact", type=Path, metavar="ARTIFACT")
+    command.add_argument("--reference", required=True, metavar="SOURCE", help="the checkpoint it was compiled from")
+    command.add_argument("--variants", type=_names, metavar="A,B", help="which variants (all this machine can run)")
+    command.add_argument("--tokens", type=_positive, default=64, metavar="N", help="tokens to compare (64)")
+    command.add_argument("--json", action="store_true", help="print JSON")
+    command.set_defaults(run=_check)
+
+    command = commands.add_parser("bench", help="measure prefill and decode")
+    command.add_argument("artifact", type=Path, metavar="ARTIFACT")
+    command.add_argument("--backend", choices=("native", "browser"), default="native")
+    command.add_argument("--json", action="store_true", help="print JSON")
+    command.set_defaults(run=_bench)
+    return parser
+
+
+def _add_address(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--host", default="127.0.0.1", metavar="HOST")
+    command.add_argument("--port", type=int, default=8000, metavar="PORT", help="0 takes a free one")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
