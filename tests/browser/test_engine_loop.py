@@ -1,4 +1,4 @@
-"""The engine in a real Chromium on a toy model with known answers: load, decode, prefix reuse, stopping, cancelling, errors."""
+"""The engine in a real Chromium on a toy model with known answers: load, decode, prefix reuse, stopping, errors."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,19 +10,20 @@ from playwright.sync_api import Browser, Page
 from tests.browser import toy_artifact
 from tests.browser.conftest import serving
 from tests.browser.toy_artifact import CONTEXT, EOS, VOCAB
+from tests.conftest import unavailable
 
 TOY = toy_artifact.toy()
 PROMPT = [0, 17, 45, 99, 300, 12, 7, 8, 64, 200, 31]
 MESSAGES = [{"role": "user", "content": "the café in 東京"}]
 
-# Runs `body` with a new engine; numbers and errors come back as plain data.
-WITH_ENGINE = """async ([options, args, body]) => {
+# Runs BODY with a new `engine`; errors come back as plain data. The server's security policy applies, so no eval.
+WITH_ENGINE = """async ([options, args]) => {
   const { createEngine } = await import("/static/wisp.js");
   const plain = (error) => ({ error: error.name, kind: error.kind, message: error.message, file: error.file });
   let engine;
   try {
     engine = await createEngine("/models/toy/", options);
-    return await new (async () => {}).constructor("engine", "args", "plain", body)(engine, args, plain);
+    return await (async () => { BODY })();
   } catch (error) {
     return plain(error);
   } finally {
@@ -44,18 +45,32 @@ def url(artifacts: Path) -> Iterator[str]:
         yield address
 
 
-@pytest.fixture(scope="module")
-def shared_page(browser: Browser, url: str) -> Iterator[Page]:
-    """One page for tests that do not care about caches. The catalogue is a page without scripts of its own."""
-    context = browser.new_context(bypass_csp=True)  # the tests' own code is evaluated; the engine needs no exception
+@pytest.fixture
+def fresh_page(browser: Browser, url: str) -> Iterator[Page]:
+    """A page with empty caches. `healthz` has no scripts of its own; the engine runs under its security policy."""
+    context = browser.new_context()
     page = context.new_page()
     page.goto(url + "healthz")
+    if not page.evaluate("async () => Boolean(await navigator.gpu?.requestAdapter())"):
+        unavailable(f"Chromium {browser.version} offers no WebGPU adapter")
+    yield page
+    context.close()
+
+
+@pytest.fixture(scope="module")
+def shared_page(browser: Browser, url: str) -> Iterator[Page]:
+    """One page for the tests that do not care about caches."""
+    context = browser.new_context()
+    page = context.new_page()
+    page.goto(url + "healthz")
+    if not page.evaluate("async () => Boolean(await navigator.gpu?.requestAdapter())"):
+        unavailable(f"Chromium {browser.version} offers no WebGPU adapter")
     yield page
     context.close()
 
 
 def run(page: Page, body: str, args: Any = None, options: dict[str, Any] | None = None) -> Any:
-    return page.evaluate(WITH_ENGINE, [options or {}, args, body])
+    return page.evaluate(WITH_ENGINE.replace("BODY", body), [options or {}, args])
 
 
 def test_info_names_the_variant_and_what_was_passed_over(shared_page: Page) -> None:
@@ -93,7 +108,8 @@ def test_prefix_reuse_gives_the_same_answers_and_prefills_less(shared_page: Page
       const middle = engine.stats();
       const branch = await engine.generateIds(args.slice(0, 6).concat([9, 9]), {maxTokens: 20, ignoreEos: true});
       const after = engine.stats();
-      return {first, second, branch, reused: [middle.reusedTokens - before.reusedTokens, after.reusedTokens - middle.reusedTokens]};"""
+      const reused = [middle.reusedTokens - before.reusedTokens, after.reusedTokens - middle.reusedTokens];
+      return {first, second, branch, reused};"""
     got = run(shared_page, body, PROMPT)
     first = TOY.generate(PROMPT, 40)
     assert got["first"] == first
@@ -172,7 +188,8 @@ def test_the_context_bounds_prompt_and_answer(shared_page: Page) -> None:
 def test_requests_are_answered_in_order_and_never_interleaved(shared_page: Page) -> None:
     body = """
       const order = [];
-      const ask = (ids, n) => engine.generateIds(ids, {maxTokens: 40, ignoreEos: true}).then((out) => (order.push(n), out));
+      const options = {maxTokens: 40, ignoreEos: true};
+      const ask = (ids, n) => engine.generateIds(ids, options).then((out) => (order.push(n), out));
       const out = await Promise.all([ask(args, 0), ask(args.concat(4), 1), ask([5, 6], 2)]);
       return {order, out};"""
     got = run(shared_page, body, PROMPT)
@@ -198,13 +215,15 @@ def test_an_abort_rejects_and_leaves_the_engine_usable(shared_page: Page) -> Non
 def test_chat_completions_have_openais_shape(shared_page: Page) -> None:
     body = """
       const create = engine.chat.completions.create;
-      const whole = await create({messages: args, max_tokens: 40});
+      const request = {messages: args, max_tokens: 40};
+      const whole = await create(request);
       const chunks = [];
-      for await (const chunk of await create({messages: args, max_tokens: 40, stream: true, stream_options: {include_usage: true}}))
+      for await (const chunk of await create({...request, stream: true, stream_options: {include_usage: true}}))
         chunks.push(chunk);
       const ids = await engine.tokenize(await engine.applyChatTemplate(args), {addSpecialTokens: false});
       return {whole, chunks, ids};"""
     got = run(shared_page, body, MESSAGES)
+    assert "error" not in got, got
     whole, chunks = got["whole"], got["chunks"]
     tokenizer = toy_artifact.tokenizer()
     text = f"<s><|user|>{MESSAGES[0]['content']}\n<|assistant|>"
@@ -276,8 +295,8 @@ def test_use_after_dispose_throws(shared_page: Page) -> None:
       await engine.dispose();
       await engine.dispose();
       const sync = (work) => { try { return work(); } catch (error) { return plain(error); } };
-      return [await waiting, await engine.logits(args).catch(plain), sync(() => engine.stats()), sync(() => engine.interrupt()),
-              await engine.chat.completions.create({messages: []}).catch(plain)];"""
+      return [await waiting, await engine.logits(args).catch(plain), sync(() => engine.stats()),
+              sync(() => engine.interrupt()), await engine.chat.completions.create({messages: []}).catch(plain)];"""
     errors = run(shared_page, body, PROMPT)
     assert [error.get("kind") for error in errors[1:4]] == ["disposed"] * 3
     assert errors[0]["error"]
@@ -291,8 +310,8 @@ def test_a_named_variant_that_cannot_run_says_why(shared_page: Page) -> None:
     assert "webgpu-f32" in error["message"]
 
 
-def test_a_second_load_needs_no_network(page: Page, url: str) -> None:
-    page.goto(url + "healthz")
+def test_a_second_load_needs_no_network(fresh_page: Page, url: str) -> None:
+    page = fresh_page
     body = "return [engine.stats(), await engine.generateIds(args, {maxTokens: 5, ignoreEos: true})]"
     first, ids = run(page, body, PROMPT)
     assert first["bytesDownloaded"] > 0
@@ -305,23 +324,22 @@ def test_a_second_load_needs_no_network(page: Page, url: str) -> None:
     assert [name for name in requested if "/models/" in name] == [url + "models/toy/model.json"]
 
 
-def test_a_damaged_shard_is_named(page: Page, url: str) -> None:
-    page.goto(url + "healthz")
-    page.route("**/params_shard_1.bin*", lambda route: route.fulfill(body=b"\0" * 768))
-    error = run(page, "")
+def test_a_damaged_shard_is_named(fresh_page: Page) -> None:
+    fresh_page.route("**/params_shard_1.bin*", lambda route: route.fulfill(body=b"\0" * 768))
+    error = run(fresh_page, "")
     assert (error["error"], error["file"]) == ("NetworkError", "params_shard_1.bin")
     assert "SHA-256" in error["message"]
 
 
-def test_a_cancelled_load_rejects_and_the_next_one_works(page: Page, url: str) -> None:
-    page.goto(url + "healthz")
-    got = page.evaluate(
+def test_a_cancelled_load_rejects_and_the_next_one_works(fresh_page: Page) -> None:
+    got = fresh_page.evaluate(
         """async () => {
           const { createEngine } = await import("/static/wisp.js");
           const controller = new AbortController();
           const phases = [];
           const onProgress = ({phase}) => { phases.push(phase); if (phase === "weights") controller.abort(); };
-          const error = await createEngine("/models/toy/", {signal: controller.signal, onProgress}).catch((e) => e.name);
+          const { signal } = controller;
+          const error = await createEngine("/models/toy/", {signal, onProgress}).catch((e) => e.name);
           const seen = [];
           const engine = await createEngine("/models/toy/", {onProgress: (progress) => seen.push(progress)});
           await engine.dispose();
@@ -338,7 +356,7 @@ def test_a_shader_error_shows_its_line(browser: Browser, tmp_path: Path) -> None
     broken = toy_artifact.KERNELS.replace("var h = 0u;", "var h = nonsense;")
     toy_artifact.write(tmp_path / "toy", TOY, source=broken)
     with serving(tmp_path) as address:
-        page = browser.new_page(bypass_csp=True)
+        page = browser.new_page()
         page.goto(address + "healthz")
         error = run(page, "")
         page.close()
@@ -351,7 +369,7 @@ def test_a_shader_error_shows_its_line(browser: Browser, tmp_path: Path) -> None
 def test_without_a_chat_template_chat_is_refused(browser: Browser, tmp_path: Path) -> None:
     toy_artifact.write(tmp_path / "toy", TOY, chat_template=None)
     with serving(tmp_path) as address:
-        page = browser.new_page(bypass_csp=True)
+        page = browser.new_page()
         page.goto(address + "healthz")
         body = """
           return [await engine.chat.completions.create({messages: args}).catch(plain),

@@ -1,7 +1,7 @@
 """A hand-made artifact whose "model" is a few lines of WGSL, and the same model in Python.
 
-It tests the engine alone: every next token depends on every row of the KV cache, on a weight that is split over two shards
-and on a constant, so a wrong position, a stale row or a misplaced byte changes the answer.
+It tests the engine alone: every next token depends on every row of the KV cache, on a weight that is split over
+two shards and on a constant, so a wrong position, a stale row or a misplaced byte changes the answer.
 """
 
 import hashlib

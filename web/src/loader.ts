@@ -75,7 +75,9 @@ export async function load(
   const base = url.endsWith("/") ? url : `${url}/`;
   const cache = options.cache ? await openCache() : noCache;
   const meter = new ProgressMeter(onProgress);
-  const fetcher = new Fetcher({ base, cache, signal, onBytes: (bytes, fromCache) => meter.add(bytes, fromCache) });
+  const failure = new AbortController();
+  const ends = AbortSignal.any([signal, failure.signal]);
+  const fetcher = new Fetcher({ base, cache, signal: ends, onBytes: (bytes, fromCache) => meter.add(bytes, fromCache) });
   meter.enter("manifest");
 
   const manifest = parseManifest(await fetcher.manifest());
@@ -99,14 +101,9 @@ export async function load(
     const buffers = await allocate(backend, plan, contextLength);
     meter.enter("weights", totalBytes(manifest, variant, plan, weights));
     const compileStart = performance.now();
-    let compileMs = 0;
-    const compiled = backend.compile(source, plan.kernels).then(() => {
-      compileMs = performance.now() - compileStart;
-    });
-    compiled.catch(() => undefined); // Awaited below; a failed download must not leave it unhandled.
-    await uploadWeights(fetcher, backend, manifest, plan, weights, buffers, signal);
-    meter.enter("kernels");
-    await compiled;
+    const compiled = backend.compile(source, plan.kernels).then(() => performance.now() - compileStart);
+    const uploaded = uploadWeights(fetcher, backend, manifest, plan, weights, buffers, ends).then(() => meter.enter("kernels"));
+    const [compileMs] = await Promise.all([compiled, uploaded]);
     const session = new Session(new Replay(backend, plan, buffers, contextLength));
     await backend.idle();
     signal.throwIfAborted();
@@ -115,6 +112,7 @@ export async function load(
     const loadMs = performance.now() - startedAt;
     return { manifest, variant, skipped, adapter: device.info, contextLength, backend, session, ...texts, fetcher, loadMs, compileMs };
   } catch (error) {
+    failure.abort(); // A kernel that does not compile ends the download.
     backend.dispose();
     throw error;
   }

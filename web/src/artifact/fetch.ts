@@ -119,12 +119,14 @@ export class Fetcher {
   }
 
   private async download(path: string, url: string, size: number | undefined, cacheMode: RequestCache): Promise<Bytes> {
-    const { signal, backoffMs = BACKOFF_MS, onBytes } = this.options;
+    const { signal, backoffMs = BACKOFF_MS } = this.options;
+    // Progress is of files whose size is known.
+    const onBytes = size === undefined ? undefined : this.options.onBytes;
     const sink = new Sink(size);
     for (let attempt = 1; ; attempt++) {
       signal.throwIfAborted();
       try {
-        await this.attempt(path, url, sink, cacheMode);
+        await this.attempt(path, url, sink, cacheMode, onBytes);
         return sink.take();
       } catch (error) {
         if (signal.aborted) throw abortError(signal);
@@ -147,8 +149,14 @@ export class Fetcher {
   }
 
   /** One request, from where the sink stands. Throws Transient or what fetch throws when another try may help. */
-  private async attempt(path: string, url: string, sink: Sink, cacheMode: RequestCache): Promise<void> {
-    const { onBytes, signal } = this.options;
+  private async attempt(
+    path: string,
+    url: string,
+    sink: Sink,
+    cacheMode: RequestCache,
+    onBytes: FetcherOptions["onBytes"],
+  ): Promise<void> {
+    const { signal } = this.options;
     const stall = new StallTimer();
     try {
       const resumes = sink.received > 0;

@@ -93,7 +93,9 @@ export class WebGPUBackend implements Backend {
 
   async compile(source: string, kernels: readonly Kernel[]): Promise<void> {
     this.check();
+    this.device.pushErrorScope("validation"); // getCompilationInfo() says more than the validation error does.
     const module = this.device.createShaderModule({ code: source, label: "kernels" });
+    void this.device.popErrorScope();
     const compiled = Promise.all(
       kernels.map(async ({ entry, bindings }) => {
         const pattern = bindings.join();

@@ -33,9 +33,12 @@ export class Tokenizer {
     return this.inner.encode(text, { add_special_tokens: addSpecialTokens }).ids;
   }
 
+  /** Ids that no token has (a vocabulary padded to a round size) have no text. */
   decode(ids: readonly number[], skipSpecialTokens: boolean): string {
+    const known = ids.filter((id) => this.inner.id_to_token(id) !== undefined);
+    if (known.length === 0) return "";
     // Cleaning up spaces would change text that the model meant.
-    return this.inner.decode([...ids], { skip_special_tokens: skipSpecialTokens, clean_up_tokenization_spaces: false });
+    return this.inner.decode(known, { skip_special_tokens: skipSpecialTokens, clean_up_tokenization_spaces: false });
   }
 
   /** The token's own text; undefined for an id outside the vocabulary. */
