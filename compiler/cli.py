@@ -76,6 +76,8 @@ def _demo(parsed: argparse.Namespace) -> None:
     from compiler.build import build_if_stale
     from compiler.progress import Terminal
 
+    if not parsed.compile_only:
+        _check_address(parsed.host, parsed.port)  # before the wait, not after it
     build_if_stale(resolve_config(str(DEMO), output=parsed.output), Terminal())
     if not parsed.compile_only:
         _serve_directory(ARTIFACTS if parsed.output is None else parsed.output.parent, parsed.host, parsed.port)
@@ -86,6 +88,15 @@ def _serve_directory(artifacts: Path, host: str, port: int) -> None:
 
     try:
         server.serve(artifacts, host, port)
+    except server.ServeError as error:
+        raise WispError(str(error)) from error
+
+
+def _check_address(host: str, port: int) -> None:
+    import server
+
+    try:
+        server.bind(host, port).close()
     except server.ServeError as error:
         raise WispError(str(error)) from error
 

@@ -48,30 +48,33 @@ def _runs(path: str) -> bool:
 
 
 def _playwright_chromium() -> Path | None:
+    path = _playwright_path()
+    return path if path.is_file() and _runs(str(path)) else None
+
+
+def _playwright_path() -> Path:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        path = Path(playwright.chromium.executable_path)
-    return path if path.is_file() else None
+        return Path(playwright.chromium.executable_path)
 
 
 def install() -> Path | None:
     """Playwright's build where it can be downloaded, else the distribution's package."""
-    as_root = [] if os.geteuid() == 0 else ["sudo", "-n"]
-    dependencies = ["--with-deps"] if os.geteuid() == 0 else []
-    attempts = (
-        [sys.executable, "-m", "playwright", "install", *dependencies, "chromium"],
-        [*as_root, "sh", "-c", "apt-get update && apt-get install -y --no-install-recommends chromium"],
-    )
-    for command in attempts:
-        print("+", " ".join(command), file=sys.stderr)
-        try:
-            subprocess.run(command, stdout=sys.stderr, timeout=900)
-        except (OSError, subprocess.TimeoutExpired) as error:
-            print(error, file=sys.stderr)
-        if (found := find()) is not None:
-            return found
-    return None
+    _attempt([sys.executable, "-m", "playwright", "install", "chromium"])
+    if find() is None and _playwright_path().is_file():  # there, but libraries are missing
+        _attempt([sys.executable, "-m", "playwright", "install-deps", "chromium"])
+    if find() is None:
+        _attempt([str(Path(__file__).resolve().parent.parent / ".ci" / "apt-install"), "chromium"])
+    return find()
+
+
+def _attempt(command: list[str]) -> None:
+    print("+", " ".join(command), file=sys.stderr)
+    try:
+        subprocess.run(command, stdout=sys.stderr, timeout=900)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        print(error, file=sys.stderr)
 
 
 def main() -> int:

@@ -1,0 +1,79 @@
+# setup: everything a fresh clone needs    demo: compile and serve the demo model    test: every check, as CI runs them
+
+.PHONY: setup build demo test lint types test-python test-web test-browser format lock clean
+.DEFAULT_GOAL := help
+
+VENV := .venv
+BIN := $(VENV)/bin
+PORT ?= 8000
+HOST ?= 127.0.0.1
+
+# Each is newer than what it was made from, so that a second `make setup` has nothing to do.
+PYTHON_READY := $(VENV)/.ready
+VULKAN_READY := $(VENV)/.vulkan
+NODE_READY := web/node_modules/.ready
+PAGE := web/dist/page.js
+PAGE_SOURCES := $(shell find web/src -type f) web/vite.config.ts web/tsconfig.json
+
+.PHONY: help
+help:
+	@head -1 Makefile
+
+setup: $(PYTHON_READY) $(PAGE) $(VULKAN_READY)
+	@$(BIN)/python -m tests.chromium --install >/dev/null || echo "setup: browser tests will be skipped" >&2
+
+build: $(PAGE)
+
+$(PYTHON_READY): pyproject.toml .ci/requirements.txt
+	.ci/python-environment $(VENV)
+	@touch $@
+
+$(NODE_READY): web/package.json web/package-lock.json
+	@node -e 'process.exit(parseInt(process.versions.node) < 20)' || \
+		{ echo "setup: Node 20 or later is needed" >&2; exit 1; }
+	cd web && npm ci --no-audit --no-fund
+	@touch $@
+
+$(PAGE): $(NODE_READY) $(PAGE_SOURCES)
+	cd web && npm run --silent build
+	@touch $@
+
+# The native tests replay plans through Vulkan; Mesa's software driver will do.
+$(VULKAN_READY): $(PYTHON_READY)
+	@$(BIN)/python -m tests.adapter 2>/dev/null || .ci/apt-install mesa-vulkan-drivers || true
+	@if $(BIN)/python -m tests.adapter; then touch $@; else echo "setup: native tests will be skipped" >&2; fi
+
+demo: $(PYTHON_READY) $(PAGE)
+	@$(BIN)/wisp demo --host $(HOST) --port $(PORT)
+
+test: setup lint types test-python test-web test-browser
+
+lint: $(PYTHON_READY) $(NODE_READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	cd web && npm run --silent lint
+
+types: $(PYTHON_READY) $(NODE_READY)
+	$(BIN)/mypy
+	cd web && npm run --silent types
+
+test-python: $(PYTHON_READY)
+	$(BIN)/pytest tests/pure tests/device
+
+test-web: $(NODE_READY)
+	cd web && npm test
+
+test-browser: $(PYTHON_READY) $(PAGE)
+	$(BIN)/pytest tests/browser
+
+format: $(PYTHON_READY)
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+# Writes what is installed now, without local version labels such as +cpu.
+lock: $(PYTHON_READY)
+	@(echo "# Exact versions of everything that setup installs (constraints of pip). Update: make lock"; \
+	  $(BIN)/pip list --format=freeze --exclude wisp --exclude pip | sed 's/+.*//') > .ci/requirements.txt
+
+clean:
+	rm -rf $(VENV) web/node_modules web/dist artifacts .pytest_cache .ruff_cache .mypy_cache *.egg-info
