@@ -6,7 +6,7 @@ import { createEngine } from "../engine";
 import { fetchCatalogue, Picker, type Model } from "./catalogue";
 import { Chat } from "./chat";
 import { deviceFacts, deviceLine, missingNotice, modelFacts, probeDevice, type DeviceReport } from "./device";
-import { byId } from "./dom";
+import { byId, el } from "./dom";
 import { ProgressView } from "./loading";
 import { Settings } from "./settings";
 
@@ -108,7 +108,7 @@ function showStart(): void {
 function showChat(model: Model, engine: Engine): void {
   start.hidden = true;
   chatView.hidden = false;
-  modelLabel.textContent = model.name;
+  modelLabel.replaceChildren(model.name, el("span", { class: "variant", title: "The variant chosen for this device" }, engine.info.variant));
   modelLabel.hidden = newChat.hidden = changeModel.hidden = false;
   byId("device-model", HTMLElement).replaceChildren(...modelFacts(model.name, engine.info));
   document.title = `${model.name} · Wisp`;
