@@ -29,7 +29,7 @@ $(PYTHON_READY): pyproject.toml .ci/requirements.txt
 	@touch $@
 
 $(NODE_READY): web/package.json web/package-lock.json
-	@node -e 'process.exit(parseInt(process.versions.node) < 20)' || \
+	@node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)' || \
 		{ echo "setup: Node 20 or later is needed" >&2; exit 1; }
 	cd web && npm ci --no-audit --no-fund
 	@touch $@

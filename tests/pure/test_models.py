@@ -1,0 +1,221 @@
+"""config.json -> ModelConfig and weights, against transformers' own reading of the same fields."""
+
+import copy
+import json
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, Phi3Config, Phi3ForCausalLM, PreTrainedConfig
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+from transformers.models.phi3.modeling_phi3 import Phi3RotaryEmbedding
+
+from compiler.errors import WispError
+from compiler.models import config_from_huggingface, weight_specs
+from tests.checkpoints import LLAMA_DEFAULTS, PHI3_DEFAULTS
+
+LLAMA3_ROPE = {
+    "rope_type": "llama3",
+    "rope_theta": 500000.0,
+    "factor": 32.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 128,
+}
+
+
+def longrope(rotary_dim: int, **extra: Any) -> dict[str, Any]:
+    count = rotary_dim // 2
+    return {
+        "rope_type": "longrope",
+        "rope_theta": 10000.0,
+        "short_factor": [1 + i / 50 for i in range(count)],
+        "long_factor": [1 + i / 2 for i in range(count)],
+        "original_max_position_embeddings": 128,
+        **extra,
+    }
+
+
+def raw_fields(config: PreTrainedConfig) -> dict[str, Any]:
+    return json.loads(config.to_json_string(use_diff=False))
+
+
+def llama(**overrides: Any) -> dict[str, Any]:
+    return raw_fields(LlamaConfig(**{**LLAMA_DEFAULTS, **overrides}))
+
+
+def phi3(**overrides: Any) -> dict[str, Any]:
+    return raw_fields(Phi3Config(**{**PHI3_DEFAULTS, **overrides}))
+
+
+def old_style(raw: dict[str, Any]) -> dict[str, Any]:
+    """The same configuration as transformers 4 wrote it."""
+    raw = copy.deepcopy(raw)
+    rope = raw.pop("rope_parameters")
+    raw["rope_theta"] = rope.pop("rope_theta")
+    rope.pop("partial_rotary_factor", None)
+    raw["rope_scaling"] = None if rope["rope_type"] == "default" else {"type": rope.pop("rope_type"), **rope}
+    return raw
+
+
+def rotary(embedding: Any, config: PreTrainedConfig, context: int) -> tuple[np.ndarray, float]:
+    """transformers' frequencies for a sequence that reaches the end of the context."""
+    module = embedding(config)
+    module(torch.zeros(1, 1, 1), torch.tensor([[context - 1]]))
+    return module.inv_freq.numpy(), module.attention_scaling
+
+
+@pytest.mark.parametrize(
+    "rope",
+    [
+        {"rope_type": "default", "rope_theta": 10000.0},
+        {"rope_type": "default", "rope_theta": 500000.0},
+        {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0},
+        LLAMA3_ROPE,
+    ],
+    ids=lambda rope: f"{rope['rope_type']}-{rope['rope_theta']:g}",
+)
+def test_llama_rotary_frequencies(rope: dict[str, Any]) -> None:
+    raw = llama(rope_parameters=dict(rope))
+    expected, scaling = rotary(LlamaRotaryEmbedding, LlamaConfig(**raw), 512)
+    for fields in (raw, old_style(raw)):
+        model = config_from_huggingface(fields, 512)
+        np.testing.assert_allclose(model.rope_inv_freq, expected, rtol=2e-6)  # transformers computes in float32
+        assert model.rope_attention_scaling == scaling == 1.0
+        assert model.rotary_dim == model.head_dim == 64
+
+
+@pytest.mark.parametrize("context", [128, 129, 512])
+@pytest.mark.parametrize("fraction", [1.0, 0.75])
+def test_phi3_longrope_frequencies(context: int, fraction: float) -> None:
+    rope = longrope(int(96 * fraction), partial_rotary_factor=fraction, factor=4.0)
+    raw = phi3(rope_parameters=rope, original_max_position_embeddings=128)
+    expected, scaling = rotary(Phi3RotaryEmbedding, Phi3Config(**raw), context)
+    model = config_from_huggingface(raw, context)
+    np.testing.assert_allclose(model.rope_inv_freq, expected, rtol=2e-6)
+    assert model.rope_attention_scaling == pytest.approx(scaling, rel=1e-12)
+    assert model.rotary_dim == int(96 * fraction)
+
+
+def test_phi3_attention_scaling_without_a_factor() -> None:
+    raw = phi3(rope_parameters=longrope(96), original_max_position_embeddings=128)
+    model = config_from_huggingface(raw, 512)
+    assert model.rope_attention_scaling == pytest.approx(math.sqrt(1 + math.log(512 / 128) / math.log(128)))
+
+
+def test_phi3_old_su_scaling_is_longrope() -> None:
+    rope = longrope(96)
+    old = old_style(phi3(rope_parameters=rope, original_max_position_embeddings=128))
+    old["rope_scaling"] = {"type": "su", "short_factor": rope["short_factor"], "long_factor": rope["long_factor"]}
+    new = phi3(rope_parameters=rope, original_max_position_embeddings=128)
+    assert config_from_huggingface(old, 512) == config_from_huggingface(new, 512)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize(
+    ("model_class", "config_class", "defaults"),
+    [(LlamaForCausalLM, LlamaConfig, LLAMA_DEFAULTS), (Phi3ForCausalLM, Phi3Config, PHI3_DEFAULTS)],
+    ids=["llama", "phi3"],
+)
+def test_weights_are_those_of_transformers(model_class: Any, config_class: Any, defaults: Any, tied: bool) -> None:
+    config = config_class(**{**defaults, "tie_word_embeddings": tied})
+    with torch.device("meta"):
+        state = model_class(config).state_dict()
+    specs = weight_specs(config_from_huggingface(raw_fields(config), 512))
+    sources: dict[str, tuple[int, ...]] = {}
+    for spec in specs:
+        for name, rows in zip(spec.sources, spec.source_rows, strict=True):
+            sources[name] = (rows, *spec.shape[1:])
+        assert spec.shape[0] == sum(spec.source_rows)
+    if tied:
+        state.pop("lm_head.weight")
+    assert sources == {name: tuple(tensor.shape) for name, tensor in state.items()}
+    assert len({spec.name for spec in specs}) == len(specs)
+
+
+def test_default_sizes_follow_huggingface() -> None:
+    raw = llama()
+    del raw["head_dim"], raw["num_key_value_heads"], raw["tie_word_embeddings"], raw["rms_norm_eps"]
+    model = config_from_huggingface(raw, 512)
+    assert (model.head_dim, model.num_key_value_heads) == (64, 3)
+    assert not model.tie_word_embeddings
+    assert model.rms_norm_eps == 1e-6
+
+
+BAD_LLAMA: list[tuple[dict[str, Any], str]] = [
+    ({"hidden_act": "gelu"}, "hidden_act"),
+    ({"attention_bias": True}, "attention_bias"),
+    ({"mlp_bias": True}, "mlp_bias"),
+    ({"hidden_size": 100, "head_dim": 32}, "hidden_size"),
+    ({"intermediate_size": 100}, "intermediate_size"),
+    ({"head_dim": 20}, "head dimension"),
+    ({"head_dim": 512}, "head dimension"),
+    ({"num_key_value_heads": 2}, "num_key_value_heads"),
+    ({"num_hidden_layers": 0}, "num_hidden_layers"),
+    ({"num_hidden_layers": "2"}, "num_hidden_layers"),
+    ({"num_hidden_layers": True}, "num_hidden_layers"),
+    ({"vocab_size": None}, "vocab_size"),
+    ({"rms_norm_eps": 0}, "rms_norm_eps"),
+    ({"rms_norm_eps": "1e-5"}, "rms_norm_eps"),
+    ({"tie_word_embeddings": 1}, "tie_word_embeddings"),
+    ({"max_position_embeddings": 256}, "max_position_embeddings"),
+    ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 2.0}}, "yarn"),
+    ({"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}}, "dynamic"),
+    ({"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4}}, "factor"),
+    ({"rope_parameters": {**LLAMA3_ROPE, "high_freq_factor": 1.0}}, "high_freq_factor"),
+    ({"rope_parameters": {**LLAMA3_ROPE, "truncate": True}}, "truncate"),
+    ({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}, "partial_rotary_factor"),
+    ({"rope_parameters": {"rope_type": "default", "type": "linear"}}, "two types"),
+    ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling"),
+    ({"rope_theta": 500000.0}, "rope_theta"),
+    ({"rope_interleaved": True}, "rope_interleaved"),
+    ({"embedding_multiplier": 12.0}, "embedding_multiplier"),
+    ({"sliding_window": 128}, "sliding_window"),
+    ({"quantization_config": {"quant_method": "awq"}}, "quantization_config"),
+]
+
+
+@pytest.mark.parametrize(("fields", "named"), BAD_LLAMA, ids=[f"{i}-{named}" for i, (_, named) in enumerate(BAD_LLAMA)])
+def test_llama_refuses_by_name(fields: dict[str, Any], named: str) -> None:
+    with pytest.raises(WispError, match=named) as caught:
+        config_from_huggingface({**llama(), **fields}, 512)
+    assert caught.value.expected is not None
+
+
+BAD_PHI3: list[tuple[dict[str, Any], str]] = [
+    ({"sliding_window": 511}, "sliding_window"),
+    ({"hidden_act": "gelu_new"}, "hidden_act"),
+    ({"attention_bias": True}, "attention_bias"),
+    ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "yarn"),
+    ({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 1.5}}, "partial_rotary_factor"),
+    ({"rope_parameters": longrope(96) | {"short_factor": [1.0]}}, "short_factor"),
+    ({"rope_parameters": longrope(96) | {"long_factor": [0.0] * 48}}, "long_factor"),
+    ({"rope_parameters": longrope(96) | {"mscale": 2.0}}, "mscale"),
+    ({"num_experts": 4}, "num_experts"),
+]
+
+
+@pytest.mark.parametrize(("fields", "named"), BAD_PHI3, ids=[f"{i}-{named}" for i, (_, named) in enumerate(BAD_PHI3)])
+def test_phi3_refuses_by_name(fields: dict[str, Any], named: str) -> None:
+    with pytest.raises(WispError, match=named) as caught:
+        config_from_huggingface({**phi3(), **fields}, 512)
+    assert caught.value.expected is not None
+
+
+def test_a_sliding_window_as_long_as_the_context_is_no_window() -> None:
+    assert config_from_huggingface(phi3(sliding_window=511), 511).sliding_window == 511
+
+
+@pytest.mark.parametrize("model_type", ["gpt2", None, 3, ["llama"]])
+def test_an_unknown_architecture_is_named(model_type: Any) -> None:
+    with pytest.raises(WispError, match="model_type") as caught:
+        config_from_huggingface({"model_type": model_type}, 512)
+    assert repr(model_type) in str(caught.value)
+    assert "'llama' or 'phi3'" in str(caught.value)
+
+
+def test_the_context_has_to_be_one_the_checkpoint_knows() -> None:
+    with pytest.raises(WispError, match="--context 512"):
+        config_from_huggingface(llama(), 513)

@@ -1,0 +1,164 @@
+"""Packing against the slow twin, against MLC's rule written independently, and what the error may be."""
+
+import math
+
+import numpy as np
+import pytest
+
+from compiler.errors import WispError
+from compiler.models.base import WeightSpec, matrix, vector
+from compiler.quantize import (
+    SCHEMES,
+    dequantize,
+    parameter_layout,
+    quantize,
+    reference_dequantize_row,
+    reference_quantize_row,
+)
+
+GROUPED = [scheme for scheme in SCHEMES.values() if scheme.group_size]
+
+
+def spec_of(rows: int, columns: int) -> WeightSpec:
+    return matrix("w", columns, {"source.weight": rows}, "down", 0)
+
+
+def random(rows: int, columns: int, scale: float = 1.0) -> np.ndarray:
+    return (np.random.default_rng(rows * columns).standard_normal((rows, columns)) * scale).astype(np.float32)
+
+
+@pytest.mark.parametrize("columns", [32, 64, 8, 40, 136])
+@pytest.mark.parametrize("scheme", GROUPED, ids=lambda s: s.name)
+def test_packing_equals_the_reference(scheme, columns: int) -> None:
+    weight = random(5, columns)
+    weight[2] = 0
+    weight[3, :8] *= 1e-6
+    stored = dict(quantize(spec_of(5, columns), weight, scheme))
+    for r in range(5):
+        words, scales = reference_quantize_row([float(v) for v in weight[r]], scheme)
+        np.testing.assert_array_equal(stored["w.q_scale"][r], np.float16(scales))
+        # The twin divides in float64: an element may lie on the other side of a tie, one step away.
+        ours = reference_dequantize_row(stored["w.q_weight"][r].tolist(), scales, columns, scheme)
+        theirs = reference_dequantize_row(words, scales, columns, scheme)
+        np.testing.assert_allclose(ours, theirs, atol=max(scales) * 1.0001, rtol=0)
+        assert np.mean(stored["w.q_weight"][r] != np.array(words, np.uint32)) <= 0.05
+        restored = dequantize(spec_of(5, columns), stored, scheme)
+        np.testing.assert_allclose(restored[r], ours, rtol=1e-6)
+
+
+def mlc_q4f16_1(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """`GroupQuantize._quantize` of mlc_llm for q4f16_1, in its own order of operations, for whole groups."""
+    rows, columns = weight.shape
+    words, scales = np.zeros((rows, columns // 8), np.uint32), np.zeros((rows, columns // 32), np.float16)
+    for r in range(rows):
+        for g in range(columns // 32):
+            group = weight[r, 32 * g : 32 * (g + 1)]
+            scales[r, g] = np.float16(np.max(np.abs(group)) / 7)
+            scaled = np.clip(np.round(group / np.float32(scales[r, g]) + 7), 0, 14).astype(np.uint32)
+            for j in range(32):
+                words[r, 4 * g + j // 8] |= scaled[j] << np.uint32(4 * (j % 8))
+    return words, scales
+
+
+def test_packing_follows_mlc() -> None:
+    weight = random(16, 128)
+    stored = dict(quantize(spec_of(16, 128), weight, SCHEMES["q4f16_1"]))
+    words, scales = mlc_q4f16_1(weight)
+    np.testing.assert_array_equal(stored["w.q_scale"], scales)
+    np.testing.assert_array_equal(stored["w.q_weight"], words)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES.values(), ids=lambda s: s.name)
+def test_the_error_is_at_most_half_a_step(scheme) -> None:
+    weight = random(64, 96, scale=0.05)
+    spec = spec_of(64, 96)
+    stored = dict(quantize(spec, weight, scheme))
+    error = np.abs(dequantize(spec, stored, scheme) - weight)
+    if scheme.group_size:
+        # Half a step, and what rounding the scale to float16 (2^-11 relative) shifts the outermost element by.
+        step = np.repeat(stored["w.q_scale"].astype(np.float32), scheme.group_size, axis=1)
+        assert (error <= step * (0.5 + scheme.zero_point * 2**-11) + 1e-9).all()
+    elif scheme.name == "q0f16":
+        np.testing.assert_allclose(error, 0, atol=np.abs(weight).max() * 2**-11)
+    else:
+        np.testing.assert_array_equal(error, 0)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES.values(), ids=lambda s: s.name)
+@pytest.mark.parametrize("columns", [8, 32, 200])
+def test_the_layout_is_that_of_the_data(scheme, columns: int) -> None:
+    for spec in (spec_of(3, columns), vector("n.weight", columns, "n.weight", "input_norm", 0)):
+        stored = quantize(spec, np.ones(spec.shape, np.float32), scheme)
+        assert [(name, array.dtype.name, array.shape) for name, array in stored] == parameter_layout(spec, scheme)
+
+
+def test_the_layout_of_the_format() -> None:
+    spec = spec_of(10, 40)
+    assert parameter_layout(spec, SCHEMES["q4f16_1"]) == [
+        ("w.q_weight", "uint32", (10, 8)),
+        ("w.q_scale", "float16", (10, 2)),
+    ]
+    assert parameter_layout(spec, SCHEMES["q8f16_1"])[0] == ("w.q_weight", "uint32", (10, 16))
+    assert parameter_layout(spec, SCHEMES["q0f16"]) == [("w.weight", "float16", (10, 40))]
+    assert parameter_layout(spec, SCHEMES["q0f32"]) == [("w.weight", "float32", (10, 40))]
+
+
+@pytest.mark.parametrize("scheme", GROUPED, ids=lambda s: s.name)
+def test_zeros_and_padding_hold_the_zero_point(scheme) -> None:
+    spec = spec_of(2, 40)
+    stored = dict(quantize(spec, np.zeros((2, 40), np.float32), scheme))
+    word = sum(scheme.zero_point << (scheme.bits * j) for j in range(scheme.elements_per_word))
+    assert (stored["w.q_weight"] == word).all()
+    assert (stored["w.q_scale"] == 0).all()
+    stored = dict(quantize(spec, np.ones((2, 40), np.float32), scheme))
+    assert (stored["w.q_weight"][:, -scheme.words_per_group + 8 // scheme.elements_per_word :] == word).all()
+
+
+@pytest.mark.parametrize("scheme", GROUPED, ids=lambda s: s.name)
+def test_no_scale_is_a_float16_subnormal(scheme) -> None:
+    weight = random(4, 64, scale=1e-7)
+    stored = dict(quantize(spec_of(4, 64), weight, scheme))
+    assert (stored["w.q_scale"] >= np.float16(2**-14)).all()
+    assert np.abs(dequantize(spec_of(4, 64), stored, scheme) - weight).max() <= 2**-15 * 1.001
+
+
+@pytest.mark.parametrize("scheme", SCHEMES.values(), ids=lambda s: s.name)
+def test_blocks_of_rows_give_the_same(scheme) -> None:
+    weight, spec = random(300, 40), spec_of(300, 40)
+    whole = quantize(spec, weight, scheme)
+    blocks = quantize(spec, iter([weight[:7], weight[7:200], weight[200:]]), scheme)
+    for (name, array), (other_name, other) in zip(whole, blocks, strict=True):
+        assert name == other_name
+        np.testing.assert_array_equal(array, other)
+
+
+def test_columns_that_do_not_fit_are_refused() -> None:
+    for scheme in SCHEMES.values():
+        with pytest.raises(WispError, match=r"'w'.*12 columns.*multiple of 8"):
+            parameter_layout(spec_of(4, 12), scheme)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_what_is_not_finite_is_refused(value: float) -> None:
+    weight = random(4, 32)
+    weight[3, 5] = value
+    for scheme in SCHEMES.values():
+        with pytest.raises(WispError, match=r"'w' holds NaN or infinity.*source\.weight"):
+            quantize(spec_of(4, 32), weight, scheme)
+
+
+def test_what_float16_cannot_hold_is_refused() -> None:
+    weight = np.full((1, 32), 1e5, np.float32)
+    with pytest.raises(WispError, match="does not fit float16"):
+        quantize(spec_of(1, 32), weight, SCHEMES["q0f16"])
+    for scheme in GROUPED:
+        with pytest.raises(WispError, match=f"too large for {scheme.name}"):
+            quantize(spec_of(1, 32), weight * 1000, scheme)
+        restored = dequantize(spec_of(1, 32), dict(quantize(spec_of(1, 32), weight, scheme)), scheme)
+        np.testing.assert_allclose(restored, weight, rtol=2**-10)
+
+
+def test_a_wrong_number_of_rows_is_refused() -> None:
+    for rows in (3, 5):
+        with pytest.raises(WispError, match="'w'"):
+            quantize(spec_of(4, 32), random(rows, 32), SCHEMES["q4f16_1"])
