@@ -1,0 +1,112 @@
+import { describe, expect, test } from "vitest";
+import type { Plan, TensorCache } from "../../src/artifact/schema";
+import { Pace } from "../../src/runtime/pace";
+import { commonPrefix, coverPrompt } from "../../src/runtime/prefill";
+import { penalizes, resolveSampling, samplingWords } from "../../src/runtime/sampling";
+import { planUploads } from "../../src/runtime/upload";
+
+describe("covering a prompt", () => {
+  const sizes = [16, 64, 256];
+
+  test.each(Array.from({ length: 600 }, (_, i) => i))("of %i tokens: every token once, padding in the last chunk only", (count) => {
+    const chunks = coverPrompt(count, sizes);
+    expect(chunks.reduce((sum, { length }) => sum + length, 0)).toBe(count);
+    chunks.slice(0, -1).forEach(({ size, length }) => expect(length).toBe(size));
+    expect(chunks.every(({ size, length }) => length > 0 && length <= size)).toBe(true);
+  });
+
+  test("takes the cheapest programs", () => {
+    const chosen = (count: number) => coverPrompt(count, sizes).map(({ size }) => size);
+    expect(chosen(0)).toEqual([]);
+    expect(chosen(1)).toEqual([16]);
+    expect(chosen(17)).toEqual([16, 16]);
+    expect(chosen(60)).toEqual([64]);
+    expect(chosen(65)).toEqual([64, 16]);
+    expect(chosen(250)).toEqual([256]);
+    expect(chosen(10_000).length).toBeLessThan(42);
+  });
+});
+
+test("the common prefix", () => {
+  expect(commonPrefix([], [1])).toBe(0);
+  expect(commonPrefix([1, 2, 3], [1, 2, 4])).toBe(2);
+  expect(commonPrefix([1, 2], [1, 2, 3])).toBe(2);
+});
+
+describe("the pace", () => {
+  const after = (ms: number) => {
+    const pace = new Pace();
+    for (let i = 0; i < 20; i++) pace.observe(ms, 1);
+    return [pace.inFlight, pace.perSubmit];
+  };
+  test("is one step at a time until one was timed, and on a slow device", () => {
+    expect([new Pace().inFlight, new Pace().perSubmit]).toEqual([1, 1]);
+    expect(after(400)).toEqual([1, 1]);
+  });
+  test("keeps about 100 ms of work in flight, a frame's worth a submit", () => {
+    expect(after(40)).toEqual([2, 1]);
+    expect(after(10)).toEqual([10, 1]);
+    expect(after(4)).toEqual([25, 4]);
+    expect(after(0.5)).toEqual([64, 8]);
+  });
+});
+
+describe("sampling parameters", () => {
+  const defaults = { temperature: 0.7, topK: 0, topP: 0.95, minP: 0, repetitionPenalty: 1, presencePenalty: 0, frequencyPenalty: 0 };
+
+  test("lie in the state buffer where the format says", () => {
+    const sampling = resolveSampling({ topK: 40, presencePenalty: 0.5, frequencyPenalty: 0.25, minP: 0.125 }, defaults, -1);
+    const view = new DataView(samplingWords(sampling).buffer);
+    const word = (i: number) => view.getUint32(4 * (i - 3), true);
+    const float = (i: number) => view.getFloat32(4 * (i - 3), true);
+    expect([word(3), word(5)]).toEqual([0xffffffff, 40]);
+    expect([float(4), float(6), float(7), float(8), float(9), float(10)].map((x) => Number(x.toFixed(4)))).toEqual([0.7, 0.95, 0.125, 1, 0.5, 0.25]);
+    expect(view.byteLength).toBe(4 * 13);
+    expect([11, 12, 13, 14, 15].map(word)).toEqual([0, 0, 0, 0, 0]);
+  });
+  test.each([
+    { temperature: -1 },
+    { temperature: NaN },
+    { topK: 1.5 },
+    { topP: 0 },
+    { topP: 1.1 },
+    { minP: 2 },
+    { repetitionPenalty: 0 },
+    { presencePenalty: Infinity },
+  ])("out of range are refused: %j", (options) => {
+    const [name = ""] = Object.keys(options);
+    expect(() => resolveSampling(options, defaults, 1)).toThrow(new RegExp(`${name}: got .*, expected`));
+  });
+  test("without a seed take a random one", () => {
+    const seeds = new Set(Array.from({ length: 8 }, () => resolveSampling({}, defaults, undefined).seed));
+    expect(seeds.size).toBeGreaterThan(1);
+    expect(() => resolveSampling({}, defaults, 0.5)).toThrow(/seed/);
+  });
+  test("need the counts when a penalty is on", () => {
+    expect(penalizes(resolveSampling({}, defaults, 1))).toBe(false);
+    expect(penalizes(resolveSampling({ frequencyPenalty: 0.1 }, defaults, 1))).toBe(true);
+  });
+});
+
+test("rows go from any split of shards to any split of buffers", () => {
+  const dtype = "uint32" as const;
+  const part = (rowOffset: number, rows: number) => ({ name: "w", dtype, shape: [rows, 2], rowOffset, byteOffset: 8, nbytes: rows * 8 });
+  const shards = [part(0, 64), part(64, 64), part(128, 72)].map((record, i) => ({ path: `${i}`, nbytes: record.nbytes + 8, records: [record] }));
+  const unused = { path: "unused", nbytes: 4, records: [{ name: "x", dtype, shape: [1], rowOffset: 0, byteOffset: 0, nbytes: 4 }] };
+  const weights: TensorCache = { shards: [...shards, unused], tensors: new Map() };
+  const rows: [number, number][] = [
+    [0, 96],
+    [96, 200],
+  ];
+  const buffers = rows.map((range) => ({ kind: "weight" as const, name: "w", dtype, shape: [200, 2], rows: range, bytes: (range[1] - range[0]) * 8 }));
+  const uploads = planUploads({ buffers } as Partial<Plan> as Plan, weights);
+  expect([...uploads.keys()].map(({ path }) => path)).toEqual(["0", "1", "2"]);
+  expect([...uploads.values()]).toEqual([
+    [{ buffer: 0, offset: 0, from: 8, to: 8 + 512 }],
+    [
+      { buffer: 0, offset: 512, from: 8, to: 8 + 256 },
+      { buffer: 1, offset: 0, from: 8 + 256, to: 8 + 512 },
+    ],
+    [{ buffer: 1, offset: 256, from: 8, to: 8 + 576 }],
+  ]);
+});

@@ -1,0 +1,192 @@
+// The session on a machine without a GPU, whose next token depends on every KV row, so that a stale row shows.
+import { describe, expect, test } from "vitest";
+import type { Machine } from "../../src/runtime/replay";
+import { GREEDY, type Sampling } from "../../src/runtime/sampling";
+import { Session } from "../../src/runtime/session";
+
+const VOCAB = 101;
+
+function next(rows: readonly number[]): number {
+  return rows.reduce((h, id) => (h * 31 + id + 1) % 100_003, 7) % VOCAB;
+}
+
+function reference(ids: readonly number[], count: number): number[] {
+  const out: number[] = [];
+  while (out.length < count) out.push(next([...ids, ...out]));
+  return out;
+}
+
+class FakeMachine implements Machine {
+  readonly vocabSize = VOCAB;
+  readonly ringSize = 16;
+  readonly prefillChunks = [16, 4];
+  readonly kv: number[] = [];
+  readonly prefilled: [number, number, number][] = [];
+  counts: Uint32Array | undefined;
+  sampling: Sampling | undefined;
+  failing = false;
+  private position = 0;
+  private token = 0;
+
+  constructor(readonly capacity = 64) {}
+
+  writeSampling(sampling: Sampling): void {
+    this.sampling = sampling;
+  }
+  writeCounts(counts: Uint32Array<ArrayBuffer>): void {
+    this.counts = counts;
+  }
+  seek(position: number, token: number): void {
+    this.position = position;
+    this.token = token;
+  }
+  prefill(size: number, position: number, ids: readonly number[]): void {
+    this.prefilled.push([size, position, ids.length]);
+    ids.forEach((id, i) => (this.kv[position + i] = id));
+  }
+  async decode(steps: number, position: number): Promise<Uint32Array> {
+    if (this.failing) throw new Error("lost");
+    expect(position).toBe(this.position);
+    const out = new Uint32Array(steps);
+    for (let i = 0; i < steps; i++) {
+      expect(this.position).toBeLessThan(this.capacity);
+      this.kv[this.position] = this.token;
+      this.token = next(this.kv.slice(0, this.position + 1));
+      this.position += 1;
+      out[i] = this.token;
+    }
+    await new Promise((resolve) => setTimeout(resolve, 0));
+    return out;
+  }
+  logits(): Promise<Float32Array> {
+    return Promise.resolve(new Float32Array([this.token]));
+  }
+  idle(): Promise<void> {
+    return Promise.resolve();
+  }
+}
+
+function ask(session: Session, ids: number[], maxTokens: number | undefined, more: Partial<Parameters<Session["generate"]>[0]> = {}) {
+  const base = { ids, maxTokens, sampling: GREEDY, stopTokenIds: new Set<number>(), signal: new AbortController().signal };
+  return session.generate({ ...base, ...more });
+}
+
+/** The invariant: what the session calls resident is what the KV cache holds. */
+function checkResident(session: Session, machine: FakeMachine): void {
+  expect(machine.kv.slice(0, session.residentIds.length)).toEqual([...session.residentIds]);
+}
+
+const PROMPT = [5, 9, 2, 77, 31, 8];
+
+describe("a session", () => {
+  test.each([1, 2, 5, 6, 20, 40])("answers a prompt of %i tokens", async (length) => {
+    const machine = new FakeMachine();
+    const session = new Session(machine);
+    const ids = Array.from({ length }, (_, i) => (i * 37) % VOCAB);
+    const { tokens, finishReason } = await ask(session, ids, 20);
+    expect(tokens).toEqual(reference(ids, 20));
+    expect(finishReason).toBe("length");
+    checkResident(session, machine);
+    expect(session.residentIds).toHaveLength(length + 19);
+  });
+
+  test("reuses the longest common prefix and nothing beyond it", async () => {
+    const machine = new FakeMachine();
+    const session = new Session(machine);
+    const { tokens } = await ask(session, PROMPT, 10);
+    const same = await ask(session, PROMPT, 10);
+    expect(same.tokens).toEqual(tokens);
+    expect(same.reusedTokens).toBe(PROMPT.length - 1);
+    const branch = [...PROMPT.slice(0, 3), 1, 1, 1];
+    const other = await ask(session, branch, 10);
+    expect(other.reusedTokens).toBe(3);
+    expect(other.tokens).toEqual(reference(branch, 10));
+    checkResident(session, machine);
+    session.reset();
+    expect((await ask(session, branch, 1)).reusedTokens).toBe(0);
+  });
+
+  test("forgets what ran beyond a stop id", async () => {
+    const machine = new FakeMachine();
+    const session = new Session(machine);
+    await ask(session, PROMPT, 40); // teaches the pace, so that several steps are in flight
+    const answer = reference(PROMPT, 40);
+    const stop = answer[25] ?? 0;
+    const expected = answer.slice(0, answer.indexOf(stop));
+    const stopped = await ask(session, PROMPT, 50, { stopTokenIds: new Set([stop]) });
+    expect(stopped.tokens).toEqual(expected);
+    expect(stopped.finishReason).toBe("stop");
+    checkResident(session, machine);
+    const continued = [...PROMPT, ...expected, stop, 3];
+    const then = await ask(session, continued, 10);
+    expect(then.tokens).toEqual(reference(continued, 10));
+    expect(then.reusedTokens).toBeGreaterThanOrEqual(PROMPT.length + expected.length);
+  });
+
+  test("ends when the receiver of tokens says so", async () => {
+    const machine = new FakeMachine();
+    const session = new Session(machine);
+    const seen: number[] = [];
+    const { tokens, finishReason } = await ask(session, PROMPT, 50, { onToken: (token) => seen.push(token) === 12 });
+    expect(tokens).toEqual(reference(PROMPT, 12));
+    expect(seen).toEqual(tokens);
+    expect(finishReason).toBe("stop");
+    checkResident(session, machine);
+  });
+
+  test("ends at an abort, before or in the middle", async () => {
+    const machine = new FakeMachine();
+    const session = new Session(machine);
+    const early = await ask(session, PROMPT, 50, { signal: AbortSignal.abort() });
+    expect(early).toMatchObject({ tokens: [], finishReason: "abort" });
+    const controller = new AbortController();
+    let count = 0;
+    const onToken = () => {
+      if (++count === 5) controller.abort();
+      return false;
+    };
+    const { tokens, finishReason } = await ask(session, PROMPT, 50, { signal: controller.signal, onToken });
+    expect(finishReason).toBe("abort");
+    expect(tokens).toEqual(reference(PROMPT, tokens.length));
+    checkResident(session, machine);
+  });
+
+  test("stops at the end of the context", async () => {
+    const machine = new FakeMachine(10);
+    const session = new Session(machine);
+    const { tokens, finishReason } = await ask(session, PROMPT, undefined);
+    expect(tokens).toHaveLength(10 - PROMPT.length + 1);
+    expect(finishReason).toBe("length");
+    await expect(ask(session, Array<number>(11).fill(1), 1)).rejects.toMatchObject({ kind: "context-overflow" });
+    await expect(ask(session, [], 1)).rejects.toMatchObject({ kind: "request" });
+    await expect(ask(session, [VOCAB], 1)).rejects.toThrow(/token id: got 101, expected/);
+  });
+
+  test("gives logits from a fresh sequence", async () => {
+    const machine = new FakeMachine();
+    const session = new Session(machine);
+    await ask(session, PROMPT, 10);
+    expect([...(await session.logits(PROMPT))]).toEqual([next(PROMPT)]);
+    expect(session.residentIds).toEqual(PROMPT);
+    checkResident(session, machine);
+  });
+
+  test("uploads counts only when a penalty reads them", async () => {
+    const machine = new FakeMachine();
+    const session = new Session(machine);
+    await ask(session, PROMPT, 2);
+    expect(machine.counts).toBeUndefined();
+    await ask(session, PROMPT, 2, { sampling: { ...GREEDY, repetitionPenalty: 1.2 } });
+    expect(machine.counts?.[77]).toBe(0x80000000);
+    expect(machine.counts?.[78]).toBe(0);
+  });
+
+  test("trusts no row after the device failed", async () => {
+    const machine = new FakeMachine();
+    const session = new Session(machine);
+    await ask(session, PROMPT, 5);
+    machine.failing = true;
+    await expect(ask(session, PROMPT, 5)).rejects.toThrow("lost");
+    expect(session.residentIds).toEqual([]);
+  });
+});

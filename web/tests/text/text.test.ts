@@ -1,0 +1,113 @@
+import { readFileSync } from "node:fs";
+import { resolve } from "node:path";
+import { describe, expect, test } from "vitest";
+import { ChatTemplate } from "../../src/text/chat-template";
+import { Detokenizer } from "../../src/text/detokenizer";
+import { StopStrings } from "../../src/text/stop-strings";
+import { Tokenizer } from "../../src/text/tokenizer";
+
+interface Fixture {
+  tokenizer: Record<string, unknown>;
+  config: Record<string, unknown>;
+  encoded: { text: string; ids: number[]; with_special: number[] }[];
+  decoded: { ids: number[]; text: string; with_special: string }[];
+}
+
+function read(name: string): Fixture {
+  return JSON.parse(readFileSync(resolve(import.meta.dirname, "../golden", name), "utf8")) as Fixture;
+}
+
+describe.each(["byte_level.json", "byte_fallback.json"])("the tokenizer of %s", (name) => {
+  const fixture = read(name);
+  const tokenizer = new Tokenizer(fixture.tokenizer, fixture.config);
+
+  test.each(fixture.encoded)("encodes $text as Hugging Face's does", ({ text, ids, with_special }) => {
+    expect(tokenizer.encode(text, false)).toEqual(ids);
+    expect(tokenizer.encode(text, true)).toEqual(with_special);
+  });
+
+  test.each(fixture.decoded)("decodes $ids as Hugging Face's does", ({ ids, text, with_special }) => {
+    expect(tokenizer.decode(ids, true)).toBe(text);
+    expect(tokenizer.decode(ids, false)).toBe(with_special);
+  });
+
+  test("knows its special tokens and ids that are none", () => {
+    expect([tokenizer.bosToken, tokenizer.eosToken]).toEqual(["<s>", "</s>"]);
+    expect(tokenizer.decode([], true)).toBe("");
+    expect(tokenizer.decode([99_999], true)).toBe("");
+  });
+
+  test.each(["naïve café 東京 🙂🙃 done, it's fine", "🙂", "x".repeat(500), "a\n\n\tb  c"])("streams %j without splitting a character", (text) => {
+    const detokenizer = new Detokenizer((ids) => tokenizer.decode(ids, true));
+    const pieces = tokenizer.encode(text, false).map((id) => detokenizer.push(id));
+    pieces.push(detokenizer.flush());
+    expect(pieces.join("")).toBe(text);
+    for (const piece of pieces) expect(piece).not.toContain("\ufffd");
+  });
+
+  test("decodes a bounded window, however long the answer", () => {
+    let longest = 0;
+    const detokenizer = new Detokenizer((ids) => {
+      longest = Math.max(longest, ids.length);
+      return tokenizer.decode(ids, true);
+    });
+    for (let i = 0; i < 3000; i++) detokenizer.push((i * 7919) % 300);
+    expect(longest).toBeLessThan(32);
+  });
+
+  test("skips special tokens between words", () => {
+    const detokenizer = new Detokenizer((ids) => tokenizer.decode(ids, true));
+    const ids = [...tokenizer.encode("the fox", false), 4, 4, 4, ...tokenizer.encode(" dog", false)];
+    const text = ids.map((id) => detokenizer.push(id)).join("") + detokenizer.flush();
+    expect(text).toBe(tokenizer.decode(ids, true));
+  });
+});
+
+test("an invalid byte comes out as a replacement character, not never", () => {
+  const fixture = read("byte_fallback.json");
+  const tokenizer = new Tokenizer(fixture.tokenizer, fixture.config);
+  const detokenizer = new Detokenizer((ids) => tokenizer.decode(ids, true));
+  const half = tokenizer.encode("🙂", false).at(-2) ?? 0;
+  const word = tokenizer.encode("the", false);
+  const pieces = [half, ...word, ...word].map((id) => detokenizer.push(id));
+  expect(pieces.join("") + detokenizer.flush()).toMatch(/\ufffd.*the/);
+});
+
+describe("stop strings", () => {
+  const run = (stops: string[], pieces: string[]) => {
+    const matcher = new StopStrings(stops);
+    const out = pieces.map((piece) => matcher.push(piece));
+    return { text: out.join("") + matcher.flush(), stopped: matcher.stopped, out };
+  };
+
+  test("are found across pieces and never let through in part", () => {
+    expect(run(["<end>"], ["hello <", "en", "d> more"])).toMatchObject({ text: "hello ", stopped: true, out: ["hello ", "", ""] });
+  });
+  test("that almost match are let through", () => {
+    expect(run(["<end>"], ["a <en", "tity>"])).toMatchObject({ text: "a <entity>", stopped: false });
+  });
+  test("that begin again within themselves are found", () => {
+    expect(run(["aab"], ["a", "a", "a", "b", "c"])).toMatchObject({ text: "a", stopped: true });
+  });
+  test("stop at the first of several", () => {
+    expect(run(["yz", "x"], ["abxcyz"])).toMatchObject({ text: "ab", stopped: true });
+  });
+  test("without any, everything passes at once", () => {
+    expect(run([], ["a", "b"]).out).toEqual(["a", "b"]);
+  });
+});
+
+describe("the chat template", () => {
+  const source =
+    "{{ bos_token }}{% for m in messages %}{% if m['role'] not in ['user', 'assistant'] %}{{ raise_exception('Only user and assistant') }}{% endif %}" +
+    "[{{ m['role'] }}]{{ m['content'] | trim }}{{ eos_token }}{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}";
+  const template = new ChatTemplate(source, { bosToken: "<s>", eosToken: "</s>" });
+
+  test("sees messages, special tokens and the generation prompt", () => {
+    expect(template.render([{ role: "user", content: " hi " }], true)).toBe("<s>[user]hi</s>[assistant]");
+    expect(template.render([{ role: "user", content: [{ type: "text", text: "hi" }] }], false)).toBe("<s>[user]hi</s>");
+  });
+  test("refuses in its own words", () => {
+    expect(() => template.render([{ role: "tool", content: "" }], true)).toThrow(/Only user and assistant.*got roles tool/);
+  });
+});
