@@ -21,9 +21,10 @@ from compiler.errors import WispError
 from compiler.kernels.embed import rope_table
 from compiler.models import weight_specs
 from compiler.models.base import ModelConfig
-from compiler.models.decoder import MAX_BINDING, RING_SIZE, Decoder, Geometry
+from compiler.models.decoder import Decoder
+from compiler.models.layers import MAX_BINDING, RING_SIZE, Geometry
 from compiler.plan import Program, assemble, read_program
-from compiler.quantize import Scheme
+from compiler.quantize import Scheme, parameter_layout
 from compiler.variants import Variant
 
 PASSES: tuple[tuple[str, Any], ...] = (
@@ -76,7 +77,7 @@ def lower_variant(
     geometry = Geometry(model, scheme, variant, context, prefill_chunks)
     _check_cache(geometry)
     decoder = Decoder(geometry, weight_specs(model))
-    module, parameters = decoder.export_tvm(decoder.programs())
+    module, parameters = decoder.export_tvm({program: {} for program in geometry.programs})
     show("graph.py", module.script())
     for name, make in PASSES:
         module = make()(module)
@@ -84,7 +85,9 @@ def lower_variant(
     names = [_label(name) for name, _ in parameters]
     programs = _read_programs(module, decoder, names)
     kernels = _render(decoder, variant)
-    show("kernels.wgsl", source := wgsl.join(_unique(kernels), variant.activation_dtype == "float16", variant.subgroups))
+    show(
+        "kernels.wgsl", source := wgsl.join(_unique(kernels), variant.activation_dtype == "float16", variant.subgroups)
+    )
     header = {
         "format": "wisp-plan",
         "format_version": 1,
@@ -95,7 +98,9 @@ def lower_variant(
         "ring_size": RING_SIZE,
         "prefill_chunks": list(prefill_chunks),
     }
-    named = {label: _describe(label, parameter, geometry) for label, (_, parameter) in zip(names, parameters, strict=True)}
+    named = {
+        label: _describe(label, parameter, geometry) for label, (_, parameter) in zip(names, parameters, strict=True)
+    }
     plan = assemble(header, named, programs, kernels)
     show("plan.json", json.dumps(plan, indent=1))
     _check_limits(plan)
@@ -115,10 +120,8 @@ def _label(parameter: str) -> str:
 
 
 def _read_programs(module: tvm.IRModule, decoder: Decoder, names: list[str]) -> dict[str, Program]:
-    callees = {
-        g: str(f.attrs["wisp.kernel"]) for g, f in module.functions.items() if not isinstance(f, relax.Function)
-    }
-    return {name: read_program(module[name], names, callees) for name in decoder.programs()}
+    callees = {g: str(f.attrs["wisp.kernel"]) for g, f in module.functions.items() if not isinstance(f, relax.Function)}
+    return {name: read_program(module[name], names, callees) for name in decoder.geometry.programs}
 
 
 def _render(decoder: Decoder, variant: Variant) -> dict[str, wgsl.KernelInfo]:
@@ -145,11 +148,7 @@ def _describe(label: str, parameter: Any, geometry: Geometry) -> dict[str, Any]:
     if not label.startswith("runtime."):
         name, _, rows = label.partition("@")
         start, stop = (int(v) for v in rows.split(":")) if rows else (0, shape[0])
-        whole = next(
-            [int(e) for e in full]
-            for layout_name, full in _full_shapes(geometry)
-            if layout_name == name
-        )
+        whole = next([int(e) for e in full] for layout_name, full in _full_shapes(geometry) if layout_name == name)
         return {"kind": "weight", "name": name, "dtype": dtype, "shape": whole, "rows": [start, stop], "bytes": size}
     name = label.removeprefix("runtime.")
     if name.startswith("kv."):
@@ -161,10 +160,10 @@ def _describe(label: str, parameter: Any, geometry: Geometry) -> dict[str, Any]:
 
 
 def _full_shapes(geometry: Geometry) -> list[tuple[str, tuple[int, ...]]]:
-    from compiler.quantize import parameter_layout
-
     return [
-        (name, shape) for spec in weight_specs(geometry.model) for name, _, shape in parameter_layout(spec, geometry.scheme)
+        (name, shape)
+        for spec in weight_specs(geometry.model)
+        for name, _, shape in parameter_layout(spec, geometry.scheme)
     ]
 
 
@@ -186,7 +185,9 @@ def _check_limits(plan: Mapping[str, Any]) -> None:
         if len(kernel["bindings"]) > MAX_BINDINGS or invocations > MAX_INVOCATIONS:
             raise RuntimeError(f"kernel {kernel['entry']} exceeds WebGPU's default limits: {kernel}")
         if kernel["workgroup_bytes"] > MAX_WORKGROUP_BYTES:
-            raise RuntimeError(f"kernel {kernel['entry']} declares {kernel['workgroup_bytes']} bytes of workgroup storage")
+            raise RuntimeError(
+                f"kernel {kernel['entry']} declares {kernel['workgroup_bytes']} bytes of workgroup storage"
+            )
     for buffer in plan["buffers"]:
         if buffer["bytes"] > MAX_BINDING:
             raise WispError(

@@ -1,4 +1,4 @@
-"""Replays a plan natively through wgpu (Vulkan, Metal, DX12): the same buffers, kernels and dispatches as in the browser.
+"""Replays a plan natively through wgpu (Vulkan, Metal, DX12): buffers, kernels and dispatches as in the browser.
 
 Knows the plan's format and the state buffer's layout (`compiler/FORMAT.md`); knows nothing about tokenizers or text. It
 serves `wisp check`, `wisp bench` and the tests.
@@ -209,7 +209,7 @@ class NativeRuntime:
         self.write("state", words, 12)
 
     def plan_chunks(self, count: int, one_by_one: bool = False) -> list[tuple[int, int]]:
-        """Cover `count` tokens by (compiled chunk, valid length): full chunks, then the smallest that holds the rest."""
+        """Cover `count` tokens by (compiled chunk, valid length): full chunks, then the smallest chunk for the rest."""
         sizes = sorted(self.plan["prefill_chunks"], reverse=True)
         chunks = []
         while count:

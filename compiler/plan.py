@@ -46,7 +46,9 @@ class Program:
     storages: tuple[int, ...]
 
 
-def read_program(function: relax.Function, parameters: Sequence[str], kernels: Mapping[tvm.ir.GlobalVar, str]) -> Program:
+def read_program(
+    function: relax.Function, parameters: Sequence[str], kernels: Mapping[tvm.ir.GlobalVar, str]
+) -> Program:
     """Walk a planned Relax function. `parameters` names its parameters in order; `kernels` its callees.
 
     Raises `RuntimeError` at anything but allocations, calls and aliases: then Relax has not planned it.

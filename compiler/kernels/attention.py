@@ -1,11 +1,10 @@
 """Attention over the KV cache: one kernel for decode and prefill, and the reduction that joins decode's splits.
 
-A workgroup holds up to eight queries that read the same keys: in decode the query heads that share a KV head, in prefill
-neighbouring rows of one head. It walks the used positions (not the capacity) 64 at a time: an invocation scores one
-key, the workgroup finds the running maximum, then each invocation sums four dimensions of the values (online softmax
-in f32; Milakov and Gimelshein, arXiv:1805.02867). In decode the positions are dealt out to `splits` workgroups
-(flash-decoding), whose partial sums `combine` joins. The numpy twin is `reference.attention`.
-"""
+A workgroup holds up to eight queries that read the same keys: in decode the query heads that share a KV head, in
+prefill neighbouring rows of one head. It walks the used positions (not the capacity) 64 at a time: an invocation
+scores one key, the workgroup finds the running maximum, then each invocation sums four dimensions of the values
+(online softmax in f32; Milakov and Gimelshein, arXiv:1805.02867). In decode the positions are dealt out to `splits`
+workgroups (flash-decoding), whose partial sums `combine` joins. The numpy twin is `reference.attention`."""
 
 from __future__ import annotations
 
@@ -14,7 +13,7 @@ from dataclasses import dataclass
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from compiler.kernels.builder import Array, Expr, Kernel, cast4, ceil_div, div, dot, f32, i32, mod, select
+from compiler.kernels.builder import Array, Expr, Kernel, cast4, ceil_div, div, dot, f32, i32, lane, mod, select
 from compiler.kernels.epilogue import Heads
 
 BLOCK = 64  # keys at a time = invocations of a workgroup
@@ -30,6 +29,7 @@ class Shape:
     chunk: int  # rows of queries; 1 in decode
     splits: int  # workgroups that share a query's keys; 1 in prefill
     context: int
+    window: int | None = None  # keys that a query sees, itself included; None: all before it
 
     @property
     def shared_heads(self) -> int:
@@ -115,8 +115,16 @@ def _walk(kernel, shape, query, cache, row_and_head, thread, split, kv_head, use
         sums[j][0] = T.broadcast(f32(0.0), 4)
     team, dim = kernel.let(div(thread, dims)), kernel.let(mod(thread, dims))
     blocks = kernel.let(div(used + BLOCK - 1, BLOCK))
-    share = kernel.let(div(blocks + shape.splits - 1, shape.splits))
-    first_block = kernel.let(split * share)
+    window = shape.window if shape.window is not None and shape.window < shape.context else None
+    start = 0 if window is None else kernel.let(div(tirx.max(limits[0] - window, 0), BLOCK))
+    share = kernel.let(div(blocks - start + shape.splits - 1, shape.splits))
+    first_block = kernel.let(start + split * share)
+
+    def sees(j: int, key: Expr) -> Expr:
+        """Query j attends to this key."""
+        below = key < limits[j]
+        return below if window is None else tirx.And(below, key >= limits[j] - window)
+
     kernel.barrier()
     with kernel.loop(tirx.max(tirx.min(share, blocks - first_block), 0)) as step:
         base = kernel.let((first_block + step) * BLOCK)
@@ -129,7 +137,7 @@ def _walk(kernel, shape, query, cache, row_and_head, thread, split, kv_head, use
             for j in range(queries):
                 score[j][0] = score[j][0] + dot(asked[j * dims + d], value)
         for j in range(queries):
-            score[j][0] = select(key < limits[j], score[j][0], f32(LOWEST))
+            score[j][0] = select(sees(j, key), score[j][0], f32(LOWEST))
             scores[j * BLOCK + thread] = score[j][0]
         kernel.barrier()
         with kernel.when(True if queries * FINDERS == BLOCK else thread < queries * FINDERS):
@@ -148,7 +156,7 @@ def _walk(kernel, shape, query, cache, row_and_head, thread, split, kv_head, use
             top[j][0] = most[0]
             total[j][0] = total[j][0] * shrink
             sums[j][0] = sums[j][0] * T.broadcast(shrink, 4)
-            odds[j * BLOCK + thread] = select(key < limits[j], T.exp(score[j][0] - most[0]), f32(0.0))
+            odds[j * BLOCK + thread] = select(sees(j, key), T.exp(score[j][0] - most[0]), f32(0.0))
         kernel.barrier()
         count = kernel.let(tirx.min(BLOCK, used - base))
         with (
@@ -156,7 +164,9 @@ def _walk(kernel, shape, query, cache, row_and_head, thread, split, kv_head, use
             kernel.loop(div(count - team + teams - 1, teams)) as i,
         ):
             column = kernel.let(team + i * teams)
-            value = kernel.let(cast4(cache[(base + column) * row + (heads.key_value + kv_head) * dims + dim], "float32"))
+            value = kernel.let(
+                cast4(cache[(base + column) * row + (heads.key_value + kv_head) * dims + dim], "float32")
+            )
             for j in range(queries):
                 odd = kernel.let(odds[j * BLOCK + column])
                 total[j][0] = total[j][0] + odd
@@ -203,8 +213,6 @@ def _store(kernel, shape, out, row_and_head, first, length, thread, split, sums,
 
 def combine(name: str, shape: Shape, activation: str) -> tirx.PrimFunc:
     """Join the splits of a decode step; bindings: partial (as `attention` wrote it), out `[query heads, size]`."""
-    from compiler.kernels.builder import lane
-
     dims = shape.dims
     units = shape.heads.query * dims
     with Kernel(name) as kernel:

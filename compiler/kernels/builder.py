@@ -89,7 +89,7 @@ class Kernel:
 
     def let(self, value: Expr) -> Expr:
         """Name a value, so that it is computed once. (TVM's simplifier inlines its own `let`s.)"""
-        if isinstance(value, int) or isinstance(value, tirx.Var | tirx.IntImm):
+        if isinstance(value, int | tirx.Var | tirx.IntImm):
             return value
         register = self.registers(1, str(value.ty.dtype))
         register[0] = value

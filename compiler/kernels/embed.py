@@ -1,8 +1,8 @@
 """Token embedding, and the rotary table.
 
-Rotary angles come from a table the compiler computes in f64: cos/sin of `256 a x f` and of `b x f` for every frequency f,
-so that position `256 a + b` needs one complex product and no `sin` of a large argument (WGSL promises little there).
-A decode step puts cos/sin of its position into the state buffer, behind the header, once for all layers.
+Rotary angles come from a table the compiler computes in f64: cos/sin of `256 a x f` and of `b x f` for every frequency
+f, so that position `256 a + b` needs one complex product and no `sin` of a large argument (WGSL promises little
+there). A decode step puts cos/sin of its position into the state buffer, behind the header, once for all layers.
 
 The numpy twins are `reference.embed` and `reference.rotate`.
 """
@@ -18,6 +18,7 @@ from compiler.kernels.builder import (
     Expr,
     Kernel,
     all_of,
+    call,
     cast4,
     ceil_div,
     div,
@@ -27,6 +28,7 @@ from compiler.kernels.builder import (
     mod,
 )
 from compiler.kernels.epilogue import STATE_HEADER, Heads
+from compiler.kernels.matvec import Norm
 from compiler.kernels.weights import GROUP, PART, STORAGE, WordMatrix
 
 ROPE_BLOCK = 256  # positions of the fine table
@@ -125,24 +127,92 @@ def rotate_chunk(name: str, heads: Heads, chunk: int, context: int, state_words:
         block, row = kernel.grid(ceil_div(units, THREADS), chunk)
         unit = kernel.let(block * THREADS + kernel.threads(THREADS))
         with kernel.when(all_of([unit < units, row < i32(state[2])])):
-            position = kernel.let(i32(state[0]) + row)
             head, i, first, second = (kernel.let(value) for value in heads.pair(unit))
-            a, b = kernel.registers(), kernel.registers()
-            a[0] = f32(qkv[row * heads.rows + head * heads.size + first])
-            b[0] = f32(qkv[row * heads.rows + head * heads.size + second])
-            whole = heads.rotary == heads.size
-            with kernel.when(all_of([head < heads.query + heads.key_value, True if whole else i < pairs])):
-                cos, sin = _cos_sin(kernel, table, position, i, pairs, context)
-                x, y = kernel.let(a[0]), kernel.let(b[0])
-                a[0] = x * cos - y * sin
-                b[0] = y * cos + x * sin
-            with T.If(head < heads.query):
-                with T.Then():
-                    base = kernel.let((row * heads.query + head) * heads.size)
-                    query[base + first] = T.cast(a[0], activation)
-                    query[base + second] = T.cast(b[0], activation)
-                with T.Else():
-                    base = kernel.let(position * cache_row + (head - heads.query) * heads.size)
-                    cache[base + first] = T.cast(a[0], activation)
-                    cache[base + second] = T.cast(b[0], activation)
+            source = kernel.let(row * heads.rows + head * heads.size)
+            values = f32(qkv[source + first]), f32(qkv[source + second])
+            _rotate_and_store(kernel, heads, context, state, table, cache, query, row, (head, i, first, second), values)
+    return kernel.function
+
+
+def _rotate_and_store(kernel, heads, context, state, table, cache, query, row, pair, values) -> None:  # type: ignore[no-untyped-def]
+    """Rotate one pair of a head where it rotates, and put it where the head belongs."""
+    head, i, first, second = pair
+    dtype = str(query.buffer.dtype)
+    position = kernel.let(i32(state[0]) + row)
+    a, b = kernel.registers(), kernel.registers()
+    a[0], b[0] = values
+    whole = heads.rotary == heads.size
+    with kernel.when(all_of([head < heads.query + heads.key_value, True if whole else i < heads.rotary // 2])):
+        cos, sin = _cos_sin(kernel, table, position, i, heads.rotary // 2, context)
+        x, y = kernel.let(a[0]), kernel.let(b[0])
+        a[0] = x * cos - y * sin
+        b[0] = y * cos + x * sin
+    with T.If(head < heads.query):
+        with T.Then():
+            base = kernel.let((row * heads.query + head) * heads.size)
+            query[base + first] = T.cast(a[0], dtype)
+            query[base + second] = T.cast(b[0], dtype)
+        with T.Else():
+            base = kernel.let(position * 2 * heads.key_value * heads.size + (head - heads.query) * heads.size)
+            cache[base + first] = T.cast(a[0], dtype)
+            cache[base + second] = T.cast(b[0], dtype)
+
+
+def normalize_rotate_chunk(
+    name: str, heads: Heads, chunk: int, context: int, norm: Norm, state_words: int, activation: str
+) -> tirx.PrimFunc:
+    """As `rotate_chunk`, with an RMS norm of each query and key head before the rotation; a chunk of 1 serves decode.
+
+    Bindings: qkv, query gamma, key gamma, state, rope, cache, query.
+    """
+    half, size = heads.size // 2, heads.size
+    gamma_type = ("uint32", ceil_div(size, 2)) if norm.f16_weight else ("float32", size)
+    with Kernel(name) as kernel:
+        qkv = kernel.buffer("qkv", chunk * heads.rows, activation)
+        gammas = [kernel.buffer(n, gamma_type[1], gamma_type[0]) for n in ("query_gamma", "key_gamma")]
+        state = kernel.buffer("state", state_words, "uint32")
+        table = kernel.buffer("rope", rope_words(heads.rotary // 2, context), "float32")
+        cache = kernel.buffer("cache", context * 2 * heads.key_value * size, activation)
+        query = kernel.buffer("query", chunk * heads.query * size, activation)
+        head, row = kernel.grid(heads.query + 2 * heads.key_value, chunk)
+        thread = kernel.threads(THREADS)
+        partial = kernel.shared(THREADS)
+        with kernel.when(True if chunk == 1 else row < i32(state[2])):
+            source = kernel.let(row * heads.rows + head * size)
+            squares = kernel.registers()
+            squares[0] = f32(0.0)
+            with kernel.loop(ceil_div(size, THREADS)) as step:
+                index = kernel.let(step * THREADS + thread)
+                with kernel.when(index < size):
+                    value = kernel.let(f32(qkv[source + index]))
+                    squares[0] = squares[0] + value * value
+            partial[thread] = squares[0]
+            kernel.barrier()
+            total = kernel.registers()
+            total[0] = f32(0.0)
+            with kernel.loop(THREADS) as other:
+                total[0] = total[0] + partial[other]
+            factor = kernel.let(T.rsqrt(total[0] / f32(float(size)) + f32(norm.epsilon)))
+
+            def scaled(index: Expr) -> Expr:
+                """An element of the head, normalized where the head is a query or a key."""
+                value = kernel.registers()
+                value[0] = f32(qkv[source + index])
+                for gamma, (start, stop) in zip(
+                    gammas, ((0, heads.query), (heads.query, heads.query + heads.key_value)), strict=True
+                ):
+                    with kernel.when(all_of([head >= start, head < stop])):
+                        weight = gamma[index]
+                        if norm.f16_weight:
+                            weight = call("float32", "wisp_f16", gamma[div(index, 2)], mod(index, 2))
+                        value[0] = value[0] * factor * weight
+                return value[0]
+
+            with kernel.loop(ceil_div(half, THREADS)) as step:
+                unit = kernel.let(step * THREADS + thread)
+                with kernel.when(unit < half):
+                    _, i, first, second = (kernel.let(v) for v in heads.pair(unit))
+                    pair = (head, i, first, second)
+                    values = scaled(first), scaled(second)
+                    _rotate_and_store(kernel, heads, context, state, table, cache, query, row, pair, values)
     return kernel.function

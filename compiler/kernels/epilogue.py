@@ -6,17 +6,52 @@ the epilogue joins two). The `declare` functions declare its buffers, after the 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tvm.script.ir_builder import tirx as T
 
-from compiler.kernels.builder import Expr, Kernel, all_of, bits_to_f32, div, f32, i32, mod, select
+from compiler.kernels.builder import (
+    Expr,
+    Kernel,
+    all_of,
+    bits_to_f32,
+    call,
+    ceil_div,
+    div,
+    f32,
+    i32,
+    mod,
+    select,
+)
 
 STATE_HEADER = 16  # words of the state buffer before the rotary cos/sin pairs
 
 Epilogue = Callable[[Kernel, Expr, Expr, Sequence[Expr]], None]  # (kernel, row, unit, sums) -> stores
 Declare = Callable[[Kernel], Epilogue]
+
+
+def with_bias(declare: Declare, rows: int, unit_rows: Callable[[Expr], Sequence[Expr]], f16: bool) -> Declare:
+    """Add `bias[row]` to each sum before the epilogue; bindings: bias, then the epilogue's own."""
+
+    def declare_both(kernel: Kernel) -> Epilogue:
+        bias = kernel.buffer("bias", ceil_div(rows, 2) if f16 else rows, "uint32" if f16 else "float32")
+        inner = declare(kernel)
+
+        def value(row: Expr) -> Expr:
+            if not f16:
+                return bias[row]
+            index = kernel.let(row)
+            return call("float32", "wisp_f16", bias[div(index, 2)], mod(index, 2))
+
+        def epilogue(k: Kernel, row: Expr, unit: Expr, sums: Sequence[Expr]) -> None:
+            total = [k.let(s + value(r)) for s, r in zip(sums, unit_rows(unit), strict=True)]
+            inner(k, row, unit, total)
+
+        return epilogue
+
+    return declare_both
 
 
 def store(chunk: int, n: int, dtype: str, offset: int = 0) -> Declare:
@@ -62,6 +97,24 @@ def store_gated(chunk: int, n: int, dtype: str) -> Declare:
     return declare
 
 
+def store_gelu(chunk: int, n: int, dtype: str) -> Declare:
+    """Epilogue: out[row, unit] = gelu(sum), by tanh (`gelu_new`; Hendrycks and Gimpel, arXiv:1606.08415)."""
+
+    def declare(kernel: Kernel) -> Epilogue:
+        out = kernel.buffer("out", chunk * n, dtype)
+
+        def epilogue(k: Kernel, row: Expr, unit: Expr, sums: Sequence[Expr]) -> None:
+            x = k.let(sums[0])
+            inner = (x + x * x * x * f32(0.044715)) * f32((2.0 / math.pi) ** 0.5)
+            # tanh(y) = 1 - 2 / (exp(2y) + 1) holds at both ends, where exp overflows or vanishes.
+            tanh = f32(1.0) - f32(2.0) / (T.exp(inner * f32(2.0)) + f32(1.0))
+            out[row * n + unit] = T.cast(x * f32(0.5) * (f32(1.0) + tanh), dtype)
+
+        return epilogue
+
+    return declare
+
+
 def silu(value: Expr) -> Expr:
     return value / (f32(1.0) + T.exp(f32(0.0) - value))
 
@@ -97,9 +150,9 @@ class Heads:
 
 
 def store_rotated(heads: Heads, context: int, state_words: int, dtype: str) -> Declare:
-    """Epilogue of the fused qkv product: rotate queries and keys, keep queries, append keys and values to the cache.
+    """Epilogue of the fused qkv product: rotate queries and keys, keep queries, append the rest to the cache.
 
-    The cache row of a position is `[2 * key_value heads, head size]`: keys, then values. cos/sin of the current position
+    The cache row of a position is `[2 * key_value heads, head size]`: keys, then values. cos/sin of the position
     stand in the state buffer behind its header (see `kernels.embed`).
     """
     cache_row = 2 * heads.key_value * heads.size

@@ -1,16 +1,14 @@
 """Prefill: a chunk of rows of activations times a quantized matrix, tiled in registers, epilogue fused.
 
-An invocation holds `TILE_ROWS` x `tile_units` sums and walks K in parts of 8, so each unpacked weight serves `TILE_ROWS`
-rows and each activation `tile_units` units. No workgroup memory and no barrier. Workgroups whose rows are all padding
-(at or beyond the chunk's valid length) do nothing. The numpy twin is `reference.matmul`.
-"""
+An invocation holds `TILE_ROWS` x `tile_units` sums and walks K in parts of 8, so each unpacked weight serves
+`TILE_ROWS` rows and each activation `tile_units` units. No workgroup memory and no barrier. Workgroups whose rows are
+all padding (at or beyond the chunk's valid length) do nothing. The numpy twin is `reference.matmul`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
 from tvm import tirx
-from tvm.script.ir_builder import tirx as T
 
 from compiler.kernels.builder import Expr, Kernel, cast4, ceil_div, div, dot, f32, i32, mod
 from compiler.kernels.epilogue import Declare
@@ -51,9 +49,7 @@ def matmul(
             safe = [kernel.let(tirx.min(unit, units - 1)) for unit in wanted]
             indices = [[kernel.let(row) for row in unit_rows(unit)] for unit in safe]
             x_rows = [kernel.let(tirx.min(first_row + r, length - 1) * (k // 4)) for r in range(TILE_ROWS)]
-            sums = [
-                [[kernel.registers() for _ in range(streams)] for _ in range(tile_units)] for _ in range(TILE_ROWS)
-            ]
+            sums = [[[kernel.registers() for _ in range(streams)] for _ in range(tile_units)] for _ in range(TILE_ROWS)]
             for register in (s for row in sums for unit in row for s in unit):
                 register[0] = f32(0.0)
             with kernel.loop(matrix.groups) as group:

@@ -3,8 +3,8 @@
 Knows the quantized layout through `weights.Matrix` and how to share rows between the invocations of a workgroup. Knows
 nothing about layers. One generator serves every matrix of a decode step:
 
-* RMS norm costs nothing extra: `sum(W x g) * rsqrt(mean(x^2) + eps)`, so the sum of squares is gathered while the row is
-  multiplied, and the scalar is applied at the end. No dispatch, no barrier.
+* RMS norm costs nothing extra: `sum(W x g) * rsqrt(mean(x^2) + eps)`, so the sum of squares is gathered while the row
+  is multiplied, and the scalar is applied at the end. No dispatch, no barrier.
 * A *unit* is what the epilogue needs together: one row, or two rows (gate and up; the two halves of a rotary pair).
 * `Tuning.mode` says who shares a row: a `subgroup` of whatever size the device has (no barrier), a fixed number of
   lanes that meet once in workgroup memory (`lanes`), or nobody (`lanes` of 1).
@@ -23,6 +23,7 @@ from tvm.script.ir_builder import tirx as T
 from compiler.kernels.builder import Expr, Kernel, all_of, call, cast4, ceil_div, div, dot, f32, i32, mod
 from compiler.kernels.epilogue import Declare, Epilogue
 from compiler.kernels.weights import GROUP, PART, STORAGE, Matrix, load_vector4
+
 
 @dataclass(frozen=True)
 class Tuning:

@@ -2,10 +2,10 @@
 
 1. `scan`: penalties and temperature, into a scratch copy of the logits, and each workgroup's largest (for greedy
    decoding that is all the work there is).
-2. `limit`: the least logit that top_k, top_p and min_p leave, by bisection over the bits of f32 (an f32's bits, with the
-   sign folded, order as the number does). Returns at once when there is nothing to cut.
-3. `draw`: the Gumbel maximum over what is left, or the largest; writes the token, the ring and the counts, and moves the
-   position on.
+2. `limit`: the least logit that top_k, top_p and min_p leave, by bisection over the bits of f32 (an f32's bits, with
+   the sign folded, order as the number does). Returns at once when there is nothing to cut.
+3. `draw`: the Gumbel maximum over what is left, or the largest; writes the token, the ring and the counts, and moves
+   the position on.
 
 `draw` is a kernel of its own because it writes the state: a barrier under a branch on a buffer that the kernel writes
 is refused by WGSL's uniformity analysis. The numpy twin is `reference.sample`.
@@ -52,12 +52,8 @@ def scan(name: str, vocab: int, state_words: int) -> tirx.PrimFunc:
         tops = kernel.buffer("tops", scan_blocks(vocab) * 2, "uint32")
         block, _ = kernel.grid(scan_blocks(vocab))
         thread = kernel.threads(SCAN_THREADS)
-        temperature, repetition, presence, frequency = (
-            kernel.let(bits_to_f32(state[word])) for word in (4, 8, 9, 10)
-        )
-        penalized = tirx.Or(
-            repetition != f32(1.0), tirx.Or(presence != f32(0.0), frequency != f32(0.0))
-        )
+        temperature, repetition, presence, frequency = (kernel.let(bits_to_f32(state[word])) for word in (4, 8, 9, 10))
+        penalized = tirx.Or(repetition != f32(1.0), tirx.Or(presence != f32(0.0), frequency != f32(0.0)))
         heat = kernel.let(select(temperature > f32(0.0), temperature, f32(1.0)))
         best, best_index = kernel.registers(), kernel.registers(1, "int32")
         best[0], best_index[0] = f32(LOWEST), i32(0)
@@ -239,5 +235,3 @@ def draw(name: str, vocab: int, ring: int, state_words: int) -> tirx.PrimFunc:
             counts[i32(token)] = counts[i32(token)] + T.uint32(1)
             state[0] = position
     return kernel.function
-
-

@@ -101,7 +101,7 @@ class Matrix:
 
 
 def load_vector4(vector: Array, f16: bool, index: Expr) -> Expr:
-    """Four elements of a norm weight or bias as `vec4<f32>`; f16 ones are bound as `uint32x2`, f32 ones as `float32x4`."""
+    """Four elements of a norm weight as `vec4<f32>`; f16 ones are bound as `uint32x2`, f32 ones as `float32x4`."""
     if not f16:
         return vector[index]
     pair = vector[index]

@@ -1,10 +1,11 @@
-"""The network that Llama and Phi-3 share, as a Relax graph: RMS norm, rotary attention, SwiGLU, tied or separate head.
+"""The network that Llama, Phi-3, Mistral and Qwen share, as a Relax graph: RMS norm, rotary attention, SwiGLU.
 
 Knows a `ModelConfig`, the weights by role, and the kernels. It knows nothing about checkpoints, about storage (Relax
 plans that) or about WGSL. `Decoder` is an `nn.Module` whose methods are the artifact's programs; its parameters are the
 weights under their own names and, under `runtime.`, the buffers that live between dispatches: state, token ring, KV.
 
-A decode step is 6 dispatches a layer (5 when one split holds the context) and 5 around them:
+Biases and head norms are there when the weights are. A decode step is 6 dispatches a layer (5 when one split holds the
+context, one more with head norms) and 5 around them:
 
     embed                                 token -> x, cos/sin of the position -> state
     per layer
@@ -21,187 +22,26 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
-from tvm import tirx
 from tvm.relax.frontend import nn
-from tvm.script.ir_builder import IRBuilder
-from tvm.script.ir_builder import tirx as T
 
-from compiler.errors import WispError
 from compiler.kernels import attention, embed, epilogue, matmul, matvec, norm, sample
-from compiler.kernels.epilogue import STATE_HEADER, Heads
-from compiler.models.base import ModelConfig, WeightSpec
-from compiler.quantize import Scheme, parameter_layout
+from compiler.models.base import WeightSpec
+from compiler.models.layers import RING_SIZE, Geometry, KernelTable, Runtime, declare_weights
 from compiler.tuning import splits_for, tuning_for
-from compiler.variants import Variant
-
-RING_SIZE = 256
-MAX_BINDING = 128 * 1024 * 1024  # WebGPU's default maxStorageBufferBindingSize
-PART_ROWS = 64  # a tensor is cut at multiples of this
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """What the graph is built for: one model, scheme, variant, context and set of chunk sizes."""
-
-    model: ModelConfig
-    scheme: Scheme
-    variant: Variant
-    context: int
-    prefill_chunks: tuple[int, ...]
-
-    @property
-    def heads(self) -> Heads:
-        m = self.model
-        return Heads(m.num_attention_heads, m.num_key_value_heads, m.head_dim, m.rotary_dim)
-
-    @property
-    def norm(self) -> matvec.Norm:
-        return matvec.Norm(self.model.rms_norm_eps, f16_weight=self.scheme.name != "q0f32")
-
-    @property
-    def state_words(self) -> int:
-        return -(-(STATE_HEADER + self.model.rotary_dim) // 64) * 64
-
-    @property
-    def cache_bytes_per_position(self) -> int:
-        m = self.model
-        return 2 * m.num_key_value_heads * m.head_dim * (2 if self.variant.activation_dtype == "float16" else 4)
-
-
-@dataclass
-class KernelTable:
-    """The kernels of a graph by name, each built once."""
-
-    functions: dict[str, tirx.PrimFunc] = field(default_factory=dict)
-    _names: dict[tuple[Any, ...], str] = field(default_factory=dict)
-
-    def build(self, key: tuple[Any, ...], make: Callable[[str], tirx.PrimFunc]) -> str:
-        """The name of the kernel with this key; `make(name)` builds it when it is new. `key[0]` begins the name."""
-        if key not in self._names:
-            name = f"{key[0]}_{len(self._names)}"
-            self._names[key] = name
-            self.functions[name] = make(name)
-        return self._names[key]
-
-    def call(self, name: str, arguments: Sequence[nn.Tensor], results: Sequence[Any]) -> list[nn.Tensor]:
-        """Emit a call. A result is an argument's index (written in place) or the (shape, dtype) of a new tensor.
-
-        Relax sees a function of the tensors' own shapes; the kernel itself binds the same bytes as vectors.
-        """
-        fresh = [r for r in results if not isinstance(r, int)]
-        with IRBuilder() as builder:
-            with T.prim_func(private=True):
-                for i, argument in enumerate(arguments):
-                    T.arg(f"a{i}", T.buffer(argument.shape, argument.dtype))
-                for i, (shape, dtype) in enumerate(fresh):
-                    T.arg(f"r{i}", T.buffer(shape, dtype))
-                T.evaluate(0)
-        signature = builder.get().with_attr("wisp.kernel", name)
-        outputs = [
-            nn.Tensor.placeholder(arguments[r].shape, arguments[r].dtype)
-            if isinstance(r, int)
-            else nn.Tensor.placeholder(*r)
-            for r in results
-        ]
-        out: Any = outputs if len(outputs) > 1 else outputs[0]
-        if len(fresh) == len(results):
-            value = nn.op.tensor_ir_op(signature, name, list(arguments), out)
-        else:
-            places = [r if isinstance(r, int) else -1 for r in results]
-            value = nn.op.tensor_ir_inplace_op(signature, name, list(arguments), places, out)
-        return list(value) if len(outputs) > 1 else [value]
-
-
-class Matrix(nn.Module):
-    """A weight matrix, cut by rows where it exceeds what one binding may hold."""
-
-    def __init__(self, spec: WeightSpec, scheme: Scheme) -> None:
-        self.spec = spec
-        self.parts: list[tuple[tuple[int, int], list[nn.Parameter]]] = []
-        rows, _ = spec.shape
-        layout = parameter_layout(spec, scheme)
-        widest = max(_row_bytes(shape, dtype) for _, dtype, shape in layout)
-        most = MAX_BINDING // widest
-        if rows > most:
-            pieces = -(-rows // most)
-            most = -(-rows // pieces // PART_ROWS) * PART_ROWS
-        for start in range(0, rows, most):
-            stop = min(rows, start + most)
-            parameters = []
-            for name, dtype, shape in layout:
-                parameter = nn.Parameter((stop - start, *shape[1:]), dtype)
-                label = name if stop - start == rows else f"{name}@{start}:{stop}"
-                setattr(self, label, parameter)
-                parameters.append(parameter)
-            self.parts.append(((start, stop), parameters))
-
-    def whole(self) -> list[nn.Parameter]:
-        """The bindings of a matrix that is in one piece."""
-        if len(self.parts) != 1:
-            raise WispError(
-                f"weight {self.spec.name} exceeds the binding limit",
-                got=f"shape {list(self.spec.shape)}",
-                expected=f"at most {MAX_BINDING} bytes",
-                remedy="only the embedding and the vocabulary projection may be larger",
-            )
-        return self.parts[0][1]
-
-
-def _row_bytes(shape: Sequence[int], dtype: str) -> int:
-    size = 2 if dtype == "float16" else 4
-    for extent in shape[1:]:
-        size *= extent
-    return size
-
-
-class Runtime(nn.Module):
-    """The buffers that outlive a dispatch list; the plan gives each its kind by its name."""
-
-    def __init__(self, geometry: Geometry) -> None:
-        m, g = geometry.model, geometry
-        self.state = nn.Parameter((g.state_words,), "uint32")
-        self.rope = nn.Parameter((embed.rope_words(m.rotary_dim // 2, g.context),), "float32")
-        self.input_ids = nn.Parameter((max(g.prefill_chunks, default=1),), "uint32")
-        self.token_ring = nn.Parameter((RING_SIZE,), "uint32")
-        self.token_counts = nn.Parameter((m.vocab_size,), "uint32")
-        self.logits = nn.Parameter((m.vocab_size,), "float32")
-        row = 2 * m.num_key_value_heads * m.head_dim
-        for layer in range(m.num_hidden_layers):
-            setattr(self, f"kv.{layer}", nn.Parameter((g.context, row), g.variant.activation_dtype))
-
-    def cache(self, layer: int) -> nn.Parameter:
-        parameter: nn.Parameter = getattr(self, f"kv.{layer}")
-        return parameter
 
 
 class Decoder(nn.Module):
-    """The programs of one geometry. Build it, then `export_tvm` with `programs()` as the specification."""
+    """The programs of one geometry. Build it, then `export_tvm` with an empty specification a program."""
 
     def __init__(self, geometry: Geometry, specs: Sequence[WeightSpec]) -> None:
         self.geometry = geometry
         self.kernels = KernelTable()
         self.runtime = Runtime(geometry)
-        self.weights: dict[tuple[str, int | None], Any] = {}
-        for spec in specs:
-            if spec.kind == "matrix":
-                matrix = Matrix(spec, geometry.scheme)
-                setattr(self, f"matrix{len(self.weights)}", matrix)
-                self.weights[spec.role, spec.layer] = matrix
-            else:
-                ((name, dtype, shape),) = parameter_layout(spec, geometry.scheme)
-                parameter = nn.Parameter(shape, dtype)
-                setattr(self, name, parameter)
-                self.weights[spec.role, spec.layer] = parameter
+        self.weights = declare_weights(self, specs, geometry.scheme)
         for chunk in geometry.prefill_chunks:
             setattr(self, f"prefill_{chunk}", functools.partial(self.prefill, chunk))
-
-    def programs(self) -> dict[str, dict[str, Any]]:
-        """The programs' names, as `export_tvm` wants them."""
-        names = ["decode", *(f"prefill_{chunk}" for chunk in self.geometry.prefill_chunks)]
-        return {name: {} for name in names}
 
     # decode
 
@@ -243,10 +83,13 @@ class Decoder(nn.Module):
         unit_rows: Callable[[Any], Sequence[Any]],
         declare: epilogue.Declare,
         normed: bool,
+        biased: bool = False,
     ) -> str:
         g = self.geometry
         rows, k = spec.shape
         tuning = tuning_for(g.variant)
+        if biased:
+            declare = epilogue.with_bias(declare, rows, unit_rows, g.norm.f16_weight)
         return self.kernels.build(
             (kind, rows, k),
             lambda name: matvec.matvec(
@@ -263,47 +106,74 @@ class Decoder(nn.Module):
             ),
         )
 
+    def _bias(self, role: str, layer: int) -> list[nn.Parameter]:
+        """The bias beside a matrix, or nothing."""
+        bias = self.weights.get((f"{role}_bias", layer))
+        return [] if bias is None else [bias]
+
     def _decode_attention(self, layer: int, x: nn.Tensor) -> nn.Tensor:
-        g, r, heads = self.geometry, self.runtime, self.geometry.heads
+        g, heads = self.geometry, self.geometry.heads
         act = g.variant.activation_dtype
-        qkv, cache = self.weights["qkv", layer], r.cache(layer)
-        declare = epilogue.store_rotated(heads, g.context, g.state_words, act)
-        name = self._matvec("qkv", qkv.spec, heads.rows // 2, heads.pair_rows, declare, True)
-        arguments = [x, self.weights["input_norm", layer], *qkv.whole(), r.state]
+        query, cache = self._decode_qkv(layer, x)
         query_spec = ((1, heads.query * heads.size), act)
-        query, cache = self._query_and_cache(name, arguments, query_spec, cache)
-        shape = attention.Shape(heads, 1, splits_for(g.context), g.context)
-        name = self.kernels.build(
-            ("attention",), lambda name: attention.attention(name, shape, g.state_words, act)
-        )
+        shape = attention.Shape(heads, 1, splits_for(g.context), g.context, g.model.sliding_window)
+        name = self.kernels.build(("attention",), lambda name: attention.attention(name, shape, g.state_words, act))
         attended = query_spec
         if shape.splits > 1:
             attended = ((heads.query * shape.splits, heads.size + 4), "float32")
-        (out,) = self.kernels.call(name, [query, cache, r.state], [attended])
+        (out,) = self.kernels.call(name, [query, cache, self.runtime.state], [attended])
         if shape.splits > 1:
             name = self.kernels.build(("combine",), lambda name: attention.combine(name, shape, act))
             (out,) = self.kernels.call(name, [out], [query_spec])
         return self._project("attention_output", layer, out, x)
 
-    def _query_and_cache(self, name: str, arguments: list[nn.Tensor], query: Any, cache: nn.Tensor) -> list[nn.Tensor]:
-        return self.kernels.call(name, [*arguments, cache], [query, len(arguments)])
+    def _decode_qkv(self, layer: int, x: nn.Tensor) -> list[nn.Tensor]:
+        """Query and cache of this token. A norm of each head needs whole heads, so it costs a dispatch."""
+        g, r, heads = self.geometry, self.runtime, self.geometry.heads
+        act = g.variant.activation_dtype
+        qkv, bias = self.weights["qkv", layer], self._bias("qkv", layer)
+        arguments = [x, self.weights["input_norm", layer], *qkv.whole()]
+        query_spec = ((1, heads.query * heads.size), act)
+        if ("query_norm", layer) in self.weights:
+            declare = epilogue.store(1, heads.rows, act)
+            name = self._matvec("qkv", qkv.spec, heads.rows, lambda unit: (unit,), declare, True, bool(bias))
+            (product,) = self.kernels.call(name, [*arguments, *bias], [((1, heads.rows), act)])
+            return self._normalize_rotate(layer, 1, product)
+        declare = epilogue.store_rotated(heads, g.context, g.state_words, act)
+        name = self._matvec("qkv", qkv.spec, heads.rows // 2, heads.pair_rows, declare, True, bool(bias))
+        arguments += [*bias, r.state, r.cache(layer)]
+        return self.kernels.call(name, arguments, [query_spec, len(arguments) - 1])
+
+    def _normalize_rotate(self, layer: int, chunk: int, qkv: nn.Tensor) -> list[nn.Tensor]:
+        g, r, heads = self.geometry, self.runtime, self.geometry.heads
+        act = g.variant.activation_dtype
+        name = self.kernels.build(
+            ("normalize_rotate", chunk),
+            lambda name: embed.normalize_rotate_chunk(name, heads, chunk, g.context, g.norm, g.state_words, act),
+        )
+        norms = [self.weights["query_norm", layer], self.weights["key_norm", layer]]
+        arguments = [qkv, *norms, r.state, r.rope, r.cache(layer)]
+        return self.kernels.call(name, arguments, [((chunk, heads.query * heads.size), act), len(arguments) - 1])
 
     def _project(self, role: str, layer: int, x: nn.Tensor, residual: nn.Tensor) -> nn.Tensor:
         """residual + x W^T."""
         act = self.geometry.variant.activation_dtype
         matrix = self.weights[role, layer]
         rows, _ = matrix.spec.shape
+        bias = self._bias(role, layer)
         declare = epilogue.store_residual(1, rows, act)
-        name = self._matvec("project", matrix.spec, rows, lambda unit: (unit,), declare, False)
-        (out,) = self.kernels.call(name, [x, *matrix.whole(), residual], [((1, rows), act)])
+        kind = "project_biased" if bias else "project"
+        name = self._matvec(kind, matrix.spec, rows, lambda unit: (unit,), declare, False, bool(bias))
+        (out,) = self.kernels.call(name, [x, *matrix.whole(), *bias, residual], [((1, rows), act)])
         return out
 
     def _decode_mlp(self, layer: int, x: nn.Tensor) -> nn.Tensor:
         act, inner = self.geometry.variant.activation_dtype, self.geometry.model.intermediate_size
         matrix = self.weights["gate_up", layer]
         declare = epilogue.store_gated(1, inner, act)
-        name = self._matvec("gate_up", matrix.spec, inner, lambda unit: (unit, unit + inner), declare, True)
-        arguments = [x, self.weights["post_attention_norm", layer], *matrix.whole()]
+        bias = self._bias("gate_up", layer)
+        name = self._matvec("gate_up", matrix.spec, inner, lambda unit: (unit, unit + inner), declare, True, bool(bias))
+        arguments = [x, self.weights["post_attention_norm", layer], *matrix.whole(), *bias]
         (gated,) = self.kernels.call(name, arguments, [((1, inner), act)])
         return self._project("down", layer, gated, x)
 
@@ -389,9 +259,12 @@ class Decoder(nn.Module):
         units: int,
         unit_rows: Callable[[Any], Sequence[Any]],
         declare: epilogue.Declare,
+        biased: bool = False,
     ) -> str:
         g = self.geometry
         rows, k = spec.shape
+        if biased:
+            declare = epilogue.with_bias(declare, rows, unit_rows, g.norm.f16_weight)
         return self.kernels.build(
             (f"{kind}_chunk", chunk, rows, k),
             lambda name: matmul.matmul(
@@ -414,17 +287,21 @@ class Decoder(nn.Module):
         matrix = self.weights["qkv", layer]
         normed = self._normed("input_norm", layer, chunk, x)
         declare = epilogue.store(chunk, heads.rows, act)
-        name = self._matmul("qkv", matrix.spec, chunk, heads.rows, lambda unit: (unit,), declare)
-        (qkv,) = self.kernels.call(name, [normed, *matrix.whole(), r.state], [((chunk, heads.rows), act)])
-        name = self.kernels.build(
-            ("rotate", chunk),
-            lambda name: embed.rotate_chunk(name, heads, chunk, g.context, g.state_words, act),
-        )
+        bias = self._bias("qkv", layer)
+        name = self._matmul("qkv", matrix.spec, chunk, heads.rows, lambda unit: (unit,), declare, bool(bias))
+        (qkv,) = self.kernels.call(name, [normed, *matrix.whole(), r.state, *bias], [((chunk, heads.rows), act)])
         query_spec = ((chunk, heads.query * heads.size), act)
-        query, cache = self._query_and_cache(name, [qkv, r.state, r.rope], query_spec, r.cache(layer))
+        if ("query_norm", layer) in self.weights:
+            query, cache = self._normalize_rotate(layer, chunk, qkv)
+        else:
+            name = self.kernels.build(
+                ("rotate", chunk),
+                lambda name: embed.rotate_chunk(name, heads, chunk, g.context, g.state_words, act),
+            )
+            query, cache = self.kernels.call(name, [qkv, r.state, r.rope, r.cache(layer)], [query_spec, 3])
         if stop_at_cache:
             return cache
-        shape = attention.Shape(heads, chunk, 1, g.context)
+        shape = attention.Shape(heads, chunk, 1, g.context, g.model.sliding_window)
         name = self.kernels.build(
             ("attention_chunk", chunk), lambda name: attention.attention(name, shape, g.state_words, act)
         )
@@ -435,9 +312,11 @@ class Decoder(nn.Module):
         act = self.geometry.variant.activation_dtype
         matrix = self.weights[role, layer]
         rows, _ = matrix.spec.shape
+        bias = self._bias(role, layer)
         declare = epilogue.store_residual(chunk, rows, act)
-        name = self._matmul("project", matrix.spec, chunk, rows, lambda unit: (unit,), declare)
-        arguments = [x, *matrix.whole(), self.runtime.state, residual]
+        kind = "project_biased" if bias else "project"
+        name = self._matmul(kind, matrix.spec, chunk, rows, lambda unit: (unit,), declare, bool(bias))
+        arguments = [x, *matrix.whole(), self.runtime.state, *bias, residual]
         (out,) = self.kernels.call(name, arguments, [((chunk, rows), act)])
         return out
 
@@ -446,8 +325,10 @@ class Decoder(nn.Module):
         matrix = self.weights["gate_up", layer]
         normed = self._normed("post_attention_norm", layer, chunk, x)
         declare = epilogue.store_gated(chunk, inner, act)
-        name = self._matmul("gate_up", matrix.spec, chunk, inner, lambda unit: (unit, unit + inner), declare)
-        (gated,) = self.kernels.call(
-            name, [normed, *matrix.whole(), self.runtime.state], [((chunk, inner), act)]
+        bias = self._bias("gate_up", layer)
+        name = self._matmul(
+            "gate_up", matrix.spec, chunk, inner, lambda unit: (unit, unit + inner), declare, bool(bias)
         )
+        arguments = [normed, *matrix.whole(), self.runtime.state, *bias]
+        (gated,) = self.kernels.call(name, arguments, [((chunk, inner), act)])
         return self._project_chunk("down", layer, chunk, gated, x)

@@ -1,0 +1,183 @@
+"""The blocks every graph is made of: geometry, kernel table, weight matrices and the buffers between dispatches.
+
+Knows how Relax sees a kernel and how a matrix too large for one binding is cut. It knows no architecture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tvm import tirx
+from tvm.relax.frontend import nn
+from tvm.script.ir_builder import IRBuilder
+from tvm.script.ir_builder import tirx as T
+
+from compiler.errors import WispError
+from compiler.kernels import embed, matvec
+from compiler.kernels.epilogue import STATE_HEADER, Heads
+from compiler.models.base import ModelConfig, WeightSpec
+from compiler.quantize import Scheme, parameter_layout
+from compiler.variants import Variant
+
+RING_SIZE = 256
+MAX_BINDING = 128 * 1024 * 1024  # WebGPU's default maxStorageBufferBindingSize
+PART_ROWS = 64  # a tensor is cut at multiples of this
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """What the graph is built for: one model, scheme, variant, context and set of chunk sizes."""
+
+    model: ModelConfig
+    scheme: Scheme
+    variant: Variant
+    context: int
+    prefill_chunks: tuple[int, ...]
+
+    @property
+    def heads(self) -> Heads:
+        m = self.model
+        return Heads(m.num_attention_heads, m.num_key_value_heads, m.head_dim, m.rotary_dim)
+
+    @property
+    def norm(self) -> matvec.Norm:
+        return matvec.Norm(self.model.rms_norm_eps, f16_weight=self.scheme.name != "q0f32")
+
+    @property
+    def programs(self) -> tuple[str, ...]:
+        """The names of the programs, each a method of the graph."""
+        return ("decode", *(f"prefill_{chunk}" for chunk in self.prefill_chunks))
+
+    @property
+    def state_words(self) -> int:
+        return -(-(STATE_HEADER + self.model.rotary_dim) // 64) * 64
+
+    @property
+    def cache_bytes_per_position(self) -> int:
+        m = self.model
+        return 2 * m.num_key_value_heads * m.head_dim * (2 if self.variant.activation_dtype == "float16" else 4)
+
+
+@dataclass
+class KernelTable:
+    """The kernels of a graph by name, each built once."""
+
+    functions: dict[str, tirx.PrimFunc] = field(default_factory=dict)
+    _names: dict[tuple[Any, ...], str] = field(default_factory=dict)
+
+    def build(self, key: tuple[Any, ...], make: Callable[[str], tirx.PrimFunc]) -> str:
+        """The name of the kernel with this key; `make(name)` builds it when it is new. `key[0]` begins the name."""
+        if key not in self._names:
+            name = f"{key[0]}_{len(self._names)}"
+            self._names[key] = name
+            self.functions[name] = make(name)
+        return self._names[key]
+
+    def call(self, name: str, arguments: Sequence[nn.Tensor], results: Sequence[Any]) -> list[nn.Tensor]:
+        """Emit a call. A result is an argument's index (written in place) or the (shape, dtype) of a new tensor.
+
+        Relax sees a function of the tensors' own shapes; the kernel itself binds the same bytes as vectors.
+        """
+        fresh = [r for r in results if not isinstance(r, int)]
+        with IRBuilder() as builder, T.prim_func(private=True):
+            for i, argument in enumerate(arguments):
+                T.arg(f"a{i}", T.buffer(argument.shape, argument.dtype))
+            for i, (shape, dtype) in enumerate(fresh):
+                T.arg(f"r{i}", T.buffer(shape, dtype))
+            T.evaluate(0)
+        signature = builder.get().with_attr("wisp.kernel", name)
+        outputs = [
+            nn.Tensor.placeholder(arguments[r].shape, arguments[r].dtype)
+            if isinstance(r, int)
+            else nn.Tensor.placeholder(*r)
+            for r in results
+        ]
+        out: Any = outputs if len(outputs) > 1 else outputs[0]
+        if len(fresh) == len(results):
+            value = nn.op.tensor_ir_op(signature, name, list(arguments), out)
+        else:
+            places = [r if isinstance(r, int) else -1 for r in results]
+            value = nn.op.tensor_ir_inplace_op(signature, name, list(arguments), places, out)
+        return list(value) if len(outputs) > 1 else [value]
+
+
+class Matrix(nn.Module):
+    """A weight matrix, cut by rows where it exceeds what one binding may hold."""
+
+    def __init__(self, spec: WeightSpec, scheme: Scheme) -> None:
+        self.spec = spec
+        self.parts: list[tuple[tuple[int, int], list[nn.Parameter]]] = []
+        rows, _ = spec.shape
+        layout = parameter_layout(spec, scheme)
+        widest = max(_row_bytes(shape, dtype) for _, dtype, shape in layout)
+        most = MAX_BINDING // widest
+        if rows > most:
+            pieces = -(-rows // most)
+            most = -(-rows // pieces // PART_ROWS) * PART_ROWS
+        for start in range(0, rows, most):
+            stop = min(rows, start + most)
+            parameters = []
+            for name, dtype, shape in layout:
+                parameter = nn.Parameter((stop - start, *shape[1:]), dtype)
+                label = name if stop - start == rows else f"{name}@{start}:{stop}"
+                setattr(self, label, parameter)
+                parameters.append(parameter)
+            self.parts.append(((start, stop), parameters))
+
+    def whole(self) -> list[nn.Parameter]:
+        """The bindings of a matrix that is in one piece."""
+        if len(self.parts) != 1:
+            raise WispError(
+                f"weight {self.spec.name} exceeds the binding limit",
+                got=f"shape {list(self.spec.shape)}",
+                expected=f"at most {MAX_BINDING} bytes",
+                remedy="only the embedding and the vocabulary projection may be larger",
+            )
+        return self.parts[0][1]
+
+
+def _row_bytes(shape: Sequence[int], dtype: str) -> int:
+    size = 2 if dtype == "float16" else 4
+    for extent in shape[1:]:
+        size *= extent
+    return size
+
+
+class Runtime(nn.Module):
+    """The buffers that outlive a dispatch list; the plan gives each its kind by its name."""
+
+    def __init__(self, geometry: Geometry) -> None:
+        m, g = geometry.model, geometry
+        self.state = nn.Parameter((g.state_words,), "uint32")
+        self.rope = nn.Parameter((embed.rope_words(m.rotary_dim // 2, g.context),), "float32")
+        self.input_ids = nn.Parameter((max(g.prefill_chunks, default=1),), "uint32")
+        self.token_ring = nn.Parameter((RING_SIZE,), "uint32")
+        self.token_counts = nn.Parameter((m.vocab_size,), "uint32")
+        self.logits = nn.Parameter((m.vocab_size,), "float32")
+        row = 2 * m.num_key_value_heads * m.head_dim
+        for layer in range(m.num_hidden_layers):
+            setattr(self, f"kv.{layer}", nn.Parameter((g.context, row), g.variant.activation_dtype))
+
+    def cache(self, layer: int) -> nn.Parameter:
+        parameter: nn.Parameter = getattr(self, f"kv.{layer}")
+        return parameter
+
+
+def declare_weights(
+    module: nn.Module, specs: Sequence[WeightSpec], scheme: Scheme
+) -> dict[tuple[str, int | None], Any]:
+    """Make every weight a parameter of `module`; returns them by (role, layer), each a `Matrix` or a parameter."""
+    weights: dict[tuple[str, int | None], Any] = {}
+    for spec in specs:
+        if spec.kind == "matrix":
+            matrix = Matrix(spec, scheme)
+            setattr(module, f"matrix{len(weights)}", matrix)
+            weights[spec.role, spec.layer] = matrix
+        else:
+            ((name, dtype, shape),) = parameter_layout(spec, scheme)
+            parameter = nn.Parameter(shape, dtype)
+            setattr(module, name, parameter)
+            weights[spec.role, spec.layer] = parameter
+    return weights
