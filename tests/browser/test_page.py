@@ -40,6 +40,19 @@ SCRIPTED = """([text, pause]) => {
   };
 }"""
 
+# Before the worker's own code: a device that can be lost on demand.
+LOSABLE = """
+const requestDevice = GPUAdapter.prototype.requestDevice;
+GPUAdapter.prototype.requestDevice = async function (...args) {
+  const device = await requestDevice.apply(this, args);
+  const lost = new Promise((resolve) => {
+    globalThis.lose = () => resolve({reason: "unknown", message: "the driver was reset"});
+  });
+  Object.defineProperty(device, "lost", {value: lost});
+  return device;
+};
+"""
+
 OVERFLOW = """() => {
   const error = Object.assign(new Error("300 tokens, expected at most 256"), {kind: "context-overflow"});
   window.wisp.chat.completions.create = async function* () { throw error; };
@@ -107,6 +120,7 @@ def test_a_small_model_loads_by_itself_and_answers(page: Page, server_url: str) 
     assert page.evaluate("window.wisp") is None
     expect(page.get_by_test_id("welcome")).to_be_visible(timeout=30_000)
     assert page.evaluate("window.wisp.info.variant") == "webgpu-f32"
+    assert page.evaluate("crossOriginIsolated"), "threads need it"
     expect(page).to_have_url(re.compile(r"\?model=toy$"))
     expect(page.get_by_test_id("prompt")).to_be_focused()
     page.get_by_test_id("suggestion").first.click()
@@ -412,6 +426,28 @@ def test_an_error_of_the_engine_is_shown_and_can_be_tried_again(page: Page, serv
     scripted(page, "Better.")
     page.get_by_test_id("regenerate").click()
     expect(page.get_by_test_id("answer-text")).to_have_text("Better.")
+
+
+def test_a_lost_gpu_is_said_and_the_conversation_goes_on(page: Page, server_url: str) -> None:
+    def prepend(route: Route) -> None:
+        response = route.fetch()
+        route.fulfill(response=response, body=LOSABLE + response.text())
+
+    page.route("**/worker.js*", prepend)
+    load(page, server_url)
+    ask(page, "first")
+    answered(page)
+    page.workers[0].evaluate("window => globalThis.lose()")
+    notice = page.get_by_test_id("notice")
+    expect(notice).to_contain_text("the driver was reset")
+    notice.get_by_role("button", name="Load the model again").click()
+    page.get_by_test_id("prompt").fill("second")
+    expect(page.get_by_test_id("send")).to_be_enabled(timeout=30_000)
+    expect(page.get_by_test_id("message-answer")).to_have_count(1)
+    scripted(page, "Yes.")
+    ask(page, "second")
+    answered(page, 2)
+    assert len(page.evaluate("window.script.requests[0].messages")) == 3
 
 
 def test_the_view_follows_the_answer_but_not_against_the_reader(page: Page, server_url: str) -> None:

@@ -77,6 +77,7 @@ export class Chat {
 
   detach(): void {
     this.#engine = null;
+    this.#onInput();
   }
 
   stop(): void {
