@@ -8,11 +8,13 @@ import { planUploads } from "../../src/runtime/upload";
 describe("covering a prompt", () => {
   const sizes = [16, 64, 256];
 
-  test.each(Array.from({ length: 600 }, (_, i) => i))("of %i tokens: every token once, padding in the last chunk only", (count) => {
-    const chunks = coverPrompt(count, sizes);
-    expect(chunks.reduce((sum, { length }) => sum + length, 0)).toBe(count);
-    chunks.slice(0, -1).forEach(({ size, length }) => expect(length).toBe(size));
-    expect(chunks.every(({ size, length }) => length > 0 && length <= size)).toBe(true);
+  test("takes every token once, with padding in the last chunk only", () => {
+    for (let count = 0; count < 600; count++) {
+      const chunks = coverPrompt(count, sizes);
+      expect(chunks.reduce((sum, { length }) => sum + length, 0)).toBe(count);
+      expect(chunks.slice(0, -1).every(({ size, length }) => length === size)).toBe(true);
+      expect(chunks.every(({ size, length }) => length > 0 && length <= size)).toBe(true);
+    }
   });
 
   test("takes the cheapest programs", () => {
