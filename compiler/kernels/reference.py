@@ -1,0 +1,198 @@
+"""Slow, obvious numpy twins of the kernels: what each one means, without a word on how a GPU gets there.
+
+Everything is float32 or float64 on whole arrays; weights come in as `compiler.quantize.dequantize` gives them, so the
+quantized layout is stated there and nowhere else. Twins round to the activation type where the kernels store it, and
+nowhere between. They know nothing of bindings, workgroups or padding: a test cuts the valid rows out first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.floating]
+Ids = NDArray[np.unsignedinteger]
+
+PROMPT_BIT = 0x80000000  # of a token's count: it stands in the prompt
+GENERATED_MASK = 0x7FFFFFFF  # of a token's count: how often it was generated
+
+
+# -------------------------------------------------------------------------------------------------- matrices and norms
+
+
+def rms_norm(x: Floats, gamma: Floats, epsilon: float) -> NDArray[np.float64]:
+    """`x * gamma / sqrt(mean(x^2) + epsilon)` a row: (..., K), (K) -> (..., K). Zhang and Sennrich, arXiv:1910.07467."""
+    wide = x.astype(np.float64)
+    return wide * gamma.astype(np.float64) / np.sqrt(np.mean(wide**2, axis=-1, keepdims=True) + epsilon)
+
+
+def matmul(x: Floats, weight: Floats) -> NDArray[np.float64]:
+    """`x W^T`: (T, K), (N, K) -> (T, N). `weight` is dequantized."""
+    return x.astype(np.float64) @ weight.astype(np.float64).T
+
+
+def matvec(x: Floats, weight: Floats, gamma: Floats | None = None, epsilon: float = 0.0) -> NDArray[np.float64]:
+    """A decode step's product, with the norm of its input when there is a gamma: (K), (N, K) -> (N)."""
+    normed = x.astype(np.float64) if gamma is None else rms_norm(x, gamma, epsilon)
+    return matmul(normed[None], weight)[0]
+
+
+def gated(gate_up: Floats) -> NDArray[np.float64]:
+    """`silu(gate) * up` with gate the first half, up the second: (..., 2 N) -> (..., N). Shazeer, arXiv:2002.05202."""
+    gate, up = np.split(gate_up.astype(np.float64), 2, axis=-1)
+    return gate / (1.0 + np.exp(-gate)) * up
+
+
+def embed(weight: Floats, ids: Ids) -> Floats:
+    """The embedding rows of `ids`: (V, K), (T) -> (T, K)."""
+    return weight[ids.astype(np.int64)]
+
+
+# ----------------------------------------------------------------------------------------------------------- positions
+
+
+def cos_sin(table: NDArray[np.float32], context: int, positions: Ids) -> tuple[Floats, Floats]:
+    """cos and sin of each frequency at each position, from the two-level table of `kernels.embed.rope_table`: (T, P).
+
+    Position `256 a + b` is one complex product of the table's coarse row a and its fine row b.
+    """
+    coarse_rows = -(-context // 256)
+    places = positions.astype(np.int64)
+    coarse, fine = table[places // 256], table[coarse_rows + places % 256]
+    turned = (coarse[..., 0] + 1j * coarse[..., 1]) * (fine[..., 0] + 1j * fine[..., 1])
+    return turned.real, turned.imag
+
+
+def rotate(heads: Floats, cos: Floats, sin: Floats) -> NDArray[np.float64]:
+    """Rotary embedding of the leading `2 P` dimensions of a head, as pairs (i, i + P): (T, H, D), (T, P) -> (T, H, D).
+
+    Su et al., arXiv:2104.09864, in the half-split order of `transformers.models.llama.rotate_half`.
+    """
+    pairs = cos.shape[-1]
+    out = heads.astype(np.float64)
+    first, second = out[..., :pairs].copy(), out[..., pairs : 2 * pairs].copy()
+    cos, sin = cos[:, None].astype(np.float64), sin[:, None].astype(np.float64)
+    out[..., :pairs] = first * cos - second * sin
+    out[..., pairs : 2 * pairs] = second * cos + first * sin
+    return out
+
+
+# ----------------------------------------------------------------------------------------------------------- attention
+
+
+def attention(query: Floats, cache: Floats, position: int) -> NDArray[np.float64]:
+    """Causal attention of T queries at `position`, `position + 1`, ...: (T, H, D), (S, 2, G, D) -> (T, H, D).
+
+    `cache[s]` holds position s: keys, then values, of G heads; query head h reads head `h // (H / G)`. A query sees its
+    own position and those before it. Vaswani et al., arXiv:1706.03762; grouped queries: Ainslie et al., arXiv:2305.13245.
+    """
+    rows, heads, size = query.shape
+    shared = heads // cache.shape[2]
+    out = np.empty(query.shape)
+    for t in range(rows):
+        seen = cache[: position + t + 1].astype(np.float64)  # (S', 2, G, D)
+        for head in range(heads):
+            keys, values = seen[:, 0, head // shared], seen[:, 1, head // shared]
+            scores = keys @ query[t, head].astype(np.float64) / np.sqrt(size)
+            weights = np.exp(scores - scores.max())
+            out[t, head] = weights @ values / weights.sum()
+    return out
+
+
+def combine(sums: Floats, tops: Floats, totals: Floats) -> NDArray[np.float64]:
+    """Join partial softmax sums: unnormalized sums (H, S, D), maxima and sums of exponentials (H, S) -> (H, D).
+
+    Flash-decoding: each split's sums are relative to its own maximum. An empty split has total 0.
+    """
+    shrink = np.exp(tops.astype(np.float64) - tops.max(axis=1, keepdims=True))  # (H, S)
+    whole = (sums.astype(np.float64) * shrink[..., None]).sum(axis=1)
+    return whole / (totals.astype(np.float64) * shrink).sum(axis=1, keepdims=True)
+
+
+# ------------------------------------------------------------------------------------------------------------ sampling
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """The sampling words of the state buffer (`compiler/FORMAT.md`)."""
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    seed: int = 0
+
+
+def penalize(logits: NDArray[np.float32], counts: NDArray[np.uint32], sampling: Sampling) -> NDArray[np.float32]:
+    """Penalties, then temperature: (V), (V) -> (V). Keskar et al., arXiv:1909.05858 (repetition)."""
+    repetition, presence, frequency, temperature = (
+        np.float32(value)
+        for value in (
+            sampling.repetition_penalty,
+            sampling.presence_penalty,
+            sampling.frequency_penalty,
+            sampling.temperature,
+        )
+    )
+    out = logits.astype(np.float32)
+    generated = counts & np.uint32(GENERATED_MASK)
+    if repetition != 1:
+        out = np.where(counts != 0, np.where(out > 0, out / repetition, out * repetition), out)
+    out = np.where(generated > 0, out - (presence + frequency * generated.astype(np.float32)), out)
+    return out / temperature if temperature > 0 else out
+
+
+def allowed(adjusted: NDArray[np.float32], sampling: Sampling) -> NDArray[np.bool_]:
+    """Which tokens may be drawn: top_k, then top_p on what it leaves, then min_p; ties stay together: (V) -> (V).
+
+    Fan et al., arXiv:1805.04833 (top_k); Holtzman et al., arXiv:1904.09751 (top_p); Nguyen et al., arXiv:2407.01082 (min_p).
+    """
+    vocab = adjusted.shape[0]
+    keep = np.ones(vocab, bool)
+    if 0 < sampling.top_k < vocab:
+        keep &= adjusted >= np.sort(adjusted)[vocab - sampling.top_k]
+    odds = np.exp(adjusted.astype(np.float64) - adjusted.max())  # largest = 1
+    if sampling.top_p < 1:
+        target = odds[keep].sum() * sampling.top_p
+        values = np.unique(adjusted[keep])[::-1]  # largest first
+        masses = np.cumsum([odds[keep & (adjusted == value)].sum() for value in values])
+        keep &= adjusted >= values[np.searchsorted(masses, target)]
+    if sampling.min_p > 0:
+        keep &= adjusted >= adjusted.max() + np.float32(np.log(sampling.min_p))
+    return keep | (adjusted == adjusted.max())
+
+
+def _mix(value: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    """A 32-bit bijection that leaves no pattern (Wellons' lowbias32)."""
+    value = (value ^ (value >> np.uint32(16))) * np.uint32(0x7FEB352D)
+    value = (value ^ (value >> np.uint32(15))) * np.uint32(0x846CA68B)
+    return value ^ (value >> np.uint32(16))
+
+
+def uniform(seed: int, position: int, vocab: int) -> NDArray[np.float32]:
+    """The number in (0, 1) of each token at (seed, position): `((h >> 9) + 0.5) / 2^23`, exact in f32: -> (V)."""
+    start = np.array([(seed + position * 0x9E3779B9) & 0xFFFFFFFF], np.uint32)
+    ids = np.arange(vocab, dtype=np.uint32)
+    mixed = _mix(_mix(start) ^ (ids * np.uint32(0x85EBCA6B) + np.uint32(0xC2B2AE35)))
+    return ((mixed >> np.uint32(9)).astype(np.float32) + np.float32(0.5)) * np.float32(2.0**-23)
+
+
+def scores(adjusted: NDArray[np.float32], sampling: Sampling, position: int) -> NDArray[np.float32]:
+    """What the drawn token is the largest of: (V) -> (V), minus infinity where a token may not be drawn.
+
+    `position` is that of the token to draw: one more than the state's. Gumbel-max: Maddison et al., arXiv:1411.0030.
+    """
+    if sampling.temperature <= 0:
+        return adjusted
+    gumbel = -np.log(-np.log(uniform(sampling.seed, position, adjusted.shape[0])))
+    return np.where(allowed(adjusted, sampling), adjusted + gumbel, np.float32(-np.inf)).astype(np.float32)
+
+
+def sample(logits: NDArray[np.float32], counts: NDArray[np.uint32], sampling: Sampling, position: int) -> int:
+    """The token that follows `position - 1`; the lowest id among equals. (V), (V) -> an id."""
+    return int(np.argmax(scores(penalize(logits, counts, sampling), sampling, position)))

@@ -1,0 +1,329 @@
+"""Matrix products, norms and embeddings against their numpy twins: odd sizes, every scheme, tuning and epilogue."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from compiler.kernels import embed, epilogue, matmul, matvec, norm, reference
+from compiler.kernels.epilogue import STATE_HEADER, Heads
+from compiler.models.base import WeightSpec, matrix
+from compiler.quantize import SCHEMES, dequantize, quantize
+from compiler.tuning import LANES, SUBGROUPS, VariantTuning
+from tests.conftest import unavailable
+from tests.device.harness import Gpu, assert_close, assert_untouched, poison
+
+STATE_WORDS = 192
+CONTEXT = 600  # three coarse rows of the rotary table, the last one partial
+EPSILON = 1e-5
+ONE_LANE = VariantTuning(matvec.Tuning("lanes", 64, 1, 2), matvec.Tuning("lanes", 64, 1, 1))
+TUNINGS = {"subgroup": SUBGROUPS, "lanes8": LANES, "lanes1": ONE_LANE}
+SCHEME_NAMES = tuple(SCHEMES)
+ACTIVATIONS = ("float32", "float16")
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A random matrix: what the kernel binds and what it stands for."""
+
+    arrays: dict[str, NDArray[Any]]
+    values: NDArray[np.float32] = field(repr=False)
+
+
+def stored_matrix(rng: np.random.Generator, scheme: str, rows: int, columns: int) -> Stored:
+    spec: WeightSpec = matrix("m", columns, {"m": rows}, "lm_head")
+    tensors = dict(quantize(spec, rng.normal(0, 1, (rows, columns)).astype(np.float32), SCHEMES[scheme]))
+    first, *scales = tensors.values()
+    arrays = {"weights": first}
+    for array in scales:  # bound as pairs, so an odd one gets a neighbour, as in the runtime
+        arrays["scales"] = np.append(array.reshape(-1), poison(array.size % 2, "float16"))
+    return Stored(arrays, dequantize(spec, tensors, SCHEMES[scheme]))
+
+
+def require(gpu: Gpu, activation: str, tuning: str = "") -> None:
+    if activation == "float16" and not gpu.f16:
+        unavailable("the adapter lacks shader-f16")
+    if tuning == "subgroup" and not gpu.subgroups:
+        unavailable("the adapter lacks subgroups")
+
+
+def state(position: int = 0, token: int = 0, length: int = 0) -> NDArray[np.uint32]:
+    words = poison(STATE_WORDS, "uint32")
+    words[:3] = position, token, length
+    return words
+
+
+def gamma_of(rng: np.random.Generator, scheme: str, k: int) -> NDArray[Any]:
+    return rng.uniform(0.5, 1.5, k).astype(np.float32 if scheme == "q0f32" else np.float16)
+
+
+def norm_of(scheme: str) -> matvec.Norm:
+    return matvec.Norm(EPSILON, f16_weight=scheme != "q0f32")
+
+
+# ------------------------------------------------------------------------------------------------------- decode: matvec
+
+
+@pytest.mark.parametrize("tuning", TUNINGS)
+@pytest.mark.parametrize("scheme", SCHEME_NAMES)
+@pytest.mark.parametrize(
+    ("rows", "k", "activation", "normed"),
+    [
+        (1003, 72, "float32", True),  # an odd number of scales, a last group of one part
+        (1003, 40, "float16", True),
+        (37, 104, "float32", False),  # fewer rows than a workgroup takes
+        (64, 1048, "float16", False),  # more groups than lanes, the last one partial
+    ],
+)
+def test_matvec(gpu: Gpu, rows: int, k: int, activation: str, normed: bool, scheme: str, tuning: str) -> None:
+    require(gpu, activation, tuning)
+    rng = np.random.default_rng(rows * k)
+    weight = stored_matrix(rng, scheme, rows, k)
+    x, gamma = rng.normal(0, 1, k).astype(activation), gamma_of(rng, scheme, k)
+    offset = 5
+    kernel = matvec.matvec(
+        "matvec", scheme, rows, k, rows, lambda unit: (unit,), epilogue.store(1, rows + 9, "float32", offset),
+        TUNINGS[tuning].single, activation, norm_of(scheme) if normed else None,
+    )  # fmt: skip
+    arrays = {"x": x, **weight.arrays, "out": poison(rows + 9, "float32")} | ({"gamma": gamma} if normed else {})
+    out = gpu.run_kernel(kernel, arrays, tuning == "subgroup")["out"]
+    want = reference.matvec(x, weight.values, gamma if normed else None, EPSILON)
+    assert_close(out[offset : offset + rows], want, "float32")
+    assert_untouched(out[:offset])
+    assert_untouched(out[offset + rows :])
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("tuning", TUNINGS)
+@pytest.mark.parametrize("scheme", SCHEME_NAMES)
+def test_matvec_residual(gpu: Gpu, scheme: str, tuning: str, activation: str) -> None:
+    require(gpu, activation, tuning)
+    rng = np.random.default_rng(2)
+    rows, k = 203, 136
+    weight = stored_matrix(rng, scheme, rows, k)
+    x, residual = rng.normal(0, 1, k).astype(activation), rng.normal(0, 1, rows).astype(activation)
+    declare = epilogue.store_residual(1, rows, activation)
+    kernel = matvec.matvec(
+        "project", scheme, rows, k, rows, lambda unit: (unit,), declare, TUNINGS[tuning].single, activation
+    )
+    arrays = {"x": x, **weight.arrays, "residual": residual, "out": poison(rows, activation)}
+    out = gpu.run_kernel(kernel, arrays, tuning == "subgroup")["out"]
+    assert_close(out, residual.astype(np.float64) + reference.matvec(x, weight.values), activation)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("tuning", TUNINGS)
+@pytest.mark.parametrize("scheme", SCHEME_NAMES)
+def test_matvec_gated(gpu: Gpu, scheme: str, tuning: str, activation: str) -> None:
+    require(gpu, activation, tuning)
+    rng = np.random.default_rng(3)
+    inner, k = 101, 104
+    weight = stored_matrix(rng, scheme, 2 * inner, k)
+    x, gamma = rng.normal(0, 1, k).astype(activation), gamma_of(rng, scheme, k)
+    kernel = matvec.matvec(
+        "gate_up", scheme, 2 * inner, k, inner, lambda unit: (unit, unit + inner),
+        epilogue.store_gated(1, inner, activation), TUNINGS[tuning].paired, activation, norm_of(scheme),
+    )  # fmt: skip
+    arrays = {"x": x, "gamma": gamma, **weight.arrays, "out": poison(inner, activation)}
+    out = gpu.run_kernel(kernel, arrays, tuning == "subgroup")["out"]
+    assert_close(out, reference.gated(reference.matvec(x, weight.values, gamma, EPSILON)), activation)
+
+
+HEADS = {
+    "mqa": Heads(3, 1, 64, 64),
+    "gqa_partial": Heads(4, 2, 40, 24),  # 24 of 40 dimensions rotate
+    "mha_partial": Heads(2, 2, 96, 72),
+}
+
+
+@pytest.mark.parametrize(
+    ("heads", "scheme", "tuning", "activation"),
+    [
+        ("mqa", "q4f16_1", "subgroup", "float32"),
+        ("mqa", "q0f32", "lanes8", "float16"),
+        ("gqa_partial", "q4f16_1", "lanes1", "float32"),
+        ("gqa_partial", "q8f16_1", "lanes8", "float16"),
+        ("mha_partial", "q0f16", "subgroup", "float16"),
+        ("mha_partial", "q4f16_1", "lanes8", "float32"),
+    ],
+)
+def test_matvec_rotated(gpu: Gpu, heads: str, scheme: str, tuning: str, activation: str) -> None:
+    require(gpu, activation, tuning)
+    rng, shape = np.random.default_rng(4), HEADS[heads]
+    k, position = 104, 7
+    weight = stored_matrix(rng, scheme, shape.rows, k)
+    x, gamma = rng.normal(0, 1, k).astype(activation), gamma_of(rng, scheme, k)
+    angles = rng.uniform(0, 6, shape.rotary // 2)
+    cos, sin = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
+    words = state(position)
+    words[STATE_HEADER : STATE_HEADER + shape.rotary] = np.stack([cos, sin], axis=-1).reshape(-1).view(np.uint32)
+    row = 2 * shape.key_value * shape.size
+    kernel = matvec.matvec(
+        "qkv", scheme, shape.rows, k, shape.rows // 2, shape.pair_rows,
+        epilogue.store_rotated(shape, 10, STATE_WORDS, activation), TUNINGS[tuning].paired, activation,
+        norm_of(scheme),
+    )  # fmt: skip
+    arrays = {"x": x, "gamma": gamma, **weight.arrays, "state": words, "cache": poison((10, row), activation)}
+    arrays["query"] = poison(shape.query * shape.size, activation)
+    out = gpu.run_kernel(kernel, arrays, tuning == "subgroup")
+    product = reference.matvec(x, weight.values, gamma, EPSILON).reshape(1, -1, shape.size)
+    turning = shape.query + shape.key_value
+    turned = reference.rotate(product[:, :turning], cos[None], sin[None])
+    assert_close(out["query"], turned[:, : shape.query].reshape(-1), activation)
+    kept = np.concatenate([turned[:, shape.query :], product[:, turning:]], axis=1).reshape(-1)
+    assert_close(out["cache"][position], kept, activation)
+    assert_untouched(np.delete(out["cache"], position, axis=0))
+
+
+# ------------------------------------------------------------------------------------------------------------- prefill
+
+
+@pytest.mark.parametrize("scheme", SCHEME_NAMES)
+@pytest.mark.parametrize(
+    ("chunk", "length", "rows", "k", "activation", "kind"),
+    [
+        (16, 16, 203, 72, "float32", "store"),
+        (16, 1, 64, 104, "float16", "store"),
+        (37, 21, 101, 40, "float32", "residual"),  # a chunk that is no multiple of a tile, mostly padding
+        (20, 13, 65, 128, "float16", "residual"),
+        (16, 5, 51, 104, "float32", "gated"),
+        (33, 33, 33, 136, "float16", "gated"),
+    ],
+)
+def test_matmul(
+    gpu: Gpu, chunk: int, length: int, rows: int, k: int, activation: str, kind: str, scheme: str
+) -> None:
+    require(gpu, activation)
+    rng = np.random.default_rng(chunk * k)
+    weight = stored_matrix(rng, scheme, rows * 2 if kind == "gated" else rows, k)
+    x = poison((chunk, k), activation)
+    x[:length] = rng.normal(0, 1, (length, k)).astype(activation)
+    want = reference.matmul(x[:length], weight.values)
+    arrays = {"x": x, **weight.arrays, "state": state(3, 0, length), "out": poison((chunk, rows), activation)}
+    if kind == "store":
+        declare = epilogue.store(chunk, rows, activation)
+    elif kind == "residual":
+        declare = epilogue.store_residual(chunk, rows, activation)
+        arrays["residual"] = rng.normal(0, 1, (chunk, rows)).astype(activation)
+        want = want + arrays["residual"][:length]
+    else:
+        declare = epilogue.store_gated(chunk, rows, activation)
+        want = reference.gated(want)
+    kernel = matmul.matmul(
+        "matmul", scheme, chunk, len(weight.values), k, rows,
+        (lambda unit: (unit, unit + rows)) if kind == "gated" else (lambda unit: (unit,)),
+        declare, STATE_WORDS, activation,
+    )  # fmt: skip
+    out = gpu.run_kernel(kernel, arrays)["out"]
+    assert_close(out[:length], want, activation)
+    assert_untouched(out[length:])
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("scheme", ["q4f16_1", "q0f32"])  # f16 and f32 norm weights
+@pytest.mark.parametrize(("chunk", "length", "k"), [(7, 3, 40), (5, 5, 1000)])
+def test_rms_norm(gpu: Gpu, chunk: int, length: int, k: int, scheme: str, activation: str) -> None:
+    require(gpu, activation)
+    rng = np.random.default_rng(k)
+    x = poison((chunk, k), activation)
+    x[:length] = rng.normal(0, 3, (length, k)).astype(activation)
+    gamma = gamma_of(rng, scheme, k)
+    kernel = norm.rms_norm("rms_norm", chunk, k, norm_of(scheme), STATE_WORDS, activation)
+    arrays = {"x": x, "gamma": gamma, "state": state(0, 0, length), "out": poison((chunk, k), activation)}
+    out = gpu.run_kernel(kernel, arrays)["out"]
+    assert_close(out[:length], reference.rms_norm(x[:length], gamma, EPSILON), activation)
+    assert_untouched(out[length:])
+
+
+# ----------------------------------------------------------------------------------------------- embedding and positions
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("scheme", SCHEME_NAMES)
+def test_embed_token(gpu: Gpu, scheme: str, activation: str) -> None:
+    """An embedding in two pieces: the one with the token writes the row, the first also the angles of the position."""
+    require(gpu, activation)
+    rng = np.random.default_rng(5)
+    vocab, cut, k, pairs, position = 131, 64, 104, 24, 517
+    table = embed.rope_table(10000.0 ** -(np.arange(pairs) / pairs), 1.19, CONTEXT)
+    whole = stored_matrix(rng, scheme, vocab, k)
+    for rows in ((0, cut), (cut, vocab)):
+        kernel = gpu.compile(
+            embed.embed_token("embed", scheme, rows, k, pairs, CONTEXT, STATE_WORDS, activation)
+        )
+        part = {name: array.reshape(-1) for name, array in whole.arrays.items()}
+        for name, array in part.items():
+            width = array.size // vocab
+            part[name] = np.ascontiguousarray(array[rows[0] * width : rows[1] * width])
+            if part[name].nbytes % 4:
+                part[name] = np.append(part[name], poison(1, "float16"))
+        for token in (0, cut - 1, cut, vocab - 1):
+            arrays = {**part, "rope": table, "state": state(position, token), "out": poison(k, activation)}
+            result = gpu.run([kernel], arrays)
+            if rows[0] <= token < rows[1]:
+                assert_close(result["out"], reference.embed(whole.values, np.array([token], np.uint32))[0], activation)
+            else:
+                assert_untouched(result["out"])
+            if rows[0] == 0:
+                got = result["state"][STATE_HEADER : STATE_HEADER + 2 * pairs].view(np.float32).reshape(-1, 2)
+                cos, sin = reference.cos_sin(table, CONTEXT, np.array([position], np.uint32))
+                np.testing.assert_allclose(got, np.stack([cos[0], sin[0]], axis=-1), atol=1e-6)
+                assert_untouched(result["state"][STATE_HEADER + 2 * pairs :])
+                assert list(result["state"][:3]) == [position, token, 0]
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("scheme", SCHEME_NAMES)
+def test_embed_chunk(gpu: Gpu, scheme: str, activation: str) -> None:
+    require(gpu, activation)
+    rng = np.random.default_rng(6)
+    vocab, k, chunk = 131, 1032, 9
+    whole = stored_matrix(rng, scheme, vocab, k)
+    ids = rng.integers(0, vocab, chunk).astype(np.uint32)
+    kernel = embed.embed_chunk("embed_chunk", scheme, chunk, (0, vocab), k, activation)
+    arrays = {"input_ids": ids, **whole.arrays, "out": poison((chunk, k), activation)}
+    out = gpu.run_kernel(kernel, arrays)["out"]
+    assert_close(out, reference.embed(whole.values, ids), activation)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("heads", HEADS)
+def test_rotate_chunk(gpu: Gpu, heads: str, activation: str) -> None:
+    """A padded chunk over the seam of the rotary table's blocks; the cache outside the valid rows stays as it was."""
+    require(gpu, activation)
+    rng, shape = np.random.default_rng(7), HEADS[heads]
+    chunk, length, position = 11, 8, 253
+    table = embed.rope_table(10000.0 ** -(np.arange(shape.rotary // 2) / shape.rotary * 2), 0.9, CONTEXT)
+    qkv = poison((chunk, shape.rows), activation)
+    qkv[:length] = rng.normal(0, 1, (length, shape.rows)).astype(activation)
+    kernel = embed.rotate_chunk("rotate", shape, chunk, CONTEXT, STATE_WORDS, activation)
+    arrays = {
+        "qkv": qkv,
+        "state": state(position, 0, length),
+        "rope": table,
+        "cache": poison((CONTEXT, 2 * shape.key_value * shape.size), activation),
+        "query": poison((chunk, shape.query * shape.size), activation),
+    }
+    out = gpu.run_kernel(kernel, arrays)
+    split = qkv[:length].reshape(length, -1, shape.size)
+    turning = shape.query + shape.key_value
+    cos, sin = reference.cos_sin(table, CONTEXT, np.arange(position, position + length).astype(np.uint32))
+    turned = reference.rotate(split[:, :turning], cos, sin)
+    assert_close(out["query"][:length], turned[:, : shape.query].reshape(length, -1), activation)
+    assert_untouched(out["query"][length:])
+    kept = np.concatenate([turned[:, shape.query :], split[:, turning:]], axis=1).reshape(length, -1)
+    assert_close(out["cache"][position : position + length], kept, activation)
+    assert_untouched(np.delete(out["cache"], np.s_[position : position + length], axis=0))
+
+
+def test_rope_table_is_exact_at_long_contexts() -> None:
+    """The two-level table gives cos and sin of large angles to f32's precision, which a f32 product would not."""
+    inv_freq = 500000.0 ** -(np.arange(0, 64) / 64)
+    context = 131072
+    positions = np.array([0, 255, 256, 65537, 131071], np.uint32)
+    cos, sin = reference.cos_sin(embed.rope_table(inv_freq, 1.0, context), context, positions)
+    angles = positions[:, None].astype(np.float64) * inv_freq
+    np.testing.assert_allclose(cos, np.cos(angles), atol=3e-7)
+    np.testing.assert_allclose(sin, np.sin(angles), atol=3e-7)
