@@ -56,11 +56,6 @@ export class Node {
     return this.value;
   }
 
-  boolean(): boolean {
-    if (typeof this.value !== "boolean") this.fail("true or false");
-    return this.value;
-  }
-
   oneOf<T extends string>(choices: readonly T[]): T {
     const found = choices.find((choice) => choice === this.value);
     return found ?? this.fail(choices.map((choice) => JSON.stringify(choice)).join(" or "));
@@ -90,7 +85,7 @@ export class Node {
   }
 }
 
-const PATH_PART = /^[A-Za-z0-9_][A-Za-z0-9._+-]*$/;
+const PATH_PART = /^[A-Za-z0-9_-][A-Za-z0-9._-]*$/;
 
 /** Relative, without `..`, scheme, host, query or backslash, of at most 200 characters. */
 export function checkPath(file: string, what: string, path: string): string {

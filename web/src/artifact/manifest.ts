@@ -44,17 +44,22 @@ export function parseManifest(json: unknown): Manifest {
     generation: parseGeneration(root.get("generation")),
     chatTemplate: template.value === null ? null : template.string(),
     tokenizer: root.get("tokenizer").list(32).map(listed),
-    weights: listed(root.get("weights")),
+    weights: parseWeights(root.get("weights"), listed),
     variants: parseVariants(root.get("variants"), listed),
     files,
   };
 }
 
+/** `null` is an artifact compiled with `--weights none`: a plan to look at, nothing to run. */
+function parseWeights(node: Node, listed: (node: Node) => string): string {
+  if (node.value === null) fail(MODEL, "weights: the artifact was compiled without weights", null, "compile it with its checkpoint");
+  return listed(node);
+}
+
 function parseArchitecture(node: Node): number {
   node.get("model_type").string();
-  for (const key of ["hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim"])
+  for (const key of ["hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim"])
     node.get(key).int(1, MOST_DIMENSION);
-  node.get("tie_word_embeddings").boolean();
   return node.get("vocab_size").int(1, 2 ** 24);
 }
 

@@ -176,6 +176,9 @@ function parseProgram(node: Node, plan: Plan, limits: Limits): Dispatch[] {
     kernel.bindings.forEach((access, i) => {
       if (access === "read_write" && buffers.indexOf(buffers[i] ?? -1) !== buffers.lastIndexOf(buffers[i] ?? -1))
         fail(node.file, `${bind.path}: a written buffer is bound twice`, buffers, "different buffers");
+      const kind = plan.buffers[buffers[i] ?? -1]?.kind;
+      if (access === "read_write" && (kind === "weight" || kind === "constant"))
+        fail(node.file, `${bind.path}: a ${kind} is written`, buffers[i], "weights and constants to be read only");
     });
     return { kernel: kernelIndex, bind: buffers, grid: dimensions(item.get("grid"), limits.maxComputeWorkgroupsPerDimension) };
   });
