@@ -4,11 +4,13 @@ Knows safetensors files and the Hub; reads weights lazily, some rows at a time, 
 Knows nothing of architectures beyond the list of weights it is asked to check.
 """
 
+import contextlib
 import json
 import math
 import os
 import re
 import struct
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +20,7 @@ from typing import Any, Literal
 import ml_dtypes  # noqa: F401 (gives numpy the bfloat16 that safetensors asks it for)
 import numpy as np
 from huggingface_hub import errors, snapshot_download
+from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
@@ -246,13 +249,28 @@ def is_hub_id(source: str) -> bool:
 
 def _open_hub(repo: str, revision: str | None, token: str | None) -> Checkpoint:
     small = [*CONFIG_FILES, *TOKENIZER_FILES, TEMPLATE_FILE]
-    directory = _download(repo, revision, token, small)
+    with _no_progress_bars():
+        directory = _download(repo, revision, token, small)
     commit = directory.name  # the cache names a snapshot after its commit
 
     def fetch_weights() -> Path:
-        return _download(repo, commit, token, [WEIGHTS_FILE, INDEX_FILE, "model-*.safetensors"])
+        with contextlib.nullcontext() if sys.stderr.isatty() else _no_progress_bars():
+            return _download(repo, commit, token, [WEIGHTS_FILE, INDEX_FILE, "model-*.safetensors"])
 
     return Checkpoint(directory, CheckpointSource("hub", repo, commit), fetch_weights)
+
+
+@contextlib.contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    """Keeps the Hub's library from drawing on stderr."""
+    if are_progress_bars_disabled():
+        yield
+        return
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        enable_progress_bars()
 
 
 def _download(repo: str, revision: str | None, token: str | None, files: Sequence[str]) -> Path:
@@ -276,7 +294,7 @@ def _download(repo: str, revision: str | None, token: str | None, files: Sequenc
             expected="a directory that exists or the id of a model, org/name",
             remedy="check the spelling; for a private model log in with `hf auth login` or set HF_TOKEN",
         ) from error
-    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, OSError) as error:
+    except (errors.HTTPError, errors.RevisionResolutionError, OSError) as error:  # OSError: no network, offline, disk
         raise WispError(
             f"{what} cannot be downloaded and is not in the local cache",
             got=str(error.__cause__ or error).split("\n")[0],

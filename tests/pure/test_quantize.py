@@ -9,6 +9,7 @@ from compiler.errors import WispError
 from compiler.models.base import WeightSpec, matrix, vector
 from compiler.quantize import (
     SCHEMES,
+    Scheme,
     dequantize,
     parameter_layout,
     quantize,
@@ -29,14 +30,14 @@ def random(rows: int, columns: int, scale: float = 1.0) -> np.ndarray:
 
 @pytest.mark.parametrize("columns", [32, 64, 8, 40, 136])
 @pytest.mark.parametrize("scheme", GROUPED, ids=lambda s: s.name)
-def test_packing_equals_the_reference(scheme, columns: int) -> None:
+def test_packing_equals_the_reference(scheme: Scheme, columns: int) -> None:
     weight = random(5, columns)
     weight[2] = 0
     weight[3, :8] *= 1e-6
     stored = dict(quantize(spec_of(5, columns), weight, scheme))
     for r in range(5):
         words, scales = reference_quantize_row([float(v) for v in weight[r]], scheme)
-        np.testing.assert_array_equal(stored["w.q_scale"][r], np.float16(scales))
+        np.testing.assert_array_equal(stored["w.q_scale"][r], np.array(scales, np.float16))
         # The twin divides in float64: an element may lie on the other side of a tie, one step away.
         ours = reference_dequantize_row(stored["w.q_weight"][r].tolist(), scales, columns, scheme)
         theirs = reference_dequantize_row(words, scales, columns, scheme)
@@ -69,7 +70,7 @@ def test_packing_follows_mlc() -> None:
 
 
 @pytest.mark.parametrize("scheme", SCHEMES.values(), ids=lambda s: s.name)
-def test_the_error_is_at_most_half_a_step(scheme) -> None:
+def test_the_error_is_at_most_half_a_step(scheme: Scheme) -> None:
     weight = random(64, 96, scale=0.05)
     spec = spec_of(64, 96)
     stored = dict(quantize(spec, weight, scheme))
@@ -86,7 +87,7 @@ def test_the_error_is_at_most_half_a_step(scheme) -> None:
 
 @pytest.mark.parametrize("scheme", SCHEMES.values(), ids=lambda s: s.name)
 @pytest.mark.parametrize("columns", [8, 32, 200])
-def test_the_layout_is_that_of_the_data(scheme, columns: int) -> None:
+def test_the_layout_is_that_of_the_data(scheme: Scheme, columns: int) -> None:
     for spec in (spec_of(3, columns), vector("n.weight", columns, "n.weight", "input_norm", 0)):
         stored = quantize(spec, np.ones(spec.shape, np.float32), scheme)
         assert [(name, array.dtype.name, array.shape) for name, array in stored] == parameter_layout(spec, scheme)
@@ -104,7 +105,7 @@ def test_the_layout_of_the_format() -> None:
 
 
 @pytest.mark.parametrize("scheme", GROUPED, ids=lambda s: s.name)
-def test_zeros_and_padding_hold_the_zero_point(scheme) -> None:
+def test_zeros_and_padding_hold_the_zero_point(scheme: Scheme) -> None:
     spec = spec_of(2, 40)
     stored = dict(quantize(spec, np.zeros((2, 40), np.float32), scheme))
     word = sum(scheme.zero_point << (scheme.bits * j) for j in range(scheme.elements_per_word))
@@ -115,7 +116,7 @@ def test_zeros_and_padding_hold_the_zero_point(scheme) -> None:
 
 
 @pytest.mark.parametrize("scheme", GROUPED, ids=lambda s: s.name)
-def test_no_scale_is_a_float16_subnormal(scheme) -> None:
+def test_no_scale_is_a_float16_subnormal(scheme: Scheme) -> None:
     weight = random(4, 64, scale=1e-7)
     stored = dict(quantize(spec_of(4, 64), weight, scheme))
     assert (stored["w.q_scale"] >= np.float16(2**-14)).all()
@@ -123,7 +124,7 @@ def test_no_scale_is_a_float16_subnormal(scheme) -> None:
 
 
 @pytest.mark.parametrize("scheme", SCHEMES.values(), ids=lambda s: s.name)
-def test_blocks_of_rows_give_the_same(scheme) -> None:
+def test_blocks_of_rows_give_the_same(scheme: Scheme) -> None:
     weight, spec = random(300, 40), spec_of(300, 40)
     whole = quantize(spec, weight, scheme)
     blocks = quantize(spec, iter([weight[:7], weight[7:200], weight[200:]]), scheme)

@@ -1,0 +1,111 @@
+"""A stand-in for the Hugging Face Hub on loopback: as much of its HTTP interface as downloads need."""
+
+import hashlib
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlparse
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+TOKEN = "hf_good"
+
+
+class Hub:
+    """Repositories by name. `private` ones are hidden and `gated` ones refused without TOKEN; `requests` logs paths."""
+
+    def __init__(self) -> None:
+        self.repositories: dict[str, Path] = {}
+        self.private: set[str] = set()
+        self.gated: set[str] = set()
+        self.requests: list[str] = []
+        self.url = ""
+
+
+@contextmanager
+def running() -> Iterator[Hub]:
+    hub = Hub()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_HEAD(self) -> None:
+            self.do_GET()
+
+        def do_GET(self) -> None:
+            path = unquote(urlparse(self.path).path)
+            hub.requests.append(f"{self.command} {path}")
+            parts = path.strip("/").split("/")
+            if parts[0] == "api" and parts[1] == "models":
+                self._api("/".join(parts[2:4]), parts[4:])
+            elif len(parts) >= 5 and parts[2] == "resolve":
+                self._resolve("/".join(parts[:2]), parts[3], "/".join(parts[4:]))
+            else:
+                self._refuse(404, "EntryNotFound")
+
+        def _api(self, repo: str, rest: list[str]) -> None:
+            revision = rest[1] if len(rest) > 1 and rest[0] in ("revision", "tree") else "main"
+            if self._repository(repo, revision) is None:
+                return
+            names = sorted(file.name for file in hub.repositories[repo].iterdir())
+            if rest and rest[0] == "tree":
+                root = hub.repositories[repo]
+                entries = [
+                    {"type": "file", "path": name, "size": (root / name).stat().st_size, "oid": "0" * 40}
+                    for name in names
+                ]
+                self._send(200, json.dumps(entries).encode())
+                return
+            info = {"id": repo, "modelId": repo, "sha": COMMIT, "siblings": [{"rfilename": name} for name in names]}
+            self._send(200, json.dumps(info | {"private": False, "tags": [], "downloads": 0}).encode())
+
+        def _resolve(self, repo: str, revision: str, name: str) -> None:
+            root = self._repository(repo, revision)
+            if root is None:
+                return
+            if repo in hub.gated and self.headers.get("authorization") != f"Bearer {TOKEN}":
+                self._refuse(403, "GatedRepo")
+            elif not (root / name).is_file():
+                self._refuse(404, "EntryNotFound")
+            else:
+                data = (root / name).read_bytes()
+                etag = hashlib.sha256(data).hexdigest()
+                self._send(200, data, {"ETag": f'"{etag}"', "X-Repo-Commit": COMMIT})
+
+        def _repository(self, repo: str, revision: str) -> Path | None:
+            hidden = repo in hub.private and self.headers.get("authorization") != f"Bearer {TOKEN}"
+            if repo not in hub.repositories or hidden:
+                self._refuse(401, "RepoNotFound")
+                return None
+            if revision not in ("main", COMMIT):
+                self._refuse(404, "RevisionNotFound")
+                return None
+            return hub.repositories[repo]
+
+        def _refuse(self, status: int, code: str) -> None:
+            self._send(status, b"{}", {"X-Error-Code": code, "X-Error-Message": code})
+
+        def _send(self, status: int, data: bytes, headers: dict[str, str] | None = None) -> None:
+            self.send_response(status)
+            for key, value in {"Content-Length": str(len(data)), **(headers or {})}.items():
+                self.send_header(key, value)
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(data)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    hub.url = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+    thread.start()
+    try:
+        yield hub
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
