@@ -1,6 +1,6 @@
 """The command line: `wisp compile | serve | demo | inspect | check | bench`. Parses arguments, calls, decides nothing.
 
-Exit status: 0 good, 2 bad input (one line on stderr), 1 a bug, 130 interrupted.
+Exit status: 0 good, 2 bad input (one line on stderr), 1 a bug or a bound that `check` found broken, 130 interrupted.
 """
 
 import argparse
@@ -112,19 +112,38 @@ def _inspect(parsed: argparse.Namespace) -> None:
 
 
 def _check(parsed: argparse.Namespace) -> None:
-    from compiler.check import check, print_report
+    from compiler.check import check, exit_status, print_report
+    from compiler.progress import Terminal
 
-    report = check(parsed.artifact, parsed.reference, variants=parsed.variants, tokens=parsed.tokens)
+    report = check(
+        parsed.artifact,
+        parsed.reference,
+        variants=parsed.variants,
+        tokens=parsed.tokens,
+        text=parsed.text,
+        progress=Terminal(),
+    )
     if parsed.json:
         _print_json(report)
     else:
         print_report(report)
+    if exit_status(report):
+        raise SystemExit(1)
 
 
 def _bench(parsed: argparse.Namespace) -> None:
     from compiler.bench import bench, print_report
+    from compiler.progress import Terminal
 
-    report = bench(parsed.artifact, backend=parsed.backend)
+    report = bench(
+        parsed.artifact,
+        shape=parsed.shape,
+        backend=parsed.backend,
+        variant=parsed.variant,
+        quantization=parsed.quant,
+        limit=parsed.limit,
+        progress=Terminal(),
+    )
     if parsed.json:
         _print_json(report)
     else:
@@ -202,12 +221,17 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--reference", required=True, metavar="SOURCE", help="the checkpoint it was compiled from")
     command.add_argument("--variants", type=_names, metavar="A,B", help="which variants (all this machine can run)")
     command.add_argument("--tokens", type=_positive, default=64, metavar="N", help="tokens to compare (64)")
+    command.add_argument("--text", type=Path, metavar="FILE", help="a text to run (a paragraph that comes along)")
     command.add_argument("--json", action="store_true", help="print JSON")
     command.set_defaults(run=_check)
 
-    command = commands.add_parser("bench", help="measure prefill and decode")
-    command.add_argument("artifact", type=Path, metavar="ARTIFACT")
+    command = commands.add_parser("bench", help="measure load, prefill and decode, here or in a headless browser")
+    command.add_argument("artifact", nargs="?", type=Path, metavar="ARTIFACT")
+    command.add_argument("--shape", metavar="NAME", help="random weights of this shape instead: llama-3.2-1b, ...")
+    command.add_argument("--quant", metavar="SCHEME", help="of --shape (q4f16_1)")
     command.add_argument("--backend", choices=("native", "browser"), default="native")
+    command.add_argument("--variant", metavar="NAME", help="which variant (the best one)")
+    command.add_argument("--limit", type=_positive, default=60, metavar="S", help="seconds a figure may take (60)")
     command.add_argument("--json", action="store_true", help="print JSON")
     command.set_defaults(run=_bench)
     return parser

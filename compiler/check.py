@@ -1,0 +1,427 @@
+"""`wisp check`: does an artifact compute what its checkpoint says?
+
+Three questions, answered apart: are the stored weights those of the checkpoint (bit for bit, after quantizing it
+again); do the kernels compute what the stored weights say (this is what the bounds are for); what did quantization
+cost (reported, never a failure). The reference is `reference_model.py`, the kernels run natively through wgpu. Knows
+nothing of how either works inside.
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from tokenizers import Tokenizer
+
+from compiler.artifact import Artifact, load_artifact
+from compiler.checkpoint import Checkpoint, open_checkpoint
+from compiler.config import resolve_config
+from compiler.errors import WispError
+from compiler.models import config_from_huggingface, weight_specs
+from compiler.models.base import ModelConfig, WeightSpec
+from compiler.native import NativeRuntime, missing_features, request_adapter
+from compiler.progress import Report, Silent
+from compiler.quantize import SCHEMES, Scheme, dequantize, parameter_layout, quantize
+from compiler.reference_model import ReadRows, ReferenceModel
+
+# The largest error of a logit, relative to the largest logit of its step.
+BOUNDS = {"float32": 1e-3, "float16": 2e-2}
+DEFAULT_TOKENS = 64
+
+TEXT = """The lighthouse keeper wrote down the weather every morning: the wind, the height of the waves, and the
+colour of the sky above the harbour. On the third of March 1912 she noted that a small boat had come in before dawn,
+with nobody at the oars. "It was dry inside," she wrote, "and there was a warm lamp under the seat." The boat stayed
+for a week. Then, on a night without any wind at all, it was gone again, and the lamp stood burning on her doorstep."""
+
+
+def check(
+    artifact_path: Path,
+    reference: str,
+    *,
+    variants: Sequence[str] | None = None,
+    tokens: int = DEFAULT_TOKENS,
+    text: Path | None = None,
+    progress: Report | None = None,
+) -> dict[str, Any]:
+    """Compares an artifact with the checkpoint `reference`; the report's `passed` says whether every bound held.
+
+    `reference` is whatever `wisp compile` takes. A variant that this machine's adapter lacks features for is skipped,
+    with the reason. Raises WispError for input that cannot be compared.
+    """
+    progress = progress or Silent()
+    artifact = load_artifact(artifact_path)
+    chosen = choose_variants(artifact, variants)
+    checkpoint = open_reference(reference)
+    config, scheme = match(artifact, checkpoint), SCHEMES[artifact.model["quantization"]]
+    sample = choose_ids(artifact, tokens, text)
+    adapter = request_adapter()
+    differing = compare_weights(artifact, checkpoint, config, scheme, progress)
+    with progress.stage("reference, stored weights", 1) as advance:
+        stored = reference_logits(config, stored_rows(artifact, scheme), sample)
+        advance(1)
+    with progress.stage("reference, source weights", 1) as advance:
+        source = reference_logits(config, source_rows(checkpoint), sample)
+        advance(1)
+    results = [check_variant(artifact, v, adapter, sample, stored, source, progress) for v in chosen]
+    if all(result["status"] == "skipped" for result in results):
+        raise WispError(
+            "this machine's adapter can run none of the variants",
+            got="; ".join(f"{result['name']}: {result['reason']}" for result in results),
+            remedy="compile the variant webgpu-f32, which needs nothing",
+        )
+    failures = [f"{r['name']}: {failure}" for r in results for failure in r.get("failures", [])]
+    if differing:
+        shown = ", ".join(differing[:4]) + (", ..." if len(differing) > 4 else "")
+        failures.insert(0, f"{len(differing)} stored tensors are not those of the checkpoint: {shown}")
+    return {
+        "artifact": artifact.model["id"],
+        "reference": checkpoint.source.id,
+        "quantization": scheme.name,
+        "adapter": adapter_name(adapter),
+        "text": sample.origin,
+        "tokens": sample.tokens,
+        "bounds": BOUNDS,
+        "weights": {"tensors": len(artifact.tensors), "differing": differing},
+        "perplexity": {"source": perplexity(sample, source), "stored": perplexity(sample, stored)},
+        "quantization_error": asdict(compare(stored.steps, source.steps, 0.0)),
+        "variants": results,
+        "failures": failures,
+        "passed": not failures,
+    }
+
+
+# --------------------------------------------------------------------------------------------------------------- input
+
+
+def choose_variants(artifact: Artifact, names: Sequence[str] | None) -> list[dict[str, Any]]:
+    """Entries of model.json, in its order. Raises WispError for names that are not there and without weights."""
+    if artifact.model["weights"] is None:
+        raise WispError(f"{artifact.path} holds no weights", remedy="compile it without --weights none")
+    entries = {variant["name"]: variant for variant in artifact.model["variants"]}
+    unknown = [name for name in names or () if name not in entries]
+    if unknown:
+        raise WispError("the artifact has no such variant", got=", ".join(unknown), expected=" or ".join(entries))
+    return [entry for name, entry in entries.items() if names is None or name in names]
+
+
+def open_reference(reference: str) -> Checkpoint:
+    """The checkpoint behind a recipe, a directory or a Hub id."""
+    config = resolve_config(reference)
+    return open_checkpoint(config.source, config.revision)
+
+
+def match(artifact: Artifact, checkpoint: Checkpoint) -> ModelConfig:
+    """The reference's network at the artifact's context. Raises WispError when it is another network."""
+    config = config_from_huggingface(checkpoint.config, artifact.model["context"])
+    ours = artifact.model["architecture"]
+    different = [key for key in ours if ours[key] != getattr(config, key)]
+    if different:
+        raise WispError(
+            "the artifact is not of this checkpoint",
+            got=", ".join(f"{key} {ours[key]}" for key in different),
+            expected=", ".join(f"{key} {getattr(config, key)}" for key in different),
+            remedy="give the checkpoint that it was compiled from as --reference",
+        )
+    checkpoint.check_weights(weight_specs(config), tied=config.tie_word_embeddings)
+    return config
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What is run: `tokens` steps of forced decoding over the first ids, and prompts of these lengths in chunks."""
+
+    ids: tuple[int, ...]
+    tokens: int
+    prompts: tuple[int, ...]
+    origin: str
+
+
+def choose_ids(artifact: Artifact, tokens: int, text: Path | None) -> Sample:
+    """Token ids of a text; of no text in particular when the artifact has no tokenizer.
+
+    A prompt fills each prefill chunk once, another one ends in a chunk that is not full.
+    """
+    context, vocab_size = artifact.model["context"], artifact.model["architecture"]["vocab_size"]
+    chunks = {chunk for plan in artifact.plans.values() for chunk in plan["prefill_chunks"]}
+    if "tokenizer.json" in artifact.model["tokenizer"]:
+        ids = _tokenize(artifact, TEXT if text is None else _read_text(text))
+        origin = "built-in" if text is None else text.name
+    elif text is None:
+        ids, origin = np.random.default_rng(0).integers(0, vocab_size, size=context).tolist(), "random ids"
+    else:
+        raise WispError("the artifact has no tokenizer", remedy="leave out --text: ids are drawn then")
+    tokens = min(tokens, context, context if text is None else len(ids))
+    if tokens < 2 or not ids:
+        raise WispError("there is too little to compare", got=f"{tokens} tokens", expected="at least 2")
+    prompts = sorted({length for length in (*(chunk + 1 for chunk in chunks), tokens) if length <= context})
+    needed = max(tokens, *prompts)
+    repeated = (ids * (needed // len(ids) + 1))[:needed]
+    return Sample(tuple(repeated), tokens, tuple(prompts), origin)
+
+
+def _tokenize(artifact: Artifact, text: str) -> list[int]:
+    try:
+        tokenizer = Tokenizer.from_file(str(artifact.path / "tokenizer.json"))
+    except Exception as error:  # the library raises plain Exception
+        raise WispError("tokenizer.json cannot be read", got=str(error), remedy="repair the checkpoint") from error
+    ids: list[int] = tokenizer.encode(text).ids
+    largest, vocab_size = max(ids, default=0), artifact.model["architecture"]["vocab_size"]
+    if largest >= vocab_size:
+        raise WispError("the tokenizer does not fit the model", got=f"id {largest}", expected=f"below {vocab_size}")
+    return ids
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise WispError(f"the text {path} cannot be read", got=str(error), expected="a UTF-8 file") from error
+
+
+# ------------------------------------------------------------------------------------------------------------- weights
+
+
+def source_rows(checkpoint: Checkpoint) -> ReadRows:
+    """Rows of the checkpoint's own weights."""
+
+    def read(spec: WeightSpec, start: int, stop: int) -> NDArray[np.float32]:
+        parts, first = [], 0
+        for source, rows in zip(spec.sources, spec.source_rows, strict=True):
+            low, high = max(start, first) - first, min(stop, first + rows) - first
+            if low < high:
+                parts.append(checkpoint.read(source, low, high))
+            first += rows
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    return read
+
+
+def stored_rows(artifact: Artifact, scheme: Scheme) -> ReadRows:
+    """Rows of the weights that the artifact stores, dequantized."""
+
+    def read(spec: WeightSpec, start: int, stop: int) -> NDArray[np.float32]:
+        part = replace(spec, shape=(stop - start, *spec.shape[1:]))
+        names = [name for name, _, _ in parameter_layout(part, scheme)]
+        return dequantize(part, {name: artifact.tensor(name, start, stop) for name in names}, scheme)
+
+    return read
+
+
+def compare_weights(
+    artifact: Artifact, checkpoint: Checkpoint, config: ModelConfig, scheme: Scheme, progress: Report
+) -> list[str]:
+    """Names of the stored tensors that differ from the checkpoint's, quantized again."""
+    specs = weight_specs(config)
+    differing: list[str] = []
+    with progress.stage("weights", len(specs)) as advance:
+        for spec in specs:
+            row = 0
+            for block in checkpoint.blocks(spec):
+                part = replace(spec, shape=block.shape)
+                for name, expected in quantize(part, block, scheme):
+                    stored = artifact.tensor(name, row, row + len(block))
+                    if stored.tobytes() != expected.tobytes() and name not in differing:
+                        differing.append(name)
+                row += len(block)
+            advance(1)
+    return differing
+
+
+# -------------------------------------------------------------------------------------------------------------- logits
+
+
+@dataclass(frozen=True)
+class Logits:
+    """Logits of a sample: (tokens, vocabulary) of its steps, and (vocabulary) after each of its prompts."""
+
+    steps: NDArray[np.float32]
+    prompts: Mapping[int, NDArray[np.float32]]
+
+
+def reference_logits(config: ModelConfig, read_rows: ReadRows, sample: Sample) -> Logits:
+    """What numpy says of a sample. One pass over the weights."""
+    model = ReferenceModel(config, read_rows)
+    hidden = model.hidden_states(sample.ids)
+    wanted = [*range(sample.tokens), *(length - 1 for length in sample.prompts)]
+    logits = model.logits(hidden[wanted])
+    after = dict(zip(sample.prompts, logits[sample.tokens :], strict=True))
+    return Logits(logits[: sample.tokens], after)
+
+
+def native_logits(runtime: NativeRuntime, sample: Sample) -> Logits:
+    """What the kernels say: `decode` alone, token by token, and then each prompt by `prefill`."""
+    steps = [runtime.logits(sample.ids[:1])]
+    steps += [runtime.next_logits(token) for token in sample.ids[1 : sample.tokens]]
+    prompts = {length: runtime.logits(sample.ids[:length]) for length in sample.prompts}
+    return Logits(np.stack(steps), prompts)
+
+
+def check_variant(
+    artifact: Artifact,
+    variant: Mapping[str, Any],
+    adapter: Any,
+    sample: Sample,
+    stored: Logits,
+    source: Logits,
+    progress: Report,
+) -> dict[str, Any]:
+    """Runs one variant and holds it against both references."""
+    name, dtype = variant["name"], variant["activation_dtype"]
+    missing = missing_features(adapter, variant["required_features"])
+    if missing:
+        reason = f"the adapter lacks {' and '.join(missing)}"
+        return {"name": name, "status": "skipped", "reason": reason, "activation_dtype": dtype}
+    with progress.stage(name, 1) as advance:
+        runtime = NativeRuntime(
+            artifact.plans[name],
+            artifact.kernels(name),
+            variant["required_features"],
+            lambda tensor, start, stop: artifact.tensor(tensor, start, stop).tobytes(),
+            artifact.constants(),
+            adapter,
+        )
+        got = native_logits(runtime, sample)
+        advance(1)
+    bound = BOUNDS[dtype]
+    decode = compare(got.steps, stored.steps, bound)
+    prefill = {n: compare(got.prompts[n][None], stored.prompts[n][None], bound) for n in sample.prompts}
+    failures = [*broken("decode", decode, bound)]
+    failures += [failure for n, result in prefill.items() for failure in broken(f"a prompt of {n}", result, bound)]
+    return {
+        "name": name,
+        "status": "failed" if failures else "passed",
+        "activation_dtype": dtype,
+        "bound": bound,
+        **asdict(decode),
+        "prefill_max_error": {str(n): result.max_error for n, result in prefill.items()},
+        "perplexity": perplexity(sample, got),
+        "against_source": asdict(compare(got.steps, source.steps, bound)),
+        "failures": failures,
+    }
+
+
+# ------------------------------------------------------------------------------------------------------------- figures
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Logits against reference logits. Errors are relative to the largest reference logit of their step.
+
+    `top1_breaks` counts steps where another token leads although the reference's lead exceeds the bound.
+    """
+
+    max_error: float
+    mean_error: float
+    kl_mean: float
+    kl_max: float
+    top1_agreement: float
+    top1_breaks: int
+
+
+def compare(got: NDArray[np.float32], expected: NDArray[np.float32], bound: float) -> Comparison:
+    """Compares (steps, vocabulary) with (steps, vocabulary); KL divergences (reference || got) are in nats."""
+    scale = np.abs(expected).max(axis=1)
+    error = np.abs(got - expected) / scale[:, None]
+    logp, logq = log_softmax(expected), log_softmax(got)
+    kl = (np.exp(logp) * (logp - logq)).sum(axis=1)
+    agree = got.argmax(axis=1) == expected.argmax(axis=1)
+    second, first = np.partition(expected, -2, axis=1)[:, -2:].T
+    decided = first - second > bound * scale
+    return Comparison(
+        max_error=_number(error.max()),
+        mean_error=_number(error.mean()),
+        kl_mean=_number(kl.mean()),
+        kl_max=_number(kl.max()),
+        top1_agreement=float(agree.mean()),
+        top1_breaks=int((decided & ~agree).sum()),
+    )
+
+
+def _number(value: np.floating[Any]) -> float:
+    """JSON has no NaN; a kernel that gives one is infinitely wrong, and 1e30 says so."""
+    return float(np.nan_to_num(value, nan=1e30, posinf=1e30))
+
+
+def broken(where: str, result: Comparison, bound: float) -> list[str]:
+    """The bounds that a comparison breaks, in words."""
+    failures = []
+    if result.max_error > bound:
+        failures.append(f"{where}: logit error {result.max_error:.1e} exceeds {bound:g}")
+    if result.top1_breaks:
+        failures.append(f"{where}: another token leads at {result.top1_breaks} steps where the lead is clear")
+    return failures
+
+
+def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
+    result: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return result
+
+
+def perplexity(sample: Sample, logits: Logits) -> float:
+    """exp of the mean negative log-likelihood of each id after those before it."""
+    targets = list(sample.ids[1 : sample.tokens])
+    predicted = log_softmax(logits.steps[: len(targets)])
+    return _number(np.exp(-predicted[np.arange(len(targets)), targets].mean()))
+
+
+def adapter_name(adapter: Any) -> str:
+    """The adapter in a line."""
+    return f"{adapter.info['device']} ({adapter.info['backend_type']})"
+
+
+# ----------------------------------------------------------------------------------------------------------- for people
+
+
+def print_report(report: Mapping[str, Any]) -> None:
+    """The report as a table on stdout."""
+    console = wide_console()
+    differing = report["weights"]["differing"]
+    same = f"{len(differing)} of {report['weights']['tensors']} differ" if differing else "as in the checkpoint"
+    cost, perplexities = report["quantization_error"], report["perplexity"]
+    console.print(f"{report['artifact']} against {report['reference']}, on {report['adapter']}", markup=False)
+    console.print(f"  stored weights   {same}", markup=False)
+    console.print(
+        f"  {report['quantization']:<15}  error {cost['max_error']:.1e}, KL {cost['kl_mean']:.1e}, "
+        f"top-1 {cost['top1_agreement']:.1%}, perplexity {perplexities['source']:.4g} -> {perplexities['stored']:.4g}",
+        markup=False,
+    )
+    console.print(f"  kernels against the stored weights, {report['tokens']} tokens:", markup=False)
+    table = Table(box=SIMPLE_HEAD)
+    for heading in ("variant", "bound", "max error", "mean", "prefill", "KL", "top-1", "perplexity", "result"):
+        table.add_column(heading, justify="left" if heading in ("variant", "result") else "right", no_wrap=True)
+    for row in report["variants"]:
+        if row["status"] == "skipped":
+            table.add_row(row["name"], *[""] * 7, f"skipped: {row['reason']}")
+            continue
+        table.add_row(
+            row["name"],
+            f"{row['bound']:g}",
+            f"{row['max_error']:.1e}",
+            f"{row['mean_error']:.1e}",
+            f"{max(row['prefill_max_error'].values()):.1e}",
+            f"{row['kl_mean']:.1e}",
+            f"{row['top1_agreement']:.1%}",
+            f"{row['perplexity']:.4g}",
+            row["status"],
+        )
+    console.print(table)
+
+
+def wide_console() -> Console:
+    """Stdout, without breaking lines of a table where there is no terminal."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=160)
+
+
+def exit_status(report: Mapping[str, Any]) -> int:
+    """0, or 1 when a bound was broken; then one line a failure goes to stderr."""
+    for failure in report["failures"]:
+        print(f"FAILED: bound: {failure}", file=sys.stderr)
+    return 0 if report["passed"] else 1
