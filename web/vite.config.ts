@@ -19,7 +19,7 @@ export default defineConfig({
       formats: ["es"],
       cssFileName: "page",
     },
-    rollupOptions: { output: { entryFileNames: "[name].js", chunkFileNames: "shared-[hash].js" } },
+    rolldownOptions: { output: { entryFileNames: "[name].js", chunkFileNames: "shared-[hash].js" } },
   },
   test: { include: ["tests/**/*.test.ts"], environment: "node" },
 });

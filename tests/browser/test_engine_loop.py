@@ -280,10 +280,11 @@ def test_what_is_not_supported_is_refused_by_name(shared_page: Page) -> None:
       for (const extra of [{n: 2}, {tools: [{}]}, {logprobs: true}, {nonsense: 1}, {stop: [""]}, {messages: []},
                            {messages: [{role: "user", content: [{type: "image_url"}]}]}, {top_p: 2}])
         out.push((await create({messages, ...extra}).catch(plain)).message);
-      const stream = await create({messages, stream: true, n: 2}).catch(plain);
-      return [...out, stream.message];"""
+      out.push((await create({messages, stream: true, n: 2}).catch(plain)).message);
+      out.push((await engine.generateIds([1], {max_tokens: 3}).catch(plain)).message);
+      return out;"""
     messages = run(shared_page, body, MESSAGES)
-    names = ["n", "tools", "logprobs", "nonsense", "stop", "messages", "content", "topP", "n"]
+    names = ["n", "tools", "logprobs", "nonsense", "stop", "messages", "content", "topP", "n", "max_tokens"]
     for name, message in zip(names, messages, strict=True):
         assert name in message
         assert "expected" in message

@@ -25,6 +25,21 @@ export { ArtifactError, DeviceError, NetworkError, RequestError, WispError } fro
 /** How long dispose() waits for the worker before ending it anyway. */
 const DISPOSE_MS = 2000;
 
+const GENERATE_OPTIONS = new Set<string>([
+  "maxTokens",
+  "temperature",
+  "topK",
+  "topP",
+  "minP",
+  "repetitionPenalty",
+  "presencePenalty",
+  "frequencyPenalty",
+  "seed",
+  "stopTokenIds",
+  "ignoreEos",
+  "signal",
+] satisfies (keyof GenerateOptions)[]);
+
 interface Pending {
   resolve: (value: never) => void;
   reject: (error: Error) => void;
@@ -165,6 +180,11 @@ class PageEngine implements Engine {
 
   generateIds(ids: readonly number[], options: GenerateOptions = {}): Promise<number[]> {
     const { signal, ...rest } = options;
+    const unknown = Object.keys(rest).find((name) => !GENERATE_OPTIONS.has(name));
+    if (unknown !== undefined) {
+      const error = { what: "an option of generateIds()", got: unknown, expected: [...GENERATE_OPTIONS].join(", ") };
+      return Promise.reject(new RequestError(error));
+    }
     return this.link.call("generate", { ids: [...ids], options: rest }, { signal });
   }
 

@@ -6,6 +6,8 @@
 const CACHE_NAME = "wisp-artifacts-v1";
 
 export interface FileCache {
+  /** Whether put() keeps anything: then the browser's HTTP cache need not keep a second copy. */
+  readonly stores: boolean;
   get(url: string): Promise<Uint8Array<ArrayBuffer> | undefined>;
   /** All of `bytes` or nothing: an entry is written from memory in one piece. */
   put(url: string, bytes: Uint8Array<ArrayBuffer>): Promise<void>;
@@ -15,6 +17,7 @@ export interface FileCache {
 }
 
 export const noCache: FileCache = {
+  stores: false,
   get: () => Promise.resolve(undefined),
   put: () => Promise.resolve(),
   delete: () => Promise.resolve(),
@@ -31,8 +34,8 @@ export async function openCache(): Promise<FileCache> {
 }
 
 class BrowserCache implements FileCache {
-  /** After one refusal (a quota) nothing more is written. */
-  private writable = true;
+  /** False after one refusal (a quota): nothing more is written. */
+  stores = true;
 
   constructor(private readonly cache: Cache) {}
 
@@ -46,11 +49,11 @@ class BrowserCache implements FileCache {
   }
 
   async put(url: string, bytes: Uint8Array<ArrayBuffer>): Promise<void> {
-    if (!this.writable) return;
+    if (!this.stores) return;
     try {
       await this.cache.put(url, new Response(bytes, { headers: { "Content-Length": String(bytes.byteLength) } }));
     } catch {
-      this.writable = false;
+      this.stores = false;
       await this.delete(url);
     }
   }

@@ -84,7 +84,7 @@ export class Fetcher {
       }
       await cache.delete(url);
     }
-    let bytes = await this.download(path, url, entry.bytes, "default");
+    let bytes = await this.download(path, url, entry.bytes, cache.stores ? "no-store" : "default");
     let hash = await sha256(bytes);
     if (hash !== entry.sha256) {
       onBytes?.(-bytes.byteLength, false);

@@ -31,6 +31,7 @@ beforeEach(() => {
 });
 
 class MemoryCache implements FileCache {
+  readonly stores = true;
   readonly entries = new Map<string, Uint8Array<ArrayBuffer>>();
   get = (url: string) => Promise.resolve(this.entries.get(url)?.slice());
   put = (url: string, bytes: Uint8Array<ArrayBuffer>) => Promise.resolve(void this.entries.set(url, bytes.slice()));
