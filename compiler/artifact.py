@@ -331,7 +331,7 @@ def _read_json(path: Path) -> Any:
 def _check_file(path: Path, name: str, entry: dict[str, Any], verify: bool) -> None:
     size = path.stat().st_size if path.is_file() else None
     if size != entry["bytes"]:
-        fail(f"file {name}", "none" if size is None else f"{size} bytes", f"{entry['bytes']} bytes")
+        fail(f"file {name}", "no file" if size is None else f"{size} bytes", f"{entry['bytes']} bytes")
     if verify:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()

@@ -92,8 +92,8 @@ def resolve_config(
     location, kind, pinned = _locate(recipe.get("source"), recipe_path.parent if recipe_path is not None else None)
     default_id = Path(location).resolve().name if kind == "directory" else location.rsplit("/", 1)[-1]
     if recipe_path is not None:
-        default_id = recipe.get("id", recipe_path.stem)
-    name = _id(identifier if identifier is not None else _slug(default_id))
+        default_id = recipe_path.stem
+    name = _id(identifier if identifier is not None else recipe.get("id", _slug(default_id)))
     return BuildConfig(
         source=location,
         source_kind=kind,

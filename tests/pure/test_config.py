@@ -1,0 +1,180 @@
+"""Recipes and arguments -> BuildConfig."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from compiler.config import (
+    DEFAULT_GENERATION,
+    clip_prefill_chunks,
+    default_context,
+    generation_defaults,
+    resolve_config,
+)
+from compiler.errors import WispError
+from compiler.models import config_from_huggingface, weight_specs
+from compiler.variants import VARIANTS
+
+RECIPES = Path(__file__).resolve().parent.parent.parent / "configs"
+
+
+def recipe(tmp_path: Path, text: str) -> str:
+    path = tmp_path / "Some Model.toml"
+    path.write_text(text)
+    return str(path)
+
+
+def test_a_directory_with_every_default(tmp_path: Path) -> None:
+    directory = tmp_path / "My Model (v1)"
+    directory.mkdir()
+    config = resolve_config(str(directory))
+    assert (config.source, config.source_kind, config.revision) == (str(directory), "directory", None)
+    assert (config.id, config.output) == ("my-model-v1", Path("artifacts/my-model-v1"))
+    assert (config.quantization, config.context, config.weights) == ("q4f16_1", None, "full")
+    assert config.prefill_chunks == (256, 64, 16)
+    assert config.variants == tuple(VARIANTS)
+    assert config.architecture is None
+
+
+def test_a_hub_id_with_a_revision() -> None:
+    config = resolve_config("Org/Model-1.5B@v2")
+    assert (config.source, config.source_kind, config.revision) == ("Org/Model-1.5B", "hub", "v2")
+    assert config.id == "model-1.5b"
+    assert resolve_config("Org/Model@v2", revision="main").revision == "main"
+
+
+def test_arguments_win_over_the_recipe(tmp_path: Path) -> None:
+    path = recipe(
+        tmp_path,
+        """
+        source = "org/model"
+        revision = "abc"
+        id = "chosen"
+        quantization = "q8f16_1"
+        context = 1024
+        prefill_chunks = [16, 128, 16]
+        variants = ["webgpu-f32", "webgpu-f16"]
+        suggestions = ["Hello"]
+        [generation]
+        temperature = 0
+        """,
+    )
+    config = resolve_config(path)
+    assert (config.id, config.revision, config.quantization, config.context) == ("chosen", "abc", "q8f16_1", 1024)
+    assert config.prefill_chunks == (128, 16)
+    assert config.variants == ("webgpu-f16", "webgpu-f32"), "best first"
+    assert config.generation == {"temperature": 0}
+    assert config.suggestions == ("Hello",)
+    config = resolve_config(
+        path, identifier="other", quantization="q0f16", context=64, variants=["webgpu-f32"], output=tmp_path / "out"
+    )
+    assert (config.id, config.quantization, config.context) == ("other", "q0f16", 64)
+    assert (config.variants, config.output) == (("webgpu-f32",), tmp_path / "out")
+
+
+def test_a_recipe_names_itself_after_its_file(tmp_path: Path) -> None:
+    assert resolve_config(recipe(tmp_path, 'source = "org/model"')).id == "some-model"
+
+
+def test_a_path_in_a_recipe_is_relative_to_it(tmp_path: Path) -> None:
+    (tmp_path / "weights").mkdir()
+    config = resolve_config(recipe(tmp_path, 'source = "./weights"'))
+    assert (config.source_kind, Path(config.source)) == ("directory", tmp_path / "weights")
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("", "no source"),
+        ("source = 3", "source"),
+        ('source = "./missing"', "./missing"),
+        ('source = "org/model"\ncontex = 3', "contex"),
+        ('source = "org/model"\ncontext = 3', "context"),
+        ('source = "org/model"\ncontext = true', "context"),
+        ('source = "org/model"\ncontext = "4096"', "context"),
+        ('source = "org/model"\nquantization = "q3"', "q4f16_1 or q8f16_1"),
+        ('source = "org/model"\nvariants = ["webgl"]', "webgl"),
+        ('source = "org/model"\nvariants = []', "variants"),
+        ('source = "org/model"\nprefill_chunks = []', "prefill"),
+        ('source = "org/model"\nprefill_chunks = [0]', "prefill"),
+        ('source = "org/model"\nprefill_chunks = ["16"]', "prefill"),
+        ('source = "org/model"\nid = "../x"', "id"),
+        ('source = "org/model"\nsuggestions = [1]', "suggestions"),
+        ('source = "org/model"\n[generation]\ntemprature = 1', "temprature"),
+        ('source = "org/model"\n[generation]\ntemperature = -1', "temperature"),
+        ('source = "org/model"\n[generation]\ntop_k = 1.5', "top_k"),
+        ("source = ", "cannot be read"),
+        ("\udcff", "cannot be read"),
+    ],
+)
+def test_a_bad_recipe_is_refused(tmp_path: Path, text: str, named: str) -> None:
+    path = tmp_path / "bad.toml"
+    path.write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(WispError, match=named):
+        resolve_config(str(path))
+
+
+def test_a_bad_argument_is_refused(tmp_path: Path) -> None:
+    for bad in ({"quantization": "q3"}, {"context": 4}, {"variants": ["x"]}, {"identifier": "a/b"}, {"identifier": ""}):
+        with pytest.raises(WispError):
+            resolve_config("org/model", **bad)
+    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    for source in (
+        "nothing-here",
+        "./nothing/here",
+        "a/b/c",
+        str(tmp_path / "model.gguf"),
+        str(tmp_path / "no.toml"),
+        "",
+    ):
+        with pytest.raises(WispError):
+            resolve_config(source)
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"max_position_embeddings": 131072}, 4096),
+        ({"max_position_embeddings": 1024}, 1024),
+        ({"max_position_embeddings": 131072, "original_max_position_embeddings": 2048}, 2048),
+        ({"max_position_embeddings": 4096, "sliding_window": 2047}, 2047),
+        ({"max_position_embeddings": 4096, "sliding_window": None}, 4096),
+        ({}, 4096),
+    ],
+)
+def test_the_default_context(fields: dict[str, Any], expected: int) -> None:
+    assert default_context(fields) == expected
+
+
+def test_prefill_chunks_fit_the_context() -> None:
+    assert clip_prefill_chunks((256, 64, 16), 4096) == (256, 64, 16)
+    assert clip_prefill_chunks((256, 64, 16), 100) == (64, 16)
+    assert clip_prefill_chunks((256,), 100) == (100,)
+
+
+def test_generation_defaults() -> None:
+    assert generation_defaults({}, {}) == DEFAULT_GENERATION
+    stated = {"temperature": 0.6, "top_p": None, "top_k": 50, "eos_token_id": 2, "do_sample": True}
+    assert generation_defaults(stated, {"top_p": 0.8}) == {
+        "temperature": 0.6,
+        "top_k": 50,
+        "top_p": 0.8,
+        "min_p": 0.0,
+        "repetition_penalty": 1.0,
+    }
+    assert generation_defaults({"do_sample": False, "temperature": 0.6}, {})["temperature"] == 0
+    with pytest.raises(WispError, match=r"generation_config\.json top_p"):
+        generation_defaults({"top_p": 2}, {})
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"), [("llama-3.2-1b-instruct", 1_235_814_400), ("phi-3-mini-4k-instruct", 3_821_079_552)]
+)
+def test_the_recipes_that_come_along(name: str, parameters: int) -> None:
+    config = resolve_config(str(RECIPES / f"{name}.toml"), weights="none")
+    assert config.architecture is not None
+    assert config.context is not None
+    model = config_from_huggingface(config.architecture, config.context)
+    assert sum(math.prod(spec.shape) for spec in weight_specs(model)) == parameters, "as the model's card says"
