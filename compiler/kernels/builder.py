@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import numpy as np
 from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
@@ -126,7 +127,13 @@ def call(dtype: str, name: str, *arguments: Expr) -> Expr:
 
 
 def f32(value: Expr) -> Expr:
-    return T.float32(value) if isinstance(value, int | float) else T.cast(value, "float32")
+    """A constant, or a conversion. TVM writes constants with seven digits; those that lose by it are given as bits."""
+    if not isinstance(value, int | float):
+        return T.cast(value, "float32")
+    exact = np.float32(value)
+    if np.float32(f"{exact:.6e}") == exact:
+        return T.float32(value)
+    return bits_to_f32(T.uint32(int(exact.view(np.uint32))))
 
 
 def i32(value: Expr) -> Expr:

@@ -23,7 +23,7 @@ GENERATED_MASK = 0x7FFFFFFF  # of a token's count: how often it was generated
 
 
 def rms_norm(x: Floats, gamma: Floats, epsilon: float) -> NDArray[np.float64]:
-    """`x * gamma / sqrt(mean(x^2) + epsilon)` a row: (..., K), (K) -> (..., K). Zhang and Sennrich, arXiv:1910.07467."""
+    """`x * gamma / sqrt(mean(x^2) + epsilon)` a row: (..., K), (K) -> (..., K). Zhang, Sennrich, arXiv:1910.07467."""
     wide = x.astype(np.float64)
     return wide * gamma.astype(np.float64) / np.sqrt(np.mean(wide**2, axis=-1, keepdims=True) + epsilon)
 
@@ -86,7 +86,7 @@ def attention(query: Floats, cache: Floats, position: int) -> NDArray[np.float64
     """Causal attention of T queries at `position`, `position + 1`, ...: (T, H, D), (S, 2, G, D) -> (T, H, D).
 
     `cache[s]` holds position s: keys, then values, of G heads; query head h reads head `h // (H / G)`. A query sees its
-    own position and those before it. Vaswani et al., arXiv:1706.03762; grouped queries: Ainslie et al., arXiv:2305.13245.
+    own position and those before it. Vaswani et al., arXiv:1706.03762; grouped: Ainslie et al., arXiv:2305.13245.
     """
     rows, heads, size = query.shape
     shared = heads // cache.shape[2]
@@ -150,7 +150,7 @@ def penalize(logits: NDArray[np.float32], counts: NDArray[np.uint32], sampling: 
 def allowed(adjusted: NDArray[np.float32], sampling: Sampling) -> NDArray[np.bool_]:
     """Which tokens may be drawn: top_k, then top_p on what it leaves, then min_p; ties stay together: (V) -> (V).
 
-    Fan et al., arXiv:1805.04833 (top_k); Holtzman et al., arXiv:1904.09751 (top_p); Nguyen et al., arXiv:2407.01082 (min_p).
+    top_k: Fan et al., arXiv:1805.04833; top_p: Holtzman et al., arXiv:1904.09751; min_p: arXiv:2407.01082.
     """
     vocab = adjusted.shape[0]
     keep = np.ones(vocab, bool)

@@ -191,6 +191,16 @@ def _uniform(seed: Expr, position: Expr, index: Expr, kernel: Kernel) -> Expr:
     return (f32(T.shift_right(mixed, T.uint32(9))) + f32(0.5)) * f32(2.0**-23)
 
 
+def _negative_log(uniform: Expr, kernel: Kernel) -> Expr:
+    """`-log(u)`, by a series of 1 - u (exact there) near 1.
+
+    The largest Gumbel values come from there, and WGSL allows `log` an error of 2^-21: at 0 an impossible token wins.
+    """
+    rest = kernel.let(f32(1.0) - uniform)
+    series = rest * (f32(1.0) + rest * (f32(1 / 2) + rest * (f32(1 / 3) + rest * f32(1 / 4))))
+    return kernel.let(select(rest < f32(2.0**-6), series, f32(0.0) - T.log(uniform)))
+
+
 def draw(name: str, vocab: int, ring: int, state_words: int) -> tirx.PrimFunc:
     """Bindings: adjusted, tops, cut, state, ring, counts; the last three are written."""
     blocks = scan_blocks(vocab)
@@ -222,7 +232,7 @@ def draw(name: str, vocab: int, ring: int, state_words: int) -> tirx.PrimFunc:
                         value = kernel.let(adjusted[index])
                         with kernel.when(_order(value) >= least):
                             uniform = kernel.let(_uniform(seed, position, u32(index), kernel))
-                            gumbel = f32(0.0) - T.log(f32(0.0) - T.log(uniform))
+                            gumbel = f32(0.0) - T.log(_negative_log(uniform, kernel))
                             _keep_better(kernel, best, best_index, value + gumbel, index)
         values[thread], indices[thread] = best[0], best_index[0]
         kernel.barrier()
