@@ -192,9 +192,7 @@ def test_matvec_rotated(gpu: Gpu, heads: str, scheme: str, tuning: str, activati
         (33, 33, 33, 136, "float16", "gated"),
     ],
 )
-def test_matmul(
-    gpu: Gpu, chunk: int, length: int, rows: int, k: int, activation: str, kind: str, scheme: str
-) -> None:
+def test_matmul(gpu: Gpu, chunk: int, length: int, rows: int, k: int, activation: str, kind: str, scheme: str) -> None:
     require(gpu, activation)
     rng = np.random.default_rng(chunk * k)
     weight = stored_matrix(rng, scheme, rows * 2 if kind == "gated" else rows, k)
@@ -237,7 +235,7 @@ def test_rms_norm(gpu: Gpu, chunk: int, length: int, k: int, scheme: str, activa
     assert_untouched(out[length:])
 
 
-# ----------------------------------------------------------------------------------------------- embedding and positions
+# ---------------------------------------------------------------------------------------------- embedding and positions
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
@@ -250,9 +248,7 @@ def test_embed_token(gpu: Gpu, scheme: str, activation: str) -> None:
     table = embed.rope_table(10000.0 ** -(np.arange(pairs) / pairs), 1.19, CONTEXT)
     whole = stored_matrix(rng, scheme, vocab, k)
     for rows in ((0, cut), (cut, vocab)):
-        kernel = gpu.compile(
-            embed.embed_token("embed", scheme, rows, k, pairs, CONTEXT, STATE_WORDS, activation)
-        )
+        kernel = gpu.compile(embed.embed_token("embed", scheme, rows, k, pairs, CONTEXT, STATE_WORDS, activation))
         part = {name: array.reshape(-1) for name, array in whole.arrays.items()}
         for name, array in part.items():
             width = array.size // vocab

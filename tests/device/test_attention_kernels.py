@@ -1,0 +1,128 @@
+"""Attention and its splits against the numpy twins: head sizes, sharing of KV heads, lengths around a block of keys."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from compiler.kernels import attention, reference
+from compiler.kernels.epilogue import Heads
+from tests.conftest import unavailable
+from tests.device.harness import Gpu, assert_close, assert_untouched, poison
+
+STATE_WORDS = 64
+CONTEXT = 400
+
+
+def state(position: int, length: int = 0) -> NDArray[np.uint32]:
+    words = poison(STATE_WORDS, "uint32")
+    words[:3] = position, 0, length
+    return words
+
+
+def require(gpu: Gpu, activation: str) -> None:
+    if activation == "float16" and not gpu.f16:
+        unavailable("the adapter lacks shader-f16")
+
+
+def cache_of(rng: np.random.Generator, used: int, heads: Heads, activation: str) -> NDArray[Any]:
+    """A KV cache whose rows beyond `used` are NaN: reading one shows."""
+    cache = poison((CONTEXT, 2, heads.key_value, heads.size), activation)
+    cache[:used] = rng.normal(0, 1, (used, *cache.shape[1:])).astype(activation)
+    return cache
+
+
+def query_of(rng: np.random.Generator, rows: int, heads: Heads, activation: str) -> NDArray[Any]:
+    """Queries large enough for the softmax to be uneven, so that a wrong key shows."""
+    return rng.normal(0, 3, (rows, heads.query, heads.size)).astype(activation)
+
+
+DECODE_HEADS = [
+    pytest.param(Heads(4, 4, 32, 32), "float32", id="mha-32"),
+    pytest.param(Heads(3, 1, 64, 64), "float16", id="mqa-64"),
+    pytest.param(Heads(6, 2, 80, 80), "float32", id="gqa-80"),
+    pytest.param(Heads(2, 2, 96, 96), "float16", id="mha-96"),
+    pytest.param(Heads(11, 1, 128, 128), "float32", id="mqa-128-two-workgroups-a-kv-head"),
+    pytest.param(Heads(24, 2, 40, 40), "float16", id="gqa-40-two-workgroups-a-kv-head"),
+    pytest.param(Heads(10, 2, 256, 256), "float32", id="gqa-256-two-workgroups-a-kv-head"),
+    pytest.param(Heads(9, 3, 248, 248), "float16", id="gqa-248"),
+]
+
+
+@pytest.mark.parametrize("splits", [1, 3])
+@pytest.mark.parametrize(("heads", "activation"), DECODE_HEADS)
+def test_decode(gpu: Gpu, heads: Heads, activation: str, splits: int) -> None:
+    """Lengths around a block, fewer blocks than splits, and blocks that the splits share unevenly."""
+    require(gpu, activation)
+    rng = np.random.default_rng(heads.size)
+    shape = attention.Shape(heads, 1, splits, CONTEXT)
+    calls = [gpu.compile(attention.attention("attention", shape, STATE_WORDS, activation))]
+    combine = gpu.compile(attention.combine("combine", shape, activation)) if splits > 1 else None
+    size = heads.query * heads.size
+    for used in (1, 63, 64, 65, 129, 257, CONTEXT):
+        cache, query = cache_of(rng, used, heads, activation), query_of(rng, 1, heads, activation)
+        partial = poison((heads.query, splits, heads.size + 4), "float32")
+        arrays = {"query": query, "cache": cache, "state": state(used - 1)}
+        arrays["out"] = partial if combine else poison(size, activation)
+        out = gpu.run(calls, arrays)["out"]
+        if combine:
+            out = gpu.run([combine], {"partial": out, "out": poison(size, activation)})["out"]
+        assert_close(out, reference.attention(query, cache, used - 1).reshape(-1), activation)
+
+
+@pytest.mark.parametrize("activation", ["float32", "float16"])
+def test_combine(gpu: Gpu, activation: str) -> None:
+    """Splits whose maxima are far apart, and an empty one, as a short sequence leaves it."""
+    require(gpu, activation)
+    rng = np.random.default_rng(0)
+    heads, splits = Heads(5, 1, 72, 72), 7
+    sums = rng.normal(0, 1, (heads.query, splits, heads.size)).astype(np.float32)
+    tops = rng.uniform(-60, 60, (heads.query, splits)).astype(np.float32)
+    totals = rng.uniform(1, 9, (heads.query, splits)).astype(np.float32)
+    sums[:, 4], tops[:, 4], totals[:, 4] = 0, attention.LOWEST, 0
+    partial = poison((heads.query, splits, heads.size + 4), "float32")
+    partial[..., : heads.size], partial[..., heads.size], partial[..., heads.size + 1] = sums, tops, totals
+    kernel = attention.combine("combine", attention.Shape(heads, 1, splits, CONTEXT), activation)
+    out = gpu.run_kernel(kernel, {"partial": partial, "out": poison(heads.query * heads.size, activation)})["out"]
+    assert_close(out, reference.combine(sums, tops, totals).reshape(-1), activation)
+
+
+PREFILL_HEADS = [
+    pytest.param(Heads(2, 2, 32, 32), "float16", 16, id="mha-32"),
+    pytest.param(Heads(6, 2, 64, 64), "float32", 21, id="gqa-64"),
+    pytest.param(Heads(9, 1, 80, 80), "float16", 16, id="mqa-80"),
+    pytest.param(Heads(2, 1, 96, 96), "float32", 7, id="gqa-96-less-than-a-workgroup"),
+    pytest.param(Heads(4, 2, 128, 128), "float16", 16, id="gqa-128"),
+    pytest.param(Heads(2, 1, 256, 256), "float32", 10, id="gqa-256"),
+]
+
+
+@pytest.mark.parametrize(("heads", "activation", "chunk"), PREFILL_HEADS)
+def test_prefill(gpu: Gpu, heads: Heads, activation: str, chunk: int) -> None:
+    """Whole and padded chunks, at the start and where a block of keys ends within the chunk."""
+    require(gpu, activation)
+    rng = np.random.default_rng(heads.size)
+    kernel = gpu.compile(
+        attention.attention("attention", attention.Shape(heads, chunk, 1, CONTEXT), STATE_WORDS, activation)
+    )
+    for position, length in ((0, chunk), (0, 1), (62, 3), (58, chunk), (200, chunk - 1), (CONTEXT - chunk, chunk)):
+        cache = cache_of(rng, position + length, heads, activation)
+        query = poison((chunk, heads.query, heads.size), activation)
+        query[:length] = query_of(rng, length, heads, activation)
+        arrays = {"query": query, "cache": cache, "state": state(position, length)}
+        out = gpu.run([kernel], {**arrays, "out": poison(query.shape, activation)})["out"]
+        assert_close(out[:length], reference.attention(query[:length], cache, position), activation)
+        assert_untouched(out[length:])
+
+
+def test_large_scores_do_not_overflow(gpu: Gpu) -> None:
+    """Scores of several hundred, whose exponentials overflow f32 without the running maximum."""
+    rng, heads = np.random.default_rng(1), Heads(2, 1, 64, 64)
+    query, cache = 40 * query_of(rng, 1, heads, "float32"), cache_of(rng, 200, heads, "float32")
+    kernel = attention.attention("attention", attention.Shape(heads, 1, 1, CONTEXT), STATE_WORDS, "float32")
+    arrays = {"query": query, "cache": cache, "state": state(199), "out": poison(128, "float32")}
+    out = gpu.run_kernel(kernel, arrays)["out"]
+    want = reference.attention(query, cache, 199).reshape(-1)
+    # The scores themselves carry f32 errors of 1e-4, which the exponential makes relative.
+    np.testing.assert_allclose(out, want, atol=2e-3 * np.abs(want).max())
