@@ -76,9 +76,14 @@ class WorkerLink {
   }
 
   call<N extends CallName>(name: N, args: Calls[N]["args"], options: CallOptions = {}): Promise<Calls[N]["result"]> {
-    const { signal, onDelta, onId } = options;
+    const { signal } = options;
     if (this.closed !== undefined) return Promise.reject(this.closed);
     if (signal?.aborted === true) return Promise.reject(abortError(signal));
+    return this.request(name, args, options);
+  }
+
+  /** Without asking whether the link is closed: for the last call of all. */
+  request<N extends CallName>(name: N, args: Calls[N]["args"], { signal, onDelta, onId }: CallOptions = {}): Promise<Calls[N]["result"]> {
     const id = this.nextId++;
     onId?.(id);
     return new Promise<Calls[N]["result"]>((resolve, reject) => {
@@ -209,6 +214,7 @@ class PageEngine implements Engine {
   }
 
   stats(): EngineStats {
+    // Statistics outlive a lost device, not the engine.
     if (this.disposal !== undefined) this.link.throwIfClosed();
     const { latestStats } = this.link;
     if (latestStats === undefined) throw new Error("an engine without its load's statistics");
@@ -221,9 +227,10 @@ class PageEngine implements Engine {
   }
 
   private async end(): Promise<void> {
-    const freed = this.link.call("dispose", null).catch(() => undefined);
+    const remedy = "Create another one with createEngine().";
+    this.link.close(new RequestError({ what: "The engine was disposed of", remedy }, "disposed"));
+    const freed = this.link.request("dispose", null).catch(() => undefined);
     await Promise.race([freed, new Promise((resolve) => setTimeout(resolve, DISPOSE_MS))]);
-    this.link.close(new RequestError({ what: "The engine was used after dispose()", remedy: "Create another one with createEngine()." }, "disposed"));
     this.link.terminate();
   }
 
@@ -291,8 +298,8 @@ export async function createEngine(url: string | URL, options: EngineOptions = {
   signal?.throwIfAborted();
   const link = new WorkerLink(onProgress, onDeviceLost);
   try {
-    const absolute = new URL(url, document.baseURI).href;
-    const info = await link.call("load", { url: absolute, options: { backend, contextLength, cache } }, { signal });
+    const { origin, pathname } = new URL(url, document.baseURI);
+    const info = await link.call("load", { url: origin + pathname, options: { backend, contextLength, cache } }, { signal });
     return new PageEngine(link, info);
   } catch (error) {
     link.terminate();

@@ -2,7 +2,7 @@
 // session.ts's and text/'s. Calls that use the KV cache run one after another in the order of arrival, never interleaved.
 
 import type { EngineInfo, EngineStats, SamplingOptions } from "./api";
-import { DeviceError, RequestError, serializeError } from "./errors";
+import { RequestError, serializeError } from "./errors";
 import { load, type LoadedModel } from "./loader";
 import type { Call, CallName, Calls, ChatCall, ChatResult, FromWorker, ToWorker } from "./protocol";
 import { resolveSampling } from "./runtime/sampling";
@@ -239,9 +239,3 @@ function stats(): EngineStats {
   const { session, backend, fetcher, loadMs, compileMs } = model;
   return { ...NOTHING, ...session.counters, ...backend.counters, ...fetcher.counters, loadMs, compileMs };
 }
-
-// A shader compiler's or driver's failure outside any call must not vanish.
-globalThis.addEventListener("unhandledrejection", ({ reason }: PromiseRejectionEvent) => {
-  const error = reason instanceof DeviceError ? reason : undefined;
-  if (error !== undefined) scope.postMessage({ type: "lost", error: serializeError(error) });
-});
