@@ -1,5 +1,6 @@
 """server.py through its public client, on a tiny artifact directory. No device, no built page."""
 
+import asyncio
 import gzip
 import hashlib
 import json
@@ -10,8 +11,10 @@ import subprocess
 import sys
 import time
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 from starlette.applications import Starlette
@@ -402,9 +405,6 @@ def test_nothing_else_is_served(app: Starlette, path: str) -> None:
 
 
 def raw_get(app: Starlette, path: str) -> tuple[int, dict[str, str], bytes]:
-    import asyncio
-    from urllib.parse import unquote
-
     sent: list[dict[str, Any]] = []
 
     async def receive() -> dict[str, Any]:
@@ -418,7 +418,9 @@ def raw_get(app: Starlette, path: str) -> tuple[int, dict[str, str], bytes]:
         "scheme": "http", "path": unquote(path), "raw_path": path.encode(), "query_string": b"", "root_path": "",
         "headers": [(b"host", b"testserver")], "server": ("testserver", 80), "client": ("testclient", 1),
     }  # fmt: skip
-    asyncio.run(app(scope, receive, send))
+    # In a thread of its own: a browser test of the same session may have left an event loop running in this one.
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(asyncio.run, app(scope, receive, send)).result()
     headers = {key.decode(): value.decode() for key, value in sent[0]["headers"]}
     return sent[0]["status"], headers, b"".join(message.get("body", b"") for message in sent[1:])
 
