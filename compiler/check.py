@@ -25,7 +25,7 @@ from compiler.config import resolve_config
 from compiler.errors import WispError
 from compiler.models import config_from_huggingface, weight_specs
 from compiler.models.base import ModelConfig, WeightSpec
-from compiler.native import NativeRuntime, missing_features, request_adapter
+from compiler.native import NativeRuntime, missing_features, open_variant, request_adapter
 from compiler.progress import Report, Silent
 from compiler.quantize import SCHEMES, Scheme, dequantize, parameter_layout, quantize
 from compiler.reference_model import ReadRows, ReferenceModel
@@ -278,14 +278,7 @@ def check_variant(
         reason = f"the adapter lacks {' and '.join(missing)}"
         return {"name": name, "status": "skipped", "reason": reason, "activation_dtype": dtype}
     with progress.stage(name, 1) as advance:
-        runtime = NativeRuntime(
-            artifact.plans[name],
-            artifact.kernels(name),
-            variant["required_features"],
-            lambda tensor, start, stop: artifact.tensor(tensor, start, stop).tobytes(),
-            artifact.constants(),
-            adapter,
-        )
+        runtime = open_variant(artifact, name, adapter)
         got = native_logits(runtime, sample)
         advance(1)
     bound = BOUNDS[dtype]

@@ -7,6 +7,7 @@ serves `wisp check`, `wisp bench` and the tests.
 from __future__ import annotations
 
 import struct
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import wgpu
 
+from compiler.artifact import Artifact
 from compiler.errors import WispError
 
 NATIVE_FEATURES = {"shader-f16": "shader-f16", "subgroups": "subgroup"}
@@ -95,8 +97,12 @@ class NativeRuntime:
         if "timestamp-query" in adapter.features:
             wanted.append("timestamp-query")
         self.device = adapter.request_device_sync(required_features=wanted)
+        started = time.perf_counter()
         self._by_name: dict[str, int] = {}
         self._buffers = [self._create(i, b, read_rows, constants) for i, b in enumerate(plan["buffers"])]
+        self.synchronize()
+        self.upload_seconds = time.perf_counter() - started
+        started = time.perf_counter()
         module = self.device.create_shader_module(code=native_source(kernels))
         self._layouts, self._pipelines = [], []
         for kernel in plan["kernels"]:
@@ -116,6 +122,7 @@ class NativeRuntime:
                     compute={"module": module, "entry_point": kernel["entry"]},
                 )
             )
+        self.compile_seconds = time.perf_counter() - started
         groups: dict[tuple[int, ...], Any] = {}
         self._programs = {
             name: [self._bind(dispatch, groups) for dispatch in program] for name, program in plan["programs"].items()
@@ -162,6 +169,10 @@ class NativeRuntime:
     def read(self, name: str, dtype: str = "float32") -> np.ndarray:
         """The content of a buffer."""
         return np.frombuffer(self.device.queue.read_buffer(self.buffer(name)), dtype)
+
+    def synchronize(self) -> None:
+        """Wait until the device has done everything so far (on_submitted_work_done fails in wgpu 0.32)."""
+        self.device.queue.read_buffer(self.buffer("state"), 0, 16)
 
     def encode(self, encoder: Any, program: str, **pass_arguments: Any) -> None:
         """Record a program's dispatches as one compute pass."""
@@ -280,3 +291,16 @@ class NativeRuntime:
             produced.append(token)
             self.history.append(token)
         return produced
+
+
+def open_variant(artifact: Artifact, name: str, adapter: Any = None) -> NativeRuntime:
+    """A variant of an artifact, its weights on the device."""
+    entry = next(variant for variant in artifact.model["variants"] if variant["name"] == name)
+    return NativeRuntime(
+        artifact.plans[name],
+        artifact.kernels(name),
+        entry["required_features"],
+        lambda tensor, start, stop: artifact.tensor(tensor, start, stop).tobytes(),
+        artifact.constants(),
+        adapter,
+    )
