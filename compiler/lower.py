@@ -22,7 +22,9 @@ from compiler.kernels.embed import rope_table
 from compiler.models import weight_specs
 from compiler.models.base import ModelConfig
 from compiler.models.decoder import Decoder
+from compiler.models.graph import Graph
 from compiler.models.layers import MAX_BINDING, RING_SIZE, Geometry
+from compiler.models.parallel import ParallelDecoder
 from compiler.plan import Program, assemble, read_program
 from compiler.quantize import Scheme, parameter_layout
 from compiler.variants import Variant
@@ -33,6 +35,7 @@ PASSES: tuple[tuple[str, Any], ...] = (
     ("call_tir_rewrite", relax.transform.CallTIRRewrite),
     ("static_plan_block_memory", relax.transform.StaticPlanBlockMemory),
 )
+GRAPHS: dict[str, type[Graph]] = {"phi": ParallelDecoder}  # model types whose graph is not `Decoder`
 MAX_BINDINGS = 8  # WebGPU's default maxStorageBuffersPerShaderStage
 MAX_WORKGROUP_BYTES = 16384
 MAX_INVOCATIONS = 256
@@ -76,15 +79,15 @@ def lower_variant(
     show = Dump(dump / variant.name if dump else None)
     geometry = Geometry(model, scheme, variant, context, prefill_chunks)
     _check_cache(geometry)
-    decoder = Decoder(geometry, weight_specs(model))
-    module, parameters = decoder.export_tvm({program: {} for program in geometry.programs})
+    graph = GRAPHS.get(model.model_type, Decoder)(geometry, weight_specs(model))
+    module, parameters = graph.export_tvm({program: {} for program in geometry.programs})
     show("graph.py", module.script())
     for name, make in PASSES:
         module = make()(module)
         show(f"{name}.py", module.script())
     names = [_label(name) for name, _ in parameters]
-    programs = _read_programs(module, decoder, names)
-    kernels = _render(decoder, variant)
+    programs = _read_programs(module, graph, names)
+    kernels = _render(graph, variant)
     show(
         "kernels.wgsl", source := wgsl.join(_unique(kernels), variant.activation_dtype == "float16", variant.subgroups)
     )
@@ -119,16 +122,16 @@ def _label(parameter: str) -> str:
     return rest if head.startswith("matrix") else parameter
 
 
-def _read_programs(module: tvm.IRModule, decoder: Decoder, names: list[str]) -> dict[str, Program]:
+def _read_programs(module: tvm.IRModule, graph: Graph, names: list[str]) -> dict[str, Program]:
     callees = {g: str(f.attrs["wisp.kernel"]) for g, f in module.functions.items() if not isinstance(f, relax.Function)}
-    return {name: read_program(module[name], names, callees) for name in decoder.geometry.programs}
+    return {name: read_program(module[name], names, callees) for name in graph.geometry.programs}
 
 
-def _render(decoder: Decoder, variant: Variant) -> dict[str, wgsl.KernelInfo]:
+def _render(graph: Graph, variant: Variant) -> dict[str, wgsl.KernelInfo]:
     """Render every kernel; those of equal text share an entry point."""
     seen: dict[str, str] = {}
     rendered: dict[str, wgsl.KernelInfo] = {}
-    for name, function in decoder.kernels.functions.items():
+    for name, function in graph.kernels.functions.items():
         info = wgsl.render(function, name, variant.subgroups)
         text = info.source.replace(name, "")
         entry = seen.setdefault(text, name)

@@ -34,7 +34,7 @@ def mlc_chat_config(
         "num_hidden_layers": model.num_hidden_layers,
         "num_key_value_heads": model.num_key_value_heads,
         "head_dim": model.head_dim,
-        "rms_norm_eps": model.rms_norm_eps,
+        "rms_norm_eps": model.norm_eps,
         "vocab_size": model.vocab_size,
         "tie_word_embeddings": model.tie_word_embeddings,
         "position_embedding_base": theta,

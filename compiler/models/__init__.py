@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from compiler.errors import WispError
-from compiler.models import llama, phi3
+from compiler.models import llama, mistral, phi, phi3, qwen2, qwen3
 from compiler.models.base import ModelConfig, WeightSpec
 
 
@@ -16,7 +16,14 @@ class Architecture(Protocol):
     def weight_specs(self, config: ModelConfig) -> tuple[WeightSpec, ...]: ...
 
 
-ARCHITECTURES: dict[str, Architecture] = {"llama": llama, "phi3": phi3}
+ARCHITECTURES: dict[str, Architecture] = {
+    "llama": llama,
+    "mistral": mistral,
+    "phi": phi,
+    "phi3": phi3,
+    "qwen2": qwen2,
+    "qwen3": qwen3,
+}
 
 
 def architecture(model_type: object) -> Architecture:
@@ -26,7 +33,7 @@ def architecture(model_type: object) -> Architecture:
             "the architecture is not supported",
             got=f"model_type {model_type!r}",
             expected=" or ".join(repr(name) for name in ARCHITECTURES),
-            remedy="compile a Llama or Phi-3 checkpoint",
+            remedy="compile a checkpoint of one of these",
         )
     return ARCHITECTURES[model_type]
 

@@ -14,13 +14,24 @@ from compiler.errors import WispError
 Role = Literal[
     "embedding",
     "input_norm",
+    "input_norm_bias",
     "qkv",
+    "qkv_bias",
+    "query_norm",
+    "key_norm",
     "attention_output",
+    "attention_output_bias",
     "post_attention_norm",
     "gate_up",
+    "gate_up_bias",
+    "up",
+    "up_bias",
     "down",
+    "down_bias",
     "final_norm",
+    "final_norm_bias",
     "lm_head",
+    "lm_head_bias",
 ]
 
 
@@ -29,7 +40,7 @@ class ModelConfig:
     """The numbers of one network, complete and valid for the context that it is compiled for.
 
     `rope_inv_freq` holds `rotary_dim / 2` frequencies (radians per position); cosines and sines are multiplied by
-    `rope_attention_scaling`. `sliding_window` is never less than the compiled context.
+    `rope_attention_scaling`. With a `sliding_window` a token attends to that many, itself included.
     """
 
     model_type: str
@@ -40,13 +51,15 @@ class ModelConfig:
     num_key_value_heads: int
     head_dim: int
     vocab_size: int
-    rms_norm_eps: float
+    norm_eps: float
     rotary_dim: int
     rope_inv_freq: tuple[float, ...]
     rope_attention_scaling: float
     tie_word_embeddings: bool
-    attention_bias: bool
+    qkv_bias: bool
+    output_bias: bool  # of the attention's output projection
     mlp_bias: bool
+    head_norms: bool  # each query and key head has an RMS norm before the rotation
     max_position_embeddings: int
     sliding_window: int | None
 
@@ -82,6 +95,12 @@ def matrix(name: str, columns: int, sources: Mapping[str, int], role: Role, laye
 def vector(name: str, size: int, source: str, role: Role, layer: int | None = None) -> WeightSpec:
     """A `[size]` vector."""
     return WeightSpec(name, "vector", (size,), (source,), (size,), role, layer)
+
+
+def bias(name: str, sources: Mapping[str, int], role: Role, layer: int | None = None) -> WeightSpec:
+    """The biases of a matrix's rows, of as many checkpoint tensors as the matrix."""
+    rows = tuple(sources.values())
+    return WeightSpec(name, "vector", (sum(rows),), tuple(sources), rows, role, layer)
 
 
 # Fields of config.json that change training, generation or bookkeeping, never the network that is compiled.

@@ -43,7 +43,7 @@ class Geometry:
 
     @property
     def norm(self) -> matvec.Norm:
-        return matvec.Norm(self.model.rms_norm_eps, f16_weight=self.scheme.name != "q0f32")
+        return matvec.Norm(self.model.norm_eps, f16_weight=self.scheme.name != "q0f32")
 
     @property
     def programs(self) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from compiler.models.base import (
     FieldReader,
     ModelConfig,
     WeightSpec,
+    bias,
     default_inv_freq,
     matrix,
     read_dimensions,
@@ -30,11 +31,11 @@ def config_from_huggingface(raw: Mapping[str, Any], context: int) -> ModelConfig
     reader = FieldReader(raw)
     dimensions = read_dimensions(reader, context)
     reader.require("hidden_act", "silu", remedy="only SwiGLU networks can be compiled")
-    reader.require("attention_bias", False, remedy="compile a checkpoint without attention biases")
-    reader.require("mlp_bias", False, remedy="compile a checkpoint without MLP biases")
-    rms_norm_eps = reader.number("rms_norm_eps", default=1e-6)
+    attention_bias = reader.boolean("attention_bias", default=False)
+    mlp_bias = reader.boolean("mlp_bias", default=False)
+    norm_eps = reader.number("rms_norm_eps", default=1e-6)
     tied = reader.boolean("tie_word_embeddings", default=False)
-    inv_freq = _inv_freq(reader, dimensions.head_dim, dimensions.max_position_embeddings)
+    inv_freq = read_inv_freq(reader, dimensions.head_dim, dimensions.max_position_embeddings)
     reader.finish()
     return ModelConfig(
         model_type="llama",
@@ -45,19 +46,22 @@ def config_from_huggingface(raw: Mapping[str, Any], context: int) -> ModelConfig
         num_key_value_heads=dimensions.num_key_value_heads,
         head_dim=dimensions.head_dim,
         vocab_size=dimensions.vocab_size,
-        rms_norm_eps=rms_norm_eps,
+        norm_eps=norm_eps,
         rotary_dim=dimensions.head_dim,
         rope_inv_freq=inv_freq,
         rope_attention_scaling=1.0,
         tie_word_embeddings=tied,
-        attention_bias=False,
-        mlp_bias=False,
+        qkv_bias=attention_bias,
+        output_bias=attention_bias,
+        mlp_bias=mlp_bias,
+        head_norms=False,
         max_position_embeddings=dimensions.max_position_embeddings,
         sliding_window=None,
     )
 
 
-def _inv_freq(reader: FieldReader, head_dim: int, max_position: int) -> tuple[float, ...]:
+def read_inv_freq(reader: FieldReader, head_dim: int, max_position: int) -> tuple[float, ...]:
+    """Rotary frequencies of whole heads, by any of `ROPE_TYPES`."""
     kind, rope = rope_fields(reader)
     rope.require("partial_rotary_factor", 1.0, 1)
     inv_freq = default_inv_freq(head_dim, rope.number("rope_theta", default=10000.0))
@@ -95,29 +99,54 @@ def _llama3_inv_freq(rope: FieldReader, inv_freq: tuple[float, ...], max_positio
 
 
 def weight_specs(config: ModelConfig) -> tuple[WeightSpec, ...]:
-    """Every weight in the order it is written: embedding, layers, final norm, head (absent when tied)."""
-    hidden, inner, dim = config.hidden_size, config.intermediate_size, config.head_dim
-    query, key_value = config.num_attention_heads * dim, config.num_key_value_heads * dim
+    """Every weight in the order it is written: embedding, layers, final norm, head (absent when tied).
+
+    Mistral and Qwen keep theirs under the same names; biases and head norms are there when the configuration says so.
+    """
+    hidden = config.hidden_size
     embedding = {"model.embed_tokens.weight": config.vocab_size}
     specs = [matrix("model.embed_tokens", hidden, embedding, "embedding")]
     for i in range(config.num_hidden_layers):
-        p = f"model.layers.{i}"
-        qkv = {
-            f"{p}.self_attn.q_proj.weight": query,
-            f"{p}.self_attn.k_proj.weight": key_value,
-            f"{p}.self_attn.v_proj.weight": key_value,
-        }
-        gate_up = {f"{p}.mlp.gate_proj.weight": inner, f"{p}.mlp.up_proj.weight": inner}
-        norm, post = f"{p}.input_layernorm.weight", f"{p}.post_attention_layernorm.weight"
-        specs += [
-            vector(norm, hidden, norm, "input_norm", i),
-            matrix(f"{p}.self_attn.qkv_proj", hidden, qkv, "qkv", i),
-            matrix(f"{p}.self_attn.o_proj", query, {f"{p}.self_attn.o_proj.weight": hidden}, "attention_output", i),
-            vector(post, hidden, post, "post_attention_norm", i),
-            matrix(f"{p}.mlp.gate_up_proj", hidden, gate_up, "gate_up", i),
-            matrix(f"{p}.mlp.down_proj", inner, {f"{p}.mlp.down_proj.weight": hidden}, "down", i),
-        ]
+        specs += _layer_specs(config, f"model.layers.{i}", i)
     specs.append(vector("model.norm.weight", hidden, "model.norm.weight", "final_norm"))
     if not config.tie_word_embeddings:
         specs.append(matrix("lm_head", hidden, {"lm_head.weight": config.vocab_size}, "lm_head"))
     return tuple(specs)
+
+
+def _layer_specs(config: ModelConfig, p: str, i: int) -> list[WeightSpec]:
+    hidden, inner, dim = config.hidden_size, config.intermediate_size, config.head_dim
+    query, key_value = config.num_attention_heads * dim, config.num_key_value_heads * dim
+    parts = {
+        "qkv": {f"{p}.self_attn.{x}_proj": n for x, n in (("q", query), ("k", key_value), ("v", key_value))},
+        "attention_output": {f"{p}.self_attn.o_proj": hidden},
+        "gate_up": {f"{p}.mlp.gate_proj": inner, f"{p}.mlp.up_proj": inner},
+        "down": {f"{p}.mlp.down_proj": hidden},
+    }
+    weights = {role: {f"{name}.weight": rows for name, rows in part.items()} for role, part in parts.items()}
+    biases = {role: {f"{name}.bias": rows for name, rows in part.items()} for role, part in parts.items()}
+    norm, post = f"{p}.input_layernorm.weight", f"{p}.post_attention_layernorm.weight"
+    specs = [
+        vector(norm, hidden, norm, "input_norm", i),
+        matrix(f"{p}.self_attn.qkv_proj", hidden, weights["qkv"], "qkv", i),
+    ]
+    if config.qkv_bias:
+        specs.append(bias(f"{p}.self_attn.qkv_proj.bias", biases["qkv"], "qkv_bias", i))
+    if config.head_norms:
+        query_norm, key_norm = f"{p}.self_attn.q_norm.weight", f"{p}.self_attn.k_norm.weight"
+        specs += [vector(query_norm, dim, query_norm, "query_norm", i), vector(key_norm, dim, key_norm, "key_norm", i)]
+    specs.append(matrix(f"{p}.self_attn.o_proj", query, weights["attention_output"], "attention_output", i))
+    if config.output_bias:
+        name = f"{p}.self_attn.o_proj.bias"
+        specs.append(bias(name, biases["attention_output"], "attention_output_bias", i))
+    specs += [
+        vector(post, hidden, post, "post_attention_norm", i),
+        matrix(f"{p}.mlp.gate_up_proj", hidden, weights["gate_up"], "gate_up", i),
+        matrix(f"{p}.mlp.down_proj", inner, weights["down"], "down", i),
+    ]
+    if config.mlp_bias:
+        specs += [
+            bias(f"{p}.mlp.gate_up_proj.bias", biases["gate_up"], "gate_up_bias", i),
+            bias(f"{p}.mlp.down_proj.bias", biases["down"], "down_bias", i),
+        ]
+    return specs

@@ -7,7 +7,6 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from compiler.errors import WispError
 from compiler.models.base import (
     Dimensions,
     FieldReader,
@@ -35,16 +34,9 @@ def config_from_huggingface(raw: Mapping[str, Any], context: int) -> ModelConfig
     reader.require("hidden_act", "silu", remedy="only SwiGLU networks can be compiled")
     reader.require("attention_bias", False, remedy="compile a checkpoint without attention biases")
     reader.require("mlp_bias", False, remedy="compile a checkpoint without MLP biases")
-    rms_norm_eps = reader.number("rms_norm_eps", default=1e-5)
+    norm_eps = reader.number("rms_norm_eps", default=1e-5)
     tied = reader.boolean("tie_word_embeddings", default=False)
     window = None if reader.get("sliding_window") is None else reader.integer("sliding_window")
-    if window is not None and window < context:
-        raise WispError(
-            "the context is longer than the checkpoint's sliding window, which is not supported",
-            got=context,
-            expected=f"at most {window} (sliding_window)",
-            remedy=f"use --context {window}",
-        )
     rotary_dim, inv_freq, attention_scaling = _rope(reader, dimensions, context)
     reader.finish()
     return ModelConfig(
@@ -56,13 +48,15 @@ def config_from_huggingface(raw: Mapping[str, Any], context: int) -> ModelConfig
         num_key_value_heads=dimensions.num_key_value_heads,
         head_dim=dimensions.head_dim,
         vocab_size=dimensions.vocab_size,
-        rms_norm_eps=rms_norm_eps,
+        norm_eps=norm_eps,
         rotary_dim=rotary_dim,
         rope_inv_freq=inv_freq,
         rope_attention_scaling=attention_scaling,
         tie_word_embeddings=tied,
-        attention_bias=False,
+        qkv_bias=False,
+        output_bias=False,
         mlp_bias=False,
+        head_norms=False,
         max_position_embeddings=dimensions.max_position_embeddings,
         sliding_window=window,
     )

@@ -141,13 +141,13 @@ def test_default_sizes_follow_huggingface() -> None:
     model = config_from_huggingface(raw, 512)
     assert (model.head_dim, model.num_key_value_heads) == (64, 3)
     assert not model.tie_word_embeddings
-    assert model.rms_norm_eps == 1e-6
+    assert model.norm_eps == 1e-6
 
 
 BAD_LLAMA: list[tuple[dict[str, Any], str]] = [
     ({"hidden_act": "gelu"}, "hidden_act"),
-    ({"attention_bias": True}, "attention_bias"),
-    ({"mlp_bias": True}, "mlp_bias"),
+    ({"attention_bias": "yes"}, "attention_bias"),
+    ({"mlp_bias": 1}, "mlp_bias"),
     ({"hidden_size": 100, "head_dim": 32}, "hidden_size"),
     ({"intermediate_size": 100}, "intermediate_size"),
     ({"head_dim": 20}, "head dimension"),
@@ -185,7 +185,7 @@ def test_llama_refuses_by_name(fields: dict[str, Any], named: str) -> None:
 
 
 BAD_PHI3: list[tuple[dict[str, Any], str]] = [
-    ({"sliding_window": 511}, "sliding_window"),
+    ({"sliding_window": 0}, "sliding_window"),
     ({"hidden_act": "gelu_new"}, "hidden_act"),
     ({"attention_bias": True}, "attention_bias"),
     ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "yarn"),
@@ -204,8 +204,8 @@ def test_phi3_refuses_by_name(fields: dict[str, Any], named: str) -> None:
     assert caught.value.expected is not None
 
 
-def test_a_sliding_window_as_long_as_the_context_is_no_window() -> None:
-    assert config_from_huggingface(phi3(sliding_window=511), 511).sliding_window == 511
+def test_a_sliding_window_is_kept() -> None:
+    assert config_from_huggingface(phi3(sliding_window=100), 511).sliding_window == 100
 
 
 @pytest.mark.parametrize("model_type", ["gpt2", None, 3, ["llama"]])

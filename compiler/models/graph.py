@@ -1,0 +1,288 @@
+"""The steps that every graph is made of, for a chunk of any size: embedding, products, attention, logits, sampling.
+
+Knows which kernel serves a step in decode (a chunk of one row: mat-vecs with folded norms) and in prefill (more rows:
+tiled products, norms of their own). What a layer is, the subclasses say: `decoder.Decoder`, `parallel.ParallelDecoder`.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from tvm.relax.frontend import nn
+
+from compiler.kernels import attention, embed, epilogue, matmul, matvec, norm, sample
+from compiler.models.base import Role, WeightSpec
+from compiler.models.layers import RING_SIZE, Geometry, KernelTable, Matrix, Runtime, declare_weights
+from compiler.tuning import splits_for, tuning_for
+
+UnitRows = Callable[[Any], Sequence[Any]]
+
+
+def one_row(unit: Any) -> Sequence[Any]:
+    """A unit of output that is one row of the matrix."""
+    return (unit,)
+
+
+class Graph(nn.Module):
+    """The programs of one geometry. Build it, then `export_tvm` with an empty specification a program."""
+
+    def __init__(self, geometry: Geometry, specs: Sequence[WeightSpec]) -> None:
+        self.geometry = geometry
+        self.kernels = KernelTable()
+        self.runtime = Runtime(geometry)
+        self.weights = declare_weights(self, specs, geometry.scheme)
+        for chunk in geometry.prefill_chunks:
+            setattr(self, f"prefill_{chunk}", functools.partial(self.prefill, chunk))
+
+    # programs
+
+    def decode(self) -> nn.Tensor:
+        """One token: reads the state, leaves logits, and the next token in the state and the ring."""
+        x = self.embed_token()
+        for layer in range(self.geometry.model.num_hidden_layers):
+            x = self.layer(layer, x, 1)
+        self.logits(x)
+        return self.sample()
+
+    def prefill(self, chunk: int) -> nn.Tensor:
+        """`chunk` tokens, `chunk_length` of them valid: appends their keys and values to the cache, nothing else."""
+        x = self.embed_chunk(chunk)
+        last = self.geometry.model.num_hidden_layers - 1
+        for layer in range(last):
+            x = self.layer(layer, x, chunk)
+        return self.cache_layer(last, x, chunk)
+
+    def layer(self, layer: int, x: nn.Tensor, chunk: int) -> nn.Tensor:
+        """A whole layer: x `[chunk, hidden]` -> the next layer's x."""
+        raise NotImplementedError
+
+    def cache_layer(self, layer: int, x: nn.Tensor, chunk: int) -> nn.Tensor:
+        """What prefill needs of the last layer: its keys and values. Returns the cache."""
+        raise NotImplementedError
+
+    # steps
+
+    @property
+    def activation(self) -> str:
+        return self.geometry.variant.activation_dtype
+
+    @property
+    def query_columns(self) -> int:
+        return self.geometry.heads.query * self.geometry.heads.size
+
+    def embed_token(self) -> nn.Tensor:
+        """x `[1, hidden]` of the state's token; cos/sin of its position go to the state."""
+        g, r = self.geometry, self.runtime
+        m = g.model
+        x: nn.Tensor | None = None
+        for rows, parameters in self.weights["embedding", None].parts:
+            name = self.kernels.build(
+                ("embed", rows),
+                lambda name, rows=rows: embed.embed_token(
+                    name,
+                    g.scheme.name,
+                    rows,
+                    m.hidden_size,
+                    m.rotary_dim // 2,
+                    g.context,
+                    g.state_words,
+                    self.activation,
+                ),
+            )
+            if x is None:
+                arguments = [*parameters, r.rope, r.state]
+                results: list[Any] = [len(arguments) - 1, ((1, m.hidden_size), self.activation)]
+                _, x = self.kernels.call(name, arguments, results)
+            else:
+                arguments = [*parameters, r.state, x]
+                (x,) = self.kernels.call(name, arguments, [len(arguments) - 1])
+        assert x is not None
+        return x
+
+    def embed_chunk(self, chunk: int) -> nn.Tensor:
+        """x `[chunk, hidden]` of the input ids."""
+        g, hidden = self.geometry, self.geometry.model.hidden_size
+        x: nn.Tensor | None = None
+        for rows, parameters in self.weights["embedding", None].parts:
+            name = self.kernels.build(
+                ("embed_chunk", chunk, rows),
+                lambda name, rows=rows: embed.embed_chunk(name, g.scheme.name, chunk, rows, hidden, self.activation),
+            )
+            arguments = [self.runtime.input_ids, *parameters]
+            if x is None:
+                (x,) = self.kernels.call(name, arguments, [((chunk, hidden), self.activation)])
+            else:
+                (x,) = self.kernels.call(name, [*arguments, x], [len(arguments)])
+        assert x is not None
+        return x
+
+    def rms_norm(self, role: Role, layer: int | None, chunk: int, x: nn.Tensor) -> nn.Tensor:
+        """RMS norm with a dispatch of its own."""
+        g, k = self.geometry, self.geometry.model.hidden_size
+        name = self.kernels.build(
+            ("rms_norm", chunk), lambda name: norm.rms_norm(name, chunk, k, g.norm, g.state_words, self.activation)
+        )
+        arguments = [x, self.weights[role, layer], self.runtime.state]
+        return self.kernels.call(name, arguments, [((chunk, k), self.activation)])[0]
+
+    def layer_norm(self, role: str, layer: int | None, chunk: int, x: nn.Tensor) -> nn.Tensor:
+        """Layer norm, weight and bias."""
+        g, k = self.geometry, self.geometry.model.hidden_size
+        name = self.kernels.build(
+            ("layer_norm", chunk), lambda name: norm.layer_norm(name, chunk, k, g.norm, g.state_words, self.activation)
+        )
+        arguments = [x, self.weights[role, layer], self.weights[f"{role}_bias", layer], self.runtime.state]
+        return self.kernels.call(name, arguments, [((chunk, k), self.activation)])[0]
+
+    def product(
+        self,
+        kind: str,
+        role: str,
+        layer: int | None,
+        chunk: int,
+        x: nn.Tensor,
+        declare: epilogue.Declare,
+        extra: Sequence[nn.Tensor],
+        results: Sequence[Any],
+        units: int,
+        unit_rows: UnitRows = one_row,
+        norm_role: Role | None = None,
+    ) -> list[nn.Tensor]:
+        """x times a weight matrix, bias added, with an epilogue.
+
+        `extra` are the epilogue's operands, in the order it declares them; a result is the index of one of them
+        (written in place) or a new tensor's (shape, dtype). `norm_role` names the RMS norm that x goes through first.
+        """
+        g, matrix = self.geometry, self.weights[role, layer]
+        rows, k = matrix.spec.shape
+        bias = [self.weights[f"{role}_bias", layer]] if (f"{role}_bias", layer) in self.weights else []
+        if bias:
+            declare = epilogue.with_bias(declare, rows, unit_rows, g.norm.f16_weight)
+        key = (kind if chunk == 1 else f"{kind}_chunk", chunk, rows, k, bool(bias))
+        if chunk == 1:
+            name = self.kernels.build(
+                key, lambda name: self._matvec(name, rows, k, units, unit_rows, declare, norm_role is not None)
+            )
+            gamma = [self.weights[norm_role, layer]] if norm_role else []
+            arguments = [x, *gamma, *matrix.whole(), *bias]
+        else:
+            if norm_role:
+                x = self.rms_norm(norm_role, layer, chunk, x)
+            name = self.kernels.build(
+                key,
+                lambda name: matmul.matmul(
+                    name, g.scheme.name, chunk, rows, k, units, unit_rows, declare, g.state_words, self.activation
+                ),
+            )
+            arguments = [x, *matrix.whole(), self.runtime.state, *bias]
+        places = [r + len(arguments) if isinstance(r, int) else r for r in results]
+        return self.kernels.call(name, [*arguments, *extra], places)
+
+    def _matvec(
+        self, name: str, rows: int, k: int, units: int, unit_rows: UnitRows, declare: epilogue.Declare, normed: bool
+    ) -> Any:
+        g, tuning = self.geometry, tuning_for(self.geometry.variant)
+        chosen = tuning.paired if len(unit_rows(0)) == 2 else tuning.single
+        rms = g.norm if normed else None
+        return matvec.matvec(name, g.scheme.name, rows, k, units, unit_rows, declare, chosen, self.activation, rms)
+
+    def project(self, role: str, layer: int, chunk: int, x: nn.Tensor, residual: nn.Tensor) -> nn.Tensor:
+        """residual + x W^T (+ bias)."""
+        rows, _ = self.weights[role, layer].spec.shape
+        declare = epilogue.store_residual(chunk, rows, self.activation)
+        result = ((chunk, rows), self.activation)
+        return self.product("project", role, layer, chunk, x, declare, [residual], [result], rows)[0]
+
+    def query_and_cache(
+        self, layer: int, chunk: int, x: nn.Tensor, norm_role: Role | None = None
+    ) -> tuple[nn.Tensor, nn.Tensor]:
+        """Query `[chunk, heads x size]`, and the layer's cache with this chunk's keys and values in it.
+
+        In decode one dispatch does it, but for head norms, which need whole heads.
+        """
+        g, r, heads = self.geometry, self.runtime, self.geometry.heads
+        query = ((chunk, self.query_columns), self.activation)
+        head_norms = ("query_norm", layer) in self.weights
+        if chunk == 1 and not head_norms:
+            declare = epilogue.store_rotated(heads, g.context, g.state_words, self.activation)
+            results: list[Any] = [query, 1]
+            extra = [r.state, r.cache(layer)]
+            pairs = heads.rows // 2
+            made = self.product(
+                "qkv", "qkv", layer, chunk, x, declare, extra, results, pairs, heads.pair_rows, norm_role
+            )
+            return made[0], made[1]
+        declare = epilogue.store(chunk, heads.rows, self.activation)
+        result = ((chunk, heads.rows), self.activation)
+        (qkv,) = self.product("qkv", "qkv", layer, chunk, x, declare, [], [result], heads.rows, norm_role=norm_role)
+        shared = (chunk, g.context)
+        if head_norms:
+            name = self.kernels.build(
+                ("normalize_rotate", chunk),
+                lambda name: embed.normalize_rotate_chunk(name, heads, *shared, g.norm, g.state_words, self.activation),
+            )
+            gammas = [self.weights["query_norm", layer], self.weights["key_norm", layer]]
+            made = self.kernels.call(name, [qkv, *gammas, r.state, r.rope, r.cache(layer)], [query, 5])
+        else:
+            name = self.kernels.build(
+                ("rotate", chunk),
+                lambda name: embed.rotate_chunk(name, heads, *shared, g.state_words, self.activation),
+            )
+            made = self.kernels.call(name, [qkv, r.state, r.rope, r.cache(layer)], [query, 3])
+        return made[0], made[1]
+
+    def attend(self, chunk: int, query: nn.Tensor, cache: nn.Tensor) -> nn.Tensor:
+        """Attention `[chunk, heads x size]`; in decode split over workgroups when the context is long."""
+        g, heads = self.geometry, self.geometry.heads
+        splits = splits_for(g.context) if chunk == 1 else 1
+        shape = attention.Shape(heads, chunk, splits, g.context, g.model.sliding_window)
+        name = self.kernels.build(
+            ("attention", chunk), lambda name: attention.attention(name, shape, g.state_words, self.activation)
+        )
+        result = ((chunk, self.query_columns), self.activation)
+        partial = ((heads.query * splits, heads.size + 4), "float32")
+        (out,) = self.kernels.call(name, [query, cache, self.runtime.state], [result if splits == 1 else partial])
+        if splits == 1:
+            return out
+        name = self.kernels.build(("combine",), lambda name: attention.combine(name, shape, self.activation))
+        return self.kernels.call(name, [out], [result])[0]
+
+    def logits(self, x: nn.Tensor, norm_role: Role | None = "final_norm") -> None:
+        """The vocabulary projection of the one row x, in as many parts as the matrix has, into the logits buffer."""
+        g, m = self.geometry, self.geometry.model
+        matrix: Matrix = self.weights["embedding" if m.tie_word_embeddings else "lm_head", None]
+        bias = self.weights.get(("lm_head_bias", None))
+        gamma = [self.weights[norm_role, None]] if norm_role else []
+        for (start, stop), parameters in matrix.parts:
+            declare = epilogue.store(1, m.vocab_size, "float32", start)
+            if bias is not None:
+                rows_of = functools.partial(_shifted_row, start)
+                declare = epilogue.with_bias(declare, m.vocab_size, rows_of, g.norm.f16_weight)
+            name = self.kernels.build(
+                ("lm_head", start, stop),
+                functools.partial(self._lm_head, stop - start, declare, norm_role is not None),
+            )
+            arguments = [x, *gamma, *parameters, *([bias] if bias is not None else []), self.runtime.logits]
+            self.kernels.call(name, arguments, [len(arguments) - 1])
+
+    def _lm_head(self, rows: int, declare: epilogue.Declare, normed: bool, name: str) -> Any:
+        return self._matvec(name, rows, self.geometry.model.hidden_size, rows, one_row, declare, normed)
+
+    def sample(self) -> nn.Tensor:
+        """The next token, from the logits, into state and ring."""
+        g, r = self.geometry, self.runtime
+        vocab, words = g.model.vocab_size, g.state_words
+        name = self.kernels.build(("scan",), lambda name: sample.scan(name, vocab, words))
+        fresh = [((vocab,), "float32"), ((sample.scan_blocks(vocab), 2), "uint32")]
+        adjusted, tops = self.kernels.call(name, [r.logits, r.token_counts, r.state], fresh)
+        name = self.kernels.build(("limit",), lambda name: sample.limit(name, vocab, words))
+        (cut,) = self.kernels.call(name, [adjusted, tops, r.state], [((1,), "uint32")])
+        name = self.kernels.build(("draw",), lambda name: sample.draw(name, vocab, RING_SIZE, words))
+        arguments = [adjusted, tops, cut, r.state, r.token_ring, r.token_counts]
+        return self.kernels.call(name, arguments, [3, 4, 5])[0]
+
+
+def _shifted_row(start: int, unit: Any) -> Sequence[Any]:
+    return (unit + start,)

@@ -1,0 +1,48 @@
+"""Mistral 7B and its derivatives (OpenChat 3.5, Zephyr): Llama with a sliding window where one is asked for.
+
+Reference: `transformers/models/mistral`.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from compiler.models.base import FieldReader, ModelConfig, read_dimensions
+from compiler.models.llama import read_inv_freq, weight_specs
+
+__all__ = ["config_from_huggingface", "weight_specs"]
+
+
+def config_from_huggingface(raw: Mapping[str, Any], context: int) -> ModelConfig:
+    """The network that `config.json` describes, for sequences of up to `context` tokens.
+
+    Raises WispError for every field that this compiler would otherwise have to ignore.
+    """
+    reader = FieldReader(raw)
+    dimensions = read_dimensions(reader, context)
+    reader.require("hidden_act", "silu", remedy="only SwiGLU networks can be compiled")
+    window = None if reader.get("sliding_window") is None else reader.integer("sliding_window")
+    norm_eps = reader.number("rms_norm_eps", default=1e-6)
+    tied = reader.boolean("tie_word_embeddings", default=False)
+    inv_freq = read_inv_freq(reader, dimensions.head_dim, dimensions.max_position_embeddings)
+    reader.finish()
+    return ModelConfig(
+        model_type="mistral",
+        hidden_size=dimensions.hidden_size,
+        intermediate_size=dimensions.intermediate_size,
+        num_hidden_layers=dimensions.num_hidden_layers,
+        num_attention_heads=dimensions.num_attention_heads,
+        num_key_value_heads=dimensions.num_key_value_heads,
+        head_dim=dimensions.head_dim,
+        vocab_size=dimensions.vocab_size,
+        norm_eps=norm_eps,
+        rotary_dim=dimensions.head_dim,
+        rope_inv_freq=inv_freq,
+        rope_attention_scaling=1.0,
+        tie_word_embeddings=tied,
+        qkv_bias=False,
+        output_bias=False,
+        mlp_bias=False,
+        head_norms=False,
+        max_position_embeddings=dimensions.max_position_embeddings,
+        sliding_window=window,
+    )
