@@ -116,7 +116,7 @@ def resolve_config(
 
 def default_context(raw: Mapping[str, Any]) -> int:
     """The context when none is asked for: what the checkpoint handles without tricks, at most 4096."""
-    limits = [raw.get(key) for key in ("max_position_embeddings", "original_max_position_embeddings", "sliding_window")]
+    limits = [raw.get(key) for key in ("max_position_embeddings", "original_max_position_embeddings")]
     usable = [limit for limit in limits if isinstance(limit, int) and limit >= SMALLEST_CONTEXT]
     return min([DEFAULT_CONTEXT, *usable])
 
