@@ -117,13 +117,13 @@ def write_tokenizer(path: Path) -> Path:
     return path
 
 
-def reference_logits(path: Path, scheme: str, ids: Sequence[int]) -> NDArray[np.float32]:
-    """Logits (len(ids), vocabulary) by transformers in float32, on the weights that `scheme` stands for."""
+def reference_model(path: Path, scheme: str) -> PreTrainedModel:
+    """The checkpoint in transformers, in float32, with the weights that `scheme` stands for."""
     model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, attn_implementation="eager")
     model.eval()
     raw = json.loads((path / "config.json").read_text())
     state = model.state_dict()
-    for spec in weight_specs(config_from_huggingface(raw, context=len(ids))):
+    for spec in weight_specs(config_from_huggingface(raw, context=1)):
         original = np.concatenate([state[source].numpy() for source in spec.sources])
         stored = dict(quantize(spec, original, SCHEMES[scheme]))
         restored = dequantize(spec, stored, SCHEMES[scheme])
@@ -131,5 +131,15 @@ def reference_logits(path: Path, scheme: str, ids: Sequence[int]) -> NDArray[np.
         with torch.no_grad():
             for source, part in zip(spec.sources, parts, strict=True):
                 state[source].copy_(torch.from_numpy(np.ascontiguousarray(part)))
+    return model
+
+
+def model_logits(model: PreTrainedModel, ids: Sequence[int]) -> NDArray[np.float32]:
+    """Logits (len(ids), vocabulary) by transformers."""
     with torch.inference_mode():
         return model(torch.tensor([list(ids)])).logits[0].numpy()
+
+
+def reference_logits(path: Path, scheme: str, ids: Sequence[int]) -> NDArray[np.float32]:
+    """Logits (len(ids), vocabulary) by transformers in float32, on the weights that `scheme` stands for."""
+    return model_logits(reference_model(path, scheme), ids)

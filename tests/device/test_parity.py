@@ -1,0 +1,279 @@
+"""Whole models against transformers: tiny random Llamas and Phi-3s of odd sizes, compiled in memory and replayed.
+
+The reference runs in float32 on the weights that the scheme stands for, so what is left is the kernels' own error. The
+cases cover every scheme in every variant's arithmetic, not their product.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from compiler.checkpoint import open_checkpoint
+from compiler.lower import lower_variant, rope_constants
+from compiler.models import config_from_huggingface, weight_specs
+from compiler.native import NativeRuntime, SamplingParameters, missing_features
+from compiler.quantize import SCHEMES, quantize
+from compiler.variants import VARIANTS
+from tests.checkpoints import make_llama, make_phi3, model_logits, reference_model
+from tests.conftest import unavailable
+from tests.device.harness import Gpu
+
+TOKENS = 100
+TOLERANCE = {"float32": 1e-3, "float16": 2e-2}  # of the largest logit of a step
+CHUNKS = (32, 16)
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """A checkpoint and the context that it is compiled for; from 512 on a decode step splits its keys."""
+
+    make: Callable[[Path], Path]
+    context: int
+
+
+LLAMA3_ROPE = {
+    "rope_type": "llama3",
+    "rope_theta": 10000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 128,
+}
+CHECKPOINTS = {
+    "llama-mqa-64": Tiny(make_llama, 512),
+    "llama-gqa-128": Tiny(
+        lambda path: make_llama(
+            path,
+            hidden_size=200,
+            intermediate_size=104,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=128,
+            vocab_size=1003,
+            tie_word_embeddings=False,
+            rope_parameters=LLAMA3_ROPE,
+        ),
+        192,
+    ),
+    "phi3-mha-96": Tiny(make_phi3, 192),
+    # 11 heads to a KV head, three layers, a rotary embedding of 24 of 32 dimensions.
+    "phi3-mqa-partial": Tiny(
+        lambda path: make_phi3(
+            path,
+            hidden_size=352,
+            intermediate_size=136,
+            num_hidden_layers=3,
+            num_attention_heads=11,
+            num_key_value_heads=1,
+            rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.75},
+        ),
+        512,
+    ),
+}
+CASES = [
+    ("llama-mqa-64", "q4f16_1", "webgpu-f32-sg"),
+    ("llama-mqa-64", "q4f16_1", "webgpu-f16-sg"),
+    ("llama-mqa-64", "q0f16", "webgpu-f32"),
+    ("llama-gqa-128", "q4f16_1", "webgpu-f32"),
+    ("llama-gqa-128", "q8f16_1", "webgpu-f16"),
+    ("llama-gqa-128", "q0f32", "webgpu-f32-sg"),
+    ("phi3-mha-96", "q4f16_1", "webgpu-f16"),
+    ("phi3-mha-96", "q8f16_1", "webgpu-f32-sg"),
+    ("phi3-mha-96", "q0f32", "webgpu-f16-sg"),
+    ("phi3-mqa-partial", "q4f16_1", "webgpu-f32"),
+    ("phi3-mqa-partial", "q0f16", "webgpu-f16-sg"),
+]
+FLOAT32_CASES = [case for case in CASES if VARIANTS[case[2]].activation_dtype == "float32"]
+
+
+@dataclass
+class Reference:
+    """A checkpoint under a scheme in transformers, and its logits after each of `ids`."""
+
+    model: Any
+    ids: list[int]
+
+    @cached_property
+    def logits(self) -> NDArray[np.float32]:
+        return model_logits(self.model, self.ids)
+
+    def greedy(self, prompt: list[int], count: int) -> tuple[list[int], float]:
+        """Ids by transformers' own greedy search, and its least lead of a first over a second, in largest logits."""
+        prompt_tensor = torch.tensor([prompt])
+        with torch.inference_mode():
+            out = self.model.generate(
+                prompt_tensor,
+                attention_mask=torch.ones_like(prompt_tensor),
+                max_new_tokens=count,
+                do_sample=False,
+                eos_token_id=None,
+                output_logits=True,
+                return_dict_in_generate=True,
+            )
+        leads = [_lead(step[0].numpy()) for step in out.logits]
+        return out.sequences[0, len(prompt) :].tolist(), min(leads)
+
+
+class Models:
+    """Checkpoints, references and compiled variants, each made when it is first asked for and kept."""
+
+    def __init__(self, directory: Path, gpu: Gpu) -> None:
+        self._directory = directory
+        self._gpu = gpu
+        self._references: dict[tuple[str, str], Reference] = {}
+        self._runtimes: dict[tuple[str, str, str], NativeRuntime] = {}
+
+    def path(self, name: str) -> Path:
+        path = self._directory / name
+        return path if path.exists() else CHECKPOINTS[name].make(path)
+
+    def reference(self, name: str, scheme: str) -> Reference:
+        if (name, scheme) not in self._references:
+            ids = np.random.default_rng(0).integers(3, 300, TOKENS).tolist()
+            self._references[name, scheme] = Reference(reference_model(self.path(name), scheme), ids)
+        return self._references[name, scheme]
+
+    def runtime(self, name: str, scheme: str, variant: str) -> NativeRuntime:
+        if missing := missing_features(self._gpu.adapter, VARIANTS[variant].required_features):
+            unavailable(f"the adapter lacks {', '.join(missing)}")
+        if (name, scheme, variant) not in self._runtimes:
+            self._runtimes[name, scheme, variant] = self._compile(name, scheme, variant)
+        return self._runtimes[name, scheme, variant]
+
+    def _compile(self, name: str, scheme: str, variant: str) -> NativeRuntime:
+        checkpoint, context = open_checkpoint(self.path(name)), CHECKPOINTS[name].context
+        model = config_from_huggingface(json.loads((self.path(name) / "config.json").read_text()), context)
+        lowered = lower_variant(model, SCHEMES[scheme], VARIANTS[variant], context, CHUNKS)
+        tensors = {
+            tensor: array
+            for spec in weight_specs(model)
+            for tensor, array in quantize(spec, checkpoint.blocks(spec), SCHEMES[scheme])
+        }
+        return NativeRuntime(
+            lowered.plan,
+            lowered.kernels,
+            VARIANTS[variant].required_features,
+            lambda tensor, start, stop: np.ascontiguousarray(tensors[tensor][start:stop]).tobytes(),
+            rope_constants(model, context),
+            self._gpu.adapter,
+        )
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory, gpu: Gpu) -> Models:
+    return Models(tmp_path_factory.mktemp("checkpoints"), gpu)
+
+
+def _lead(logits: NDArray[np.float32]) -> float:
+    second, first = np.partition(logits, -2)[-2:]
+    return float((first - second) / np.abs(logits).max())
+
+
+def error(got: NDArray[np.float32], want: NDArray[np.float32]) -> float:
+    """The largest difference, of the largest logit."""
+    assert got.shape == want.shape
+    return float(np.abs(got - want).max() / np.abs(want).max())
+
+
+def rewind(runtime: NativeRuntime, length: int) -> None:
+    runtime.history = runtime.history[:length]
+
+
+@pytest.mark.parametrize(("name", "scheme", "variant"), CASES)
+def test_logits_are_those_of_transformers(models: Models, name: str, scheme: str, variant: str) -> None:
+    """After prompts that fill no chunk, one, several, and several with padding."""
+    runtime, reference = models.runtime(name, scheme, variant), models.reference(name, scheme)
+    tolerance = TOLERANCE[VARIANTS[variant].activation_dtype]
+    assert reference.logits.std() > 0.5, "a model whose logits hardly differ would hide errors"
+    for length in (1, 2, 17, 33, 40, TOKENS):
+        assert error(runtime.logits(reference.ids[:length]), reference.logits[length - 1]) < tolerance, length
+
+
+@pytest.mark.parametrize(("name", "scheme", "variant"), CASES)
+def test_prefill_and_decode_agree(models: Models, name: str, scheme: str, variant: str) -> None:
+    """Chunks, single tokens through the prefill program, and decode steps: three ways to the same logits."""
+    runtime, reference = models.runtime(name, scheme, variant), models.reference(name, scheme)
+    ids, tolerance = reference.ids[:40], TOLERANCE[VARIANTS[variant].activation_dtype]
+    assert error(runtime.logits(ids, one_by_one=True), reference.logits[39]) < tolerance
+    runtime.logits(ids[:1])
+    for token in ids[1:]:
+        got = runtime.next_logits(token)
+    assert error(got, reference.logits[39]) < tolerance
+
+
+@pytest.mark.parametrize(("name", "scheme", "variant"), FLOAT32_CASES)
+def test_forced_decoding_has_the_same_first_choice(models: Models, name: str, scheme: str, variant: str) -> None:
+    """64 steps, each on the given tokens; a step whose best two are closer than the tolerance does not count."""
+    runtime, reference = models.runtime(name, scheme, variant), models.reference(name, scheme)
+    runtime.logits(reference.ids[:36])
+    counted = 0
+    for i in range(36, 100):
+        got, want = runtime.next_logits(reference.ids[i]), reference.logits[i]
+        assert error(got, want) < TOLERANCE["float32"], i
+        if _lead(want) > 2 * TOLERANCE["float32"]:
+            assert got.argmax() == want.argmax(), i
+            counted += 1
+    assert counted >= 60
+
+
+@pytest.mark.parametrize(("name", "scheme", "variant"), FLOAT32_CASES)
+def test_greedy_generation_is_that_of_transformers(models: Models, name: str, scheme: str, variant: str) -> None:
+    runtime, reference = models.runtime(name, scheme, variant), models.reference(name, scheme)
+    compared = 0
+    for start in (0, 20, 50):
+        prompt = reference.ids[start : start + 19]
+        want, lead = reference.greedy(prompt, 24)
+        if lead > 1e-4:  # the kernels' error is far below; a closer call would be a matter of luck
+            assert runtime.generate(prompt, 24, SamplingParameters()) == want
+            compared += 1
+    assert compared >= 2
+
+
+@pytest.mark.parametrize(("name", "scheme", "variant"), CASES[:2] + CASES[6:8])
+def test_a_kept_prefix_gives_the_same_tokens(models: Models, name: str, scheme: str, variant: str) -> None:
+    """Rewinding to any length of the history, then other tokens: as if from a fresh start."""
+    runtime, reference = models.runtime(name, scheme, variant), models.reference(name, scheme)
+    ids = reference.ids
+    for kept in (1, 16, 33, 50):
+        other = ids[:kept] + ids[60:83]
+        fresh = runtime.logits(other)
+        runtime.logits(ids[:60])
+        rewind(runtime, kept)
+        runtime.prefill(other[kept:])
+        runtime.run("decode")
+        again = runtime.read("logits")
+        assert again.argmax() == fresh.argmax()
+        np.testing.assert_allclose(again, fresh, atol=1e-3 * np.abs(fresh).max())
+
+
+@pytest.mark.parametrize(("name", "scheme", "variant"), [CASES[0], CASES[6]])
+def test_the_same_seed_gives_the_same_text(models: Models, name: str, scheme: str, variant: str) -> None:
+    runtime, reference = models.runtime(name, scheme, variant), models.reference(name, scheme)
+    sampling = SamplingParameters(temperature=1.0, top_k=50, top_p=0.95, repetition_penalty=1.1, seed=11)
+    other = SamplingParameters(temperature=1.0, top_k=50, top_p=0.95, repetition_penalty=1.1, seed=12)
+    text = runtime.generate(reference.ids[:20], 24, sampling)
+    assert len(text) == 24
+    assert runtime.generate(reference.ids[:20], 24, other) != text
+    assert runtime.generate(reference.ids[:20], 24, sampling) == text
+    assert runtime.generate(reference.ids[:20], 10, sampling) == text[:10]
+
+
+def test_generation_ends_with_the_context(models: Models) -> None:
+    """A prompt that leaves room for three tokens yields those, the last of which needs no place in the cache."""
+    runtime, reference = models.runtime(*CASES[3]), models.reference(*CASES[3][:2])
+    context = CHECKPOINTS["llama-gqa-128"].context
+    ids = np.random.default_rng(1).integers(3, 300, context - 2).tolist()
+    want = model_logits(reference.model, ids)[-1]
+    tokens = runtime.generate(ids, 10, SamplingParameters())
+    assert len(tokens) == 3
+    assert tokens[0] == want.argmax()
