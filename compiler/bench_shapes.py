@@ -194,7 +194,7 @@ def byte_tokenizer() -> bytes:
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
     vocabulary = {entry["content"]: entry["id"] for entry in special}
     vocabulary |= {character: 2 + i for i, character in enumerate(_byte_characters())}
-    tokenizer = {
+    tokenizer: dict[str, Any] = {
         "version": "1.0",
         "truncation": None,
         "padding": None,
