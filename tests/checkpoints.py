@@ -16,10 +16,18 @@ from transformers import (
     AutoModelForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
     Phi3Config,
     Phi3ForCausalLM,
+    PhiConfig,
+    PhiForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
 )
 from transformers.utils import logging as transformers_logging
 
@@ -78,6 +86,37 @@ def make_llama(path: Path, *, dtype: str = "float32", seed: int = 0, **overrides
 def make_phi3(path: Path, *, dtype: str = "float32", seed: int = 0, **overrides: Any) -> Path:
     """A random Phi-3 in `path`: by default two layers, 2 heads of 96, a vocabulary of 333, a head of its own."""
     return _write(path, Phi3ForCausalLM, Phi3Config(**{**PHI3_DEFAULTS, **overrides}), dtype, seed)
+
+
+# What the families have besides Llama's shape, at its most awkward: every kind of bias, norm and window.
+FAMILY_DEFAULTS: dict[str, Any] = {
+    "vocab_size": 331,
+    "hidden_size": 104,
+    "intermediate_size": 136,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "bos_token_id": 1,
+    "eos_token_id": [2, 6],
+    "pad_token_id": 0,
+}
+PARTIAL_ROPE = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}
+FAMILIES: dict[str, tuple[type[PreTrainedModel], type[Any], dict[str, Any]]] = {
+    "llama-biased": (LlamaForCausalLM, LlamaConfig, {"attention_bias": True, "mlp_bias": True, "head_dim": 40}),
+    "mistral": (MistralForCausalLM, MistralConfig, {"sliding_window": 24, "head_dim": 32}),
+    "phi": (PhiForCausalLM, PhiConfig, {"hidden_size": 128, "rope_parameters": PARTIAL_ROPE}),
+    "phi3-window": (Phi3ForCausalLM, Phi3Config, {"hidden_size": 96, "sliding_window": 40}),
+    "qwen2": (Qwen2ForCausalLM, Qwen2Config, {"hidden_size": 96, "tie_word_embeddings": True}),
+    "qwen3": (Qwen3ForCausalLM, Qwen3Config, {"head_dim": 48}),
+}
+
+
+def make_family(name: str, path: Path, **overrides: Any) -> Path:
+    """A random checkpoint of one of `FAMILIES` in `path`."""
+    model_class, config_class, special = FAMILIES[name]
+    config = config_class(**{**FAMILY_DEFAULTS, **special, **overrides})
+    return _write(path, model_class, config, "float32", seed=0)
 
 
 def _write(path: Path, model_class: type[PreTrainedModel], config: Any, dtype: str, seed: int) -> Path:
