@@ -1,4 +1,4 @@
-"""`wisp bench --backend browser`: the figures of a tiny artifact in a real Chromium, and what is missing said clearly."""
+"""`wisp bench --backend browser`: the figures of a tiny artifact in a real Chromium; what is missing is said."""
 
 import builtins
 import json
@@ -46,7 +46,7 @@ def test_every_figure_is_there_and_positive(artifact: Path, monkeypatch: pytest.
 
 def test_a_missing_playwright_or_browser_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WISP_CHROMIUM", "/nowhere/chromium")
-    with pytest.raises(WispError, match="no Chromium was found.*WISP_CHROMIUM"):
+    with pytest.raises(WispError, match=r"no Chromium was found.*WISP_CHROMIUM"):
         bench_browser.find_chromium()
     importing = builtins.__import__
 
