@@ -24,12 +24,15 @@ from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_b
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
+from compiler import pytorch_source
 from compiler.errors import WispError
 from compiler.models.base import WeightSpec
+from compiler.quantize import GroupScales
 
 CONFIG_FILES = ("config.json", "generation_config.json")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 TEMPLATE_FILE = "chat_template.jinja"
+MLC_FILES = ("mlc-chat-config.json", "tensor-cache.json", "ndarray-cache.json")
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 DTYPES = ("F32", "F16", "BF16")
@@ -52,7 +55,7 @@ class TensorInfo:
 class CheckpointSource:
     """Where a checkpoint came from, as model.json says it: no path of this machine."""
 
-    kind: Literal["directory", "hub"]
+    kind: Literal["directory", "hub", "gguf"]
     id: str
     revision: str | None
 
@@ -64,9 +67,9 @@ class Checkpoint:
         self.directory = directory
         self.source = source
         self._fetch_weights = fetch_weights
-        self.config = _read_object(directory / "config.json")
-        self.generation_config = _read_object(directory / "generation_config.json", optional=True)
-        self.tokenizer_config = _read_object(directory / "tokenizer_config.json", optional=True)
+        self.config = read_object(directory / "config.json")
+        self.generation_config = read_object(directory / "generation_config.json", optional=True)
+        self.tokenizer_config = read_object(directory / "tokenizer_config.json", optional=True)
 
     # ------------------------------------------------------------------------------------------------------- tokenizer
 
@@ -85,7 +88,7 @@ class Checkpoint:
     @cached_property
     def tokenizer(self) -> dict[str, Any]:
         """The content of tokenizer.json."""
-        return _read_object(self.tokenizer_files[0])
+        return read_object(self.tokenizer_files[0])
 
     @cached_property
     def token_ids(self) -> dict[str, int]:
@@ -117,7 +120,7 @@ class Checkpoint:
             value = fields.get("eos_token_id")
             for token in value if isinstance(value, list) else [value]:
                 if token is not None:
-                    found.append(_token_id(token, f"{where} eos_token_id"))
+                    found.append(checked_token_id(token, f"{where} eos_token_id"))
         end = self.tokenizer_config.get("eos_token")
         end = end.get("content") if isinstance(end, dict) else end
         if isinstance(end, str) and end in self.token_ids:
@@ -127,7 +130,7 @@ class Checkpoint:
     @property
     def bos_token_id(self) -> int | None:
         value = self.config.get("bos_token_id")
-        return None if value is None else _token_id(value, "config.json bos_token_id")
+        return None if value is None else checked_token_id(value, "config.json bos_token_id")
 
     # --------------------------------------------------------------------------------------------------------- weights
 
@@ -138,7 +141,7 @@ class Checkpoint:
         tensors: dict[str, TensorInfo] = {}
         twice: list[str] = []
         for file in self._weight_files():
-            for name, info in _read_header(file).items():
+            for name, info in read_header(file).items():
                 if name in tensors:
                     twice.append(f"{name} (in {tensors[name].file.name} and {file.name})")
                 tensors[name] = info
@@ -149,8 +152,9 @@ class Checkpoint:
         return tensors
 
     def _weight_files(self) -> list[Path]:
-        single = self.directory / WEIGHTS_FILE
-        index = self.directory / INDEX_FILE
+        single, index = self.directory / WEIGHTS_FILE, self.directory / INDEX_FILE
+        if not single.is_file() and not index.is_file():
+            single, index = self.directory / pytorch_source.TORCH_FILE, self.directory / pytorch_source.TORCH_INDEX
         if single.is_file() or not index.is_file():
             if not single.is_file():
                 others = sorted(
@@ -163,16 +167,16 @@ class Checkpoint:
                     remedy="save it with transformers: model.save_pretrained(DIR)",
                 )
             return [single]
-        names = _read_object(index).get("weight_map")
+        names = read_object(index).get("weight_map")
         if not isinstance(names, dict) or not all(isinstance(n, str) and Path(n).name == n for n in names.values()):
-            raise WispError(f"{INDEX_FILE} is not usable", expected="a weight_map of tensor names to file names")
+            raise WispError(f"{index.name} is not usable", expected="a weight_map of tensor names to file names")
         files = [self.directory / name for name in sorted(set(names.values()))]
         missing = [file.name for file in files if not file.is_file()]
         if missing:
             raise WispError(
                 "files of the checkpoint are missing",
                 got=f"none of the name {', '.join(missing)}",
-                expected=f"what {INDEX_FILE} lists",
+                expected=f"what {index.name} lists",
                 remedy="download the checkpoint again",
             )
         return files
@@ -217,9 +221,12 @@ class Checkpoint:
     def read(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[np.float32]:
         """Rows `[start, stop)` of a tensor in float32. Only those rows are read."""
         info = self.tensors[name]
+        stop = info.shape[0] if stop is None else stop
+        if info.file.suffix == ".bin":
+            return pytorch_source.read_rows(info.file, name, start, stop)
         try:
             with safe_open(info.file, "np") as file:
-                return file.get_slice(name)[start : info.shape[0] if stop is None else stop].astype(np.float32)
+                return file.get_slice(name)[start:stop].astype(np.float32)
         except (SafetensorError, OSError) as error:
             raise _damaged(info.file, str(error)) from error
 
@@ -230,16 +237,32 @@ class Checkpoint:
             for start in range(0, rows, step):
                 yield self.read(source, start, min(rows, start + step))
 
+    def source_scales(self, spec: WeightSpec, first: int = 0) -> GroupScales | None:
+        """The scales that the source itself quantized a weight with, rows counted from `first`; here it did not."""
+        return None
+
 
 # ------------------------------------------------------------------------------------------------------------- opening
 
 
 def open_checkpoint(source: str | Path, revision: str | None = None, token: str | None = None) -> Checkpoint:
-    """Opens a directory, or a Hub id `org/name`: its small files are downloaded now, its weights when needed."""
+    """Opens a directory, a GGUF file, or a Hub id `org/name`: small files are downloaded now, weights when needed."""
     path = Path(source)
     if path.is_dir():
-        return Checkpoint(path, CheckpointSource("directory", path.resolve().name, None), lambda: None)
+        return _opened(path, CheckpointSource("directory", path.resolve().name, None), lambda: None)
+    if path.is_file() and path.suffix.lower() == ".gguf":
+        from compiler.gguf import GgufCheckpoint  # which builds on this module
+
+        return GgufCheckpoint(path)
     return _open_hub(str(source), revision, token)
+
+
+def _opened(directory: Path, source: CheckpointSource, fetch_weights: Callable[[], object]) -> Checkpoint:
+    """A Hugging Face checkpoint, or weights in MLC's format."""
+    from compiler.mlc_source import MlcCheckpoint, holds_mlc_weights  # which builds on this module
+
+    kind = MlcCheckpoint if holds_mlc_weights(directory) else Checkpoint
+    return kind(directory, source, fetch_weights)
 
 
 def is_hub_id(source: str) -> bool:
@@ -248,16 +271,18 @@ def is_hub_id(source: str) -> bool:
 
 
 def _open_hub(repo: str, revision: str | None, token: str | None) -> Checkpoint:
-    small = [*CONFIG_FILES, *TOKENIZER_FILES, TEMPLATE_FILE]
+    small = [*CONFIG_FILES, *TOKENIZER_FILES, TEMPLATE_FILE, *MLC_FILES]
     with _no_progress_bars():
         directory = _download(repo, revision, token, small)
     commit = directory.name  # the cache names a snapshot after its commit
 
-    def fetch_weights() -> Path:
+    def fetch_weights() -> None:
         with contextlib.nullcontext() if sys.stderr.isatty() else _no_progress_bars():
-            return _download(repo, commit, token, [WEIGHTS_FILE, INDEX_FILE, "model-*.safetensors"])
+            _download(repo, commit, token, [WEIGHTS_FILE, INDEX_FILE, "model-*.safetensors", "params_shard_*.bin"])
+            if not any((directory / name).is_file() for name in (WEIGHTS_FILE, INDEX_FILE, *MLC_FILES)):
+                _download(repo, commit, token, [pytorch_source.TORCH_PATTERN, pytorch_source.TORCH_INDEX])
 
-    return Checkpoint(directory, CheckpointSource("hub", repo, commit), fetch_weights)
+    return _opened(directory, CheckpointSource("hub", repo, commit), fetch_weights)
 
 
 @contextlib.contextmanager
@@ -305,7 +330,7 @@ def _download(repo: str, revision: str | None, token: str | None, files: Sequenc
 # --------------------------------------------------------------------------------------------------------------- files
 
 
-def _read_object(path: Path, optional: bool = False) -> dict[str, Any]:
+def read_object(path: Path, optional: bool = False) -> dict[str, Any]:
     """A JSON object; an empty one when the file is optional and not there."""
     if optional and not path.is_file():
         return {}
@@ -325,7 +350,7 @@ def _read_object(path: Path, optional: bool = False) -> dict[str, Any]:
     return value
 
 
-def _token_id(value: Any, where: str) -> int:
+def checked_token_id(value: Any, where: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise WispError(f"{where} is not usable", got=repr(value), expected="token ids")
     return value
@@ -337,8 +362,10 @@ def _damaged(file: Path, reason: str) -> WispError:
     )
 
 
-def _read_header(file: Path) -> dict[str, TensorInfo]:
+def read_header(file: Path) -> dict[str, TensorInfo]:
     """The tensors of a safetensors file. The library proves that header and file agree; this names the culprit."""
+    if file.suffix == ".bin":
+        return {n: TensorInfo(dtype, shape, file) for n, (dtype, shape) in pytorch_source.read_header(file).items()}
     try:
         with safe_open(file, "np") as opened:
             slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118 (it is no mapping)
