@@ -1,0 +1,104 @@
+"""The demo model in a real Chromium: its logits against the numpy model, its text against Hugging Face's tokenizer."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from playwright.sync_api import Page
+from tokenizers import Tokenizer
+
+from compiler.artifact import load_artifact
+from compiler.check import stored_rows
+from compiler.models import config_from_huggingface
+from compiler.quantize import SCHEMES
+from compiler.reference_model import ReferenceModel
+from tests.conftest import ROOT
+
+TEXT = "Hello! Who are you? Tell me about the sea, and then about 東京 🙂. " * 4
+BOUND = 1e-3  # of a logit, relative to the largest; float32 in another order of summation
+VARIANTS = ("webgpu-f32-sg", "webgpu-f32")
+
+LOGITS = """async ([variant, prompts]) => {
+  const { createEngine } = await import("/static/wisp.js");
+  const engine = await createEngine("/models/demo/", {backend: variant});
+  const out = {variant: engine.info.variant, logits: [], greedy: [], again: [], sampled: []};
+  for (const ids of prompts) out.logits.push([...await engine.logits(ids)]);
+  const [ids] = prompts.slice(-1);
+  const ask = (prompt, options) => engine.generateIds(prompt, {maxTokens: 12, ignoreEos: true, ...options});
+  out.greedy = await ask(ids, {temperature: 0});
+  out.again = await ask(ids, {temperature: 0});
+  const before = engine.stats();
+  out.continued = await ask(ids.concat(out.greedy.slice(0, 6)), {temperature: 0, maxTokens: 6});
+  out.reused = engine.stats().reusedTokens - before.reusedTokens;
+  for (let i = 0; i < 2; i++) out.sampled.push(await ask(ids, {temperature: 1.5, seed: 7}));
+  out.other = await ask(ids, {temperature: 1.5, seed: 8});
+  const stats = engine.stats();
+  out.uncounted = stats.bindGroupsCreated - before.bindGroupsCreated;
+  await engine.dispose();
+  return out;
+}"""
+
+
+@pytest.fixture(scope="module")
+def prompts(artifact_demo: Path) -> list[list[int]]:
+    """One token, a part of a chunk, several chunks."""
+    ids = Tokenizer.from_file(str(artifact_demo / "tokenizer.json")).encode(TEXT, add_special_tokens=False).ids
+    return [ids[:1], ids[:23], ids[:100]]
+
+
+@pytest.fixture(scope="module")
+def expected(artifact_demo: Path, prompts: list[list[int]]) -> list[np.ndarray]:
+    """Logits after the last token of each prompt, from the weights that the artifact stores."""
+    artifact = load_artifact(artifact_demo)
+    source = json.loads((ROOT / "configs" / "demo" / "config.json").read_text())
+    config = config_from_huggingface(source, artifact.model["context"])
+    rows = stored_rows(artifact, SCHEMES[artifact.model["quantization"]])
+    models = [ReferenceModel(config, rows) for _ in prompts]
+    return [model.logits(model.hidden_states(ids)[-1:])[0] for model, ids in zip(models, prompts, strict=True)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_logits_and_generation(
+    page: Page, server_url: str, variant: str, prompts: list[list[int]], expected: list[np.ndarray]
+) -> None:
+    page.goto(server_url + "healthz")
+    page.set_default_timeout(180_000)
+    got: dict[str, Any] = page.evaluate(LOGITS, [variant, prompts])
+    assert got["variant"] == variant
+    for logits, reference in zip(got["logits"], expected, strict=True):
+        error = np.abs(np.array(logits) - reference).max() / np.abs(reference).max()
+        assert error < BOUND
+    assert got["greedy"][0] == int(np.argmax(got["logits"][-1]))
+    assert got["again"] == got["greedy"]
+    assert got["continued"] == got["greedy"][6:]
+    assert got["reused"] >= len(prompts[-1]) + 5
+    assert got["sampled"][0] == got["sampled"][1] != got["other"]
+    assert got["uncounted"] == 0
+
+
+def test_tokens_are_those_of_hugging_faces_tokenizer(page: Page, server_url: str, artifact_demo: Path) -> None:
+    page.goto(server_url + "healthz")
+    tokenizer = Tokenizer.from_file(str(artifact_demo / "tokenizer.json"))
+    messages = [{"role": "user", "content": TEXT}]
+    got = page.evaluate(
+        """async ([text, messages]) => {
+          const { createEngine } = await import("/static/wisp.js");
+          const engine = await createEngine("/models/demo/", {contextLength: 64});
+          const ids = await engine.tokenize(text);
+          const prompt = await engine.applyChatTemplate(messages);
+          const error = await engine.chat.completions.create({messages}).catch((e) => e.kind);
+          const promptIds = await engine.tokenize(prompt);
+          const out = {ids, text: await engine.detokenize(ids), prompt, promptIds, error};
+          await engine.dispose();
+          return out;
+        }""",
+        [TEXT, messages],
+    )
+    assert got["ids"] == tokenizer.encode(TEXT).ids
+    assert got["text"] == tokenizer.decode(got["ids"])
+    assert got["promptIds"] == tokenizer.encode(got["prompt"]).ids
+    assert TEXT.strip() in got["prompt"]
+    assert got["error"] == "context-overflow"
