@@ -13,14 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 import compiler
 from compiler.artifact import MANIFEST, TENSOR_CACHE, ArtifactWriter, check_output, dump_json, tensor_metadata
 from compiler.checkpoint import Checkpoint, CheckpointSource, open_checkpoint
 from compiler.config import BuildConfig, clip_prefill_chunks, default_context, generation_defaults
 from compiler.errors import WispError
+from compiler.lora import Adapter, open_adapter
 from compiler.lower import Lowered, lower_variant, rope_constants
 from compiler.mlc import MLC_CONFIG, mlc_chat_config
+from compiler.mlc_source import MlcCheckpoint
 from compiler.models import config_from_huggingface, weight_specs
 from compiler.models.base import ModelConfig, WeightSpec
 from compiler.progress import Report, Silent, human_bytes
@@ -37,6 +40,7 @@ class Source:
     checkpoint: Checkpoint | None
     config: Mapping[str, Any]
     described: CheckpointSource
+    adapter: Adapter | None = None
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,8 @@ def build(config: BuildConfig, report: Report | None = None) -> Path:
         write_variants(network, lowered, writer)
         write_text(source, network, text, writer)
         output = writer.finish(describe(config, source, network, text, lowered), metadata)
+    if source.adapter is not None:
+        report.note(f"merged {source.adapter}")
     report.note(f"{output}: {human_bytes(network.weight_bytes)} of weights, context {network.context}")
     return output
 
@@ -93,7 +99,10 @@ def open_source(config: BuildConfig) -> Source:
         described = CheckpointSource(config.source_kind, config.source, config.revision)
         return Source(None, config.architecture, described)
     checkpoint = open_checkpoint(config.source, config.revision)
-    return Source(checkpoint, checkpoint.config, checkpoint.source)
+    if isinstance(checkpoint, MlcCheckpoint):
+        checkpoint.check_request(config.quantization, config.lora)
+    adapter = open_adapter(config.lora) if config.lora is not None else None
+    return Source(checkpoint, checkpoint.config, checkpoint.source, adapter)
 
 
 def plan_network(config: BuildConfig, source: Source) -> Network:
@@ -132,6 +141,8 @@ def check_weights(config: BuildConfig, source: Source, network: Network) -> None
     if source.checkpoint is None or config.weights == "none":
         return
     source.checkpoint.check_weights(network.specs, tied=network.model.tie_word_embeddings)
+    if source.adapter is not None:
+        source.adapter.check(network.specs, tied=network.model.tie_word_embeddings)
     ancestor = next(path for path in (config.output, *config.output.absolute().parents) if path.exists())
     free = shutil.disk_usage(ancestor).free
     if free < network.weight_bytes:
@@ -198,11 +209,22 @@ def write_weights(
     tensors = 0
     with report.stage("quantizing", network.parameters) as advance:
         for spec in network.specs:
-            for name, tensor in quantize(spec, source.checkpoint.blocks(spec), network.scheme):
+            for name, tensor in stored_tensors(source.checkpoint, spec, network.scheme, source.adapter):
                 writer.add_tensor(name, tensor)
                 tensors += 1
             advance(math.prod(spec.shape))
     return tensor_metadata(tensors, network.parameters, network.weight_bytes)
+
+
+def stored_tensors(
+    checkpoint: Checkpoint, spec: WeightSpec, scheme: Scheme, adapter: Adapter | None = None
+) -> list[tuple[str, NDArray]]:
+    """The tensors that a weight is stored as: those of the source when it is quantized already, else our own."""
+    if isinstance(checkpoint, MlcCheckpoint):
+        return checkpoint.stored(spec)
+    blocks = checkpoint.blocks(spec)
+    merged = blocks if adapter is None else adapter.merge(spec, blocks)
+    return quantize(spec, merged, scheme, checkpoint.source_scales(spec))
 
 
 def write_variants(network: Network, lowered: Mapping[str, Lowered], writer: ArtifactWriter) -> None:
@@ -229,6 +251,9 @@ def write_text(source: Source, network: Network, text: Text, writer: ArtifactWri
         tokenizer_files=[file.name for file in text.files],
     )
     writer.add_file(MLC_CONFIG, dump_json(description))
+    # What the architecture is read from, so that an artifact can be compiled again; less what may name this machine.
+    fields = {k: v for k, v in source.config.items() if not k.startswith("_") and k not in ("name_or_path", "auto_map")}
+    writer.add_file("config.json", dump_json(fields))
 
 
 def describe(
@@ -239,7 +264,7 @@ def describe(
     return {
         "id": config.id,
         "name": config.name,
-        "source": asdict(source.described),
+        "source": asdict(source.described) | ({"adapter": source.adapter.described()} if source.adapter else {}),
         "architecture": {
             "model_type": model.model_type,
             "hidden_size": model.hidden_size,
@@ -318,7 +343,7 @@ def _inputs_digest(config: BuildConfig) -> str:
     own = Path(compiler.__file__).parent
     _update(digest.update, sorted(own.rglob("*.py")), own)
     checkpoint = Path(config.source)
-    patterns = ("*.json", "*.safetensors", "*.jinja")
+    patterns = ("*.json", "*.safetensors", "*.bin", "*.jinja")
     _update(digest.update, sorted(path for pattern in patterns for path in checkpoint.glob(pattern)), checkpoint)
     return digest.hexdigest()
 

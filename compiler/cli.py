@@ -32,8 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"wisp: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("wisp: interrupted", file=sys.stderr)
-        return 130
+        print("wisp: interrupted", file=sys.stderr, flush=True)
+        os._exit(130)  # everything is unwound; what TVM would still tear down may abort or raise once more
     except BrokenPipeError:
         # Whoever read our output has gone; Python would complain once more while closing it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -63,6 +63,7 @@ def _compile(parsed: argparse.Namespace) -> None:
         variants=parsed.variants,
         weights=parsed.weights,
         mlc_shards=parsed.mlc_shards,
+        lora=parsed.lora,
         dump=parsed.dump,
     )
     build(config, Terminal())
@@ -185,9 +186,10 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", parser_class=_Parser)
 
     command = commands.add_parser("compile", help="compile a checkpoint into an artifact")
-    command.add_argument("source", metavar="SOURCE", help="recipe.toml, a Hub id org/name[@revision] or a directory")
+    sources = "recipe.toml, a Hub id org/name[@revision], a directory or a GGUF file"
+    command.add_argument("source", metavar="SOURCE", help=sources)
     command.add_argument("-o", "--output", type=Path, metavar="DIR", help="the artifact's directory (artifacts/<id>)")
-    command.add_argument("--quant", metavar="SCHEME", help=f"{' | '.join(SCHEMES)} (q4f16_1)")
+    command.add_argument("--quant", metavar="SCHEME", help=f"{' | '.join(SCHEMES)} (q4f16_1, or the source's)")
     command.add_argument("--context", type=_positive, metavar="N", help="most tokens of a conversation (up to 4096)")
     command.add_argument("--variants", type=_names, metavar="A,B", help=f"some of {', '.join(VARIANTS)} (all)")
     command.add_argument("--name", metavar="ID", help="the model's id (the source's name)")
@@ -196,6 +198,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--mlc-shards", action="store_true", help="never split a tensor, so that MLC's tools can read it"
     )
+    command.add_argument("--lora", type=Path, metavar="DIR", help="merge a PEFT adapter into the weights")
     command.add_argument("--dump", type=Path, metavar="DIR", help="write the program after each pass, WGSL and plan")
     command.set_defaults(run=_compile)
 

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from compiler.checkpoint import is_hub_id
 from compiler.errors import WispError
 from compiler.manifest import is_safe_id
+from compiler.mlc_source import stored_quantization
 from compiler.quantize import SCHEMES
 from compiler.variants import VARIANTS
 
@@ -53,7 +54,7 @@ class BuildConfig:
     """What to compile and where to. `context` None: as `default_context` says for the checkpoint."""
 
     source: str
-    source_kind: Literal["directory", "hub"]
+    source_kind: Literal["directory", "hub", "gguf"]
     revision: str | None
     architecture: Mapping[str, Any] | None  # config.json fields of a recipe: lets `--weights none` work without network
     id: str
@@ -68,6 +69,7 @@ class BuildConfig:
     mlc_shards: bool
     output: Path
     dump: Path | None
+    lora: Path | None = None  # a PEFT adapter to merge
 
 
 def resolve_config(
@@ -81,9 +83,10 @@ def resolve_config(
     variants: Iterable[str] | None = None,
     weights: Literal["full", "none"] = "full",
     mlc_shards: bool = False,
+    lora: Path | None = None,
     dump: Path | None = None,
 ) -> BuildConfig:
-    """The complete configuration for `recipe.toml`, a directory or `org/name[@revision]`; arguments win over a recipe.
+    """The complete configuration for a recipe, a directory, a GGUF file or `org/name[@revision]`; arguments win.
 
     Raises WispError for whatever is not understood.
     """
@@ -91,6 +94,8 @@ def resolve_config(
     recipe: dict[str, Any] = _read_recipe(recipe_path) if recipe_path is not None else {"source": source}
     location, kind, pinned = _locate(recipe.get("source"), recipe_path.parent if recipe_path is not None else None)
     default_id = Path(location).resolve().name if kind == "directory" else location.rsplit("/", 1)[-1]
+    if kind == "gguf":
+        default_id = Path(location).stem
     if recipe_path is not None:
         default_id = recipe_path.stem
     name = _id(identifier if identifier is not None else recipe.get("id", _slug(default_id)))
@@ -101,7 +106,7 @@ def resolve_config(
         architecture=recipe.get("architecture"),
         id=name,
         name=recipe.get("name", name),
-        quantization=_choice("quantization", quantization or recipe.get("quantization", DEFAULT_QUANTIZATION), SCHEMES),
+        quantization=_quantization(quantization or recipe.get("quantization"), location),
         context=_context(context if context is not None else recipe.get("context")),
         prefill_chunks=_chunks(recipe.get("prefill_chunks", DEFAULT_PREFILL_CHUNKS)),
         variants=_variants(recipe.get("variants", list(VARIANTS)) if variants is None else list(variants)),
@@ -111,6 +116,7 @@ def resolve_config(
         mlc_shards=mlc_shards,
         output=output if output is not None else ARTIFACTS / name,
         dump=dump,
+        lora=_lora(lora, weights),
     )
 
 
@@ -158,7 +164,7 @@ def _read_recipe(path: Path) -> dict[str, Any]:
     return recipe
 
 
-def _locate(source: Any, recipe_directory: Path | None) -> tuple[str, Literal["directory", "hub"], str | None]:
+def _locate(source: Any, recipe_directory: Path | None) -> tuple[str, Literal["directory", "hub", "gguf"], str | None]:
     """(path or Hub id, kind, revision after the @). In a recipe a path begins with '.' or '/' and is relative to it."""
     if not isinstance(source, str) or not source:
         raise WispError("the recipe has no source", expected="source = 'org/name' or a path that begins with ./ or /")
@@ -167,11 +173,13 @@ def _locate(source: Any, recipe_directory: Path | None) -> tuple[str, Literal["d
         path = recipe_directory / source
     if path.is_dir() and (recipe_directory is None or source.startswith((".", "/", "~"))):
         return str(path), "directory", None
+    if path.is_file() and path.suffix.lower() == ".gguf":
+        return str(path), "gguf", None
     if path.is_file():
         raise WispError(
             "the source is a file of a kind that cannot be compiled",
             got=source,
-            expected="a recipe (.toml), a Hugging Face directory or a Hub id",
+            expected="a recipe (.toml), a GGUF file (.gguf), a Hugging Face directory or a Hub id",
             remedy="convert it to a Hugging Face checkpoint with safetensors first",
         )
     repo, _, revision = source.partition("@")
@@ -180,7 +188,7 @@ def _locate(source: Any, recipe_directory: Path | None) -> tuple[str, Literal["d
     raise WispError(
         "there is no such source",
         got=source,
-        expected="a recipe (.toml), a directory that exists or a Hub id, org/name[@revision]",
+        expected="a recipe (.toml), a directory or GGUF file that exists, or a Hub id, org/name[@revision]",
         remedy="check the spelling",
     )
 
@@ -199,6 +207,19 @@ def _choice(what: str, value: str, allowed: Mapping[str, object]) -> str:
     if value not in allowed:
         raise WispError(f"the {what} is not known", got=repr(value), expected=" or ".join(allowed))
     return value
+
+
+def _quantization(name: str | None, source: str) -> str:
+    """The scheme that was asked for; else that of weights which are quantized already; else the default."""
+    return _choice("quantization", name or stored_quantization(Path(source)) or DEFAULT_QUANTIZATION, SCHEMES)
+
+
+def _lora(adapter: Path | None, weights: str) -> Path | None:
+    if adapter is not None and weights == "none":
+        raise WispError(
+            "there are no weights to merge an adapter into", got="--lora with --weights none", remedy="leave one out"
+        )
+    return adapter
 
 
 def _integer(what: str, value: Any, least: int, most: int) -> int:

@@ -65,6 +65,22 @@ class MlcCheckpoint(Checkpoint):
         own = self._model is not None and (directory / "config.json").is_file()
         self.config = read_object(directory / "config.json") if own else huggingface_config(self._chat, self._is_tied)
 
+    def check_request(self, quantization: str, lora: Path | None) -> None:
+        """Raises WispError when more is asked for than to take the weights as they are."""
+        if lora is not None:
+            raise WispError(
+                "an adapter cannot be merged into weights that are quantized already",
+                got=f"--lora {lora} and {self.scheme.name} weights",
+                remedy="compile the original checkpoint with --lora",
+            )
+        if quantization != self.scheme.name:
+            raise WispError(
+                "the weights are quantized already",
+                got=f"--quant {quantization}",
+                expected=self.scheme.name,
+                remedy=f"use --quant {self.scheme.name}, or compile the original checkpoint",
+            )
+
     # ------------------------------------------------------------------------------------------------------------ text
 
     @property

@@ -5,7 +5,7 @@ float16 scale. Knows nothing of checkpoints or shards. All words are little endi
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,6 +16,9 @@ from compiler.errors import WispError
 from compiler.models.base import WeightSpec
 
 TensorLayout = tuple[str, Literal["uint32", "float16", "float32"], tuple[int, ...]]
+# Rows [start, stop) of a matrix -> the scales of its groups that the source itself was quantized with, (R, groups), 0
+# where there is none; None when it has none at all.
+GroupScales = Callable[[int, int], NDArray[np.float16] | None]
 
 FLOAT16_MAX = 65504.0
 # The least scale of a group that is not all zeros: a device may flush float16 subnormals and would lose the group.
@@ -90,12 +93,17 @@ def parameter_layout(spec: WeightSpec, scheme: Scheme) -> list[TensorLayout]:
 
 
 def quantize(
-    spec: WeightSpec, weight: NDArray[np.float32] | Iterable[NDArray[np.float32]], scheme: Scheme
+    spec: WeightSpec,
+    weight: NDArray[np.float32] | Iterable[NDArray[np.float32]],
+    scheme: Scheme,
+    source_scales: GroupScales | None = None,
 ) -> list[tuple[str, NDArray]]:
     """The stored tensors of a weight, `(name, array)`, as `parameter_layout` describes them.
 
     `weight` is the float32 array of `spec.shape`, or blocks of its rows in order (so that a large matrix is never held
-    whole in float32). Raises WispError for NaN, infinity, a wrong shape and values that do not fit float16.
+    whole in float32). A group whose elements are all whole multiples, within the scheme's range, of its scale in
+    `source_scales` keeps that scale and so its exact values; every other group gets the scheme's own.
+    Raises WispError for NaN, infinity, a wrong shape and values that do not fit float16.
     """
     layout = parameter_layout(spec, scheme)
     outputs = [np.empty(shape, dtype) for _, dtype, shape in layout]
@@ -104,7 +112,8 @@ def quantize(
         _check_block(spec, block, row)
         stop = row + block.shape[0]
         if spec.kind == "matrix" and scheme.group_size:
-            outputs[0][row:stop], outputs[1][row:stop] = _quantize_rows(spec, block, scheme)
+            source = source_scales(row, stop) if source_scales else None
+            outputs[0][row:stop], outputs[1][row:stop] = _quantize_rows(spec, block, scheme, source)
         else:
             outputs[0][row:stop] = _to_float(spec, block, outputs[0].dtype)
         row = stop
@@ -161,7 +170,9 @@ def _to_float(spec: WeightSpec, block: NDArray[np.float32], dtype: np.dtype) -> 
     return block.astype(dtype)
 
 
-def _quantize_rows(spec: WeightSpec, block: NDArray[np.float32], scheme: Scheme) -> tuple[NDArray, NDArray]:
+def _quantize_rows(
+    spec: WeightSpec, block: NDArray[np.float32], scheme: Scheme, source: NDArray[np.float16] | None
+) -> tuple[NDArray, NDArray]:
     """Words and scales of a block of rows, (R, K) -> (R, groups * words_per_group) and (R, groups)."""
     rows, columns = block.shape
     groups = scheme.groups(columns)
@@ -178,11 +189,22 @@ def _quantize_rows(spec: WeightSpec, block: NDArray[np.float32], scheme: Scheme)
             remedy="compile with --quant q0f32",
         )
     scales = np.where(largest > 0, np.maximum(scales, FLOAT16_MIN_NORMAL), 0).astype(np.float16)
+    if source is not None:
+        scales = np.where(_holds_exactly(grouped, source, scheme), source, scales)
     divisor = np.where(largest > 0, scales, 1).astype(np.float32)
     q = np.rint(grouped / divisor[:, :, None])
     np.clip(q, -scheme.zero_point, scheme.zero_point, out=q)
     q += scheme.zero_point
     return _pack(q.astype(np.uint8).reshape(rows, -1), scheme), scales
+
+
+def _holds_exactly(grouped: NDArray[np.float32], scales: NDArray[np.float16], scheme: Scheme) -> NDArray[np.bool_]:
+    """Which groups, (R, groups, group_size), are whole multiples of these scales within the scheme's range."""
+    usable = (scales >= FLOAT16_MIN_NORMAL) & (grouped != 0).any(axis=2)
+    step = np.where(usable, scales, 1).astype(np.float32)[:, :, None]
+    q = np.rint(grouped / step)
+    fits: NDArray[np.bool_] = usable & ((np.abs(q) <= scheme.zero_point) & (q * step == grouped)).all(axis=2)
+    return fits
 
 
 def _pack(q: NDArray[np.uint8], scheme: Scheme) -> NDArray[np.uint32]:
