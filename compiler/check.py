@@ -224,7 +224,7 @@ def compare_weights(
             row = 0
             for block in checkpoint.blocks(spec):
                 part = replace(spec, shape=block.shape)
-                for name, expected in quantize(part, block, scheme):
+                for name, expected in quantize(part, block, scheme, checkpoint.source_scales(spec, row)):
                     stored = artifact.tensor(name, row, row + len(block))
                     if stored.tobytes() != expected.tobytes() and name not in differing:
                         differing.append(name)
