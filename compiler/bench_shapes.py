@@ -21,7 +21,7 @@ import compiler
 from compiler.artifact import MANIFEST, ArtifactWriter, check_output, tensor_metadata
 from compiler.build import Source, Text, describe, lower, plan_network, write_text, write_variants
 from compiler.checkpoint import CheckpointSource
-from compiler.config import DEFAULT_PREFILL_CHUNKS, DEFAULT_QUANTIZATION, BuildConfig, generation_defaults
+from compiler.config import DEFAULT_QUANTIZATION, generation_defaults, resolve_config
 from compiler.errors import WispError
 from compiler.models.base import WeightSpec
 from compiler.progress import Report, Silent
@@ -111,28 +111,20 @@ def write_random_artifact(
     """Compiles `model` for its whole `max_position_embeddings` and writes it as an artifact."""
     progress = progress or Silent()
     check_output(output)
-    config = BuildConfig(
-        source=model.id,
-        source_kind="directory",
-        revision=None,
-        architecture=None,
-        id=model.id,
-        name=f"{model.id}, random weights",
-        quantization=quantization,
-        context=model.config["max_position_embeddings"],
-        prefill_chunks=DEFAULT_PREFILL_CHUNKS,
-        variants=tuple(variants),
-        generation={},
-        suggestions=(),
-        weights="full",
-        mlc_shards=False,
-        output=output,
-        dump=None,
-    )
-    source = Source(None, model.config, CheckpointSource("directory", model.id, None))
-    network = plan_network(config, source)
-    lowered = lower(config, network, progress)
     with tempfile.TemporaryDirectory() as scratch, ArtifactWriter(output) as writer:
+        (Path(scratch) / "config.json").write_text(json.dumps(model.config))
+        (Path(scratch) / "tokenizer.json").write_bytes(model.tokenizer)
+        config = resolve_config(
+            scratch,
+            output=output,
+            identifier=model.id,
+            quantization=quantization,
+            context=model.config["max_position_embeddings"],
+            variants=variants,
+        )
+        source = Source(None, model.config, CheckpointSource("directory", model.id, None))
+        network = plan_network(config, source)
+        lowered = lower(config, network, progress)
         tensors = 0
         with progress.stage("random weights", len(network.specs)) as advance:
             for spec in network.specs:
@@ -140,9 +132,7 @@ def write_random_artifact(
                     writer.add_tensor(name, tensor)
                     tensors += 1
                 advance(1)
-        tokenizer = Path(scratch) / "tokenizer.json"
-        tokenizer.write_bytes(model.tokenizer)
-        text = Text((tokenizer,), None, None, (STOP_TOKEN,), generation_defaults({}, {}))
+        text = Text((Path(scratch) / "tokenizer.json",), None, None, (STOP_TOKEN,), generation_defaults({}, {}))
         write_variants(network, lowered, writer)
         write_text(source, network, text, writer)
         metadata = tensor_metadata(tensors, network.parameters, network.weight_bytes)
