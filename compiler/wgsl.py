@@ -41,7 +41,7 @@ _GUARD = "  if (blockIdx.z * gridDim.x + blockIdx.x > podArgs.packGridDimX) { re
 _GRID_DIM = "  @builtin(num_workgroups) gridDim : vec3<u32>,\n"
 _BINDING = re.compile(r"@group\(0\) @binding\((\d+)\) var<storage, (read|read_write)> (\w+) : array<([\w<>]+)>;")
 _SHARED = re.compile(r"var<workgroup> (\w+) : array<([\w<>]+), (\d+)>;")
-_LOCAL = re.compile(r"^  var (\w+) : array<([\w<>]+), (\d+)>;$", re.MULTILINE)
+_LOCAL = re.compile(r"^( +)var (\w+) : array<([\w<>]+), (\d+)>;$", re.MULTILINE)
 _ENTRY = re.compile(r"fn (\w+)\(\n")
 _WORKGROUP = re.compile(r"@workgroup_size\((\d+), (\d+), (\d+)\)")
 _BYTES = {"f32": 4, "u32": 4, "i32": 4, "f16": 2}
@@ -67,12 +67,12 @@ def _element_bytes(kind: str) -> int:
 
 def _scalarize(source: str) -> str:
     """Turn a register array that is indexed by constants alone into one variable an element."""
-    for name, kind, length in _LOCAL.findall(source):
+    for indent, name, kind, length in _LOCAL.findall(source):
         uses = re.findall(rf"\b{name}\[([^\]]*)\]", source)
         if not all(re.fullmatch(r"\d+i", use) for use in uses):
             continue
-        variables = "\n".join(f"  var {name}_{i} : {kind};" for i in range(int(length)))
-        source = source.replace(f"  var {name} : array<{kind}, {length}>;", variables)
+        variables = "\n".join(f"{indent}var {name}_{i} : {kind};" for i in range(int(length)))
+        source = source.replace(f"{indent}var {name} : array<{kind}, {length}>;", variables)
         source = re.sub(rf"\b{name}\[(\d+)i\]", rf"{name}_\1", source)
     return source
 

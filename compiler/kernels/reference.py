@@ -28,6 +28,14 @@ def rms_norm(x: Floats, gamma: Floats, epsilon: float) -> NDArray[np.float64]:
     return wide * gamma.astype(np.float64) / np.sqrt(np.mean(wide**2, axis=-1, keepdims=True) + epsilon)
 
 
+def layer_norm(x: Floats, gamma: Floats, beta: Floats, epsilon: float) -> NDArray[np.float64]:
+    """`(x - mean) / sqrt(variance + epsilon) * gamma + beta` a row: (..., K), (K), (K) -> same. arXiv:1607.06450."""
+    wide = x.astype(np.float64)
+    centred = wide - wide.mean(axis=-1, keepdims=True)
+    deviation = np.sqrt(np.mean(centred**2, axis=-1, keepdims=True) + epsilon)
+    return centred / deviation * gamma.astype(np.float64) + beta.astype(np.float64)
+
+
 def matmul(x: Floats, weight: Floats) -> NDArray[np.float64]:
     """`x W^T`: (T, K), (N, K) -> (T, N). `weight` is dequantized."""
     return x.astype(np.float64) @ weight.astype(np.float64).T
@@ -42,7 +50,13 @@ def matvec(x: Floats, weight: Floats, gamma: Floats | None = None, epsilon: floa
 def gated(gate_up: Floats) -> NDArray[np.float64]:
     """`silu(gate) * up` with gate the first half, up the second: (..., 2 N) -> (..., N). Shazeer, arXiv:2002.05202."""
     gate, up = np.split(gate_up.astype(np.float64), 2, axis=-1)
-    return gate / (1.0 + np.exp(-gate)) * up
+    return gate * (1 + np.tanh(gate / 2)) / 2 * up
+
+
+def gelu(x: Floats) -> NDArray[np.float64]:
+    """GELU by tanh, `gelu_new` of transformers: (...) -> (...). Hendrycks and Gimpel, arXiv:1606.08415."""
+    wide = x.astype(np.float64)
+    return wide / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (wide + 0.044715 * wide**3)))
 
 
 def embed(weight: Floats, ids: Ids) -> Floats:
@@ -82,17 +96,19 @@ def rotate(heads: Floats, cos: Floats, sin: Floats) -> NDArray[np.float64]:
 # ----------------------------------------------------------------------------------------------------------- attention
 
 
-def attention(query: Floats, cache: Floats, position: int) -> NDArray[np.float64]:
+def attention(query: Floats, cache: Floats, position: int, window: int | None = None) -> NDArray[np.float64]:
     """Causal attention of T queries at `position`, `position + 1`, ...: (T, H, D), (S, 2, G, D) -> (T, H, D).
 
     `cache[s]` holds position s: keys, then values, of G heads; query head h reads head `h // (H / G)`. A query sees its
-    own position and those before it. Vaswani et al., arXiv:1706.03762; grouped: Ainslie et al., arXiv:2305.13245.
+    own position and those before it, with a window only that many (arXiv:2004.05150). Vaswani et al., arXiv:1706.03762;
+    grouped queries: Ainslie et al., arXiv:2305.13245.
     """
     rows, heads, size = query.shape
     shared = heads // cache.shape[2]
     out = np.empty(query.shape)
     for t in range(rows):
-        seen = cache[: position + t + 1].astype(np.float64)  # (S', 2, G, D)
+        end = position + t + 1
+        seen = cache[max(0, end - window) if window else 0 : end].astype(np.float64)  # (S', 2, G, D)
         for head in range(heads):
             keys, values = seen[:, 0, head // shared], seen[:, 1, head // shared]
             scores = keys @ query[t, head].astype(np.float64) / np.sqrt(size)

@@ -19,6 +19,14 @@ from compiler import wgsl
 from compiler.native import missing_features, native_source
 
 GUARD = 64
+# WebGPU's, https://www.w3.org/TR/webgpu/#limits; wgpu would otherwise give all that the adapter has.
+DEFAULT_LIMITS = {
+    "max-storage-buffers-per-shader-stage": 8,
+    "max-storage-buffer-binding-size": 128 << 20,
+    "max-compute-workgroup-storage-size": 16384,
+    "max-compute-invocations-per-workgroup": 256,
+    "max-compute-workgroups-per-dimension": 65535,
+}
 USAGE = wgpu.BufferUsage.STORAGE | wgpu.BufferUsage.COPY_DST | wgpu.BufferUsage.COPY_SRC
 
 
@@ -43,10 +51,11 @@ class Gpu:
 
     @classmethod
     def open(cls, adapter: Any) -> Gpu:
-        """A device with the features that the kernels may use, as far as the adapter has them."""
+        """A device of WebGPU's default limits, with the features that kernels may use where the adapter has them."""
         f16, subgroups = (not missing_features(adapter, [name]) for name in ("shader-f16", "subgroups"))
         features = [name for name, there in (("shader-f16", f16), ("subgroup", subgroups)) if there]
-        return cls(adapter, adapter.request_device_sync(required_features=features), f16, subgroups)
+        device = adapter.request_device_sync(required_features=features, required_limits=DEFAULT_LIMITS)
+        return cls(adapter, device, f16, subgroups)
 
     def compile(self, function: tirx.PrimFunc, subgroups: bool = False) -> Compiled:
         """Render a kernel and make its pipeline."""

@@ -116,6 +116,42 @@ def test_prefill(gpu: Gpu, heads: Heads, activation: str, chunk: int) -> None:
         assert_untouched(out[length:])
 
 
+@pytest.mark.parametrize("splits", [1, 3])
+@pytest.mark.parametrize("window", [1, 64, 100])
+def test_decode_with_a_sliding_window(gpu: Gpu, window: int, splits: int) -> None:
+    """Keys that left the window are NaN, block by block: a kernel that reads one it need not shows."""
+    rng, heads = np.random.default_rng(window), Heads(6, 2, 48, 48)
+    shape = attention.Shape(heads, 1, splits, CONTEXT, window)
+    calls = [gpu.compile(attention.attention("attention", shape, STATE_WORDS, "float32"))]
+    combine = gpu.compile(attention.combine("combine", shape, "float32")) if splits > 1 else None
+    size = heads.query * heads.size
+    for used in (1, window, window + 1, 192, 257, CONTEXT):
+        cache, query = cache_of(rng, used, heads, "float32"), query_of(rng, 1, heads, "float32")
+        cache[: max(0, used - window) // 64 * 64] = np.nan
+        arrays = {"query": query, "cache": cache, "state": state(used - 1)}
+        arrays["out"] = poison((heads.query, splits, heads.size + 4) if combine else size, "float32")
+        out = gpu.run(calls, arrays)["out"]
+        if combine:
+            out = gpu.run([combine], {"partial": out, "out": poison(size, "float32")})["out"]
+        assert_close(out, reference.attention(query, cache, used - 1, window).reshape(-1), "float32")
+
+
+@pytest.mark.parametrize("window", [1, 70])
+def test_prefill_with_a_sliding_window(gpu: Gpu, window: int) -> None:
+    """The queries of a workgroup see different keys, some of a block that the first of them needs and the last not."""
+    rng, heads, chunk = np.random.default_rng(window), Heads(4, 2, 64, 64), 21
+    shape = attention.Shape(heads, chunk, 1, CONTEXT, window)
+    kernel = gpu.compile(attention.attention("attention", shape, STATE_WORDS, "float32"))
+    for position, length in ((0, chunk), (120, chunk), (130, 3), (CONTEXT - chunk, chunk)):
+        cache = cache_of(rng, position + length, heads, "float32")
+        query = poison((chunk, heads.query, heads.size), "float32")
+        query[:length] = query_of(rng, length, heads, "float32")
+        arrays = {"query": query, "cache": cache, "state": state(position, length)}
+        out = gpu.run([kernel], {**arrays, "out": poison(query.shape, "float32")})["out"]
+        assert_close(out[:length], reference.attention(query[:length], cache, position, window), "float32")
+        assert_untouched(out[length:])
+
+
 def test_large_scores_do_not_overflow(gpu: Gpu) -> None:
     """Scores of several hundred, whose exponentials overflow f32 without the running maximum."""
     rng, heads = np.random.default_rng(1), Heads(2, 1, 64, 64)

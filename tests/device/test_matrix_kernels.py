@@ -235,6 +235,64 @@ def test_rms_norm(gpu: Gpu, chunk: int, length: int, k: int, scheme: str, activa
     assert_untouched(out[length:])
 
 
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("scheme", ["q4f16_1", "q0f32"])
+@pytest.mark.parametrize(("chunk", "length", "k"), [(1, 1, 136), (7, 3, 40), (5, 5, 1000)])
+def test_layer_norm(gpu: Gpu, chunk: int, length: int, k: int, scheme: str, activation: str) -> None:
+    """A chunk of one is a decode step, whose state has no valid length."""
+    require(gpu, activation)
+    rng = np.random.default_rng(k)
+    x = poison((chunk, k), activation)
+    x[:length] = rng.normal(2, 3, (length, k)).astype(activation)  # a mean that must not cost precision
+    gamma, beta = gamma_of(rng, scheme, k), gamma_of(rng, scheme, k)
+    kernel = norm.layer_norm("layer_norm", chunk, k, norm_of(scheme), STATE_WORDS, activation)
+    arrays = {"x": x, "gamma": gamma, "beta": beta, "out": poison((chunk, k), activation)}
+    if chunk > 1:
+        arrays["state"] = state(0, 0, length)
+    out = gpu.run_kernel(kernel, arrays)["out"]
+    assert_close(out[:length], reference.layer_norm(x[:length], gamma, beta, EPSILON), activation)
+    assert_untouched(out[length:])
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize(("scheme", "kind"), [("q4f16_1", "gelu"), ("q0f32", "gelu"), ("q8f16_1", "gated")])
+def test_biases_and_gelu(gpu: Gpu, scheme: str, kind: str, activation: str) -> None:
+    """Decode and prefill: an odd number of biases, added before the activation function, up to where it saturates."""
+    require(gpu, activation)
+    rng = np.random.default_rng(8)
+    k, units, chunk, length = 104, 51, 18, 7
+    rows = 2 * units if kind == "gated" else units
+    weight = stored_matrix(rng, scheme, rows, k)
+    bias = rng.normal(0, 2, rows).astype(np.float32 if scheme == "q0f32" else np.float16)
+    x = rng.normal(0, 1, (length, k)).astype(activation)
+    x[1:3] *= 30 if kind == "gelu" else 4
+    sums = reference.matmul(x, weight.values) + bias.astype(np.float64)
+    want = reference.gated(sums) if kind == "gated" else reference.gelu(sums)
+
+    def unit_rows(unit: Any) -> tuple[Any, ...]:
+        return (unit, unit + units) if kind == "gated" else (unit,)
+
+    def declare(rows_out: int) -> epilogue.Declare:
+        make = epilogue.store_gated if kind == "gated" else epilogue.store_gelu
+        return epilogue.with_bias(make(rows_out, units, activation), rows, unit_rows, scheme != "q0f32")
+
+    bound = np.append(bias, poison(rows % 2, "float16")) if bias.dtype == np.float16 else bias
+    tuning = LANES.paired if kind == "gated" else LANES.single
+    kernel = matvec.matvec("one", scheme, rows, k, units, unit_rows, declare(1), tuning, activation)
+    for row in (0, 1):
+        arrays = {"x": x[row], **weight.arrays, "bias": bound, "out": poison(units, activation)}
+        assert_close(gpu.run_kernel(kernel, arrays)["out"], want[row], activation)
+    kernel = matmul.matmul(
+        "chunk", scheme, chunk, rows, k, units, unit_rows, declare(chunk), STATE_WORDS, activation
+    )  # fmt: skip
+    padded = poison((chunk, k), activation)
+    padded[:length] = x
+    arrays = {"x": padded, **weight.arrays, "bias": bound, "state": state(0, 0, length)}
+    out = gpu.run_kernel(kernel, {**arrays, "out": poison((chunk, units), activation)})["out"]
+    assert_close(out[:length], want, activation)
+    assert_untouched(out[length:])
+
+
 # ---------------------------------------------------------------------------------------------- embedding and positions
 
 
@@ -310,6 +368,45 @@ def test_rotate_chunk(gpu: Gpu, heads: str, activation: str) -> None:
     assert_close(out["query"][:length], turned[:, : shape.query].reshape(length, -1), activation)
     assert_untouched(out["query"][length:])
     kept = np.concatenate([turned[:, shape.query :], split[:, turning:]], axis=1).reshape(length, -1)
+    assert_close(out["cache"][position : position + length], kept, activation)
+    assert_untouched(np.delete(out["cache"], np.s_[position : position + length], axis=0))
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize(("heads", "scheme"), [("mqa", "q4f16_1"), ("gqa_partial", "q0f32"), ("mha_partial", "q0f16")])
+@pytest.mark.parametrize(("chunk", "length"), [(1, 1), (11, 8)])
+def test_normalize_rotate_chunk(gpu: Gpu, chunk: int, length: int, heads: str, scheme: str, activation: str) -> None:
+    """Queries and keys have their norms, values none; a chunk of one is a decode step."""
+    require(gpu, activation)
+    rng, shape = np.random.default_rng(9), HEADS[heads]
+    position = 253
+    table = embed.rope_table(10000.0 ** -(np.arange(shape.rotary // 2) / shape.rotary * 2), 1.0, CONTEXT)
+    qkv = poison((chunk, shape.rows), activation)
+    qkv[:length] = rng.normal(0, 2, (length, shape.rows)).astype(activation)
+    gammas = [gamma_of(rng, scheme, shape.size) for _ in range(2)]
+    kernel = embed.normalize_rotate_chunk(
+        "rotate", shape, chunk, CONTEXT, norm_of(scheme), STATE_WORDS, activation
+    )  # fmt: skip
+    arrays = {
+        "qkv": qkv,
+        "query_gamma": gammas[0],
+        "key_gamma": gammas[1],
+        "state": state(position, 0, length if chunk > 1 else 0),
+        "rope": table,
+        "cache": poison((CONTEXT, 2 * shape.key_value * shape.size), activation),
+        "query": poison((chunk, shape.query * shape.size), activation),
+    }
+    out = gpu.run_kernel(kernel, arrays)
+    split = qkv[:length].reshape(length, -1, shape.size).astype(np.float64)
+    query, key, value = np.split(split, [shape.query, shape.query + shape.key_value], axis=1)
+    cos, sin = reference.cos_sin(table, CONTEXT, np.arange(position, position + length).astype(np.uint32))
+    query, key = (
+        reference.rotate(reference.rms_norm(part, gamma, EPSILON), cos, sin)
+        for part, gamma in zip((query, key), gammas, strict=True)
+    )
+    assert_close(out["query"][:length], query.reshape(length, -1), activation)
+    assert_untouched(out["query"][length:])
+    kept = np.concatenate([key, value], axis=1).reshape(length, -1)
     assert_close(out["cache"][position : position + length], kept, activation)
     assert_untouched(np.delete(out["cache"], np.s_[position : position + length], axis=0))
 
