@@ -3,11 +3,9 @@
 Every stage takes and gives frozen values; what a stage does is in the module it is named after.
 """
 
-import hashlib
-import json
 import math
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-import compiler
-from compiler.artifact import MANIFEST, TENSOR_CACHE, ArtifactWriter, check_output, dump_json, tensor_metadata
+from compiler.artifact import TENSOR_CACHE, ArtifactWriter, check_output, dump_json, tensor_metadata
 from compiler.checkpoint import Checkpoint, CheckpointSource, open_checkpoint
 from compiler.config import BuildConfig, clip_prefill_chunks, default_context, generation_defaults
 from compiler.errors import WispError
@@ -311,44 +308,3 @@ def describe_variant(name: str, lowered: Lowered) -> dict[str, Any]:
             str(chunk): len(plan["programs"][f"prefill_{chunk}"]) for chunk in plan["prefill_chunks"]
         },
     }
-
-
-# ------------------------------------------------------------------------------------------------------ only when stale
-
-
-def build_if_stale(config: BuildConfig, report: Report | None = None) -> Path:
-    """`build`, unless `config.output` was built from the same files by the same compiler with the same configuration.
-
-    Only for a checkpoint in a directory. What it was built from is kept beside the artifact, not in it.
-    """
-    stamp = config.output.with_name(f".{config.output.name}.inputs")
-    inputs = _inputs_digest(config)
-    try:
-        fresh = stamp.read_text() == inputs + _artifact_digest(config.output)
-    except OSError:
-        fresh = False
-    if not fresh:
-        build(config, report)
-        stamp.write_text(inputs + _artifact_digest(config.output))
-    return config.output
-
-
-def _artifact_digest(output: Path) -> str:
-    return hashlib.sha256((output / MANIFEST).read_bytes()).hexdigest()
-
-
-def _inputs_digest(config: BuildConfig) -> str:
-    """A digest of the configuration, of the checkpoint's files and of the compiler itself."""
-    digest = hashlib.sha256(json.dumps(asdict(config), default=str, sort_keys=True).encode())
-    own = Path(compiler.__file__).parent
-    _update(digest.update, sorted(own.rglob("*.py")), own)
-    checkpoint = Path(config.source)
-    patterns = ("*.json", "*.safetensors", "*.bin", "*.jinja")
-    _update(digest.update, sorted(path for pattern in patterns for path in checkpoint.glob(pattern)), checkpoint)
-    return digest.hexdigest()
-
-
-def _update(update: Callable[[bytes], object], files: Sequence[Path], root: Path) -> None:
-    for file in files:
-        with file.open("rb") as stream:
-            update(f"{file.relative_to(root)} {hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())

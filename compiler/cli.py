@@ -74,8 +74,8 @@ def _serve(parsed: argparse.Namespace) -> None:
 
 
 def _demo(parsed: argparse.Namespace) -> None:
-    from compiler.build import build_if_stale
     from compiler.progress import Terminal
+    from compiler.stale import build_if_stale
 
     if not parsed.compile_only:
         _check_address(parsed.host, parsed.port)  # before the wait, not after it

@@ -25,7 +25,7 @@ def artifacts_dir(request: pytest.FixtureRequest) -> Path:
 @pytest.fixture(scope="session")
 def artifact_demo(artifacts_dir: Path) -> Path:
     """The demo model, compiled for every variant."""
-    from compiler.build import build_if_stale
     from compiler.config import resolve_config
+    from compiler.stale import build_if_stale
 
     return build_if_stale(resolve_config(str(ROOT / "configs" / "demo"), output=artifacts_dir / "demo"))
