@@ -35,13 +35,14 @@ def _byte_level(use_regex: bool) -> Json:
     return {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": use_regex}
 
 
-def _split(expression: str) -> tuple[Json, ...]:
+def _split(expression: str, then_regex: bool = False) -> tuple[Json, ...]:
     split = {"type": "Split", "pattern": {"Regex": expression}, "behavior": "Isolated", "invert": False}
-    return split, _byte_level(use_regex=False)
+    return split, _byte_level(then_regex)
 
 
 _GPT2 = PreTokenizer((_byte_level(use_regex=True),))
-_DIGITS = PreTokenizer(({"type": "Digits", "individual_digits": True}, _byte_level(use_regex=True)))
+# These models say `Digits`, which means the same in Python; in the browser's library it knows ASCII digits only.
+_DIGITS = PreTokenizer(_split(r"\p{N}", then_regex=True))
 _LLAMA_BPE = PreTokenizer(_split(_LLAMA3), ignore_merges=True, add_bos=True)
 _CL100K = PreTokenizer(_split(_LLAMA3))
 _QWEN = PreTokenizer(_split(_QWEN2), normalizer={"type": "NFC"})

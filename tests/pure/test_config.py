@@ -120,12 +120,12 @@ def test_a_bad_argument_is_refused(tmp_path: Path) -> None:
     for bad in ({"quantization": "q3"}, {"context": 4}, {"variants": ["x"]}, {"identifier": "a/b"}, {"identifier": ""}):
         with pytest.raises(WispError):
             resolve_config("org/model", **bad)
-    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    (tmp_path / "model.onnx").write_bytes(b"ONNX")
     for source in (
         "nothing-here",
         "./nothing/here",
         "a/b/c",
-        str(tmp_path / "model.gguf"),
+        str(tmp_path / "model.onnx"),
         str(tmp_path / "no.toml"),
         "",
     ):
