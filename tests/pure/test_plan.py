@@ -1,0 +1,206 @@
+"""The plan: planned and shared storages carry the same data as one buffer a tensor would; dumps are in order."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tvm import relax
+
+from compiler import lower
+from compiler.lower import Lowered, lower_variant
+from compiler.models import config_from_huggingface, weight_specs
+from compiler.models.base import ModelConfig
+from compiler.models.decoder import Decoder
+from compiler.models.layers import Geometry
+from compiler.plan import Call, Program, assemble, read_program, share_storages
+from compiler.quantize import SCHEMES
+from compiler.variants import VARIANTS
+from compiler.wgsl import KernelInfo
+
+VARIANT, SCHEME, CONTEXT, CHUNKS = VARIANTS["webgpu-f32"], SCHEMES["q4f16_1"], 512, (32, 16)
+
+
+@pytest.fixture(scope="module")
+def model() -> ModelConfig:
+    raw = {
+        "model_type": "llama",
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "vocab_size": 331,
+        "max_position_embeddings": CONTEXT,
+        "tie_word_embeddings": True,
+    }
+    return config_from_huggingface(raw, CONTEXT)
+
+
+@pytest.fixture(scope="module")
+def dump(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("dump")
+
+
+@pytest.fixture(scope="module")
+def lowered(model: ModelConfig, dump: Path) -> Lowered:
+    return lower_variant(model, SCHEME, VARIANT, CONTEXT, CHUNKS, dump)
+
+
+# --------------------------------------------------------------------------------------------------------- data flow
+
+
+Access = tuple[str, tuple[Any, ...]]  # a dispatch's entry point and what it reads
+
+
+def data_flow(dispatches: Iterable[tuple[KernelInfo, list[str]]]) -> list[Access]:
+    """What each dispatch reads, as the name of the dispatch that wrote it; `dispatches` are (kernel, buffers bound).
+
+    A buffer that no dispatch of the program has written holds its own name. A binding that is written is read too where
+    it is a parameter (a cache, the state): its old content matters.
+    """
+    content: dict[str, Any] = {}
+    flow = []
+    for number, (info, bound) in enumerate(dispatches):
+        pairs = list(zip(bound, info.bindings, strict=True))
+        read = [content.get(b, b) for b, access in pairs if access == "read" or not b.startswith("scratch")]
+        flow.append((info.entry, tuple(read)))
+        for place, (buffer, access) in enumerate(pairs):
+            if access == "read_write":
+                content[buffer] = (number, place)
+    return flow
+
+
+@dataclass(frozen=True)
+class Unplanned:
+    """The same programs before Relax plans their memory, when every tensor has a storage of its own."""
+
+    flow: dict[str, list[Access]]
+    bytes: dict[str, list[list[int]]]  # of each dispatch's bindings; 0 for those that are parameters
+
+
+@pytest.fixture(scope="module")
+def unplanned(model: ModelConfig) -> Unplanned:
+    graph = Decoder(Geometry(model, SCHEME, VARIANT, CONTEXT, CHUNKS), weight_specs(model))
+    module, parameters = graph.export_tvm({program: {} for program in graph.geometry.programs})
+    for name, make in lower.PASSES:
+        if name != "static_plan_block_memory":
+            module = make()(module)
+    names = [lower._label(name) for name, _ in parameters]
+    kernels = lower._render(graph, VARIANT)
+    flow, sizes = {}, {}
+    for name, program in lower._read_programs(module, graph, names).items():
+        bound = [[call.operands[i] for i in kernels[call.kernel].parameters] for call in program.calls]
+        infos = [kernels[call.kernel] for call in program.calls]
+        flow[name] = data_flow(zip(infos, [[_named(o) for o in operands] for operands in bound], strict=True))
+        storages = {f"storage:{i}": size for i, size in enumerate(program.storages)}
+        sizes[name] = [[storages.get(operand, 0) for operand in operands] for operands in bound]
+    return Unplanned(flow, sizes)
+
+
+def _named(operand: str) -> str:
+    return operand.replace("storage:", "scratch.").removeprefix("runtime.")
+
+
+def planned_flow(plan: dict[str, Any]) -> dict[str, list[Access]]:
+    infos = [
+        KernelInfo(k["entry"], tuple(k["workgroup_size"]), 0, tuple(k["bindings"]), (), (1, 1, 1), "")
+        for k in plan["kernels"]
+    ]
+    names = [buffer["name"] for buffer in plan["buffers"]]
+    return {
+        name: data_flow((infos[d["kernel"]], [names[b] for b in d["bind"]]) for d in program)
+        for name, program in plan["programs"].items()
+    }
+
+
+def test_shared_buffers_never_hold_two_live_tensors(unplanned: Unplanned, lowered: Lowered) -> None:
+    """Every dispatch of the plan reads what the dispatch that was meant to wrote, as it would without any sharing."""
+    got = planned_flow(lowered.plan)
+    assert got == unplanned.flow
+    assert {name: len(flow) for name, flow in got.items()} == {"decode": 23, "prefill_32": 20, "prefill_16": 20}
+    scratch = [b for b in lowered.plan["buffers"] if b["kind"] == "scratch"]
+    assert len(scratch) < 12, "nothing is shared, so this test proves nothing"
+
+
+def test_the_comparison_notices_an_alias(lowered: Lowered) -> None:
+    """Binding one scratch buffer in place of another changes the data flow."""
+    want = planned_flow(lowered.plan)
+    scratch = [i for i, b in enumerate(lowered.plan["buffers"]) if b["kind"] == "scratch"]
+    changed = 0
+    for first, second in itertools.combinations(scratch, 2):
+        plan = json.loads(json.dumps(lowered.plan))
+        for dispatch in plan["programs"]["decode"]:
+            dispatch["bind"] = [first if b == second else b for b in dispatch["bind"]]
+        changed += planned_flow(plan) != want
+    assert changed > 0
+
+
+def test_scratch_buffers_are_large_enough(unplanned: Unplanned, lowered: Lowered) -> None:
+    buffers = lowered.plan["buffers"]
+    for name, program in lowered.plan["programs"].items():
+        for dispatch, needed in zip(program, unplanned.bytes[name], strict=True):
+            for buffer, size in zip(dispatch["bind"], needed, strict=True):
+                assert buffers[buffer]["bytes"] >= size
+                assert (buffers[buffer]["kind"] == "scratch") == (size > 0)
+
+
+# ------------------------------------------------------------------------------------------------------------- pieces
+
+
+def test_programs_share_storages_by_size() -> None:
+    sizes, places = share_storages(
+        {"decode": Program((), (100, 8, 5000)), "prefill_16": Program((), (64, 4096)), "empty": Program((), ())}
+    )
+    assert sizes == [5008, 112, 16]
+    assert places["decode"] == {"storage:2": 0, "storage:0": 1, "storage:1": 2}
+    assert places["prefill_16"] == {"storage:1": 0, "storage:0": 1}
+    for program in places.values():
+        assert len(set(program.values())) == len(program), "two storages of a program have one buffer"
+
+
+def test_assemble_orders_operands_as_the_kernel_binds_them() -> None:
+    info = KernelInfo("scale", (64, 1, 1), 0, ("read", "read_write"), (1, 0), (3, 1, 1), "")
+    named = {
+        "w": {"kind": "weight", "name": "w", "bytes": 16},
+        "unused": {"kind": "io", "name": "unused", "bytes": 16},
+        "state": {"kind": "state", "name": "state", "bytes": 64},
+    }
+    program = Program((Call("a", ("storage:0", "w")), Call("b", ("state", "storage:0"))), (48,))
+    plan = assemble({"format": "wisp-plan"}, named, {"decode": program}, {"a": info, "b": info})
+    assert [b["name"] for b in plan["buffers"]] == ["w", "state", "scratch.0"]
+    assert len(plan["kernels"]) == 1, "kernels of one text are one kernel"
+    assert [d["bind"] for d in plan["programs"]["decode"]] == [[0, 2], [2, 1]]
+    assert plan["programs"]["decode"][0]["grid"] == [3, 1, 1]
+
+
+def test_a_function_that_is_not_planned_is_refused(model: ModelConfig) -> None:
+    graph = Decoder(Geometry(model, SCHEME, VARIANT, CONTEXT, CHUNKS), weight_specs(model))
+    module, parameters = graph.export_tvm({"decode": {}})
+    module = relax.transform.ToNonDataflow()(module)
+    names = [lower._label(name) for name, _ in parameters]
+    with pytest.raises(RuntimeError, match="unexpected call"):
+        read_program(module["decode"], names, {})
+
+
+# -------------------------------------------------------------------------------------------------------------- dumps
+
+
+def test_dumps_are_numbered_in_the_order_of_the_stages(lowered: Lowered, dump: Path) -> None:
+    files = sorted(path.name for path in (dump / VARIANT.name).iterdir())
+    stages = ["graph.py", *(f"{name}.py" for name, _ in lower.PASSES), "kernels.wgsl", "plan.json"]
+    assert files == [f"{i:02d}_{stage}" for i, stage in enumerate(stages)]
+    assert json.loads((dump / VARIANT.name / files[-1]).read_text()) == lowered.plan
+    assert (dump / VARIANT.name / files[-2]).read_text() == lowered.kernels
+    assert "alloc_storage" in (dump / VARIANT.name / "04_static_plan_block_memory.py").read_text()
+
+
+def test_two_compilations_are_equal(model: ModelConfig, lowered: Lowered) -> None:
+    again = lower_variant(model, SCHEME, VARIANT, CONTEXT, CHUNKS)
+    assert again.plan == lowered.plan
+    assert again.kernels == lowered.kernels
