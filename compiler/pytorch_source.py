@@ -6,6 +6,7 @@ under `compiler/` imports. Knows nothing of what the tensors are for.
 
 import pickle
 import re
+import warnings
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -48,8 +49,10 @@ def _load(file: Path) -> dict[str, Any]:
 def _load_version(file: Path, modified: int, size: int) -> dict[str, Any]:
     torch = _torch(file)
     try:
-        # What torch wrote before 1.6 is no zip file, and cannot be mapped.
-        tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=is_zipfile(file))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of formats that it reads all the same
+            # What torch wrote before 1.6 is no zip file, and cannot be mapped.
+            tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=is_zipfile(file))
     except pickle.UnpicklingError as error:
         unsafe = re.search(r"GLOBAL ([\w.]+)", str(error))
         raise WispError(
