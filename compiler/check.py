@@ -8,7 +8,7 @@ nothing of how either works inside.
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +20,11 @@ from rich.table import Table
 from tokenizers import Tokenizer
 
 from compiler.artifact import Artifact, load_artifact
-from compiler.checkpoint import Checkpoint, open_checkpoint
-from compiler.config import resolve_config
+from compiler.check_weights import compare_weights, match, stored_rows
 from compiler.errors import WispError
-from compiler.models import config_from_huggingface, weight_specs
-from compiler.models.base import ModelConfig, WeightSpec
+from compiler.models.base import ModelConfig
 from compiler.native import NativeRuntime, missing_features, open_variant, request_adapter
 from compiler.progress import Report, Silent
-from compiler.quantize import SCHEMES, Scheme, dequantize, parameter_layout, quantize
 from compiler.reference_model import ReadRows, ReferenceModel
 
 # The largest error of a logit, relative to the largest logit of its step.
@@ -47,28 +44,28 @@ def check(
     variants: Sequence[str] | None = None,
     tokens: int = DEFAULT_TOKENS,
     text: Path | None = None,
+    lora: Path | None = None,
     progress: Report | None = None,
 ) -> dict[str, Any]:
     """Compares an artifact with the checkpoint `reference`; the report's `passed` says whether every bound held.
 
-    `reference` is whatever `wisp compile` takes. A variant that this machine's adapter lacks features for is skipped,
-    with the reason. Raises WispError for input that cannot be compared.
+    `reference` is whatever `wisp compile` takes, `lora` the adapter that was merged into it. A variant that
+    this machine's GPU lacks features for is skipped, with the reason. Raises WispError for what cannot be compared.
     """
     progress = progress or Silent()
     artifact = load_artifact(artifact_path)
     chosen = choose_variants(artifact, variants)
-    checkpoint = open_reference(reference)
-    config, scheme = match(artifact, checkpoint), SCHEMES[artifact.model["quantization"]]
+    config, scheme, source = match(artifact, reference, lora)
     sample = choose_ids(artifact, tokens, text)
     adapter = request_adapter()
-    differing = compare_weights(artifact, checkpoint, config, scheme, progress)
+    differing = compare_weights(artifact, source, config, scheme, progress)
     with progress.stage("reference, stored weights", 1) as advance:
         stored = reference_logits(config, stored_rows(artifact, scheme), sample)
         advance(1)
     with progress.stage("reference, source weights", 1) as advance:
-        source = reference_logits(config, source_rows(checkpoint), sample)
+        original = reference_logits(config, source.rows(), sample)
         advance(1)
-    results = [check_variant(artifact, v, adapter, sample, stored, source, progress) for v in chosen]
+    results = [check_variant(artifact, v, adapter, sample, stored, original, progress) for v in chosen]
     if all(result["status"] == "skipped" for result in results):
         raise WispError(
             "this machine's adapter can run none of the variants",
@@ -81,15 +78,15 @@ def check(
         failures.insert(0, f"{len(differing)} stored tensors are not those of the checkpoint: {shown}")
     return {
         "artifact": artifact.model["id"],
-        "reference": checkpoint.source.id,
+        "reference": source.checkpoint.source.id,
         "quantization": scheme.name,
         "adapter": adapter_name(adapter),
         "text": sample.origin,
         "tokens": sample.tokens,
         "bounds": BOUNDS,
         "weights": {"tensors": len(artifact.tensors), "differing": differing},
-        "perplexity": {"source": perplexity(sample, source), "stored": perplexity(sample, stored)},
-        "quantization_error": asdict(compare(stored.steps, source.steps, 0.0)),
+        "perplexity": {"source": perplexity(sample, original), "stored": perplexity(sample, stored)},
+        "quantization_error": asdict(compare(stored.steps, original.steps, 0.0)),
         "variants": results,
         "failures": failures,
         "passed": not failures,
@@ -108,28 +105,6 @@ def choose_variants(artifact: Artifact, names: Sequence[str] | None) -> list[dic
     if unknown:
         raise WispError("the artifact has no such variant", got=", ".join(unknown), expected=" or ".join(entries))
     return [entry for name, entry in entries.items() if names is None or name in names]
-
-
-def open_reference(reference: str) -> Checkpoint:
-    """The checkpoint behind a recipe, a directory or a Hub id."""
-    config = resolve_config(reference)
-    return open_checkpoint(config.source, config.revision)
-
-
-def match(artifact: Artifact, checkpoint: Checkpoint) -> ModelConfig:
-    """The reference's network at the artifact's context. Raises WispError when it is another network."""
-    config = config_from_huggingface(checkpoint.config, artifact.model["context"])
-    ours = artifact.model["architecture"]
-    different = [key for key in ours if ours[key] != getattr(config, key)]
-    if different:
-        raise WispError(
-            "the artifact is not of this checkpoint",
-            got=", ".join(f"{key} {ours[key]}" for key in different),
-            expected=", ".join(f"{key} {getattr(config, key)}" for key in different),
-            remedy="give the checkpoint that it was compiled from as --reference",
-        )
-    checkpoint.check_weights(weight_specs(config), tied=config.tie_word_embeddings)
-    return config
 
 
 @dataclass(frozen=True)
@@ -184,55 +159,6 @@ def _read_text(path: Path) -> str:
         raise WispError(f"the text {path} cannot be read", got=str(error), expected="a UTF-8 file") from error
 
 
-# ------------------------------------------------------------------------------------------------------------- weights
-
-
-def source_rows(checkpoint: Checkpoint) -> ReadRows:
-    """Rows of the checkpoint's own weights."""
-
-    def read(spec: WeightSpec, start: int, stop: int) -> NDArray[np.float32]:
-        parts, first = [], 0
-        for source, rows in zip(spec.sources, spec.source_rows, strict=True):
-            low, high = max(start, first) - first, min(stop, first + rows) - first
-            if low < high:
-                parts.append(checkpoint.read(source, low, high))
-            first += rows
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
-
-    return read
-
-
-def stored_rows(artifact: Artifact, scheme: Scheme) -> ReadRows:
-    """Rows of the weights that the artifact stores, dequantized."""
-
-    def read(spec: WeightSpec, start: int, stop: int) -> NDArray[np.float32]:
-        part = replace(spec, shape=(stop - start, *spec.shape[1:]))
-        names = [name for name, _, _ in parameter_layout(part, scheme)]
-        return dequantize(part, {name: artifact.tensor(name, start, stop) for name in names}, scheme)
-
-    return read
-
-
-def compare_weights(
-    artifact: Artifact, checkpoint: Checkpoint, config: ModelConfig, scheme: Scheme, progress: Report
-) -> list[str]:
-    """Names of the stored tensors that differ from the checkpoint's, quantized again."""
-    specs = weight_specs(config)
-    differing: list[str] = []
-    with progress.stage("weights", len(specs)) as advance:
-        for spec in specs:
-            row = 0
-            for block in checkpoint.blocks(spec):
-                part = replace(spec, shape=block.shape)
-                for name, expected in quantize(part, block, scheme, checkpoint.source_scales(spec, row)):
-                    stored = artifact.tensor(name, row, row + len(block))
-                    if stored.tobytes() != expected.tobytes() and name not in differing:
-                        differing.append(name)
-                row += len(block)
-            advance(1)
-    return differing
-
-
 # -------------------------------------------------------------------------------------------------------------- logits
 
 
@@ -268,7 +194,7 @@ def check_variant(
     adapter: Any,
     sample: Sample,
     stored: Logits,
-    source: Logits,
+    original: Logits,
     progress: Report,
 ) -> dict[str, Any]:
     """Runs one variant and holds it against both references."""
@@ -294,7 +220,7 @@ def check_variant(
         **asdict(decode),
         "prefill_max_error": {str(n): result.max_error for n, result in prefill.items()},
         "perplexity": perplexity(sample, got),
-        "against_source": asdict(compare(got.steps, source.steps, bound)),
+        "against_source": asdict(compare(got.steps, original.steps, bound)),
         "failures": failures,
     }
 

@@ -8,7 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
+from compiler import build as pipeline
+from compiler import quantize
 from compiler.artifact import load_artifact
 from compiler.build import build
 from compiler.check import BOUNDS, check, exit_status, print_report
@@ -95,21 +98,48 @@ def test_weights_of_another_seed_fail(gpu: Gpu, artifact: Path, tmp_path: Path) 
 
 def test_one_altered_scale_fails(gpu: Gpu, llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A shard whose checksums are right but whose content is not what the checkpoint says."""
-    from compiler import build as pipeline
 
-    def altered(spec: Any, blocks: Any, scheme: Any) -> list[tuple[str, Any]]:
-        tensors = quantize(spec, blocks, scheme)
+    def altered(spec: Any, *arguments: Any) -> list[tuple[str, Any]]:
+        tensors = quantize.quantize(spec, *arguments)
         if spec.role == "down" and spec.layer == 1:
             _, scales = tensors[1]
             scales[3, 2] = np.float16(float(scales[3, 2]) * 1.01)
         return tensors
 
-    quantize = pipeline.quantize
-    monkeypatch.setattr(pipeline, "quantize", altered)
-    output = compiled(llama, tmp_path / "small", variants=["webgpu-f32"])
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "quantize", altered)
+        output = compiled(llama, tmp_path / "small", variants=["webgpu-f32"])
     report = check(output, str(llama), tokens=8)
     assert report["weights"]["differing"] == ["model.layers.1.mlp.down_proj.q_scale"]
     assert exit_status(report) == 1
+
+
+def test_quantized_weights_as_the_reference_cost_nothing(gpu: Gpu, artifact: Path) -> None:
+    report = check(artifact, str(artifact), tokens=8, variants=["webgpu-f32"])
+    assert report["passed"], report["failures"]
+    assert report["quantization_error"]["max_error"] == 0.0
+
+
+def test_a_merged_adapter_is_part_of_the_reference(gpu: Gpu, llama: Path, tmp_path: Path) -> None:
+    adapter, rng = tmp_path / "adapter", np.random.default_rng(0)
+    adapter.mkdir()
+    fields = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 2, "lora_alpha": 4, "target_modules": ["o_proj"]}
+    (adapter / "adapter_config.json").write_text(json.dumps(fields))
+    stem = "base_model.model.model.layers.{}.self_attn.o_proj.lora_{}.weight"
+    shapes = {"A": (2, 192), "B": (192, 2)}
+    tensors = {
+        stem.format(layer, half): rng.normal(0, 0.3, shape).astype(np.float32)
+        for layer in (0, 1)
+        for half, shape in shapes.items()
+    }
+    save_file(tensors, adapter / "adapter_model.safetensors")
+    output = compiled(llama, tmp_path / "small", variants=["webgpu-f32"], lora=adapter)
+    report = check(output, str(llama), tokens=8, lora=adapter)
+    assert report["passed"], report["failures"]
+    differing = check(output, str(llama), tokens=8)["weights"]["differing"]
+    assert differing == [
+        f"model.layers.{i}.self_attn.o_proj.{part}" for i in (0, 1) for part in ("q_weight", "q_scale")
+    ]
 
 
 def test_a_wrong_kernel_fails_by_its_bound(gpu: Gpu, llama: Path, artifact: Path, tmp_path: Path) -> None:
@@ -145,7 +175,7 @@ def test_a_text_of_ones_own(gpu: Gpu, llama: Path, artifact: Path, tmp_path: Pat
     ("overrides", "message"),
     [({"num_hidden_layers": 1}, "num_hidden_layers 2"), ({"vocab_size": 340}, "vocab_size 331")],
 )
-def test_another_network_is_refused(artifact: Path, tmp_path: Path, overrides: dict[str, int], message: str) -> None:
+def test_another_network_is_refused(artifact: Path, tmp_path: Path, overrides: dict[str, Any], message: str) -> None:
     other = make_llama(tmp_path, **overrides)
     with pytest.raises(WispError, match=message):
         check(artifact, str(other))

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from compiler.checkpoint import Checkpoint, open_checkpoint
+from compiler.check_weights import source_rows
+from compiler.checkpoint import open_checkpoint
 from compiler.errors import WispError
 from compiler.models import config_from_huggingface
 from compiler.reference_model import ReferenceModel
@@ -39,13 +40,7 @@ CASES: dict[str, tuple[Any, dict[str, Any]]] = {
 
 def reference_model(path: Path, context: int = 64) -> ReferenceModel:
     checkpoint = open_checkpoint(path)
-    return ReferenceModel(config_from_huggingface(checkpoint.config, context), rows_of(checkpoint))
-
-
-def rows_of(checkpoint: Checkpoint) -> Any:
-    from compiler.check import source_rows
-
-    return source_rows(checkpoint)
+    return ReferenceModel(config_from_huggingface(checkpoint.config, context), source_rows(checkpoint))
 
 
 @pytest.fixture(scope="module")
