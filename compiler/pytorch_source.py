@@ -55,9 +55,10 @@ def _load_version(file: Path, modified: int, size: int) -> dict[str, Any]:
             tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=is_zipfile(file))
     except pickle.UnpicklingError as error:
         unsafe = re.search(r"GLOBAL ([\w.]+)", str(error))
+        reason = re.search(r"WeightsUnpickler error: ([^\n]+)", str(error))  # the rest is advice to trust the file
         raise WispError(
             f"{file.name} is refused: it does not hold tensors alone",
-            got=f"{unsafe[1]}, which could run code" if unsafe else str(error).split("\n")[0],
+            got=f"{unsafe[1]}, which could run code" if unsafe else reason[1].strip() if reason else "no tensors",
             expected="a dictionary of tensors",
             remedy=CONVERT,
         ) from error
