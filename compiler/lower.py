@@ -7,14 +7,15 @@ planned functions as dispatch lists, render each kernel as WGSL, join. No pass c
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tvm
-from tvm import relax
+from tvm import relax, tirx
+from tvm_ffi import structural_hash
 
 from compiler import wgsl
 from compiler.errors import WispError
@@ -56,11 +57,11 @@ class Dump:
         self._directory = directory
         self._count = 0
 
-    def __call__(self, name: str, text: str) -> None:
+    def __call__(self, name: str, text: Callable[[], str]) -> None:
         if self._directory is None:
             return
         self._directory.mkdir(parents=True, exist_ok=True)
-        (self._directory / f"{self._count:02d}_{name}").write_text(text)
+        (self._directory / f"{self._count:02d}_{name}").write_text(text())
         self._count += 1
 
 
@@ -81,16 +82,15 @@ def lower_variant(
     _check_cache(geometry)
     graph = GRAPHS.get(model.model_type, Decoder)(geometry, weight_specs(model))
     module, parameters = graph.export_tvm({program: {} for program in geometry.programs})
-    show("graph.py", module.script())
+    show("graph.py", module.script)
     for name, make in PASSES:
         module = make()(module)
-        show(f"{name}.py", module.script())
+        show(f"{name}.py", module.script)
     names = [_label(name) for name, _ in parameters]
     programs = _read_programs(module, graph, names)
     kernels = _render(graph, variant)
-    show(
-        "kernels.wgsl", source := wgsl.join(_unique(kernels), variant.activation_dtype == "float16", variant.subgroups)
-    )
+    source = wgsl.join(_unique(kernels), variant.activation_dtype == "float16", variant.subgroups)
+    show("kernels.wgsl", lambda: source)
     header = {
         "format": "wisp-plan",
         "format_version": 1,
@@ -101,11 +101,13 @@ def lower_variant(
         "ring_size": RING_SIZE,
         "prefill_chunks": list(prefill_chunks),
     }
+    shapes = _weight_shapes(geometry)
     named = {
-        label: _describe(label, parameter, geometry) for label, (_, parameter) in zip(names, parameters, strict=True)
+        label: _describe(label, parameter, geometry, shapes)
+        for label, (_, parameter) in zip(names, parameters, strict=True)
     }
     plan = assemble(header, named, programs, kernels)
-    show("plan.json", json.dumps(plan, indent=1))
+    show("plan.json", lambda: json.dumps(plan, indent=1))
     _check_limits(plan)
     return Lowered(plan, source)
 
@@ -132,26 +134,41 @@ def _render(graph: Graph, variant: Variant) -> dict[str, wgsl.KernelInfo]:
     seen: dict[str, str] = {}
     rendered: dict[str, wgsl.KernelInfo] = {}
     for name, function in graph.kernels.functions.items():
-        info = wgsl.render(function, name, variant.subgroups)
+        info = _render_once(function, name, variant.subgroups)
         text = info.source.replace(name, "")
         entry = seen.setdefault(text, name)
         rendered[name] = replace(info, entry=entry, source=rendered[entry].source if entry in rendered else info.source)
     return rendered
 
 
+# Rendering takes most of a compile, and variants, chunks and models have many kernels in common.
+_RENDERED: dict[tuple[str, int, str, bool], wgsl.KernelInfo] = {}
+
+
+def _render_once(function: tirx.PrimFunc, name: str, subgroups: bool) -> wgsl.KernelInfo:
+    """`wgsl.render`, once for a kernel of this text and name. The hash tells constants apart that print alike."""
+    anonymous = function.without_attr("wisp.name")
+    script = anonymous.script()
+    # Only TVM's own warp primitives ask what the target can do; Wisp's kernels call WGSL's builtins by name.
+    key = (script, structural_hash(anonymous), name, subgroups and "tvm_warp" in script)
+    if key not in _RENDERED:
+        _RENDERED[key] = wgsl.render(function, name, subgroups)
+    return _RENDERED[key]
+
+
 def _unique(kernels: Mapping[str, wgsl.KernelInfo]) -> dict[str, wgsl.KernelInfo]:
     return {name: info for name, info in kernels.items() if info.entry == name}
 
 
-def _describe(label: str, parameter: Any, geometry: Geometry) -> dict[str, Any]:
-    """A parameter's buffer object in the plan."""
+def _describe(label: str, parameter: Any, geometry: Geometry, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+    """A parameter's buffer object in the plan; `shapes` are those of whole weights."""
     shape = [int(extent) for extent in parameter.shape]
     dtype = str(parameter.dtype)
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     if not label.startswith("runtime."):
         name, _, rows = label.partition("@")
         start, stop = (int(v) for v in rows.split(":")) if rows else (0, shape[0])
-        whole = next([int(e) for e in full] for layout_name, full in _full_shapes(geometry) if layout_name == name)
+        whole = [int(extent) for extent in shapes[name]]
         return {"kind": "weight", "name": name, "dtype": dtype, "shape": whole, "rows": [start, stop], "bytes": size}
     name = label.removeprefix("runtime.")
     if name.startswith("kv."):
@@ -162,12 +179,12 @@ def _describe(label: str, parameter: Any, geometry: Geometry) -> dict[str, Any]:
     return {"kind": "state" if name == "state" else "io", "name": name, "bytes": size}
 
 
-def _full_shapes(geometry: Geometry) -> list[tuple[str, tuple[int, ...]]]:
-    return [
-        (name, shape)
+def _weight_shapes(geometry: Geometry) -> dict[str, tuple[int, ...]]:
+    return {
+        name: shape
         for spec in weight_specs(geometry.model)
         for name, _, shape in parameter_layout(spec, geometry.scheme)
-    ]
+    }
 
 
 def _check_cache(geometry: Geometry) -> None:

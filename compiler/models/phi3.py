@@ -34,6 +34,10 @@ def config_from_huggingface(raw: Mapping[str, Any], context: int) -> ModelConfig
     reader.require("hidden_act", "silu", remedy="only SwiGLU networks can be compiled")
     reader.require("attention_bias", False, remedy="compile a checkpoint without attention biases")
     reader.require("mlp_bias", False, remedy="compile a checkpoint without MLP biases")
+    reader.require("lm_head_bias", False, remedy="compile a checkpoint without a bias of the vocabulary projection")
+    # Phi-4-mini states these; transformers knows no other values.
+    for name in ("full_attn_mod", "interpolate_factor"):
+        reader.require(name, 1)
     norm_eps = reader.number("rms_norm_eps", default=1e-5)
     tied = reader.boolean("tie_word_embeddings", default=False)
     window = None if reader.get("sliding_window") is None else reader.integer("sliding_window")
