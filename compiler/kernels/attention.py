@@ -68,7 +68,7 @@ def attention(name: str, shape: Shape, state_words: int, activation: str) -> tir
             kv_head = kernel.let(div(block_x, groups))
             first = kernel.let(kv_head * shape.shared_heads + mod(block_x, groups) * queries)
         else:
-            head, block_y = kernel.grid(heads.query, ceil_div(shape.chunk, queries))
+            head, block_y = kernel.grid(heads.query, ceil_div(shape.chunk, queries), varies=True)
             split = 0
             kv_head = kernel.let(div(head, shape.shared_heads))
             first = kernel.let(block_y * queries)
@@ -150,7 +150,7 @@ def _walk(kernel, shape, query, cache, row_and_head, thread, split, kv_head, use
         for j in range(queries):
             most = kernel.registers()
             most[0] = top[j][0]
-            for i in range(FINDERS):
+            with kernel.loop(FINDERS) as i:
                 most[0] = tirx.max(most[0], finds[j * FINDERS + i])
             shrink = kernel.let(T.exp(top[j][0] - most[0]))
             top[j][0] = most[0]
@@ -172,21 +172,29 @@ def _walk(kernel, shape, query, cache, row_and_head, thread, split, kv_head, use
                 total[j][0] = total[j][0] + odd
                 sums[j][0] = sums[j][0] + value * T.broadcast(odd, 4)
     if teams > 1:
-        _join_teams(kernel, teams, dims, thread, sums, total)
+        _join_teams(kernel, teams, dims, thread, sums, total, scores)
     return sums, list(zip(top, total, strict=True))
 
 
-def _join_teams(kernel: Kernel, teams: int, dims: int, thread: Expr, sums: list[Array], total: list[Array]) -> None:
-    """Add up what the teams summed over their keys; the first team ends with the whole."""
-    vectors, scalars = kernel.shared(BLOCK, "float32x4"), kernel.shared(BLOCK)
-    for j in range(len(sums)):
-        kernel.barrier()
-        vectors[thread], scalars[thread] = sums[j][0], total[j][0]
-        kernel.barrier()
-        with kernel.when(thread < dims):
-            for team in range(1, teams):
-                sums[j][0] = sums[j][0] + vectors[team * dims + thread]
-                total[j][0] = total[j][0] + scalars[team * dims + thread]
+def _join_teams(
+    kernel: Kernel, teams: int, dims: int, thread: Expr, sums: list[Array], total: list[Array], scalars: Array
+) -> None:
+    """Add up what the teams summed over their keys; the first team ends with the whole.
+
+    `scalars` is workgroup memory that nobody reads any more, one f32 an invocation for each query.
+    """
+    others = (teams - 1) * dims
+    vectors = kernel.shared(len(sums) * others, "float32x4")
+    with kernel.when(tirx.And(thread >= dims, thread < teams * dims)):
+        for j in range(len(sums)):
+            vectors[j * others + thread - dims] = sums[j][0]
+            scalars[j * BLOCK + thread] = total[j][0]
+    kernel.barrier()
+    with kernel.when(thread < dims), kernel.loop(teams - 1) as other:
+        place = kernel.let(other * dims + thread)
+        for j in range(len(sums)):
+            sums[j][0] = sums[j][0] + vectors[j * others + place]
+            total[j][0] = total[j][0] + scalars[j * BLOCK + dims + place]
 
 
 def _store(kernel, shape, out, row_and_head, first, length, thread, split, sums, weights, activation) -> None:  # type: ignore[no-untyped-def]

@@ -67,14 +67,18 @@ class Kernel:
         """Declare the next storage binding: `length` elements of `dtype` (`float32x4` is a `vec4<f32>`)."""
         return Array(T.arg(name, T.buffer((length,), dtype)), length)
 
-    def grid(self, x: int, y: int = 1) -> tuple[Expr, Expr]:
-        """Open the grid of workgroups; returns the workgroup's indices."""
+    def grid(self, x: int, y: int = 1, varies: bool = False) -> tuple[Expr, Expr]:
+        """Open the grid of workgroups; returns the workgroup's indices.
+
+        With `varies`, y is one of several grids that share the kernel: the text must not depend on it being 1.
+        """
         if max(x, y) > MAX_GRID:
             raise ValueError(f"kernel {self.name}: grid {x} x {y} exceeds {MAX_GRID} workgroups a dimension")
         self._grid = (x, y)
         block_x = self._stack.enter_context(T.launch_thread("blockIdx.x", x))
-        block_y = self._stack.enter_context(T.launch_thread("blockIdx.y", y)) if y > 1 else 0
-        return block_x, block_y
+        if y == 1 and not varies:
+            return block_x, 0
+        return block_x, self._stack.enter_context(T.launch_thread("blockIdx.y", max(y, 2)))
 
     def threads(self, count: int) -> Expr:
         """Open a one-dimensional workgroup of `count` invocations; returns the invocation's index."""

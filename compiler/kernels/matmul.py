@@ -39,7 +39,9 @@ def matmul(
         epilogue = declare(kernel)
         streams = len(unit_rows(0))
         tile_units = 4 // streams
-        block_x, block_y = kernel.grid(ceil_div(units, COLUMNS * tile_units), ceil_div(chunk, ROWS * TILE_ROWS))
+        block_x, block_y = kernel.grid(
+            ceil_div(units, COLUMNS * tile_units), ceil_div(chunk, ROWS * TILE_ROWS), varies=True
+        )
         thread = kernel.threads(COLUMNS * ROWS)
         length = kernel.let(i32(state[2]))
         first_row = kernel.let((block_y * ROWS + div(thread, COLUMNS)) * TILE_ROWS)
