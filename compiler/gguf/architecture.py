@@ -133,6 +133,8 @@ def huggingface_config(metadata: Metadata, tensors: Mapping[str, tuple[int, ...]
         arch.refuse(".attention.causal", "true", "compile a decoder")
     if kind.model_type in ("llama", "qwen3") and "blk.0.attn_q.bias" in tensors:
         config["attention_bias"] = True
+    if kind.model_type == "llama" and "blk.0.ffn_up.bias" in tensors:
+        config["mlp_bias"] = True
     window = arch.integer(".attention.sliding_window", default=0)
     if window:
         config["sliding_window"] = window

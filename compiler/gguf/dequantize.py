@@ -35,6 +35,9 @@ def dequantize_rows(raw: NDArray[np.uint8], kind: GGMLQuantizationType) -> NDArr
         return raw.view("<f2").astype(np.float32)
     if kind == GGMLQuantizationType.BF16:
         return (raw.view("<u2").astype(np.uint32) << 16).view(np.float32)
+    if not len(raw):
+        block, block_bytes = GGML_QUANT_SIZES[kind]
+        return np.empty((0, raw.shape[1] // block_bytes * block), np.float32)
     rows: NDArray[np.float32] = quants.dequantize(raw, kind)
     return rows
 

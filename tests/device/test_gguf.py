@@ -1,0 +1,62 @@
+"""A GGUF file compiled and replayed natively gives the logits of the network it was made from."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from gguf import GGMLQuantizationType as Type
+
+from compiler.checkpoint import open_checkpoint
+from compiler.lower import lower_variant, rope_constants
+from compiler.models import config_from_huggingface, weight_specs
+from compiler.native import NativeRuntime
+from compiler.quantize import SCHEMES, quantize
+from compiler.variants import VARIANTS
+from tests.checkpoints import make_llama, make_phi3, reference_logits
+from tests.device.harness import Gpu
+from tests.gguf_files import write_gguf
+
+CONTEXT = 64
+IDS = [1, 17, 300, 42, 5, 99, 261, 7, 7, 120, 33]
+MAKERS = {"llama": make_llama, "phi3": make_phi3}
+
+
+def logits(file: Path, scheme_name: str, gpu: Gpu) -> np.ndarray:
+    """The logits after `IDS`, compiled in memory for the smallest variant."""
+    checkpoint, scheme, variant = open_checkpoint(file), SCHEMES[scheme_name], VARIANTS["webgpu-f32"]
+    model = config_from_huggingface(checkpoint.config, CONTEXT)
+    specs = weight_specs(model)
+    checkpoint.check_weights(specs, tied=model.tie_word_embeddings)
+    lowered = lower_variant(model, scheme, variant, CONTEXT, (16,))
+    stored: dict[str, np.ndarray] = {}
+    for spec in specs:
+        stored |= dict(quantize(spec, checkpoint.blocks(spec), scheme, checkpoint.source_scales(spec)))
+    runtime = NativeRuntime(
+        lowered.plan,
+        lowered.kernels,
+        variant.required_features,
+        lambda name, start, stop: np.ascontiguousarray(stored[name][start:stop]).tobytes(),
+        rope_constants(model, CONTEXT),
+        gpu.adapter,
+    )
+    return runtime.logits(IDS)
+
+
+@pytest.mark.parametrize("scheme", ["q0f32", "q4f16_1"])
+@pytest.mark.parametrize("name", MAKERS)
+def test_gguf_and_safetensors_give_the_same_logits(tmp_path: Path, gpu: Gpu, name: str, scheme: str) -> None:
+    original = MAKERS[name](tmp_path / "original")
+    file = write_gguf(original, tmp_path / "model.gguf", Type.F32)
+    found = logits(file, scheme, gpu)
+    np.testing.assert_array_equal(found, logits(original, scheme, gpu))
+    expected = reference_logits(original, scheme, IDS)[-1]
+    np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
+
+
+def test_eight_bits_are_near_the_original(tmp_path: Path, gpu: Gpu) -> None:
+    """Q8_0 in q8f16_1, its values exact: off by the file's own rounding only."""
+    original = make_llama(tmp_path / "original")
+    found = logits(write_gguf(original, tmp_path / "model.gguf", Type.Q8_0), "q8f16_1", gpu)
+    expected = reference_logits(original, "q0f32", IDS)[-1]
+    np.testing.assert_allclose(found, expected, atol=0.05 * np.abs(expected).max())
+    assert found.argmax() == expected.argmax()
