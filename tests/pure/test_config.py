@@ -139,7 +139,7 @@ def test_a_bad_argument_is_refused(tmp_path: Path) -> None:
         ({"max_position_embeddings": 131072}, 4096),
         ({"max_position_embeddings": 1024}, 1024),
         ({"max_position_embeddings": 131072, "original_max_position_embeddings": 2048}, 2048),
-        ({"max_position_embeddings": 4096, "sliding_window": 2047}, 2047),
+        ({"max_position_embeddings": 4096, "sliding_window": 2047}, 4096),
         ({"max_position_embeddings": 4096, "sliding_window": None}, 4096),
         ({}, 4096),
     ],
