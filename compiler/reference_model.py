@@ -1,8 +1,9 @@
-"""The network of Llama and Phi-3 in plain numpy, in float32: what `wisp check` holds the kernels against.
+"""The networks of `compiler/models` in plain numpy, in float32: what `wisp check` holds the kernels against.
 
 Slow and obvious on purpose, and written from the papers and from `transformers` rather than from the kernels: it knows
 a `ModelConfig`, the weights by role and a function that gives their rows; nothing of quantization, plans or devices.
-One layer's weights are in memory at a time.
+One layer's weights are in memory at a time. What a network has (biases, head norms, an MLP beside the attention) shows
+in its list of weights.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from compiler.errors import WispError
 from compiler.models import weight_specs
-from compiler.models.base import ModelConfig, Role, WeightSpec
+from compiler.models.base import ModelConfig, WeightSpec
 
 # Rows [start, stop) of a weight in float32.
 ReadRows = Callable[[WeightSpec, int, int], NDArray[np.float32]]
@@ -28,7 +29,7 @@ class ReferenceModel:
     def __init__(self, config: ModelConfig, read_rows: ReadRows) -> None:
         self.config = config
         self._read_rows = read_rows
-        self._specs: dict[tuple[Role, int | None], WeightSpec] = {(s.role, s.layer): s for s in weight_specs(config)}
+        self._specs: dict[tuple[str, int | None], WeightSpec] = {(s.role, s.layer): s for s in weight_specs(config)}
         empty = np.zeros((0, config.num_key_value_heads, config.head_dim), np.float32)
         self._cache: list[LayerCache] = [(empty, empty)] * config.num_hidden_layers
 
@@ -46,16 +47,21 @@ class ReferenceModel:
         cos_sin = rotary_table(config, positions)
         x = self._embed(ids)  # (T, hidden)
         for layer in range(config.num_hidden_layers):
-            normed = rms_norm(x, self._whole("input_norm", layer), config.norm_eps)
-            x = x + self._attention(layer, normed, positions, cos_sin)
-            normed = rms_norm(x, self._whole("post_attention_norm", layer), config.norm_eps)
-            x = x + self._mlp(layer, normed)
-        return rms_norm(x, self._whole("final_norm", None), config.norm_eps)
+            normed = self._norm("input_norm", layer, x)
+            attended = self._attention(layer, normed, positions, cos_sin)
+            if ("up", layer) in self._specs:  # Phi: the MLP stands beside the attention
+                x = x + attended + self._linear("down", layer, gelu(self._linear("up", layer, normed)))
+                continue
+            x = x + attended
+            gate, up = np.split(self._linear("gate_up", layer, self._norm("post_attention_norm", layer, x)), 2, axis=1)
+            x = x + self._linear("down", layer, silu(gate) * up)
+        return self._norm("final_norm", None, x)
 
     def logits(self, hidden: NDArray[np.float32]) -> NDArray[np.float32]:
         """(T, hidden) -> (T, vocabulary), some rows of the matrix at a time."""
         spec = self._specs["embedding" if self.config.tie_word_embeddings else "lm_head", None]
-        return np.concatenate([hidden @ block.T for block in self._blocks(spec)], axis=1)
+        logits = np.concatenate([hidden @ block.T for block in self._blocks(spec)], axis=1)
+        return logits + self._bias("lm_head", None)
 
     # ------------------------------------------------------------------------------------------------------- the parts
 
@@ -73,29 +79,43 @@ class ReferenceModel:
     ) -> NDArray[np.float32]:
         config = self.config
         heads, groups, size = config.num_attention_heads, config.num_key_value_heads, config.head_dim
-        qkv = (x @ self._whole("qkv", layer).T).reshape(len(x), heads + 2 * groups, size)
+        qkv = self._linear("qkv", layer, x).reshape(len(x), heads + 2 * groups, size)
         query, key, value = np.split(qkv, (heads, heads + groups), axis=1)
+        if config.head_norms:
+            query, key = self._norm("query_norm", layer, query), self._norm("key_norm", layer, key)
         keys = np.concatenate([self._cache[layer][0], rotate(key, cos_sin)])  # (S, groups, size)
         values = np.concatenate([self._cache[layer][1], value])
         self._cache[layer] = (keys, values)
         query = rotate(query, cos_sin)
-        unseen = np.arange(len(keys)) > positions[:, None]  # (T, S)
+        distance = positions[:, None] - np.arange(len(keys))  # (T, S)
+        unseen = (distance < 0) | (distance >= (config.sliding_window or len(keys)))
         out = np.empty((len(x), heads, size), np.float32)
         for head in range(heads):
             group = head // (heads // groups)
             scores = query[:, head] @ keys[:, group].T / np.sqrt(np.float32(size))  # (T, S)
             out[:, head] = softmax(np.where(unseen, -np.inf, scores)) @ values[:, group]
-        return out.reshape(len(x), -1) @ self._whole("attention_output", layer).T
+        return self._linear("attention_output", layer, out.reshape(len(x), -1))
 
-    def _mlp(self, layer: int, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        gate, up = np.split(x @ self._whole("gate_up", layer).T, 2, axis=1)
-        return (silu(gate) * up) @ self._whole("down", layer).T
+    def _linear(self, role: str, layer: int | None, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        return x @ self._whole(role, layer).T + self._bias(role, layer)
+
+    def _norm(self, role: str, layer: int | None, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """RMS norm, or layer norm where the network has a bias for it."""
+        weight, eps = self._whole(role, layer), self.config.norm_eps
+        if (f"{role}_bias", layer) in self._specs:
+            return layer_norm(x, weight, self._bias(role, layer), eps)
+        return rms_norm(x, weight, eps)
 
     # --------------------------------------------------------------------------------------------------------- weights
 
-    def _whole(self, role: Role, layer: int | None) -> NDArray[np.float32]:
+    def _whole(self, role: str, layer: int | None) -> NDArray[np.float32]:
         spec = self._specs[role, layer]
         return self._read_rows(spec, 0, spec.shape[0])
+
+    def _bias(self, role: str, layer: int | None) -> NDArray[np.float32]:
+        """The bias of a matrix or a norm; zero where there is none."""
+        spec = self._specs.get((f"{role}_bias", layer))
+        return np.zeros((), np.float32) if spec is None else self._read_rows(spec, 0, spec.shape[0])
 
     def _blocks(self, spec: WeightSpec) -> Iterator[NDArray[np.float32]]:
         step = max(1, HEAD_BLOCK_BYTES // (4 * spec.shape[1]))
@@ -107,6 +127,21 @@ def rms_norm(x: NDArray[np.float32], weight: NDArray[np.float32], eps: float) ->
     """x / sqrt(mean(x^2) + eps) * weight, over the last axis (arXiv 1910.07467)."""
     mean = np.mean(np.square(x), axis=-1, keepdims=True)
     return x / np.sqrt(mean + np.float32(eps)) * weight
+
+
+def layer_norm(
+    x: NDArray[np.float32], weight: NDArray[np.float32], bias: NDArray[np.float32], eps: float
+) -> NDArray[np.float32]:
+    """(x - mean(x)) / sqrt(var(x) + eps) * weight + bias, over the last axis (arXiv 1607.06450)."""
+    centred = x - np.mean(x, axis=-1, keepdims=True)
+    variance = np.mean(np.square(centred), axis=-1, keepdims=True)
+    return centred / np.sqrt(variance + np.float32(eps)) * weight + bias
+
+
+def gelu(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The tanh form of GELU (arXiv 1606.08415), `gelu_new` in transformers."""
+    inner = np.float32((2 / np.pi) ** 0.5) * (x + np.float32(0.044715) * x**3)
+    return np.float32(0.5) * x * (1 + np.tanh(inner))
 
 
 def silu(x: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -12,7 +12,7 @@ from compiler.checkpoint import open_checkpoint
 from compiler.errors import WispError
 from compiler.models import config_from_huggingface
 from compiler.reference_model import ReferenceModel
-from tests.checkpoints import make_llama, make_phi3, reference_logits
+from tests.checkpoints import FAMILIES, make_family, make_llama, make_phi3, reference_logits
 
 IDS = [1, *np.random.default_rng(7).integers(3, 300, size=39).tolist()]
 LLAMA3 = {
@@ -57,6 +57,14 @@ def test_logits_equal_those_of_transformers(case: str, tmp_path: Path) -> None:
     got = model.logits(model.hidden_states(IDS))
     assert got.shape == expected.shape
     assert largest_error(got, expected) < 1e-4
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_equals_transformers(family: str, tmp_path: Path) -> None:
+    path = make_family(family, tmp_path)
+    expected = reference_logits(path, "q0f32", IDS)
+    model = reference_model(path)
+    assert largest_error(model.logits(model.hidden_states(IDS)), expected) < 1e-4
 
 
 def test_feeding_tokens_in_parts_changes_nothing(llama: Path) -> None:
