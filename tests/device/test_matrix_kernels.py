@@ -17,7 +17,7 @@ from tests.device.harness import Gpu, assert_close, assert_untouched, poison
 
 STATE_WORDS = 192
 CONTEXT = 600  # three coarse rows of the rotary table, the last one partial
-EPSILON = 1e-5
+EPSILON = 1e-2  # large enough to matter
 ONE_LANE = VariantTuning(matvec.Tuning("lanes", 64, 1, 2), matvec.Tuning("lanes", 64, 1, 1))
 TUNINGS = {"subgroup": SUBGROUPS, "lanes8": LANES, "lanes1": ONE_LANE}
 SCHEME_NAMES = tuple(SCHEMES)

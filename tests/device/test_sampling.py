@@ -229,7 +229,7 @@ def test_no_uniform_number_is_zero_or_one() -> None:
 @pytest.mark.parametrize("vocab", VOCABULARIES)
 @pytest.mark.parametrize("top_k", [1, 2, 4, 40, 330, 331, 5000, 2**31 - 1])
 def test_top_k_keeps_the_set_of_the_twin(samplers: Samplers, vocab: int, top_k: int) -> None:
-    logits = np.round(random_logits(vocab) * 4) / 4  # many ties
+    logits = (np.round(random_logits(vocab) * 4) / 4).astype(np.float32)  # many ties
     sampling = Sampling(0.8, top_k=top_k)
     adjusted = reference.penalize(logits, np.zeros(vocab, np.uint32), sampling)
     want = reference.allowed(adjusted, sampling)
@@ -241,7 +241,7 @@ def test_top_k_keeps_the_set_of_the_twin(samplers: Samplers, vocab: int, top_k: 
 @pytest.mark.parametrize(("top_p", "top_k"), [(0.01, 0), (0.3, 0), (0.9, 0), (0.9, 50), (0.99, 3), (0.9999, 0)])
 def test_top_p_keeps_the_set_of_the_twin(samplers: Samplers, vocab: int, top_p: float, top_k: int) -> None:
     """With and without top_k before it. Sums of f32 in another order may move the border by 1e-5 of the mass."""
-    logits = np.round(random_logits(vocab) * 16) / 16
+    logits = (np.round(random_logits(vocab) * 16) / 16).astype(np.float32)
     sampling = Sampling(1.1, top_k=top_k, top_p=top_p)
     adjusted = reference.penalize(logits, np.zeros(vocab, np.uint32), sampling)
     least, most = (
