@@ -1,30 +1,43 @@
 """Quantization schemes: a table, the packing of a matrix, and the slow obvious twin that states what is right.
 
 Knows MLC's group quantization (`mlc_llm/quantization/group_quantization.py`): groups along the input axis share one
-float16 scale. Knows nothing of checkpoints or shards. All words are little endian.
+float16 scale, which `scales.py` chooses. Knows nothing of checkpoints or shards. All words are little endian.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from compiler.errors import WispError
-from compiler.models.base import WeightSpec
+from compiler.models.base import Role, WeightSpec
+from compiler.scales import (
+    FLOAT16_MAX,
+    FLOAT16_MIN_NORMAL,
+    Rule,
+    absmax_scales,
+    reference_scale,
+    search_scales,
+    steps_of,
+    storable,
+)
 
 TensorLayout = tuple[str, Literal["uint32", "float16", "float32"], tuple[int, ...]]
 # Rows [start, stop) of a matrix -> the scales of its groups that the source itself was quantized with, (R, groups), 0
 # where there is none; None when it has none at all.
 GroupScales = Callable[[int, int], NDArray[np.float16] | None]
 
-FLOAT16_MAX = 65504.0
-# The least scale of a group that is not all zeros: a device may flush float16 subnormals and would lose the group.
-FLOAT16_MIN_NORMAL = 2.0**-14
 K_MULTIPLE = 8
-BLOCK_ELEMENTS = 1 << 22
+BLOCK_ELEMENTS = 1 << 19  # what a thread takes at a time
+CACHE_ELEMENTS = 1 << 16  # what it goes over many times: a quarter of a MiB, which stays in its cache
+BLOCKS_AHEAD = 32  # of 2 MiB each in float32
+THREADS = min(8, os.cpu_count() or 1)
 
 
 @dataclass(frozen=True)
@@ -38,6 +51,11 @@ class Scheme:
     bits: int
     group_size: int
     float_dtype: Literal["float16", "float32"]  # of vectors, and of matrices when group_size is 0
+    exceptions: tuple[tuple[Role, "Scheme"], ...] = ()  # matrices that are stored in another scheme, by role
+
+    def of(self, spec: WeightSpec) -> "Scheme":
+        """The scheme that a weight is stored in: this one, or what its role is excepted to."""
+        return dict(self.exceptions).get(spec.role, self) if spec.kind == "matrix" else self
 
     @property
     def zero_point(self) -> int:
@@ -68,11 +86,17 @@ SCHEMES: dict[str, Scheme] = {
 }
 
 
+def with_exceptions(scheme: Scheme, exceptions: Mapping[Role, str]) -> Scheme:
+    """The scheme with matrices of some roles in others, by name."""
+    return replace(scheme, exceptions=tuple((role, SCHEMES[name]) for role, name in sorted(exceptions.items())))
+
+
 def parameter_layout(spec: WeightSpec, scheme: Scheme) -> list[TensorLayout]:
     """The stored tensors of a weight, `(name, dtype, shape)`, without its data.
 
     Raises WispError for a matrix whose columns the scheme cannot hold.
     """
+    scheme = scheme.of(spec)
     if spec.kind == "vector":
         return [(spec.name, scheme.float_dtype, spec.shape)]
     rows, columns = spec.shape
@@ -97,26 +121,41 @@ def quantize(
     weight: NDArray[np.float32] | Iterable[NDArray[np.float32]],
     scheme: Scheme,
     source_scales: GroupScales | None = None,
+    *,
+    rule: Rule = "absmax",
+    importance: NDArray[np.float32] | None = None,
 ) -> list[tuple[str, NDArray]]:
     """The stored tensors of a weight, `(name, array)`, as `parameter_layout` describes them.
 
     `weight` is the float32 array of `spec.shape`, or blocks of its rows in order (so that a large matrix is never held
     whole in float32). A group whose elements are all whole multiples, within the scheme's range, of its scale in
-    `source_scales` keeps that scale and so its exact values; every other group gets the scheme's own.
+    `source_scales` keeps that scale and so its exact values; every other group gets one by `rule`, for which
+    `importance`, one number a column, weighs the squared error.
     Raises WispError for NaN, infinity, a wrong shape and values that do not fit float16.
     """
-    layout = parameter_layout(spec, scheme)
+    layout, scheme = parameter_layout(spec, scheme), scheme.of(spec)
     outputs = [np.empty(shape, dtype) for _, dtype, shape in layout]
-    row = 0
-    for block in _row_blocks(weight):
-        _check_block(spec, block, row)
+
+    def store(row: int, block: NDArray[np.float32]) -> None:
         stop = row + block.shape[0]
+        _check_finite(spec, block)
         if spec.kind == "matrix" and scheme.group_size:
             source = source_scales(row, stop) if source_scales else None
-            outputs[0][row:stop], outputs[1][row:stop] = _quantize_rows(spec, block, scheme, source)
+            _quantize_rows(spec, block, scheme, source, rule, importance, [o[row:stop] for o in outputs])
         else:
             outputs[0][row:stop] = _to_float(spec, block, outputs[0].dtype)
-        row = stop
+
+    row = 0
+    pending: deque[Future[None]] = deque()
+    with ThreadPoolExecutor(THREADS) as pool:  # numpy computes without Python's lock
+        for block in _row_blocks(weight):
+            _check_shape(spec, block, row)
+            pending.append(pool.submit(store, row, block))
+            row += block.shape[0]
+            if len(pending) > BLOCKS_AHEAD:
+                pending.popleft().result()
+        for future in pending:
+            future.result()
     if row != spec.shape[0]:
         raise WispError(f"weight '{spec.name}' is incomplete", got=f"{row} rows", expected=spec.shape[0])
     return [(name, output) for (name, _, _), output in zip(layout, outputs, strict=True)]
@@ -124,7 +163,7 @@ def quantize(
 
 def dequantize(spec: WeightSpec, tensors: Mapping[str, NDArray], scheme: Scheme) -> NDArray[np.float32]:
     """The float32 array of `spec.shape` that the stored tensors stand for."""
-    layout = parameter_layout(spec, scheme)
+    layout, scheme = parameter_layout(spec, scheme), scheme.of(spec)
     if spec.kind == "vector" or scheme.group_size == 0:
         return tensors[layout[0][0]].astype(np.float32)
     words, scales = (np.ascontiguousarray(tensors[name]) for name, _, _ in layout)
@@ -142,13 +181,16 @@ def _row_blocks(weight: NDArray[np.float32] | Iterable[NDArray[np.float32]]) -> 
             yield array[start : start + step]
 
 
-def _check_block(spec: WeightSpec, block: NDArray[np.float32], row: int) -> None:
+def _check_shape(spec: WeightSpec, block: NDArray[np.float32], row: int) -> None:
     if block.shape[1:] != spec.shape[1:] or row + block.shape[0] > spec.shape[0]:
         raise WispError(
             f"weight '{spec.name}' has another shape",
             got=f"rows {row}..{row + block.shape[0]} of shape {block.shape}",
             expected=spec.shape,
         )
+
+
+def _check_finite(spec: WeightSpec, block: NDArray[np.float32]) -> None:
     if not np.isfinite(block).all():
         raise WispError(
             f"weight '{spec.name}' holds NaN or infinity",
@@ -171,31 +213,44 @@ def _to_float(spec: WeightSpec, block: NDArray[np.float32], dtype: np.dtype) -> 
 
 
 def _quantize_rows(
-    spec: WeightSpec, block: NDArray[np.float32], scheme: Scheme, source: NDArray[np.float16] | None
-) -> tuple[NDArray, NDArray]:
+    spec: WeightSpec,
+    block: NDArray[np.float32],
+    scheme: Scheme,
+    source: NDArray[np.float16] | None,
+    rule: Rule,
+    importance: NDArray[np.float32] | None,
+    outputs: Sequence[NDArray],
+) -> None:
     """Words and scales of a block of rows, (R, K) -> (R, groups * words_per_group) and (R, groups)."""
-    rows, columns = block.shape
-    groups = scheme.groups(columns)
-    if columns % scheme.group_size:
-        block = np.pad(block, ((0, 0), (0, groups * scheme.group_size - columns)))
-    grouped = block.reshape(rows, groups, scheme.group_size)
-    largest = np.maximum(grouped.max(axis=2), -grouped.min(axis=2))
-    scales = largest / np.float32(scheme.zero_point)
-    if scales.max(initial=0.0) > FLOAT16_MAX:
-        raise WispError(
-            f"weight '{spec.name}' is too large for {scheme.name}",
-            got=f"{largest.max():g}",
-            expected=f"at most {FLOAT16_MAX * scheme.zero_point:g}",
-            remedy="compile with --quant q0f32",
-        )
-    scales = np.where(largest > 0, np.maximum(scales, FLOAT16_MIN_NORMAL), 0).astype(np.float16)
-    if source is not None:
-        scales = np.where(_holds_exactly(grouped, source, scheme), source, scales)
-    divisor = np.where(largest > 0, scales, 1).astype(np.float32)
-    q = np.rint(grouped / divisor[:, :, None])
-    np.clip(q, -scheme.zero_point, scheme.zero_point, out=q)
-    q += scheme.zero_point
-    return _pack(q.astype(np.uint8).reshape(rows, -1), scheme), scales
+    columns = block.shape[1]
+    groups, padding = scheme.groups(columns), -columns % scheme.group_size
+    if importance is not None:
+        importance = np.pad(importance, (0, padding)).reshape(groups, scheme.group_size)
+    step = max(1, CACHE_ELEMENTS // columns)
+    for start in range(0, block.shape[0], step):
+        rows = slice(start, min(block.shape[0], start + step))
+        part = np.pad(block[rows], ((0, 0), (0, padding))) if padding else block[rows]
+        grouped = part.reshape(-1, groups, scheme.group_size)
+        largest = absmax_scales(grouped, scheme.zero_point)
+        if largest.max(initial=0.0) > FLOAT16_MAX:
+            raise WispError(
+                f"weight '{spec.name}' is too large for {scheme.name}",
+                got=f"{largest.max() * scheme.zero_point:g}",
+                expected=f"at most {FLOAT16_MAX * scheme.zero_point:g}",
+                remedy="compile with --quant q0f32",
+            )
+        scales = storable(largest)
+        if rule == "search":
+            scales, q = search_scales(grouped, scales, scheme.zero_point, importance)
+        else:
+            q = steps_of(grouped, scales, scheme.zero_point)
+        if source is not None:
+            exact = _holds_exactly(grouped, source[rows], scheme)
+            scales = np.where(exact, source[rows], scales)
+            np.copyto(q, steps_of(grouped, scales, scheme.zero_point), where=exact[..., None])
+        q += scheme.zero_point
+        outputs[0][rows] = _pack(q.astype(np.uint8).reshape(len(part), -1), scheme)
+        outputs[1][rows] = scales
 
 
 def _holds_exactly(grouped: NDArray[np.float32], scales: NDArray[np.float16], scheme: Scheme) -> NDArray[np.bool_]:
@@ -209,8 +264,10 @@ def _holds_exactly(grouped: NDArray[np.float32], scales: NDArray[np.float16], sc
 
 def _pack(q: NDArray[np.uint8], scheme: Scheme) -> NDArray[np.uint32]:
     """(R, K) -> (R, K / elements_per_word): the first element in the low bits."""
-    packed = (q[:, 0::2] | (q[:, 1::2] << 4)).astype(np.uint8) if scheme.bits == 4 else q
-    return np.ascontiguousarray(packed).view("<u4")
+    if scheme.bits == 4:
+        pairs = q.view("<u2")  # the first of two elements in the low byte
+        q = (pairs | pairs >> 4).astype(np.uint8)
+    return q.view("<u4")
 
 
 def _unpack(words: NDArray[np.uint32], scheme: Scheme) -> NDArray[np.uint8]:
@@ -221,17 +278,15 @@ def _unpack(words: NDArray[np.uint32], scheme: Scheme) -> NDArray[np.uint8]:
     return np.stack((packed & 15, packed >> 4), axis=-1).reshape(words.shape[0], -1)
 
 
-def reference_quantize_row(row: list[float], scheme: Scheme) -> tuple[list[int], list[float]]:
+def reference_quantize_row(
+    row: list[float], scheme: Scheme, rule: Rule = "absmax", importance: Sequence[float] = ()
+) -> tuple[list[int], list[float]]:
     """Words and scales of one row, element by element: the definition that `quantize` is tested against."""
     words: list[int] = []
     scales: list[float] = []
     for start in range(0, len(row), scheme.group_size):
         group = row[start : start + scheme.group_size]
-        largest = max(abs(value) for value in group)
-        scale = 0.0
-        if largest > 0:
-            exact = float(np.float32(largest) / np.float32(scheme.zero_point))
-            scale = float(np.float16(max(exact, FLOAT16_MIN_NORMAL)))
+        scale = reference_scale(group, scheme.zero_point, rule, importance[start : start + scheme.group_size])
         scales.append(scale)
         group = group + [0.0] * (scheme.group_size - len(group))
         q = []

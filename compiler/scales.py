@@ -1,0 +1,123 @@
+"""The scale of a group of weights: MLC's rule, and the search for the scale that leaves the least squared error.
+
+Knows float32 groups `(..., group_size)` and the range of a quantized element, `-zero_point..zero_point` steps. Knows
+nothing of packing, names or checkpoints. Whatever the rule, what is stored is one float16 scale a group.
+"""
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+Rule = Literal["absmax", "search"]
+RULES: tuple[Rule, ...] = get_args(Rule)
+
+FLOAT16_MAX = 65504.0
+# The least scale of a group that is not all zeros: a device may flush float16 subnormals and would lose the group.
+FLOAT16_MIN_NORMAL = 2.0**-14
+# Where the largest element of a group is tried, in steps relative to `zero_point`, where MLC's rule puts it. More steps
+# than the range holds clip it, for the sake of all others; that pays up to about two.
+TRIED_STEPS = tuple(np.arange(-1, 2.25, 0.25).tolist())
+# An element may count so little by its importance that clipping it harder pays: up to a scale of half the size.
+TRIED_SHRINKING = (0.7, 0.6, 0.5)
+
+
+def absmax_scales(groups: NDArray[np.float32], zero_point: int) -> NDArray[np.float32]:
+    """MLC's rule, `(..., group_size)` -> `(...)`: the largest element lies at the end of the range. Not yet rounded."""
+    flat = np.abs(groups.reshape(-1, groups.shape[-1]))
+    # Reducing over the first axis of the transposed copy is several times as fast as over a short last one.
+    largest: NDArray[np.float32] = np.maximum.reduce(np.ascontiguousarray(flat.T), axis=0)
+    return (largest / np.float32(zero_point)).reshape(groups.shape[:-1])
+
+
+def storable(scales: NDArray[np.float32]) -> NDArray[np.float16]:
+    """Rounded to float16: 0 stays 0, all others are at least the smallest normal number."""
+    return np.where(scales > 0, np.clip(scales, FLOAT16_MIN_NORMAL, FLOAT16_MAX), 0).astype(np.float16)
+
+
+def steps_of(groups: NDArray[np.float32], scales: NDArray[np.float16], zero_point: int) -> NDArray[np.float32]:
+    """Each element in whole steps of its group's scale, within the range."""
+    steps = groups / np.where(scales > 0, scales, 1).astype(np.float32)[..., None]
+    np.rint(steps, out=steps)
+    return np.clip(steps, -zero_point, zero_point, out=steps)
+
+
+def search_scales(
+    groups: NDArray[np.float32],
+    scales: NDArray[np.float16],
+    zero_point: int,
+    importance: NDArray[np.float32] | None = None,
+) -> tuple[NDArray[np.float16], NDArray[np.float32]]:
+    """Scales of least squared error, never of more than those given; and the elements in steps of them.
+
+    `importance`, broadcast to `groups`, weighs the squared error of an element: for the columns of a matrix, the mean
+    square of the activations that they are multiplied with. Each of a few scales rounds the elements to whole steps q;
+    for given q the best scale is sum(w q) / sum(q^2), which takes sum(w q)^2 / sum(q^2) off the error.
+    """
+    weighted = groups if importance is None else groups * importance
+    largest = absmax_scales(groups, 1)
+    inverse = (1 / np.maximum(largest, 1e-30)).astype(np.float32)
+    tried = [zero_point + step for step in TRIED_STEPS]
+    if importance is not None:
+        tried += [zero_point / factor for factor in TRIED_SHRINKING]
+    q = np.empty_like(groups)
+    best, found = np.zeros_like(largest), np.zeros_like(largest)
+    for steps in tried:
+        np.multiply(groups, (np.float32(steps) * inverse)[..., None], out=q)
+        np.rint(q, out=q)
+        np.clip(q, -zero_point, zero_point, out=q)
+        product = np.vecdot(weighted, q)
+        norm = np.vecdot(q, q) if importance is None else np.vecdot(q * q, importance)
+        scale = product / np.maximum(norm, 1e-30)
+        gain = product * scale
+        better = gain > best
+        np.copyto(best, gain, where=better)
+        np.copyto(found, scale, where=better)
+    found_scales = np.where(found > 0, storable(found), scales)
+    own, q = steps_of(groups, scales, zero_point), steps_of(groups, found_scales, zero_point)
+    better = _error(groups, q, found_scales, importance) < _error(groups, own, scales, importance)
+    np.copyto(own, q, where=better[..., None])
+    return np.where(better, found_scales, scales), own
+
+
+def _error(
+    groups: NDArray[np.float32],
+    steps: NDArray[np.float32],
+    scales: NDArray[np.float16],
+    importance: NDArray[np.float32] | None,
+) -> NDArray[np.float32]:
+    """The squared error of each group."""
+    difference = steps * scales.astype(np.float32)[..., None]
+    difference -= groups
+    return np.vecdot(difference, difference if importance is None else difference * importance)
+
+
+def reference_scale(group: Sequence[float], zero_point: int, rule: Rule, importance: Sequence[float] = ()) -> float:
+    """The scale of one group, element by element: the definition that the functions above are tested against."""
+    largest = max(abs(value) for value in group)
+    if largest == 0:
+        return 0.0
+    weights = importance or [1.0] * len(group)
+
+    def rounded(scale: float) -> float:
+        return float(np.float16(min(max(scale, FLOAT16_MIN_NORMAL), FLOAT16_MAX)))
+
+    def steps(scale: float) -> list[int]:
+        return [min(max(round(value / scale), -zero_point), zero_point) for value in group]
+
+    def error(scale: float) -> float:
+        return sum(h * (value - q * scale) ** 2 for h, value, q in zip(weights, group, steps(scale), strict=True))
+
+    absmax = rounded(float(np.float32(largest) / np.float32(zero_point)))
+    if rule == "absmax":
+        return absmax
+    best = found = 0.0
+    tried = [zero_point + step for step in TRIED_STEPS]
+    for position in tried + ([zero_point / factor for factor in TRIED_SHRINKING] if importance else []):
+        q = steps(largest / position)
+        product = sum(h * value * step for h, value, step in zip(weights, group, q, strict=True))
+        norm = sum(h * step * step for h, step in zip(weights, q, strict=True))
+        if norm > 0 and product * product / norm > best:
+            best, found = product * product / norm, product / norm
+    return min(absmax, rounded(found), key=error) if found > 0 else absmax
