@@ -1,4 +1,4 @@
-"""The command line: `wisp compile | serve | demo | inspect | check | bench`. Parses arguments, calls, decides nothing.
+"""The command line: `wisp compile | serve | demo | models | inspect | check | bench`. Parses arguments, decides nothing.
 
 Exit status: 0 good, 2 bad input (one line on stderr), 1 a bug or a bound that `check` found broken, 130 interrupted.
 """
@@ -100,6 +100,16 @@ def _check_address(host: str, port: int) -> None:
         server.bind(host, port).close()
     except server.ServeError as error:
         raise WispError(str(error)) from error
+
+
+def _models(parsed: argparse.Namespace) -> None:
+    from compiler.recipes import print_recipes, recipe_paths, recipes_json, summarize_recipe
+
+    summaries = [summarize_recipe(path) for path in recipe_paths()]
+    if parsed.json:
+        _print_json(recipes_json(summaries))
+    else:
+        print_recipes(summaries)
 
 
 def _inspect(parsed: argparse.Namespace) -> None:
@@ -213,6 +223,10 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--compile-only", action="store_true", help="do not serve")
     _add_address(command)
     command.set_defaults(run=_demo)
+
+    command = commands.add_parser("models", help="list the recipes that come along, and what each costs")
+    command.add_argument("--json", action="store_true", help="print JSON")
+    command.set_defaults(run=_models)
 
     command = commands.add_parser("inspect", help="say what is in an artifact")
     command.add_argument("artifact", type=Path, metavar="ARTIFACT")
