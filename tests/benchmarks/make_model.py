@@ -1,6 +1,6 @@
 """Writes a shape of the comparison harness as a Wisp artifact, with the very weights that the other engines get.
 
-    python tests/benchmarks/make_model.py --harness DIR --work DIR --shape llama-110m -o DIR/wisp-models/llama-110m
+    python -m tests.benchmarks.make_model --harness DIR --work DIR --shape llama-110m -o DIR/wisp-models/llama-110m
 
 `--harness` is where its `model.py` lies (shapes and weights as 4-bit numbers with float16 scales, which q4f16_1 holds
 without loss; norm weights are rounded to float16), `--work` what its `gen.py` wrote into (tokenizers).

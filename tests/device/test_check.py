@@ -17,7 +17,7 @@ from compiler.build import build
 from compiler.check import BOUNDS, check, exit_status, print_report
 from compiler.config import resolve_config
 from compiler.errors import WispError
-from tests.checkpoints import make_llama, make_phi3
+from tests.checkpoints import make_family, make_llama, make_phi3
 from tests.conftest import ROOT
 from tests.device.harness import Gpu
 
@@ -84,6 +84,14 @@ def test_phi3_and_unquantized_weights_pass(gpu: Gpu, tmp_path: Path) -> None:
     report = check(output, str(checkpoint), tokens=20)
     assert report["passed"], report["failures"]
     assert report["quantization_error"]["max_error"] == 0.0
+
+
+@pytest.mark.parametrize("family", ["mistral", "phi", "qwen3"])
+def test_other_families_pass(gpu: Gpu, family: str, tmp_path: Path) -> None:
+    checkpoint = make_family(family, tmp_path / "checkpoint")
+    output = compiled(checkpoint, tmp_path / "small", variants=["webgpu-f32"])
+    report = check(output, str(checkpoint), tokens=32)
+    assert report["passed"], report["failures"]
 
 
 def test_weights_of_another_seed_fail(gpu: Gpu, artifact: Path, tmp_path: Path) -> None:
