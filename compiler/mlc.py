@@ -1,6 +1,7 @@
 """`mlc-chat-config.json`: the model as MLC's tools describe it, so that they read the weights of an artifact.
 
-Field names follow `mlc_llm/protocol/mlc_chat_config.py` and each architecture's `*_model.py`. Wisp reads none of it.
+Field names follow `mlc_llm/protocol/mlc_chat_config.py` and each architecture's `*_model.py`. What reads
+it back is `mlc_source.py`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,6 +10,19 @@ from typing import Any
 from compiler.models.base import ModelConfig
 
 MLC_CONFIG = "mlc-chat-config.json"
+
+# MLC's template "LM": the prompt as it is. MLC knows no Jinja; the chat template is in model.json.
+PLAIN_TEXT: dict[str, Any] = {
+    "name": "LM",
+    "system_template": "{system_message}",
+    "system_message": "",
+    "roles": {"user": "", "assistant": ""},
+    "role_templates": {"user": "{user_message}", "assistant": "{assistant_message}", "tool": "{tool_message}"},
+    "messages": [],
+    "seps": [""],
+    "role_content_sep": "",
+    "role_empty_sep": "",
+}
 
 
 def mlc_chat_config(
@@ -28,6 +42,7 @@ def mlc_chat_config(
     theta = rope.pop("rope_theta", None) or raw.get("rope_theta") or 10000.0
     kind = rope.get("rope_type") or rope.get("type") or "default"
     model_config: dict[str, Any] = {
+        "model_type": model.model_type,
         "hidden_size": model.hidden_size,
         "intermediate_size": model.intermediate_size,
         "num_attention_heads": model.num_attention_heads,
@@ -39,11 +54,14 @@ def mlc_chat_config(
         "tie_word_embeddings": model.tie_word_embeddings,
         "position_embedding_base": theta,
         "rope_scaling": None if kind == "default" else rope,
+        "max_position_embeddings": model.max_position_embeddings,
         "context_window_size": context,
         "prefill_chunk_size": prefill_chunk,
         "tensor_parallel_shards": 1,
         "max_batch_size": 1,
     }
+    if raw.get("original_max_position_embeddings"):
+        model_config["original_max_position_embeddings"] = raw["original_max_position_embeddings"]
     if model.rotary_dim != model.head_dim:
         model_config["partial_rotary_factor"] = model.rotary_dim / model.head_dim
     return {
@@ -63,7 +81,7 @@ def mlc_chat_config(
         "presence_penalty": 0.0,
         "frequency_penalty": 0.0,
         "tokenizer_files": list(tokenizer_files),
-        "conv_template": "LM",
+        "conv_template": {**PLAIN_TEXT, "stop_token_ids": list(stop_token_ids)},
         "pad_token_id": raw.get("pad_token_id") if isinstance(raw.get("pad_token_id"), int) else 0,
         "bos_token_id": bos_token_id,
         "eos_token_id": list(stop_token_ids),

@@ -229,6 +229,21 @@ def test_an_artifact_is_compiled_again(
     assert (again.path / plan).read_bytes() == (direct / plan).read_bytes()
 
 
+@pytest.mark.parametrize("kind", MAKERS)
+def test_what_we_write_for_mlc_is_complete(kind: str, checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    """Without the files of our own, an artifact reads as a directory of MLC's."""
+    config = resolve_config(str(checkpoints[kind]), output=tmp_path / "out", **OPTIONS)
+    artifact = build(config)
+    ours = opened(artifact)
+    for name in ("model.json", "config.json"):
+        (artifact / name).unlink()
+    theirs = check(artifact)
+    networks = [config_from_huggingface(checkpoint.config, 512) for checkpoint in (theirs, ours)]
+    assert networks[0] == networks[1]
+    assert theirs.stop_token_ids == ours.stop_token_ids
+    assert theirs.chat_template == ours.tokenizer_config.get("chat_template")
+
+
 def test_an_artifact_is_compiled_onto_itself(llama: Path, tmp_path: Path) -> None:
     first = load_artifact(build(resolve_config(str(llama), output=tmp_path / "out", **OPTIONS)))
     before = {name: first.tensor(name) for name in first.tensors}
