@@ -77,12 +77,13 @@ class Graph(nn.Module):
         g, r = self.geometry, self.runtime
         m = g.model
         x: nn.Tensor | None = None
-        for rows, parameters in self.weights["embedding", None].parts:
+        matrix: Matrix = self.weights["embedding", None]
+        for rows, parameters in matrix.parts:
             name = self.kernels.build(
                 ("embed", rows),
                 lambda name, rows=rows: embed.embed_token(
                     name,
-                    g.scheme.name,
+                    matrix.scheme.name,
                     rows,
                     m.hidden_size,
                     m.rotary_dim // 2,
@@ -103,12 +104,14 @@ class Graph(nn.Module):
 
     def embed_chunk(self, chunk: int) -> nn.Tensor:
         """x `[chunk, hidden]` of the input ids."""
-        g, hidden = self.geometry, self.geometry.model.hidden_size
+        hidden = self.geometry.model.hidden_size
         x: nn.Tensor | None = None
-        for rows, parameters in self.weights["embedding", None].parts:
+        matrix: Matrix = self.weights["embedding", None]
+        scheme = matrix.scheme.name
+        for rows, parameters in matrix.parts:
             name = self.kernels.build(
                 ("embed_chunk", chunk, rows),
-                lambda name, rows=rows: embed.embed_chunk(name, g.scheme.name, chunk, rows, hidden, self.activation),
+                lambda name, rows=rows: embed.embed_chunk(name, scheme, chunk, rows, hidden, self.activation),
             )
             arguments = [self.runtime.input_ids, *parameters]
             if x is None:
@@ -155,15 +158,16 @@ class Graph(nn.Module):
         `extra` are the epilogue's operands, in the order it declares them; a result is the index of one of them
         (written in place) or a new tensor's (shape, dtype). `norm_role` names the RMS norm that x goes through first.
         """
-        g, matrix = self.geometry, self.weights[role, layer]
-        rows, k = matrix.spec.shape
+        g = self.geometry
+        matrix: Matrix = self.weights[role, layer]
+        (rows, k), scheme = matrix.spec.shape, matrix.scheme.name
         bias = [self.weights[f"{role}_bias", layer]] if (f"{role}_bias", layer) in self.weights else []
         if bias:
             declare = epilogue.with_bias(declare, rows, unit_rows, g.norm.f16_weight)
-        key = (kind if chunk == 1 else f"{kind}_chunk", chunk, rows, k, bool(bias))
+        key = (kind if chunk == 1 else f"{kind}_chunk", chunk, rows, k, bool(bias), scheme)
         if chunk == 1:
             name = self.kernels.build(
-                key, lambda name: self._matvec(name, rows, k, units, unit_rows, declare, norm_role is not None)
+                key, lambda name: self._matvec(name, scheme, rows, k, units, unit_rows, declare, norm_role is not None)
             )
             gamma = [self.weights[norm_role, layer]] if norm_role else []
             arguments = [x, *gamma, *matrix.whole(), *bias]
@@ -173,7 +177,7 @@ class Graph(nn.Module):
             name = self.kernels.build(
                 key,
                 lambda name: matmul.matmul(
-                    name, g.scheme.name, chunk, rows, k, units, unit_rows, declare, g.state_words, self.activation
+                    name, scheme, chunk, rows, k, units, unit_rows, declare, g.state_words, self.activation
                 ),
             )
             arguments = [x, *matrix.whole(), self.runtime.state, *bias]
@@ -181,12 +185,20 @@ class Graph(nn.Module):
         return self.kernels.call(name, [*arguments, *extra], places)
 
     def _matvec(
-        self, name: str, rows: int, k: int, units: int, unit_rows: UnitRows, declare: epilogue.Declare, normed: bool
+        self,
+        name: str,
+        scheme: str,
+        rows: int,
+        k: int,
+        units: int,
+        unit_rows: UnitRows,
+        declare: epilogue.Declare,
+        normed: bool,
     ) -> Any:
         g, tuning = self.geometry, tuning_for(self.geometry.variant)
         chosen = tuning.paired if len(unit_rows(0)) == 2 else tuning.single
         rms = g.norm if normed else None
-        return matvec.matvec(name, g.scheme.name, rows, k, units, unit_rows, declare, chosen, self.activation, rms)
+        return matvec.matvec(name, scheme, rows, k, units, unit_rows, declare, chosen, self.activation, rms)
 
     def project(self, role: str, layer: int, chunk: int, x: nn.Tensor, residual: nn.Tensor) -> nn.Tensor:
         """residual + x W^T (+ bias)."""
@@ -262,13 +274,13 @@ class Graph(nn.Module):
                 declare = epilogue.with_bias(declare, m.vocab_size, rows_of, g.norm.f16_weight)
             name = self.kernels.build(
                 ("lm_head", start, stop),
-                functools.partial(self._lm_head, stop - start, declare, norm_role is not None),
+                functools.partial(self._lm_head, matrix.scheme.name, stop - start, declare, norm_role is not None),
             )
             arguments = [x, *gamma, *parameters, *([bias] if bias is not None else []), self.runtime.logits]
             self.kernels.call(name, arguments, [len(arguments) - 1])
 
-    def _lm_head(self, rows: int, declare: epilogue.Declare, normed: bool, name: str) -> Any:
-        return self._matvec(name, rows, self.geometry.model.hidden_size, rows, one_row, declare, normed)
+    def _lm_head(self, scheme: str, rows: int, declare: epilogue.Declare, normed: bool, name: str) -> Any:
+        return self._matvec(name, scheme, rows, self.geometry.model.hidden_size, rows, one_row, declare, normed)
 
     def sample(self) -> nn.Tensor:
         """The next token, from the logits, into state and ring."""

@@ -108,6 +108,7 @@ class Matrix(nn.Module):
 
     def __init__(self, spec: WeightSpec, scheme: Scheme) -> None:
         self.spec = spec
+        self.scheme = scheme.of(spec)
         self.parts: list[tuple[tuple[int, int], list[nn.Parameter]]] = []
         rows, _ = spec.shape
         layout = parameter_layout(spec, scheme)
