@@ -158,7 +158,11 @@ def _add_rope(config: dict[str, Any], arch: Metadata, head_dim: int, read: ReadV
     config["rope_theta"] = theta
     rotary_dim = arch.integer(".rope.dimension_count", default=head_dim)
     if rotary_dim != head_dim or config["model_type"] == "phi":  # where Hugging Face's default is a half
-        config["partial_rotary_factor"] = rotary_dim / head_dim
+        fraction = rotary_dim / head_dim
+        # int(head_dim * fraction) has to give it back, also where the quotient was rounded down.
+        config["partial_rotary_factor"] = (
+            fraction if int(head_dim * fraction) == rotary_dim else math.nextafter(fraction, 1)
+        )
     scaling = arch.text(".rope.scaling.type", default="none")
     original = arch.integer(".rope.scaling.original_context_length", default=0)
     freqs, long, short = (read(name) for name in ROPE_TENSORS)

@@ -330,7 +330,7 @@ def test_a_network_that_is_not_supported_is_refused(tmp_path: Path, key: str, va
 def rewrite(
     file: Path, change: dict[str, Any], tensors: dict[str, np.ndarray] | None = None, keep: bool = True
 ) -> None:
-    """Writes a file again with some metadata changed (None: taken away) and tensors added, or, without `keep`, these."""
+    """Writes a file again with some metadata changed (None: taken away) and tensors added, or only these."""
     old = gguf.GGUFReader(file)
     fields = {name: field for name, field in old.fields.items() if not name.startswith("GGUF.")}
     writer = gguf.GGUFWriter(file.with_suffix(".new"), "llama")

@@ -16,6 +16,19 @@ function specialToken(config: Json, key: string): string | undefined {
   return typeof content === "string" ? content : undefined;
 }
 
+/** What `@huggingface/tokenizers` 0.2 leaves out for Unigram models: a character without a piece becomes its bytes. */
+function addByteFallback(model: NonNullable<HfTokenizer["model"]>): void {
+  const encode = model.encode.bind(model);
+  const bytesOf = (text: string): string[] =>
+    Array.from(new TextEncoder().encode(text), (byte) => `<0x${byte.toString(16).toUpperCase().padStart(2, "0")}>`);
+  model.encode = (tokens) =>
+    encode(tokens).flatMap((piece) => {
+      if (model.tokens_to_ids.has(piece)) return [piece];
+      const bytes = bytesOf(piece);
+      return bytes.every((byte) => model.tokens_to_ids.has(byte)) ? bytes : [piece];
+    });
+}
+
 export class Tokenizer {
   readonly bosToken: string | undefined;
   readonly eosToken: string | undefined;
@@ -24,6 +37,8 @@ export class Tokenizer {
   /** @param tokenizer, config the parsed tokenizer.json and tokenizer_config.json */
   constructor(tokenizer: Json, config: Json) {
     this.inner = new HfTokenizer(tokenizer, config);
+    const { type, byte_fallback: byteFallback } = tokenizer["model"] as Json;
+    if (type === "Unigram" && byteFallback === true && this.inner.model !== null) addByteFallback(this.inner.model);
     this.bosToken = specialToken(config, "bos_token");
     this.eosToken = specialToken(config, "eos_token");
   }

@@ -111,3 +111,15 @@ describe("the chat template", () => {
     expect(() => template.render([{ role: "tool", content: "" }], true)).toThrow(/Only user and assistant.*got roles tool/);
   });
 });
+
+describe("a Unigram model with byte fallback", () => {
+  const bytes = Array.from({ length: 256 }, (_, byte) => [`<0x${byte.toString(16).toUpperCase().padStart(2, "0")}>`, -100]);
+  const model = { type: "Unigram", unk_id: 0, byte_fallback: true, vocab: [["<unk>", 0], ...bytes, ["a", -1], ["b", -2]] };
+  const parts = { added_tokens: [], normalizer: null, pre_tokenizer: null, post_processor: null };
+  const tokenizer = new Tokenizer({ version: "1.0", ...parts, model, decoder: { type: "ByteFallback" } }, {});
+
+  test("gives the bytes of what no piece holds", () => {
+    const ids = [257, ...Array.from(new TextEncoder().encode("é🙂"), (byte) => byte + 1), 258];
+    expect(tokenizer.encode("aé🙂b", false)).toEqual(ids);
+  });
+});
