@@ -1,0 +1,56 @@
+"""Other sources on the Hub, against a stand-in on loopback: MLC's directories, and pickles where nothing else is."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import huggingface_hub.constants
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from compiler.checkpoint import open_checkpoint
+from compiler.mlc_source import MlcCheckpoint
+from compiler.models import config_from_huggingface, weight_specs
+from tests import hub as stand_in
+from tests.checkpoints import make_phi3
+from tests.mlc_pack import pack, phi3_tensors, write_directory
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[stand_in.Hub]:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+    with stand_in.running() as running:
+        monkeypatch.setenv("HF_ENDPOINT", running.url)
+        yield running
+
+
+def fetched(hub: stand_in.Hub) -> set[str]:
+    return {path.rsplit("/", 1)[1] for path in hub.requests if path.startswith("GET /org/model/resolve")}
+
+
+def test_mlc_weights(hub: stand_in.Hub, tmp_path: Path) -> None:
+    base = make_phi3(tmp_path / "base")
+    packed = pack(phi3_tensors(base))
+    hub.repositories["org/model"] = write_directory(tmp_path / "pack", base, packed)
+    checkpoint = open_checkpoint("org/model")
+    assert isinstance(checkpoint, MlcCheckpoint)
+    assert not any(name.startswith("params_shard") for name in fetched(hub)), "weights are downloaded last"
+    specs = weight_specs(config_from_huggingface(checkpoint.config, 64))
+    checkpoint.check_weights(specs, tied=False)
+    for spec in specs:
+        for name, tensor in checkpoint.stored(spec):
+            np.testing.assert_array_equal(tensor, packed[name])
+
+
+def test_a_pickle_when_there_is_nothing_else(hub: stand_in.Hub, tmp_path: Path) -> None:
+    base = make_phi3(tmp_path / "base")
+    tensors = load_file(base / "model.safetensors")
+    torch.save(tensors, base / "pytorch_model.bin")
+    (base / "model.safetensors").unlink()
+    hub.repositories["org/model"] = base
+    checkpoint = open_checkpoint("org/model")
+    assert "pytorch_model.bin" not in fetched(hub)
+    np.testing.assert_array_equal(checkpoint.read("lm_head.weight"), tensors["lm_head.weight"].numpy())
