@@ -239,7 +239,7 @@ def draw(name: str, vocab: int, ring: int, state_words: int) -> tirx.PrimFunc:
         with kernel.when(thread == 0):
             with kernel.loop(THREADS) as other:
                 _keep_better(kernel, best, best_index, values[other], indices[other])
-            token = kernel.let(u32(best_index[0]))
+            token = kernel.let(u32(tirx.min(best_index[0], vocab - 1)))  # NaN logits are never better than none
             state[1] = token
             tokens[mod(i32(position), ring)] = token
             counts[i32(token)] = counts[i32(token)] + T.uint32(1)

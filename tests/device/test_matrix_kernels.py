@@ -11,15 +11,17 @@ from compiler.kernels import embed, epilogue, matmul, matvec, norm, reference
 from compiler.kernels.epilogue import STATE_HEADER, Heads
 from compiler.models.base import WeightSpec, matrix
 from compiler.quantize import SCHEMES, dequantize, quantize
-from compiler.tuning import LANES, SUBGROUPS, VariantTuning
+from compiler.tuning import TUNING, VariantTuning
 from tests.conftest import unavailable
 from tests.device.harness import Gpu, assert_close, assert_untouched, poison
 
 STATE_WORDS = 192
 CONTEXT = 600  # three coarse rows of the rotary table, the last one partial
 EPSILON = 1e-2  # large enough to matter
-ONE_LANE = VariantTuning(matvec.Tuning("lanes", 64, 1, 2), matvec.Tuning("lanes", 64, 1, 1))
-TUNINGS = {"subgroup": SUBGROUPS, "lanes8": LANES, "lanes1": ONE_LANE}
+ONE_LANE = VariantTuning(
+    matvec.Tuning("lanes", 64, 1, 2), matvec.Tuning("lanes", 64, 1, 1), TUNING["webgpu-f32"].tiling
+)
+TUNINGS = {"subgroup": TUNING["webgpu-f16-sg"], "lanes8": TUNING["webgpu-f32"], "lanes1": ONE_LANE}
 SCHEME_NAMES = tuple(SCHEMES)
 ACTIVATIONS = ("float32", "float16")
 
@@ -180,6 +182,7 @@ def test_matvec_rotated(gpu: Gpu, heads: str, scheme: str, tuning: str, activati
 # ------------------------------------------------------------------------------------------------------------- prefill
 
 
+@pytest.mark.parametrize("variant", TUNING)
 @pytest.mark.parametrize("scheme", SCHEME_NAMES)
 @pytest.mark.parametrize(
     ("chunk", "length", "rows", "k", "activation", "kind"),
@@ -192,8 +195,11 @@ def test_matvec_rotated(gpu: Gpu, heads: str, scheme: str, tuning: str, activati
         (33, 33, 33, 136, "float16", "gated"),
     ],
 )
-def test_matmul(gpu: Gpu, chunk: int, length: int, rows: int, k: int, activation: str, kind: str, scheme: str) -> None:
-    require(gpu, activation)
+def test_matmul(
+    gpu: Gpu, chunk: int, length: int, rows: int, k: int, activation: str, kind: str, scheme: str, variant: str
+) -> None:
+    tiling = TUNING[variant].tiling
+    require(gpu, activation, "subgroup" if tiling.quads else "")
     rng = np.random.default_rng(chunk * k)
     weight = stored_matrix(rng, scheme, rows * 2 if kind == "gated" else rows, k)
     x = poison((chunk, k), activation)
@@ -212,9 +218,9 @@ def test_matmul(gpu: Gpu, chunk: int, length: int, rows: int, k: int, activation
     kernel = matmul.matmul(
         "matmul", scheme, chunk, len(weight.values), k, rows,
         (lambda unit: (unit, unit + rows)) if kind == "gated" else (lambda unit: (unit,)),
-        declare, STATE_WORDS, activation,
+        declare, STATE_WORDS, activation, tiling,
     )  # fmt: skip
-    out = gpu.run_kernel(kernel, arrays)["out"]
+    out = gpu.run_kernel(kernel, arrays, tiling.quads)["out"]
     assert_close(out[:length], want, activation)
     assert_untouched(out[length:])
 
@@ -277,13 +283,14 @@ def test_biases_and_gelu(gpu: Gpu, scheme: str, kind: str, activation: str) -> N
         return epilogue.with_bias(make(rows_out, units, activation), rows, unit_rows, scheme != "q0f32")
 
     bound = np.append(bias, poison(rows % 2, "float16")) if bias.dtype == np.float16 else bias
-    tuning = LANES.paired if kind == "gated" else LANES.single
+    tuning = TUNINGS["lanes8"].paired if kind == "gated" else TUNINGS["lanes8"].single
     kernel = matvec.matvec("one", scheme, rows, k, units, unit_rows, declare(1), tuning, activation)
     for row in (0, 1):
         arrays = {"x": x[row], **weight.arrays, "bias": bound, "out": poison(units, activation)}
         assert_close(gpu.run_kernel(kernel, arrays)["out"], want[row], activation)
     kernel = matmul.matmul(
-        "chunk", scheme, chunk, rows, k, units, unit_rows, declare(chunk), STATE_WORDS, activation
+        "chunk", scheme, chunk, rows, k, units, unit_rows, declare(chunk), STATE_WORDS, activation,
+        TUNING["webgpu-f32"].tiling,
     )  # fmt: skip
     padded = poison((chunk, k), activation)
     padded[:length] = x
