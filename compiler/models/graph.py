@@ -15,7 +15,7 @@ from tvm.relax.frontend import nn
 from compiler.kernels import attention, embed, epilogue, matmul, matvec, norm, sample
 from compiler.models.base import Role, WeightSpec
 from compiler.models.layers import RING_SIZE, Geometry, KernelTable, Matrix, Runtime, declare_weights
-from compiler.tuning import splits_for, tuning_for
+from compiler.tuning import TUNING, splits_for
 
 UnitRows = Callable[[Any], Sequence[Any]]
 
@@ -77,7 +77,7 @@ class Graph(nn.Module):
         g, r = self.geometry, self.runtime
         m = g.model
         x: nn.Tensor | None = None
-        matrix: Matrix = self.weights["embedding", None]
+        matrix = self.weights["embedding", None]
         for rows, parameters in matrix.parts:
             name = self.kernels.build(
                 ("embed", rows),
@@ -106,7 +106,7 @@ class Graph(nn.Module):
         """x `[chunk, hidden]` of the input ids."""
         hidden = self.geometry.model.hidden_size
         x: nn.Tensor | None = None
-        matrix: Matrix = self.weights["embedding", None]
+        matrix = self.weights["embedding", None]
         scheme = matrix.scheme.name
         for rows, parameters in matrix.parts:
             name = self.kernels.build(
@@ -177,7 +177,17 @@ class Graph(nn.Module):
             name = self.kernels.build(
                 key,
                 lambda name: matmul.matmul(
-                    name, scheme, chunk, rows, k, units, unit_rows, declare, g.state_words, self.activation
+                    name,
+                    scheme,
+                    chunk,
+                    rows,
+                    k,
+                    units,
+                    unit_rows,
+                    declare,
+                    g.state_words,
+                    self.activation,
+                    TUNING[g.variant.name].tiling,
                 ),
             )
             arguments = [x, *matrix.whole(), self.runtime.state, *bias]
@@ -195,7 +205,7 @@ class Graph(nn.Module):
         declare: epilogue.Declare,
         normed: bool,
     ) -> Any:
-        g, tuning = self.geometry, tuning_for(self.geometry.variant)
+        g, tuning = self.geometry, TUNING[self.geometry.variant.name]
         chosen = tuning.paired if len(unit_rows(0)) == 2 else tuning.single
         rms = g.norm if normed else None
         return matvec.matvec(name, scheme, rows, k, units, unit_rows, declare, chosen, self.activation, rms)
