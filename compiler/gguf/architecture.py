@@ -86,7 +86,7 @@ FAMILIES: dict[str, Family] = {
 }
 
 # Keys that never change the network. `rope.scaling.finetuned` says how it was trained.
-_INERT = (".vocab_size", ".rope.scaling.finetuned", ".tensor_data_layout")
+_INERT = (".rope.scaling.finetuned", ".tensor_data_layout")
 
 
 def family(metadata: Metadata) -> Family:
@@ -129,6 +129,8 @@ def huggingface_config(metadata: Metadata, tensors: Mapping[str, tuple[int, ...]
     head_dim = head_dim or hidden // heads
     if arch.integer(".attention.value_length", default=head_dim) != head_dim:
         arch.refuse(".attention.value_length", f"{head_dim}, as for keys", "compile a model with equal head sizes")
+    if arch.integer(".vocab_size", default=config["vocab_size"]) != config["vocab_size"]:
+        arch.refuse(".vocab_size", f"{config['vocab_size']}, the rows of token_embd.weight")
     if not arch.boolean(".attention.causal", default=True):
         arch.refuse(".attention.causal", "true", "compile a decoder")
     if kind.model_type in ("llama", "qwen3") and "blk.0.attn_q.bias" in tensors:

@@ -4,6 +4,7 @@ Knows the two kinds that llama.cpp writes for the supported networks: `gpt2` (by
 (SentencePiece, with a score for each token). Knows nothing of tensors.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -190,7 +191,7 @@ def _vocabulary(metadata: Metadata, add_bos: bool, bos: int | None, eos: int | N
     if metadata.get("tokenizer.ggml.token_type") is not None:
         types = [int(kind) for kind in metadata.numbers("tokenizer.ggml.token_type", len(tokens))]
     if len(set(tokens)) < len(tokens):
-        twice = next(token for i, token in enumerate(tokens) if token in tokens[:i])
+        twice, _ = Counter(tokens).most_common(1)[0]
         raise WispError(
             f"{metadata.file}: metadata 'tokenizer.ggml.tokens' is not usable",
             got=f"{twice!r} twice",
@@ -206,6 +207,11 @@ def _vocabulary(metadata: Metadata, add_bos: bool, bos: int | None, eos: int | N
             metadata.refuse(key, f"an id below {len(tokens)}")
         return token
 
+    # Tokens with such a role are found in the text also where the file forgets to say that they are special.
+    named = [role(name, None) for name in ("bos", "eos", "eot", "eom")]
+    for i in {*named, *(i for i, token in enumerate(tokens) if token in END_TEXTS)}:
+        if i is not None and types[i] == TokenType.NORMAL:
+            types[i] = TokenType.CONTROL
     return _Vocabulary(
         tokens=tuple(tokens),
         types=tuple(types),

@@ -302,6 +302,7 @@ def open_and_check(file: Path) -> None:
         ("llama.block_count", "two", r"llama\.block_count.*'two'"),
         ("llama.block_count", 3, r"do not match its metadata.*missing.*layers\.2"),
         ("llama.block_count", 1, r"do not match its metadata.*unexpected.*layers\.1"),
+        ("llama.vocab_size", 330, r"llama\.vocab_size.*got 330.*expected 331"),
         ("llama.embedding_length", 64, r"of another shape"),
         ("llama.embedding_length", 0, r"hidden_size"),
         ("llama.attention.head_count", 5, r"rows in 5 heads|divisor"),

@@ -20,7 +20,7 @@ from compiler.gguf.pretokenizers import PRE_TOKENIZERS
 from compiler.gguf.reader import read_header
 from compiler.gguf.tokenizer import rebuild_tokenizer
 from tests.checkpoints import CHAT_TEMPLATE, CORPUS
-from tests.conftest import ROOT
+from tests.conftest import ROOT, unavailable
 from tests.gguf_files import add_byte_level, add_sentence_piece
 
 BROWSER_LIBRARY = ROOT / "web" / "node_modules" / "@huggingface" / "tokenizers"
@@ -67,7 +67,7 @@ def rebuilt(metadata: Metadata) -> tuple[Tokenizer, dict[str, Any], dict[str, An
 def ids_in_browser_library(directory: Path, files: dict[str, Any], config: dict[str, Any]) -> list[list[int]]:
     """What `@huggingface/tokenizers` makes of `TEXTS`."""
     if shutil.which("node") is None or not BROWSER_LIBRARY.is_dir():
-        pytest.skip("node or web/node_modules is missing; run make setup")
+        unavailable("node or web/node_modules is missing; run make setup")
     for name, content in (("tokenizer", files), ("config", config), ("texts", TEXTS)):
         (directory / f"{name}.json").write_text(json.dumps(content))
     script = f"""
@@ -276,6 +276,14 @@ def bad_tokenizer(change: dict[str, Any]) -> Metadata:
 
 def test_the_small_tokenizer_is_good() -> None:
     assert rebuild_tokenizer(bad_tokenizer({})).bos_token_id == 3
+
+
+def test_tokens_with_a_role_are_special_also_without_types() -> None:
+    changed = {"tokenizer.ggml.token_type": None, "tokenizer.ggml.tokens": ["a", "b", "ab", "<s>", "<|end|>"]}
+    result = rebuild_tokenizer(bad_tokenizer(changed))
+    assert [(token["id"], token["special"]) for token in result.json["added_tokens"]] == [(3, True), (4, True)]
+    assert Tokenizer.from_str(json.dumps(result.json)).encode("<s>ab<|end|>").ids == [3, 2, 4]
+    assert result.end_token_ids == (4,)
 
 
 @pytest.mark.parametrize(
