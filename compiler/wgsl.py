@@ -9,6 +9,7 @@ what it replaces: another TVM fails here, loudly, and not in a browser.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -42,6 +43,9 @@ _GRID_DIM = "  @builtin(num_workgroups) gridDim : vec3<u32>,\n"
 _BINDING = re.compile(r"@group\(0\) @binding\((\d+)\) var<storage, (read|read_write)> (\w+) : array<([\w<>]+)>;")
 _SHARED = re.compile(r"var<workgroup> (\w+) : array<([\w<>]+), (\d+)>;")
 _LOCAL = re.compile(r"^( +)var (\w+) : array<([\w<>]+), (\d+)>;$", re.MULTILINE)
+_INDEXED = re.compile(r"\b(\w+)\[")
+_INDEXED_BY_CONSTANT = re.compile(r"\b(\w+)\[\d+i\]")
+_ELEMENT = re.compile(r"\b(\w+)\[(\d+)i\]")
 _ENTRY = re.compile(r"fn (\w+)\(\n")
 _WORKGROUP = re.compile(r"@workgroup_size\((\d+), (\d+), (\d+)\)")
 _BYTES = {"f32": 4, "u32": 4, "i32": 4, "f16": 2}
@@ -67,14 +71,19 @@ def _element_bytes(kind: str) -> int:
 
 def _scalarize(source: str) -> str:
     """Turn a register array that is indexed by constants alone into one variable an element."""
-    for indent, name, kind, length in _LOCAL.findall(source):
-        uses = re.findall(rf"\b{name}\[([^\]]*)\]", source)
-        if not all(re.fullmatch(r"\d+i", use) for use in uses):
-            continue
-        variables = "\n".join(f"{indent}var {name}_{i} : {kind};" for i in range(int(length)))
-        source = source.replace(f"{indent}var {name} : array<{kind}, {length}>;", variables)
-        source = re.sub(rf"\b{name}\[(\d+)i\]", rf"{name}_\1", source)
-    return source
+    uses, constant_uses = Counter(_INDEXED.findall(source)), Counter(_INDEXED_BY_CONSTANT.findall(source))
+    arrays = {name for _, name, _, _ in _LOCAL.findall(source) if uses[name] == constant_uses[name]}
+
+    def declare(match: re.Match[str]) -> str:
+        indent, name, kind, length = match.groups()
+        if name not in arrays:
+            return match[0]
+        return "\n".join(f"{indent}var {name}_{i} : {kind};" for i in range(int(length)))
+
+    def use(match: re.Match[str]) -> str:
+        return f"{match[1]}_{match[2]}" if match[1] in arrays else match[0]
+
+    return _ELEMENT.sub(use, _LOCAL.sub(declare, source))
 
 
 def _strip(source: str) -> str:
@@ -99,8 +108,10 @@ def render(function: tirx.PrimFunc, entry: str, subgroups: bool) -> KernelInfo:
     target = tvm.target.Target({"kind": "webgpu", "supports_subgroups": subgroups}, host="llvm")
     grid = [int(extent) for extent in function.attrs["wisp.grid"]]
     module = tvm.IRModule({"kernel": function.with_attr("global_symbol", "kernel")})
-    # StorageRewrite may merge workgroup arrays of different element types, which WGSL cannot express.
-    with tvm.transform.PassContext(config={"tirx.disable_storage_rewrite": True}), target:
+    # StorageRewrite may merge workgroup arrays of different element types, which WGSL cannot express. Compaction looks
+    # for unused parts of buffers, which takes a third of the time and finds none.
+    options = {"tirx.disable_storage_rewrite": True}
+    with tvm.transform.PassContext(config=options, disabled_pass=["s_tir.CompactBufferAllocation"]), target:
         lower, _, finalize_device = tirx.get_default_tir_pipeline(target)
         _, devices = split_host_device_mods(lower(tirx.transform.BindTarget(target)(module)))
         ((device, functions),) = devices.items()

@@ -66,6 +66,7 @@ class KernelTable:
 
     functions: dict[str, tirx.PrimFunc] = field(default_factory=dict)
     _names: dict[tuple[Any, ...], str] = field(default_factory=dict)
+    _signatures: dict[tuple[Any, ...], tirx.PrimFunc] = field(default_factory=dict)
 
     def build(self, key: tuple[Any, ...], make: Callable[[str], tirx.PrimFunc]) -> str:
         """The name of the kernel with this key; `make(name)` builds it when it is new. `key[0]` begins the name."""
@@ -80,20 +81,10 @@ class KernelTable:
 
         Relax sees a function of the tensors' own shapes; the kernel itself binds the same bytes as vectors.
         """
+        operands = [(tuple(argument.shape), argument.dtype) for argument in arguments]
         fresh = [r for r in results if not isinstance(r, int)]
-        with IRBuilder() as builder, T.prim_func(private=True):
-            for i, argument in enumerate(arguments):
-                T.arg(f"a{i}", T.buffer(argument.shape, argument.dtype))
-            for i, (shape, dtype) in enumerate(fresh):
-                T.arg(f"r{i}", T.buffer(shape, dtype))
-            T.evaluate(0)
-        signature = builder.get().with_attr("wisp.kernel", name)
-        outputs = [
-            nn.Tensor.placeholder(arguments[r].shape, arguments[r].dtype)
-            if isinstance(r, int)
-            else nn.Tensor.placeholder(*r)
-            for r in results
-        ]
+        signature = self._signature(name, (*operands, *fresh))
+        outputs = [nn.Tensor.placeholder(*(operands[r] if isinstance(r, int) else r)) for r in results]
         out: Any = outputs if len(outputs) > 1 else outputs[0]
         if len(fresh) == len(results):
             value = nn.op.tensor_ir_op(signature, name, list(arguments), out)
@@ -101,6 +92,16 @@ class KernelTable:
             places = [r if isinstance(r, int) else -1 for r in results]
             value = nn.op.tensor_ir_inplace_op(signature, name, list(arguments), places, out)
         return list(value) if len(outputs) > 1 else [value]
+
+    def _signature(self, name: str, tensors: tuple[tuple[tuple[int, ...], str], ...]) -> tirx.PrimFunc:
+        """The function of tensors of these shapes and types that stands for the kernel; built once."""
+        if (name, tensors) not in self._signatures:
+            with IRBuilder() as builder, T.prim_func(private=True):
+                for i, (shape, dtype) in enumerate(tensors):
+                    T.arg(f"t{i}", T.buffer(shape, dtype))
+                T.evaluate(0)
+            self._signatures[name, tensors] = builder.get().with_attr("wisp.kernel", name)
+        return self._signatures[name, tensors]
 
 
 class Matrix(nn.Module):
