@@ -1,4 +1,4 @@
-"""The command line: `wisp compile | serve | demo | models | inspect | check | bench`. Parses arguments, decides nothing.
+"""The command line: `wisp compile | serve | demo | models | inspect | check | bench`. Parses arguments and calls.
 
 Exit status: 0 good, 2 bad input (one line on stderr), 1 a bug or a bound that `check` found broken, 130 interrupted.
 """
@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from compiler import __version__
-from compiler.config import ARTIFACTS, resolve_config
+from compiler.config import ARTIFACTS, DEFAULT_SCALES, resolve_config
 from compiler.errors import WispError
 from compiler.quantize import SCHEMES
+from compiler.scales import RULES
 from compiler.variants import VARIANTS
 
 DEMO = Path(__file__).resolve().parent.parent / "configs" / "demo"
@@ -50,8 +51,8 @@ def _terminate(*_: object) -> NoReturn:
 
 
 def _compile(parsed: argparse.Namespace) -> None:
-    from compiler.build import build
     from compiler.progress import Terminal
+    from compiler.stale import build_if_stale
 
     config = resolve_config(
         parsed.source,
@@ -65,8 +66,10 @@ def _compile(parsed: argparse.Namespace) -> None:
         mlc_shards=parsed.mlc_shards,
         lora=parsed.lora,
         dump=parsed.dump,
+        scales=parsed.scales,
+        calibration=parsed.calibration,
     )
-    build(config, Terminal())
+    build_if_stale(config, Terminal(), force=parsed.force)
 
 
 def _serve(parsed: argparse.Namespace) -> None:
@@ -210,6 +213,11 @@ def _parser() -> argparse.ArgumentParser:
         "--mlc-shards", action="store_true", help="never split a tensor, so that MLC's tools can read it"
     )
     command.add_argument("--lora", type=Path, metavar="DIR", help="merge a PEFT adapter into the weights")
+    command.add_argument("--scales", metavar="RULE", help=f"{' | '.join(RULES)} ({DEFAULT_SCALES})")
+    command.add_argument(
+        "--calibration", type=Path, metavar="FILE", help="weigh errors by the activations on this text (runs the model)"
+    )
+    command.add_argument("--force", action="store_true", help="compile even when nothing has changed")
     command.add_argument("--dump", type=Path, metavar="DIR", help="write the program after each pass, WGSL and plan")
     command.set_defaults(run=_compile)
 
