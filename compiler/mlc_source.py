@@ -19,7 +19,7 @@ from compiler.mlc_cache import CACHES, REMEDY, TensorCache
 from compiler.mlc_conversation import chat_template
 from compiler.models import config_from_huggingface, weight_specs
 from compiler.models.base import WeightSpec
-from compiler.quantize import SCHEMES, Scheme, dequantize, parameter_layout
+from compiler.quantize import SCHEMES, Scheme, dequantize, parameter_layout, with_exceptions
 
 MLC_CONFIG = "mlc-chat-config.json"
 # Fields of MLC's model_config that say how MLC runs a model.
@@ -58,7 +58,8 @@ class MlcCheckpoint(Checkpoint):
         self._fetch_weights = fetch_weights
         self._chat = read_object(directory / MLC_CONFIG)
         self._model = _wisp_manifest(directory)
-        self.scheme = _scheme(self._chat)
+        overrides = (self._model or {}).get("quantization_overrides") or {}
+        self.scheme = with_exceptions(_scheme(self._chat), overrides)
         self.tokenizer_config = read_object(directory / "tokenizer_config.json", optional=True)
         self.generation_config = self._model["generation"] if self._model else self._chat
         # An artifact of Wisp holds config.json; MLC's description leaves out what MLC does not use.
@@ -79,6 +80,16 @@ class MlcCheckpoint(Checkpoint):
                 got=f"--quant {quantization}",
                 expected=self.scheme.name,
                 remedy=f"use --quant {self.scheme.name}, or compile the original checkpoint",
+            )
+
+    def check_overrides(self, overrides: Mapping[str, Any]) -> None:
+        """Raises WispError when a recipe wants some matrices in schemes that they are not in."""
+        if overrides and with_exceptions(SCHEMES[self.scheme.name], overrides) != self.scheme:
+            raise WispError(
+                "the weights are quantized already",
+                got=f"recipe [quantization_overrides] of {', '.join(overrides)}",
+                expected=", ".join(f"{role} {scheme.name}" for role, scheme in self.scheme.exceptions) or "none",
+                remedy="leave them out of the recipe, or compile the original checkpoint",
             )
 
     # ------------------------------------------------------------------------------------------------------------ text
@@ -152,11 +163,11 @@ class MlcCheckpoint(Checkpoint):
     def _odd(self, spec: WeightSpec, name: str, dtype: str, shape: tuple[int, ...]) -> Iterator[str]:
         first = self.cache.tensors[name][0]
         got = (first.rows, *first.shape[1:])
-        if spec.kind == "matrix" and self.scheme.group_size and got == shape[::-1] != shape:
+        if spec.kind == "matrix" and self.scheme.of(spec).group_size and got == shape[::-1] != shape:
             raise WispError(
                 f"tensor {name} is in the transposed layout of q4f16_0, which is not supported",
                 got=list(got),
-                expected=f"{list(shape)}, the layout of {self.scheme.name}",
+                expected=f"{list(shape)}, the layout of {self.scheme.of(spec).name}",
                 remedy=REMEDY,
             )
         if got != shape or (first.dtype != dtype and "uint32" in (first.dtype, dtype)):
