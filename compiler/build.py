@@ -24,7 +24,8 @@ from compiler.mlc_source import MlcCheckpoint
 from compiler.models import config_from_huggingface, weight_specs
 from compiler.models.base import ModelConfig, WeightSpec
 from compiler.progress import Report, Silent, human_bytes
-from compiler.quantize import SCHEMES, Scheme, parameter_layout, quantize
+from compiler.quantize import SCHEMES, Scheme, parameter_layout, quantize, with_exceptions
+from compiler.scales import Rule
 from compiler.variants import VARIANTS
 
 CONSTANTS = "constants.bin"
@@ -64,6 +65,14 @@ class Text:
     generation: Mapping[str, float]
 
 
+@dataclass(frozen=True)
+class Calibration:
+    """How much each column of a matrix counts, by (role, layer), and the text that says so, as model.json has it."""
+
+    described: Mapping[str, Any]
+    importance: Mapping[tuple[str, int | None], NDArray[np.float32]]
+
+
 def build(config: BuildConfig, report: Report | None = None) -> Path:
     """Compiles one model and returns the artifact's directory. On any failure the output is as it was before.
 
@@ -77,10 +86,11 @@ def build(config: BuildConfig, report: Report | None = None) -> Path:
     text = read_text(config, source, network)
     lowered = lower(config, network, report)
     with ArtifactWriter(config.output, mlc_shards=config.mlc_shards) as writer:
-        metadata = write_weights(config, source, network, writer, report)
+        calibration = calibrate(config, source, network, report)
+        metadata = write_weights(config, source, network, calibration, writer, report)
         write_variants(network, lowered, writer)
         write_text(source, network, text, writer)
-        output = writer.finish(describe(config, source, network, text, lowered), metadata)
+        output = writer.finish(describe(config, source, network, text, lowered, calibration), metadata)
     if source.adapter is not None:
         report.note(f"merged {source.adapter}")
     report.note(f"{output}: {human_bytes(network.weight_bytes)} of weights, context {network.context}")
@@ -98,6 +108,7 @@ def open_source(config: BuildConfig) -> Source:
     checkpoint = open_checkpoint(config.source, config.revision)
     if isinstance(checkpoint, MlcCheckpoint):
         checkpoint.check_request(config.quantization, config.lora)
+        checkpoint.check_overrides(config.quantization_overrides)
     adapter = open_adapter(config.lora) if config.lora is not None else None
     return Source(checkpoint, checkpoint.config, checkpoint.source, adapter)
 
@@ -108,7 +119,7 @@ def plan_network(config: BuildConfig, source: Source) -> Network:
     model = config_from_huggingface(source.config, context)
     if config.architecture is not None:
         _check_architecture(config_from_huggingface(config.architecture, context), model)
-    specs, scheme = weight_specs(model), SCHEMES[config.quantization]
+    specs, scheme = weight_specs(model), _scheme(config, source, model)
     layouts = [tensor for spec in specs for tensor in parameter_layout(spec, scheme)]
     return Network(
         model=model,
@@ -119,6 +130,20 @@ def plan_network(config: BuildConfig, source: Source) -> Network:
         parameters=sum(math.prod(spec.shape) for spec in specs),
         weight_bytes=sum(math.prod(shape) * np.dtype(dtype).itemsize for _, dtype, shape in layouts),
     )
+
+
+def _scheme(config: BuildConfig, source: Source, model: ModelConfig) -> Scheme:
+    """The scheme with its exceptions; weights that are quantized already have their own."""
+    if isinstance(source.checkpoint, MlcCheckpoint):
+        return source.checkpoint.scheme
+    if model.tie_word_embeddings and "lm_head" in config.quantization_overrides:
+        raise WispError(
+            "the model has no lm_head of its own",
+            got="[quantization_overrides] lm_head",
+            expected="embedding, which is both",
+            remedy="name the embedding in the recipe",
+        )
+    return with_exceptions(SCHEMES[config.quantization], config.quantization_overrides)
 
 
 def _check_architecture(stated: ModelConfig, model: ModelConfig) -> None:
@@ -197,16 +222,41 @@ def lower(config: BuildConfig, network: Network, report: Report) -> dict[str, Lo
     return lowered
 
 
+def calibrate(config: BuildConfig, source: Source, network: Network, report: Report) -> Calibration | None:
+    """What a text says of the columns of every matrix; None when no text was given."""
+    if config.calibration is None or source.checkpoint is None or config.weights == "none":
+        return None
+    from compiler.calibration import column_importance, read_calibration_text
+    from compiler.check_weights import Reference  # which builds on this module
+
+    tokenizer, vocab_size = source.checkpoint.tokenizer_files[0], network.model.vocab_size
+    text = read_calibration_text(config.calibration, tokenizer, vocab_size, network.context)
+    with report.stage("calibrating", 1) as advance:
+        rows = Reference(source.checkpoint, source.adapter).rows()
+        calibration = Calibration(text.described(), column_importance(network.model, rows, text.ids))
+        advance(1)
+    return calibration
+
+
 def write_weights(
-    config: BuildConfig, source: Source, network: Network, writer: ArtifactWriter, report: Report
+    config: BuildConfig,
+    source: Source,
+    network: Network,
+    calibration: Calibration | None,
+    writer: ArtifactWriter,
+    report: Report,
 ) -> dict[str, Any] | None:
     """Quantizes weight by weight into shards; returns what tensor-cache.json says of them all."""
+    importance = calibration.importance if calibration is not None else {}
     if config.weights == "none" or source.checkpoint is None:
         return None
     tensors = 0
     with report.stage("quantizing", network.parameters) as advance:
         for spec in network.specs:
-            for name, tensor in stored_tensors(source.checkpoint, spec, network.scheme, source.adapter):
+            weights = importance.get((spec.role, spec.layer))
+            for name, tensor in stored_tensors(
+                source.checkpoint, spec, network.scheme, source.adapter, config.scales, weights
+            ):
                 writer.add_tensor(name, tensor)
                 tensors += 1
             advance(math.prod(spec.shape))
@@ -214,14 +264,20 @@ def write_weights(
 
 
 def stored_tensors(
-    checkpoint: Checkpoint, spec: WeightSpec, scheme: Scheme, adapter: Adapter | None = None
+    checkpoint: Checkpoint,
+    spec: WeightSpec,
+    scheme: Scheme,
+    adapter: Adapter | None = None,
+    rule: Rule = "absmax",
+    importance: NDArray[np.float32] | None = None,
 ) -> list[tuple[str, NDArray]]:
     """The tensors that a weight is stored as: those of the source when it is quantized already, else our own."""
     if isinstance(checkpoint, MlcCheckpoint):
         return checkpoint.stored(spec)
     blocks = checkpoint.blocks(spec)
     merged = blocks if adapter is None else adapter.merge(spec, blocks)
-    return quantize(spec, merged, scheme, checkpoint.source_scales(spec))
+    scales = checkpoint.source_scales(spec)
+    return quantize(spec, merged, scheme, scales, rule, importance)
 
 
 def write_variants(network: Network, lowered: Mapping[str, Lowered], writer: ArtifactWriter) -> None:
@@ -254,7 +310,12 @@ def write_text(source: Source, network: Network, text: Text, writer: ArtifactWri
 
 
 def describe(
-    config: BuildConfig, source: Source, network: Network, text: Text, lowered: Mapping[str, Lowered]
+    config: BuildConfig,
+    source: Source,
+    network: Network,
+    text: Text,
+    lowered: Mapping[str, Lowered],
+    calibration: Calibration | None = None,
 ) -> dict[str, Any]:
     """model.json without its list of files."""
     model = network.model
@@ -275,6 +336,8 @@ def describe(
         },
         "parameters": network.parameters,
         "quantization": network.scheme.name,
+        **_quantized_how(config, source, network),
+        **({"calibration": calibration.described} if calibration is not None else {}),
         "weight_bytes": network.weight_bytes,
         "context": network.context,
         "bos_token_id": text.bos_token_id,
@@ -286,6 +349,15 @@ def describe(
         "weights": TENSOR_CACHE if config.weights == "full" else None,
         "variants": [describe_variant(name, result) for name, result in lowered.items()],
     }
+
+
+def _quantized_how(config: BuildConfig, source: Source, network: Network) -> dict[str, Any]:
+    """How model.json says that scales were chosen, and which matrices are stored in other schemes."""
+    overrides = {role: scheme.name for role, scheme in network.scheme.exceptions}
+    found: dict[str, Any] = {"quantization_overrides": overrides} if overrides else {}
+    if source.checkpoint is not None and not isinstance(source.checkpoint, MlcCheckpoint) and config.weights == "full":
+        found["scales"] = config.scales
+    return found
 
 
 def describe_variant(name: str, lowered: Lowered) -> dict[str, Any]:

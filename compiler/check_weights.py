@@ -18,7 +18,7 @@ from compiler.lora import Adapter
 from compiler.models import config_from_huggingface, weight_specs
 from compiler.models.base import ModelConfig, WeightSpec
 from compiler.progress import Report
-from compiler.quantize import SCHEMES, Scheme, dequantize, parameter_layout
+from compiler.quantize import SCHEMES, Scheme, dequantize, parameter_layout, with_exceptions
 from compiler.reference_model import ReadRows
 
 
@@ -54,7 +54,9 @@ def match(artifact: Artifact, reference: str, lora: Path | None) -> tuple[ModelC
     source.checkpoint.check_weights(weight_specs(config), tied=config.tie_word_embeddings)
     if source.adapter is not None:
         source.adapter.check(weight_specs(config), tied=config.tie_word_embeddings)
-    return config, SCHEMES[artifact.model["quantization"]], Reference(source.checkpoint, source.adapter)
+    overrides = artifact.model.get("quantization_overrides", {})
+    scheme = with_exceptions(SCHEMES[artifact.model["quantization"]], overrides, "model.json quantization_overrides")
+    return config, scheme, Reference(source.checkpoint, source.adapter)
 
 
 def source_rows(checkpoint: Checkpoint) -> ReadRows:
@@ -100,11 +102,11 @@ def compare_weights(
     artifact: Artifact, source: Reference, config: ModelConfig, scheme: Scheme, progress: Report
 ) -> list[str]:
     """Names of the stored tensors that are not, bit for bit, what the pipeline makes of the checkpoint."""
-    specs = weight_specs(config)
+    specs, rule = weight_specs(config), artifact.model.get("scales", "absmax")
     differing: list[str] = []
     with progress.stage("weights", len(specs)) as advance:
         for spec in specs:
-            for name, expected in stored_tensors(source.checkpoint, spec, scheme, source.adapter):
+            for name, expected in stored_tensors(source.checkpoint, spec, scheme, source.adapter, rule):
                 if not same_bits(artifact.tensor(name), expected):
                     differing.append(name)
             advance(1)

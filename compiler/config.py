@@ -7,7 +7,7 @@ function of its configuration here, so that `build.py` decides nothing.
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,10 +15,13 @@ from compiler.checkpoint import is_hub_id
 from compiler.errors import WispError
 from compiler.manifest import is_safe_id
 from compiler.mlc_source import stored_quantization
-from compiler.quantize import SCHEMES
+from compiler.models.base import Role
+from compiler.quantize import SCHEMES, with_exceptions
+from compiler.scales import RULES, Rule
 from compiler.variants import VARIANTS
 
 DEFAULT_QUANTIZATION = "q4f16_1"
+DEFAULT_SCALES: Rule = "search"  # tests/benchmarks/README.md has the evidence
 DEFAULT_CONTEXT = 4096
 DEFAULT_PREFILL_CHUNKS = (256, 64, 16)
 SMALLEST_CONTEXT, LARGEST_CONTEXT = 16, 1 << 20
@@ -40,6 +43,8 @@ RECIPE_TYPES: dict[str, type] = {
     "id": str,
     "name": str,
     "quantization": str,
+    "quantization_overrides": dict,
+    "scales": str,
     "context": int,
     "prefill_chunks": list,
     "variants": list,
@@ -70,6 +75,9 @@ class BuildConfig:
     output: Path
     dump: Path | None
     lora: Path | None = None  # a PEFT adapter to merge
+    scales: Rule = DEFAULT_SCALES
+    quantization_overrides: Mapping[Role, str] = field(default_factory=dict)  # schemes of some matrices, by role
+    calibration: Path | None = None  # a text whose activations weigh the error of the weights
 
 
 def resolve_config(
@@ -85,6 +93,8 @@ def resolve_config(
     mlc_shards: bool = False,
     lora: Path | None = None,
     dump: Path | None = None,
+    scales: str | None = None,
+    calibration: Path | None = None,
 ) -> BuildConfig:
     """The complete configuration for a recipe, a directory, a GGUF file or `org/name[@revision]`; arguments win.
 
@@ -98,6 +108,7 @@ def resolve_config(
         default_id = Path(location).stem
     if recipe_path is not None:
         default_id = recipe_path.stem
+    scheme = _quantization(quantization or recipe.get("quantization"), location)
     name = _id(identifier if identifier is not None else recipe.get("id", _slug(default_id)))
     return BuildConfig(
         source=location,
@@ -106,7 +117,7 @@ def resolve_config(
         architecture=recipe.get("architecture"),
         id=name,
         name=recipe.get("name", name),
-        quantization=_quantization(quantization or recipe.get("quantization"), location),
+        quantization=scheme,
         context=_context(context if context is not None else recipe.get("context")),
         prefill_chunks=_chunks(recipe.get("prefill_chunks", DEFAULT_PREFILL_CHUNKS)),
         variants=_variants(recipe.get("variants", list(VARIANTS)) if variants is None else list(variants)),
@@ -117,6 +128,9 @@ def resolve_config(
         output=output if output is not None else ARTIFACTS / name,
         dump=dump,
         lora=_lora(lora, weights),
+        scales=_scales(scales if scales is not None else recipe.get("scales"), calibration),
+        quantization_overrides=_overrides(scheme, recipe.get("quantization_overrides", {})),
+        calibration=calibration,
     )
 
 
@@ -212,6 +226,26 @@ def _choice(what: str, value: str, allowed: Mapping[str, object]) -> str:
 def _quantization(name: str | None, source: str) -> str:
     """The scheme that was asked for; else that of weights which are quantized already; else the default."""
     return _choice("quantization", name or stored_quantization(Path(source)) or DEFAULT_QUANTIZATION, SCHEMES)
+
+
+def _overrides(scheme: str, overrides: Mapping[str, Any]) -> dict[Role, str]:
+    """Schemes by role, without those that are the main one."""
+    exceptions = with_exceptions(SCHEMES[scheme], overrides, "recipe [quantization_overrides]").exceptions
+    return {role: exception.name for role, exception in exceptions}
+
+
+def _scales(rule: Any, calibration: Path | None) -> Rule:
+    """The rule that was asked for; the default otherwise."""
+    chosen = next((known for known in RULES if known == (rule or DEFAULT_SCALES)), None)
+    if chosen is None:
+        raise WispError("the rule for scales is not known", got=repr(rule), expected=" or ".join(RULES))
+    if calibration is not None and chosen != "search":
+        raise WispError(
+            "calibration weighs the errors that a search compares",
+            got=f"--calibration with scales {chosen}",
+            remedy="use --scales search, or leave --calibration out",
+        )
+    return chosen
 
 
 def _lora(adapter: Path | None, weights: str) -> Path | None:

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,7 @@ TensorLayout = tuple[str, Literal["uint32", "float16", "float32"], tuple[int, ..
 GroupScales = Callable[[int, int], NDArray[np.float16] | None]
 
 K_MULTIPLE = 8
+EXCEPTED_ROLES: tuple[Role, ...] = ("embedding", "lm_head")  # what may be stored in another scheme
 BLOCK_ELEMENTS = 1 << 19  # what a thread takes at a time
 CACHE_ELEMENTS = 1 << 16  # what it goes over many times: a quarter of a MiB, which stays in its cache
 BLOCKS_AHEAD = 32  # of 2 MiB each in float32
@@ -86,9 +87,18 @@ SCHEMES: dict[str, Scheme] = {
 }
 
 
-def with_exceptions(scheme: Scheme, exceptions: Mapping[Role, str]) -> Scheme:
-    """The scheme with matrices of some roles in others, by name."""
-    return replace(scheme, exceptions=tuple((role, SCHEMES[name]) for role, name in sorted(exceptions.items())))
+def with_exceptions(scheme: Scheme, exceptions: Mapping[Any, Any], where: str = "quantization_overrides") -> Scheme:
+    """The scheme with matrices of some roles in others, by name. Raises WispError for what is not known."""
+    found: list[tuple[Role, Scheme]] = []
+    for role, name in exceptions.items():
+        known = next((known for known in EXCEPTED_ROLES if known == role), None)
+        if known is None:
+            raise WispError(f"{where} has an unknown key", got=role, expected=" or ".join(EXCEPTED_ROLES))
+        if not isinstance(name, str) or name not in SCHEMES:
+            raise WispError(f"{where} {role} is not known", got=repr(name), expected=" or ".join(SCHEMES))
+        if name != scheme.name:
+            found.append((known, SCHEMES[name]))
+    return replace(scheme, exceptions=tuple(sorted(found, key=lambda item: item[0])))
 
 
 def parameter_layout(spec: WeightSpec, scheme: Scheme) -> list[TensorLayout]:
@@ -121,7 +131,6 @@ def quantize(
     weight: NDArray[np.float32] | Iterable[NDArray[np.float32]],
     scheme: Scheme,
     source_scales: GroupScales | None = None,
-    *,
     rule: Rule = "absmax",
     importance: NDArray[np.float32] | None = None,
 ) -> list[tuple[str, NDArray]]:
@@ -245,20 +254,24 @@ def _quantize_rows(
         else:
             q = steps_of(grouped, scales, scheme.zero_point)
         if source is not None:
-            exact = _holds_exactly(grouped, source[rows], scheme)
-            scales = np.where(exact, source[rows], scales)
-            np.copyto(q, steps_of(grouped, scales, scheme.zero_point), where=exact[..., None])
+            exact = _holds_exactly(grouped, largest, source[rows])
+            if exact.any():
+                scales = np.where(exact, source[rows], scales)
+                np.copyto(q, steps_of(grouped, scales, scheme.zero_point), where=exact[..., None])
         q += scheme.zero_point
         outputs[0][rows] = _pack(q.astype(np.uint8).reshape(len(part), -1), scheme)
         outputs[1][rows] = scales
 
 
-def _holds_exactly(grouped: NDArray[np.float32], scales: NDArray[np.float16], scheme: Scheme) -> NDArray[np.bool_]:
-    """Which groups, (R, groups, group_size), are whole multiples of these scales within the scheme's range."""
-    usable = (scales >= FLOAT16_MIN_NORMAL) & (grouped != 0).any(axis=2)
-    step = np.where(usable, scales, 1).astype(np.float32)[:, :, None]
-    q = np.rint(grouped / step)
-    fits: NDArray[np.bool_] = usable & ((np.abs(q) <= scheme.zero_point) & (q * step == grouped)).all(axis=2)
+def _holds_exactly(
+    grouped: NDArray[np.float32], least: NDArray[np.float32], scales: NDArray[np.float16]
+) -> NDArray[np.bool_]:
+    """Which groups, (R, groups, group_size), are multiples of these scales, which are not below the `least`."""
+    steps = scales.astype(np.float32)
+    fits: NDArray[np.bool_] = (scales >= FLOAT16_MIN_NORMAL) & (least > 0) & (steps >= least)
+    if fits.any():
+        values, step = grouped[fits], steps[fits][:, None]
+        fits[fits] = (np.rint(values / step) * step == values).all(axis=1)
     return fits
 
 

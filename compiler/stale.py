@@ -1,4 +1,4 @@
-"""Builds only what changed: the demo starts at once when its artifact is that of the present files and compiler.
+"""Builds only what changed: an artifact that was made of the same files by the same compiler is left alone.
 
 Knows digests of files. Importing it loads neither TVM nor anything else that a build needs.
 """
@@ -11,42 +11,73 @@ from pathlib import Path
 
 import compiler
 from compiler.config import BuildConfig
-from compiler.progress import Report
+from compiler.progress import Report, Silent
 
-CHECKPOINT_FILES = ("*.json", "*.safetensors", "*.bin", "*.jinja")
+CHECKPOINT_FILES = ("*.json", "*.safetensors", "*.bin", "*.jinja", "*.pt")
+COMMIT_DIGITS = 40
+# A large file is taken for unchanged while its size and its time are: reading it would take as long as compiling it.
+LARGE_FILE = 64 << 20
 
 
-def build_if_stale(config: BuildConfig, report: Report | None = None) -> Path:
+def build_if_stale(config: BuildConfig, report: Report | None = None, *, force: bool = False) -> Path:
     """`build`, unless `config.output` was built from the same files by the same compiler with the same configuration.
 
-    Only for a checkpoint in a directory. What it was built from is kept beside the artifact, not in it.
+    What it was built from is kept beside the artifact, not in it. A checkpoint on the Hub counts as unchanged when
+    its revision is a commit; `force` and a dump always build.
     """
-    stamp = config.output.with_name(f".{config.output.name}.inputs")
+    report = report or Silent()
+    output = config.output.absolute()
+    stamp = output.with_name(f".{output.name}.inputs")
     inputs = _inputs_digest(config)
-    try:
-        fresh = stamp.read_text() == inputs + _digest([config.output / "model.json"], config.output)
-    except OSError:
-        fresh = False
-    if not fresh:
-        from compiler.build import build
+    if inputs is not None and not force and config.dump is None and _is_fresh(config.output, stamp, inputs):
+        report.note(f"{config.output}: unchanged")
+        return config.output
+    from compiler.build import build
 
-        build(config, report)
+    build(config, report)
+    if inputs is not None:
         stamp.write_text(inputs + _digest([config.output / "model.json"], config.output))
     return config.output
 
 
-def _inputs_digest(config: BuildConfig) -> str:
-    """A digest of the configuration, of the compiler itself and of the checkpoint's files."""
+def _is_fresh(output: Path, stamp: Path, inputs: str) -> bool:
+    """Whether the stamp is of these inputs and of the artifact that is there, with every file of its size."""
+    try:
+        if stamp.read_text() != inputs + _digest([output / "model.json"], output):
+            return False
+        files = json.loads((output / "model.json").read_bytes())["files"]
+        return all((output / name).stat().st_size == entry["bytes"] for name, entry in files.items())
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def _inputs_digest(config: BuildConfig) -> str | None:
+    """A digest of the configuration, of the compiler itself and of the source's files; None when those may change."""
     stated = hashlib.sha256(json.dumps(asdict(config), default=str, sort_keys=True).encode()).hexdigest()
-    own, checkpoint = Path(compiler.__file__).parent, Path(config.source)
-    files = (path for pattern in CHECKPOINT_FILES for path in checkpoint.glob(pattern))
-    return stated + _digest(own.rglob("*.py"), own) + _digest(files, checkpoint)
+    own, source = Path(compiler.__file__).parent, Path(config.source)
+    read = [_digest(own.rglob("*.py"), own)]
+    if config.source_kind == "directory":
+        read.append(_digest((path for pattern in CHECKPOINT_FILES for path in source.glob(pattern)), source))
+    elif config.source_kind == "gguf":
+        read.append(_digest([source], source.parent))
+    elif config.weights == "full" or config.architecture is None:
+        revision = config.revision or ""
+        if len(revision) != COMMIT_DIGITS or not set(revision) <= set("0123456789abcdef"):
+            return None
+    if config.lora is not None:
+        read.append(_digest((path for path in config.lora.glob("*") if path.is_file()), config.lora))
+    if config.calibration is not None and config.calibration.is_file():
+        read.append(_digest([config.calibration], config.calibration.parent))
+    return stated + "".join(read)
 
 
 def _digest(files: Iterable[Path], root: Path) -> str:
     digest = hashlib.sha256()
-    for file in sorted(files):
-        with file.open("rb") as stream:
-            content = hashlib.file_digest(stream, "sha256").hexdigest()
+    for file in sorted(set(files)):
+        status = file.stat()
+        if status.st_size > LARGE_FILE:
+            content = f"{status.st_size} {status.st_mtime_ns}"
+        else:
+            content = hashlib.sha256(file.read_bytes()).hexdigest()
         digest.update(f"{file.relative_to(root).as_posix()} {content}\n".encode())
     return digest.hexdigest()

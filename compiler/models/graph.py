@@ -81,15 +81,15 @@ class Graph(nn.Module):
         for rows, parameters in matrix.parts:
             name = self.kernels.build(
                 ("embed", rows),
-                lambda name, rows=rows: embed.embed_token(
-                    name,
-                    matrix.scheme.name,
-                    rows,
-                    m.hidden_size,
-                    m.rotary_dim // 2,
-                    g.context,
-                    g.state_words,
-                    self.activation,
+                functools.partial(
+                    embed.embed_token,
+                    scheme=matrix.scheme.name,
+                    rows=rows,
+                    k=m.hidden_size,
+                    pairs=m.rotary_dim // 2,
+                    context=g.context,
+                    state_words=g.state_words,
+                    activation=self.activation,
                 ),
             )
             if x is None:
@@ -111,7 +111,9 @@ class Graph(nn.Module):
         for rows, parameters in matrix.parts:
             name = self.kernels.build(
                 ("embed_chunk", chunk, rows),
-                lambda name, rows=rows: embed.embed_chunk(name, scheme, chunk, rows, hidden, self.activation),
+                functools.partial(
+                    embed.embed_chunk, scheme=scheme, chunk=chunk, rows=rows, k=hidden, activation=self.activation
+                ),
             )
             arguments = [self.runtime.input_ids, *parameters]
             if x is None:

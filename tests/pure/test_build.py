@@ -74,7 +74,8 @@ def test_the_artifact_is_valid_and_holds_the_weights(built: Path, llama: Path) -
         stored = {name: artifact.tensor(name) for name in artifact.tensors if name.startswith(spec.name)}
         original = np.concatenate([checkpoint.read(source) for source in spec.sources])
         error = np.abs(dequantize(spec, stored, scheme) - original)
-        assert error.max() <= np.abs(original).max() / 7 * 0.51
+        assert error.max() <= np.abs(original).max() / 7 * 2  # a searched scale may clip by up to two steps
+        assert np.square(error).mean() <= 0.015 * np.square(original).mean()
 
 
 def test_what_mlc_reads(built: Path) -> None:
