@@ -31,7 +31,9 @@ TUNING: dict[str, VariantTuning] = {
     "webgpu-f16-sg": VariantTuning(*SUBGROUP_VECTORS, Tiling(16, 4, 8, 4, quads=True)),
     "webgpu-f16": VariantTuning(*LANE_VECTORS, Tiling(16, 4, 8, 4, quads=False)),
     # What software adapters and GPUs without 16-bit floats run.
-    "webgpu-f32-sg": VariantTuning(*SUBGROUP_VECTORS, Tiling(16, 2, 16, 4, quads=True)),
+    "webgpu-f32-sg": VariantTuning(
+        Tuning("subgroup", 64, 0, 4, 32), Tuning("subgroup", 64, 0, 2, 16), Tiling(16, 2, 16, 4, quads=True)
+    ),
     "webgpu-f32": VariantTuning(*LANE_VECTORS, Tiling(16, 4, 8, 4, quads=False)),
 }
 

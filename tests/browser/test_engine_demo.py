@@ -10,7 +10,7 @@ from playwright.sync_api import Page
 from tokenizers import Tokenizer
 
 from compiler.artifact import load_artifact
-from compiler.check import stored_rows
+from compiler.check_weights import stored_rows
 from compiler.models import config_from_huggingface
 from compiler.quantize import SCHEMES
 from compiler.reference_model import ReferenceModel

@@ -1,6 +1,7 @@
 """The engine in a real Chromium against transformers: logits, greedy tokens, greedy text, and what a token costs.
 
-The reference runs in float32 on the weights that the scheme stands for. One checkpoint a family, and the embedded model.
+The reference runs in float32 on the weights that the scheme stands for. One checkpoint a family; the
+embedded model too.
 """
 
 from __future__ import annotations
