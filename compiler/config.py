@@ -80,6 +80,9 @@ class BuildConfig:
     calibration: Path | None = None  # a text whose activations weigh the error of the weights
 
 
+DIRECTORY_RECIPE = "recipe.toml"  # in a checkpoint's directory: its author's choices, the source aside
+
+
 def resolve_config(
     source: str,
     *,
@@ -103,6 +106,8 @@ def resolve_config(
     recipe_path = Path(source) if source.endswith(".toml") else None
     recipe: dict[str, Any] = _read_recipe(recipe_path) if recipe_path is not None else {"source": source}
     location, kind, pinned = _locate(recipe.get("source"), recipe_path.parent if recipe_path is not None else None)
+    if recipe_path is None and (Path(location) / DIRECTORY_RECIPE).is_file():
+        recipe = {**_read_recipe(Path(location) / DIRECTORY_RECIPE), "source": source}
     default_id = Path(location).resolve().name if kind == "directory" else location.rsplit("/", 1)[-1]
     if kind == "gguf":
         default_id = Path(location).stem

@@ -178,3 +178,15 @@ def test_the_recipes_that_come_along(name: str, parameters: int) -> None:
     assert config.context is not None
     model = config_from_huggingface(config.architecture, config.context)
     assert sum(math.prod(spec.shape) for spec in weight_specs(model)) == parameters, "as the model's card says"
+
+
+def test_a_directory_may_hold_its_own_recipe(tmp_path: Path) -> None:
+    """Its keys are defaults; the source is the directory whatever it says, and arguments still win."""
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "recipe.toml").write_text('source = "elsewhere"\nname = "Mine"\ncontext = 64\nsuggestions = ["Hi"]\n')
+    config = resolve_config(str(tmp_path), identifier="x")
+    assert (config.source, config.name, config.context, config.suggestions) == (str(tmp_path), "Mine", 64, ("Hi",))
+    assert resolve_config(str(tmp_path), identifier="x", context=32).context == 32
+    (tmp_path / "recipe.toml").write_text("temprature = 1\n")
+    with pytest.raises(WispError, match="temprature"):
+        resolve_config(str(tmp_path))
