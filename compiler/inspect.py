@@ -44,7 +44,9 @@ def inspect(path: Path, *, verify: bool = False) -> dict[str, Any]:
 def print_summary(summary: dict[str, Any]) -> None:
     """The summary for people, on stdout."""
     weights = human_bytes(summary["weight_bytes"]) + ("" if summary["has_weights"] else " (not in this artifact)")
-    print(f"{summary['id']}: {summary['architecture']['model_type']}, from {summary['source']['id']}")
+    source, adapter = summary["source"], summary["source"].get("adapter")
+    merged = f" with the adapter {adapter['id']}" if adapter else ""
+    print(f"{summary['id']}: {summary['architecture']['model_type']}, from {source['id']}{merged}")
     print(f"  parameters   {summary['parameters']:,}")
     print(f"  weights      {weights}, {summary['quantization']}")
     print(f"  context      {summary['context']:,} tokens, {human_bytes(summary['kv_bytes_per_token'])} a token")

@@ -92,7 +92,9 @@ class Adapter:
 
     def described(self) -> dict[str, Any]:
         """The adapter as `source.adapter` of model.json says it."""
-        base = None if self.base is None else self.base if is_hub_id(self.base) else Path(self.base).name
+        base = self.base
+        if base is not None and not is_hub_id(base):  # a path of the machine that trained it
+            base = re.split(r"[/\\]", base.rstrip("/\\"))[-1]
         return {"id": self.id, "base": base, "rank": self.rank, "alpha": self.alpha, "sha256": self.sha256}
 
     def __str__(self) -> str:

@@ -18,7 +18,7 @@ from compiler.errors import WispError
 from compiler.mlc_cache import CACHES, REMEDY, TensorCache
 from compiler.mlc_conversation import chat_template
 from compiler.models import config_from_huggingface, weight_specs
-from compiler.models.base import WeightSpec
+from compiler.models.base import Role, WeightSpec
 from compiler.quantize import SCHEMES, Scheme, dequantize, parameter_layout, with_exceptions
 
 MLC_CONFIG = "mlc-chat-config.json"
@@ -82,7 +82,7 @@ class MlcCheckpoint(Checkpoint):
                 remedy=f"use --quant {self.scheme.name}, or compile the original checkpoint",
             )
 
-    def check_overrides(self, overrides: Mapping[str, Any]) -> None:
+    def check_overrides(self, overrides: Mapping[Role, str]) -> None:
         """Raises WispError when a recipe wants some matrices in schemes that they are not in."""
         if overrides and with_exceptions(SCHEMES[self.scheme.name], overrides) != self.scheme:
             raise WispError(

@@ -63,10 +63,9 @@ def _load_version(file: Path, modified: int, size: int) -> dict[str, Any]:
             remedy=CONVERT,
         ) from error
     except Exception as error:  # torch raises RuntimeError, EOFError, KeyError, ... for what is not its file
-        reason = str(error).split("\n")[0] or type(error).__name__
         raise WispError(
             f"{file.name} is damaged",
-            got=reason,
+            got=str(error).split("\n")[0] or type(error).__name__,
             expected="a file of torch.save",
             remedy=f"download it again, or {CONVERT}",
         ) from error

@@ -45,8 +45,14 @@ def test_an_adapter_changes_the_logits_as_in_peft(gpu: Gpu, tmp_path: Path) -> N
     model.eval()
     with torch.inference_mode():
         expected = model(torch.tensor([IDS])).logits[0, -1].numpy()
-    options = {"context": 96, "quantization": "q0f32", "variants": [VARIANT]}
-    config = resolve_config(str(base), output=tmp_path / "out", lora=tmp_path / "adapter", **options)
+    config = resolve_config(
+        str(base),
+        lora=tmp_path / "adapter",
+        output=tmp_path / "out",
+        quantization="q0f32",
+        context=96,
+        variants=[VARIANT],
+    )
     artifact = build(config)
     assert check(artifact, str(base), lora=tmp_path / "adapter", tokens=16)["failures"] == []
     got = open_variant(load_artifact(artifact), VARIANT, gpu.adapter).logits(IDS)

@@ -159,6 +159,8 @@ def test_a_build_merges_and_says_so(
     artifact = load_artifact(out)
     described = artifact.model["source"]["adapter"]
     assert (described["id"], described["base"], described["rank"], described["alpha"]) == ("adapter", "base", 4, 8)
+    assert main(["inspect", str(out)]) == 0
+    assert "from base with the adapter adapter" in capsys.readouterr().out
     merged = open_checkpoint(trained[1])
     down = artifact.tensor("model.layers.1.mlp.down_proj.weight")
     np.testing.assert_allclose(down, merged.read("model.layers.1.mlp.down_proj.weight"), rtol=0, atol=1e-6)
@@ -261,6 +263,15 @@ def test_another_base_is_refused_and_nothing_is_written(copy: Path, tmp_path: Pa
     with pytest.raises(WispError, match=r"does not fit the checkpoint.*\[4, 192\] instead of \[4, 128\].*trained on"):
         build(resolve_config(str(other), lora=copy, output=tmp_path / "out", context=32, variants=["webgpu-f32"]))
     assert not list(tmp_path.glob("*out*"))
+
+
+@pytest.mark.parametrize(
+    ("stated", "described"),
+    [("org/model", "org/model"), ("/home/me/model/", "model"), ("C:\\me\\model", "model"), ("", None), (None, None)],
+)
+def test_no_path_gets_into_an_artifact(stated: str | None, described: str | None, copy: Path) -> None:
+    edit_config(base_model_name_or_path=stated)(copy)
+    assert open_adapter(copy).described()["base"] == described
 
 
 def test_a_tied_head_is_not_adapted_alone(llama: Path, copy: Path) -> None:

@@ -113,7 +113,7 @@ def edit_model(directory: Path, **fields: Any) -> None:
 
 
 def test_rope_scaling_of_llama(llama: Path, checkpoints: dict[str, Path]) -> None:
-    scaling = {"factor": 32.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0}
+    scaling: dict[str, Any] = {"factor": 32.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0}
     scaling |= {"original_max_position_embeddings": 128, "rope_type": "llama3"}
     edit_model(llama, rope_scaling=scaling, position_embedding_base=500000.0)
     theirs = open_checkpoint(checkpoints["llama"]).config | {"rope_parameters": {**scaling, "rope_theta": 500000.0}}
@@ -206,16 +206,23 @@ def test_values_for_comparisons(llama: Path, checkpoints: dict[str, Path], packe
 # ----------------------------------------------------------------------------------------------------- Wisp's artifacts
 
 
-@pytest.mark.parametrize(("kind", "scheme"), [("llama", "q4f16_1"), ("phi3", "q8f16_1")])
+@pytest.mark.parametrize(
+    ("kind", "scheme", "variants"),
+    [("llama", "q4f16_1", ["webgpu-f16", "webgpu-f32"]), ("phi3", "q8f16_1", ["webgpu-f32"])],
+)
 def test_an_artifact_is_compiled_again(
-    kind: str, scheme: str, checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str,
+    scheme: str,
+    variants: list[str],
+    checkpoints: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for module in ("compiler.artifact", "compiler.manifest"):  # so that tensors are split over shards
         monkeypatch.setattr(f"{module}.SHARD_BYTES", 40000)
     config = resolve_config(str(checkpoints[kind]), output=tmp_path / "first", quantization=scheme, **OPTIONS)
     first = load_artifact(build(config))
     assert any(len(tensor.parts) > 1 for tensor in first.tensors.values())
-    variants = ["webgpu-f16", "webgpu-f32"]
     again = load_artifact(build(resolve_config(str(first.path), output=tmp_path / "b", context=128, variants=variants)))
     assert (again.model["context"], again.model["quantization"]) == (128, scheme)
     assert [variant["name"] for variant in again.model["variants"]] == variants
@@ -227,6 +234,19 @@ def test_an_artifact_is_compiled_again(
     direct = build(resolve_config(str(checkpoints[kind]), output=tmp_path / "c", **options))
     plan = "webgpu-f32/plan.json"
     assert (again.path / plan).read_bytes() == (direct / plan).read_bytes()
+
+
+def test_an_artifact_of_several_schemes(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    recipe = tmp_path / "mixed.toml"
+    recipe.write_text(f'source = "{checkpoints["phi3"]}"\n[quantization_overrides]\nlm_head = "q8f16_1"\n')
+    first = load_artifact(build(resolve_config(str(recipe), output=tmp_path / "first", **OPTIONS)))
+    assert first.model["quantization_overrides"] == {"lm_head": "q8f16_1"}
+    again = load_artifact(build(resolve_config(str(first.path), output=tmp_path / "again", **OPTIONS)))
+    assert_same({n: again.tensor(n) for n in again.tensors}, {n: first.tensor(n) for n in first.tensors})
+    assert again.model["quantization_overrides"] == first.model["quantization_overrides"]
+    recipe.write_text(f'source = "{first.path}"\n[quantization_overrides]\nembedding = "q8f16_1"\n')
+    with pytest.raises(WispError, match=r"quantized already.*quantization_overrides.*expected lm_head q8f16_1"):
+        build(resolve_config(str(recipe), output=tmp_path / "other", **OPTIONS))
 
 
 @pytest.mark.parametrize("kind", MAKERS)
@@ -278,6 +298,10 @@ def edit_chat(**fields: Any) -> Callable[[Path], None]:
     return lambda directory: edit(directory, "mlc-chat-config.json", lambda chat: chat.update(fields))
 
 
+def drop_window(directory: Path) -> None:
+    edit_model(directory, context_window_size=None)
+
+
 def flip_bit(directory: Path) -> None:
     data = bytearray((directory / "params_shard_1.bin").read_bytes())
     data[100] ^= 1
@@ -303,7 +327,7 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "an unknown field": (lambda d: edit_model(d, new_trick=3), "new_trick"),
     "several GPUs": (lambda d: edit_model(d, tensor_parallel_shards=2), "tensor_parallel_shards.*got 2"),
     "no context": (
-        lambda d: (edit_model(d, context_window_size=None), edit_chat(context_window_size=None)(d)),
+        lambda d: [change(d) for change in (edit_chat(context_window_size=None), drop_window)],
         "max_position_embeddings",
     ),
     "a bit": (flip_bit, r"params_shard_1\.bin is damaged: got MD5 .*expected"),
