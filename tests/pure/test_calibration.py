@@ -1,0 +1,90 @@
+"""Calibration: the figures are those of the activations, and they lower the error of what the network computes."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.torch import load_file, save_file
+
+from compiler.artifact import load_artifact
+from compiler.build import build
+from compiler.calibration import column_importance, read_calibration_text
+from compiler.check_weights import source_rows, stored_rows
+from compiler.checkpoint import open_checkpoint
+from compiler.config import resolve_config
+from compiler.errors import WispError
+from compiler.models import config_from_huggingface
+from compiler.quantize import SCHEMES
+from compiler.reference_model import ReferenceModel
+from tests.checkpoints import CORPUS, make_llama
+
+OTHER = "A heron stood on a stone over the water. 'Is the light there?' it asked, and 42 small reeds bent in the wind. "
+
+
+@pytest.fixture(scope="module")
+def skewed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Llama with a few channels of large activations, as trained models have them: norms scale them up."""
+    path = make_llama(tmp_path_factory.mktemp("checkpoint") / "skewed")
+    tensors = load_file(path / "model.safetensors")
+    for name, tensor in tensors.items():
+        if "layernorm" in name:
+            tensor[::17] *= 12
+    save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
+    return path
+
+
+def text_file(directory: Path, text: str) -> Path:
+    (directory / "text.txt").write_text(text)
+    return directory / "text.txt"
+
+
+def test_importance_is_the_mean_square_of_the_inputs(skewed: Path) -> None:
+    checkpoint = open_checkpoint(skewed)
+    config = config_from_huggingface(checkpoint.config, 64)
+    importance = column_importance(config, source_rows(checkpoint), range(10, 40))
+    assert {role for role, _ in importance} == {"embedding", "qkv", "attention_output", "gate_up", "down"}
+    assert importance["down", 1].shape == (352,)
+    assert importance["qkv", 0][::17].min() > 5 * np.median(importance["qkv", 0])
+    hidden = ReferenceModel(config, source_rows(checkpoint)).hidden_states(range(10, 40))
+    squares = np.square(hidden).mean(axis=0)
+    np.testing.assert_allclose(importance["embedding", None], squares + 0.01 * squares.mean(), rtol=1e-5)
+
+
+def test_calibration_lowers_the_error_of_the_logits(skewed: Path, tmp_path: Path) -> None:
+    """Calibrated on one text, measured on another."""
+    ids = read_calibration_text(text_file(tmp_path, OTHER), skewed / "tokenizer.json", 331, 64).ids
+    checkpoint = open_checkpoint(skewed)
+    config, error = config_from_huggingface(checkpoint.config, 64), {}
+    exact = ReferenceModel(config, source_rows(checkpoint))
+    expected = exact.logits(exact.hidden_states(ids))
+    text = text_file(tmp_path, CORPUS)
+    choices = {"absmax": ("absmax", None), "search": ("search", None), "calibrated": ("search", text)}
+    for name, (scales, calibration) in choices.items():
+        request = resolve_config(
+            str(skewed),
+            output=tmp_path / name,
+            variants=["webgpu-f32"],
+            context=64,
+            scales=scales,
+            calibration=calibration,
+        )
+        artifact = load_artifact(build(request))
+        model = ReferenceModel(config, stored_rows(artifact, SCHEMES["q4f16_1"]))
+        error[name] = float(np.square(model.logits(model.hidden_states(ids)) - expected).mean())
+        described = json.loads((tmp_path / name / "model.json").read_text())
+        assert described["scales"] == scales
+        assert ("calibration" in described) == (calibration is not None)
+    assert described["calibration"]["tokens"] == 64
+    assert error["calibrated"] < 0.9 * error["search"] < 0.9 * error["absmax"]
+
+
+def test_what_cannot_calibrate_is_refused(skewed: Path, tmp_path: Path) -> None:
+    with pytest.raises(WispError, match="too short"):
+        read_calibration_text(text_file(tmp_path, "a"), skewed / "tokenizer.json", 331, 64)
+    with pytest.raises(WispError, match="cannot be read"):
+        read_calibration_text(tmp_path / "none", skewed / "tokenizer.json", 331, 64)
+    with pytest.raises(WispError, match="scales absmax"):
+        resolve_config(str(skewed), scales="absmax", calibration=tmp_path / "text.txt")
+    with pytest.raises(WispError, match="absmax or search"):
+        resolve_config(str(skewed), scales="best")
