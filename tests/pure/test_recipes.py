@@ -82,9 +82,8 @@ def report(request: pytest.FixtureRequest) -> Iterator[list[str]]:
     """Lines to show when the module is done."""
     lines: list[str] = []
     yield lines
-    terminal = request.config.pluginmanager.get_plugin("terminalreporter")
-    if terminal is not None:
-        terminal.write_line("\n" + "\n".join(lines))
+    with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+        print("", *lines, sep="\n")
 
 
 @pytest.fixture(autouse=True)
