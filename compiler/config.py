@@ -27,6 +27,7 @@ DEFAULT_PREFILL_CHUNKS = (256, 64, 16)
 SMALLEST_CONTEXT, LARGEST_CONTEXT = 16, 1 << 20
 LARGEST_CHUNK = 4096
 ARTIFACTS = Path("artifacts")
+BESIDE = "wisp.toml"  # a recipe without a source that a checkpoint's directory may hold
 
 # Greedy answers of small models loop; these are what a chat starts with when the checkpoint says nothing.
 DEFAULT_GENERATION = {"temperature": 0.7, "top_k": 0, "top_p": 0.95, "min_p": 0.0, "repetition_penalty": 1.0}
@@ -105,6 +106,9 @@ def resolve_config(
     """
     recipe_path = Path(source) if source.endswith(".toml") else None
     recipe: dict[str, Any] = _read_recipe(recipe_path) if recipe_path is not None else {"source": source}
+    beside = Path(source) / BESIDE
+    if recipe_path is None and beside.is_file():
+        recipe = {**_read_recipe(beside), "source": source}
     location, kind, pinned = _locate(recipe.get("source"), recipe_path.parent if recipe_path is not None else None)
     if recipe_path is None and (Path(location) / DIRECTORY_RECIPE).is_file():
         recipe = {**_read_recipe(Path(location) / DIRECTORY_RECIPE), "source": source}

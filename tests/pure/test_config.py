@@ -190,3 +190,24 @@ def test_a_directory_may_hold_its_own_recipe(tmp_path: Path) -> None:
     (tmp_path / "recipe.toml").write_text("temprature = 1\n")
     with pytest.raises(WispError, match="temprature"):
         resolve_config(str(tmp_path))
+
+
+def test_a_directory_may_hold_a_recipe(tmp_path: Path) -> None:
+    assert resolve_config(str(tmp_path)).scales == "search"
+    (tmp_path / "wisp.toml").write_text('name = "A title"\nscales = "absmax"\ncontext = 64\n')
+    config = resolve_config(str(tmp_path), context=128)
+    assert (config.source, config.source_kind) == (str(tmp_path), "directory")
+    assert (config.name, config.scales, config.context) == ("A title", "absmax", 128), "arguments win"
+    (tmp_path / "wisp.toml").write_text('scale = "absmax"\n')
+    with pytest.raises(WispError, match="unknown keys"):
+        resolve_config(str(tmp_path))
+
+
+def test_overrides_are_checked_and_those_of_the_main_scheme_dropped(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text('source = "org/model"\n[quantization_overrides]\nembedding = "q8f16_1"\nlm_head = "q4f16_1"\n')
+    assert resolve_config(str(recipe)).quantization_overrides == {"embedding": "q8f16_1"}
+    assert resolve_config(str(recipe), quantization="q8f16_1").quantization_overrides == {"lm_head": "q4f16_1"}
+    recipe.write_text('source = "org/model"\n[quantization_overrides]\nqkv = "q8f16_1"\n')
+    with pytest.raises(WispError, match="unknown key"):
+        resolve_config(str(recipe))
