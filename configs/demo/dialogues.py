@@ -15,9 +15,11 @@ from random import Random
 from skills import (
     FACTS,
     FAVOURITES,
+    FINAL,
     NAMES,
     PHRASINGS,
     SKILLS,
+    Shares,
     Turn,
     capital,
     colours,
@@ -152,16 +154,18 @@ def _memory_turn(rng: Random, known: dict[str, str]) -> Turn:
 # --- conversations ---------------------------------------------------------------------------------------------------
 
 
-def skill_turn(rng: Random, *, held: bool = False, skill: Callable[[Random], Turn] | None = None) -> Turn:
-    """A turn of `skill`, or of any: one that training may see, or a reserved one if `held`."""
+def skill_turn(
+    rng: Random, *, held: bool = False, skill: Callable[[Random], Turn] | None = None, shares: Shares = SKILLS
+) -> Turn:
+    """A turn of `skill`, or of any by its share: one that training may see, or a reserved one if `held`."""
     while True:
-        chosen = skill or rng.choices(list(SKILLS), list(SKILLS.values()))[0]
+        chosen = skill or rng.choices(list(shares), list(shares.values()))[0]
         turn = chosen(rng)
         if held_out(turn.key) == held:
             return turn
 
 
-def styled_turn(rng: Random, style: Style, *, held: bool = False) -> Turn:
+def styled_turn(rng: Random, style: Style, *, held: bool = False, shares: Shares = SKILLS) -> Turn:
     """A turn under a system prompt; which questions are reserved depends on the style too."""
     while True:
         if style.name == "one word":
@@ -170,7 +174,7 @@ def styled_turn(rng: Random, style: Style, *, held: bool = False) -> Turn:
             turn = ask_told(rng, style.facts, next(iter(style.facts)))
             return replace(turn, skill="system prompt")
         else:
-            turn = skill_turn(rng)
+            turn = skill_turn(rng, shares=shares)
         if held_out(f"{style.name}|{turn.key}") == held:
             return style.apply(turn)
 
@@ -191,7 +195,7 @@ def _length(rng: Random) -> int:
     return rng.randint(least, most)
 
 
-def _turns(rng: Random, style: Style) -> Iterator[Turn]:
+def _turns(rng: Random, style: Style, shares: Shares) -> Iterator[Turn]:
     known = dict(style.facts)
     memory_share = rng.choice((0.0, 0.08, 0.2, 0.35))
     only = rng.choice(list(SKILLS)) if rng.random() < 0.15 else None  # somebody who tries one thing again and again
@@ -208,23 +212,26 @@ def _turns(rng: Random, style: Style) -> Iterator[Turn]:
             yield style.apply(_memory_turn(rng, known))
             continue
         if style.name != "neutral":
-            turn = styled_turn(rng, style)
+            turn = styled_turn(rng, style, shares=shares)
         elif previous == "capitals" and rng.random() < 0.2:
             turn = skill_turn(rng, skill=follow_capital)
         else:
-            turn = skill_turn(rng, skill=only if only and rng.random() < 0.8 else None)
+            turn = skill_turn(rng, skill=only if only and rng.random() < 0.8 else None, shares=shares)
         previous = turn.skill
         prose = turn.skill in ("wisp and webgpu", "about itself", "small talk", "days", "months", "colours")
         yield replace(turn, prompt=with_typo(rng, turn.prompt)) if prose and rng.random() < 0.06 else turn
 
 
-def conversation(rng: Random) -> list[Message]:
-    """One conversation that training may see."""
-    style = make_style(rng, rng.choice(STYLES) if rng.random() < 0.18 else "neutral")
+def conversation(rng: Random, shares: Shares = SKILLS) -> list[Message]:
+    """One conversation that training may see. At the end of training more of them have a system prompt."""
+    if shares is FINAL:
+        style = make_style(rng, rng.choice((*STYLES, *["capitals"] * 8)) if rng.random() < 0.3 else "neutral")
+    else:
+        style = make_style(rng, rng.choice(STYLES) if rng.random() < 0.18 else "neutral")
     messages = []
     if style.name != "neutral" or rng.random() < 0.15:
         messages.append(Message("system", style.prompt))
-    for turn in _turns(rng, style):
+    for turn in _turns(rng, style, shares):
         messages.append(Message("user", turn.prompt))
         messages.append(Message("assistant", turn.answer, turn.letters))
     return messages

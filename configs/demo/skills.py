@@ -113,6 +113,19 @@ def subtract(rng: Random) -> Turn:
     return Turn("subtract", f"subtract|{a}|{b}", finish(rng, prompt, True), f"{a} - {b} = {a - b}.", str(a - b))
 
 
+def small_sum(rng: Random) -> Turn:
+    """Sums and differences of numbers up to 20: rare among all pairs, but what people try first."""
+    template, sign = rng.choice([(t, "+") for t in NUMBERS["add"]] + [(t, "-") for t in NUMBERS["subtract"]])
+    a, b = rng.randint(0, 20), rng.randint(0, 20)
+    if sign == "+":
+        key, result = f"add|{min(a, b)}|{max(a, b)}", a + b
+    else:
+        a, b = max(a, b), min(a, b)
+        key, result = f"subtract|{a}|{b}", a - b
+    prompt = finish(rng, template.format(a=a, b=b), True)
+    return Turn("add" if sign == "+" else "subtract", key, prompt, f"{a} {sign} {b} = {result}.", str(result))
+
+
 def compare(rng: Random) -> Turn:
     """Which of two or three numbers is bigger or smaller, and yes-or-no questions about it."""
     top = rng.choice((20, 100, 100, 100))
@@ -375,10 +388,23 @@ def unknown(rng: Random) -> Turn:
     return Turn("unknown", key, finish(rng, prompt, True), answer)
 
 
+Shares = dict[Callable[[Random], Turn], float]
+
 # Each skill with its share of the turns.
-SKILLS: dict[Callable[[Random], Turn], float] = {
+SKILLS: Shares = {
     add: 10, subtract: 10, compare: 6,
     spell: 6, reverse_word: 9, reverse_list: 5, sort_words: 7, sort_numbers: 6,
     capital: 10, opposite: 5, days: 3, months: 4, colours: 3, counts: 2,
     wisp: 9, about_itself: 4, small_talk: 5, unknown: 7,
 }  # fmt: skip
+
+# The shares later in training: what is known by heart is known by then, what is worked out needs practice.
+PRACTICE: Shares = {
+    add: 16, subtract: 16, compare: 8,
+    spell: 8, reverse_word: 10, reverse_list: 8, sort_words: 10, sort_numbers: 9,
+    capital: 10, opposite: 5, days: 2, months: 3, colours: 2, counts: 2,
+    wisp: 4, about_itself: 2, small_talk: 3, unknown: 5,
+}  # fmt: skip
+
+# The shares at the end of training.
+FINAL: Shares = {**PRACTICE, small_sum: 10}

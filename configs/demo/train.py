@@ -1,11 +1,11 @@
 """Trains the embedded model from scratch: tokenizer, weights, and the checkpoint's files.
 
-    python configs/demo/train.py --seed 1 --steps 3000 --decay-steps 900 --out configs/demo
+    python configs/demo/train.py --seed 1 --workers 2
 
 Knows: tokens, batches, the optimizer and the schedule. Does not know: what the dialogues say (`dialogues.py`) or how
-good the result is (`evaluate.py`). The state is saved as it goes, so that a stopped run goes on where it was. The
-learning rate is constant until the last `--decay-steps` steps, in which it falls to zero and every matrix is rounded to
-4 bits in the forward pass, so that the weights settle where rounding costs little.
+good the result is (`evaluate.py`). The state is saved as it goes, so that a stopped run goes on where it was. While the
+learning rate falls, every matrix is rounded to 4 bits in the forward pass, so that the weights settle where rounding
+costs little. `--steps 0` writes the checkpoint of the state that was saved last.
 """
 
 import argparse
@@ -14,6 +14,7 @@ import math
 import multiprocessing
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 
@@ -22,7 +23,7 @@ import torch.nn.functional as F
 from dialogues import Message, conversation, conversations
 from model import CONFIG, forward, initial_weights, rope_table, rounded_weights
 from safetensors.torch import save_file
-from skills import SKILLS, reverse_list, reverse_word, sort_words, spell
+from skills import FINAL, PRACTICE, SKILLS, reverse_list, reverse_word, sort_words, spell
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 BOS, END = "<|bos|>", "<|end|>"
@@ -35,7 +36,11 @@ CHAT_TEMPLATE = (
 MAX_LENGTH = CONFIG["max_position_embeddings"]
 BATCH_TOKENS = 4096
 POOL = 400  # conversations that are sorted by length together
-MUON_RATE, ADAM_RATE, WARMUP = 0.02, 0.004, 60
+PRACTICE_FROM, FINAL_FROM = 41, 112  # the first pools with the shares of later training and of its end
+MUON_RATE, ADAM_RATE = 0.02, 0.004
+# (step, share of the rate), linear in between: warm-up, constant, then down in two stretches.
+SCHEDULE = ((-1, 0.0), (59, 1.0), (1300, 1.0), (1750, 2 / 11), (1900, 1 / 7), (1950, 0.25), (2450, 0.25), (2900, 0.0))
+ROUND_FROM = 1300  # the first step that rounds to q4
 
 
 # --- tokenizer -------------------------------------------------------------------------------------------------------
@@ -115,7 +120,10 @@ def batches(encoder: Encoder, seed: int, pool: int, skip: int) -> Iterator[tuple
     """(pool, index in it, ids [B, T], learnt [B, T]) from pool `pool` on: about BATCH_TOKENS tokens of like lengths."""
     while True:
         rng = Random(f"batches {seed} {pool}")
-        rows = sorted((encoder.conversation(conversation(rng)) for _ in range(POOL)), key=lambda row: len(row[0]))
+        shares = SKILLS if pool < PRACTICE_FROM else PRACTICE if pool < FINAL_FROM else FINAL
+        rows = sorted(
+            (encoder.conversation(conversation(rng, shares)) for _ in range(POOL)), key=lambda row: len(row[0])
+        )
         groups, group = [], []
         for row in reversed(rows):
             if group and len(group[0][0]) * (len(group) + 1) > BATCH_TOKENS:
@@ -150,7 +158,7 @@ def orthogonal(matrices: torch.Tensor) -> torch.Tensor:
 
 
 class Muon:
-    """Muon for the layers' matrices: one stacked update for those of one shape, of which each worker makes its share."""
+    """Muon for the layers' matrices: one stacked update for those of one shape, split among the workers."""
 
     def __init__(self, weights: list[torch.Tensor]):
         by_shape: dict[torch.Size, list[torch.Tensor]] = {}
@@ -195,6 +203,14 @@ class Run:
         self.barrier = multiprocessing.get_context("spawn").Barrier(args.workers)
 
 
+def learning_rate(step: int) -> float:
+    """The share of the full rate at `step`, by SCHEDULE."""
+    for (start, low), (end, high) in pairwise(SCHEDULE):
+        if step < end:
+            return low + (high - low) * (step - start) / (end - start)
+    return 0.0
+
+
 def learn(
     weights: dict[str, torch.Tensor], ids: torch.Tensor, learnt: torch.Tensor, count: int, rounded: bool
 ) -> float:
@@ -224,11 +240,10 @@ def work(worker: int, run: Run, args: argparse.Namespace) -> None:
     began, shown = time.monotonic() - seconds, []
     for step in range(done, args.steps):
         pool, index, ids, learnt = next(stream)
-        left = args.steps - step
-        rate = min(1, (step + 1) / WARMUP, left / args.decay_steps)
+        rate = learning_rate(step)
         rows = slice(worker, None, args.workers)
         count = int(learnt[:, 1:].sum())
-        run.losses[worker] = learn(weights, ids[rows], learnt[rows], count, left <= args.decay_steps)
+        run.losses[worker] = learn(weights, ids[rows], learnt[rows], count, step >= ROUND_FROM)
         torch.cat([weight.grad.flatten() for weight in weights.values()], out=run.gradients[worker])
         run.barrier.wait()
         total = run.gradients.sum(0).split([weight.numel() for weight in weights.values()])
@@ -250,7 +265,7 @@ def work(worker: int, run: Run, args: argparse.Namespace) -> None:
             print(f"step {step + 1} loss {sum(shown) / len(shown):.4f} rate {rate:.2f} "
                   f"{tokens / 1e6:.2f}M tokens {seconds / 60:.1f} min", flush=True)  # fmt: skip
             shown = []
-        if (step + 1) % args.save_every == 0 or left == 1:
+        if (step + 1) % args.save_every == 0 or step + 1 == args.steps:
             state = {
                 "step": step + 1, "tokens": tokens, "pool": pool, "index": index, "seconds": seconds,
                 "weights": {name: weight.detach().clone() for name, weight in weights.items()},
@@ -300,9 +315,8 @@ def main() -> None:
         "--state", type=Path, default=Path("/tmp/wisp-demo.pt"), help="the state to resume from and save to"
     )
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=3000)
-    parser.add_argument("--decay-steps", type=int, default=900)
-    parser.add_argument("--save-every", type=int, default=100)
+    parser.add_argument("--steps", type=int, default=SCHEDULE[-1][0], help="stop here; the schedule stays")
+    parser.add_argument("--save-every", type=int, default=50)
     parser.add_argument("--workers", type=int, default=2, help="processes, one a core")
     parser.add_argument("--tokenizer", action="store_true", help="train the tokenizer again first")
     parser.add_argument("--check", action="store_true", help="only compare the network with transformers' Llama")

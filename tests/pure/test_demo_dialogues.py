@@ -77,6 +77,16 @@ def test_lists_keep_their_items(make):
             assert numbers in (sorted(numbers), sorted(numbers, reverse=True))
 
 
+def test_small_sums_are_right_and_share_the_keys_of_the_others():
+    rng = Random(8)
+    for _ in range(500):
+        turn = skills.small_sum(rng)
+        a, sign, b, result = re.fullmatch(r"(\d+) ([+-]) (\d+) = (\d+)\.", turn.answer).groups()
+        assert int(result) == (int(a) + int(b) if sign == "+" else int(a) - int(b))
+        low, high = sorted((int(a), int(b)))
+        assert turn.key == (f"add|{low}|{high}" if sign == "+" else f"subtract|{a}|{b}")
+
+
 def test_comparisons_are_true():
     rng = Random(4)
     for _ in range(1000):
