@@ -97,6 +97,25 @@ def test_a_bug_is_status_1(monkeypatch: pytest.MonkeyPatch) -> None:
         main(["compile", "org/model"])
 
 
+def test_compiling_again_does_nothing_and_says_so(
+    llama: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def compile_it(*options: str) -> str:
+        arguments = ["compile", str(llama), "-o", str(tmp_path / "out"), "--variants", "webgpu-f32", "--context", "32"]
+        assert main([*arguments, *options]) == 0
+        return capsys.readouterr().err.splitlines()[-1]
+
+    assert "of weights" in compile_it()
+    before = (tmp_path / "out" / "model.json").stat().st_ino
+    assert compile_it().endswith("out: unchanged")
+    assert (tmp_path / "out" / "model.json").stat().st_ino == before
+    (tmp_path / "out" / "params_shard_0.bin").write_bytes(b"")
+    assert "of weights" in compile_it(), "a file was damaged"
+    assert "of weights" in compile_it("--force")
+    assert "of weights" in compile_it("--scales", "absmax")
+    assert json.loads((tmp_path / "out" / "model.json").read_text())["scales"] == "absmax"
+
+
 @pytest.mark.parametrize("sent", ["SIGINT", "SIGTERM"])
 def test_an_interrupt_while_writing_leaves_nothing(llama: Path, tmp_path: Path, sent: str) -> None:
     program = (
