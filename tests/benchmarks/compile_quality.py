@@ -1,7 +1,7 @@
 """What each rule for scales costs: the squared error of weights, and the loss of the embedded model.
 
-    python tests/benchmarks/compile_quality.py                          # about a minute
-    python tests/benchmarks/compile_quality.py --per-skill 25           # and exact match, which takes much longer
+    python -m tests.benchmarks.compile_quality                          # about a minute
+    python -m tests.benchmarks.compile_quality --per-skill 25           # and exact match, which takes much longer
 
 Errors are relative to the sum of the squared weights, for matrices of 2048 x 2048 drawn from each distribution. The
 loss is that of the answers in conversations of a seed that training does not use, in nats a token.
@@ -80,12 +80,12 @@ def demo_losses(checkpoint: Path, conversations: int, per_skill: int) -> list[st
     cos, sin = rope_table(CONFIG["max_position_embeddings"])
     original = {name: weight.float() for name, weight in load_file(checkpoint / "model.safetensors").items()}
     lines = ["| embedded model | loss | weight error | exact match |", "|---|---:|---:|---:|"]
-    for name in ("float32", *RULES):
+    for rule in (None, *RULES):
         weights = dict(original)
-        if name != "float32":
+        if rule is not None:
             for key, weight in original.items():
                 if weight.ndim == 2:
-                    weights[key] = torch.from_numpy(restored(weight.numpy(), SCHEMES["q4f16_1"], name))
+                    weights[key] = torch.from_numpy(restored(weight.numpy(), SCHEMES["q4f16_1"], rule))
         nats, count = 0.0, 0
         for ids, learnt in rows:
             tokens, mask = torch.tensor([ids]), torch.tensor(learnt[1:], dtype=torch.bool)
@@ -104,7 +104,7 @@ def demo_losses(checkpoint: Path, conversations: int, per_skill: int) -> list[st
                 generate = evaluate.torch_backend(Path(copy), rounded=False)
                 right, asked = evaluate.scores(evaluate.evaluate(generate, evaluate.skills(per_skill)))["overall"]
             match = f"{right} of {asked}"
-        lines.append(f"| {name} | {nats / count:.4f} | {error:.3e} | {match} |")
+        lines.append(f"| {rule or 'float32'} | {nats / count:.4f} | {error:.3e} | {match} |")
     return lines
 
 

@@ -1,7 +1,7 @@
 """How long a compile takes and how much memory, on random bfloat16 checkpoints of real sizes.
 
-    python tests/benchmarks/compile_scale.py llama-3.2-1b           # 1.24 billion parameters, 2.5 GB on disk
-    python tests/benchmarks/compile_scale.py llama-3.1-8b           # 8.03 billion parameters, 16 GB on disk
+    python -m tests.benchmarks.compile_scale llama-3.2-1b           # 1.24 billion parameters, 2.5 GB on disk
+    python -m tests.benchmarks.compile_scale llama-3.1-8b           # 8.03 billion parameters, 16 GB on disk
 
 Writes the checkpoint under --work (and removes it at the end), runs `wisp compile` on it as a process of its own, then
 once more, unchanged. Memory is the process's own (anonymous) and with the pages of files that it maps, as Linux counts.
