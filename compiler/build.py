@@ -26,6 +26,7 @@ from compiler.models.base import ModelConfig, WeightSpec
 from compiler.progress import Report, Silent, human_bytes
 from compiler.quantize import SCHEMES, Scheme, parameter_layout, quantize, with_exceptions
 from compiler.scales import Rule
+from compiler.tokenizer_check import check_tokenizer
 from compiler.variants import VARIANTS
 
 CONSTANTS = "constants.bin"
@@ -84,6 +85,7 @@ def build(config: BuildConfig, report: Report | None = None) -> Path:
     network = plan_network(config, source)
     check_weights(config, source, network)
     text = read_text(config, source, network)
+    unchecked = check_tokenizer(text.files, text.chat_template, text.bos_token_id, text.stop_token_ids)
     lowered = lower(config, network, report)
     with ArtifactWriter(config.output, mlc_shards=config.mlc_shards) as writer:
         calibration = calibrate(config, source, network, report)
@@ -93,6 +95,8 @@ def build(config: BuildConfig, report: Report | None = None) -> Path:
         output = writer.finish(describe(config, source, network, text, lowered, calibration), metadata)
     if source.adapter is not None:
         report.note(f"merged {source.adapter}")
+    if unchecked is not None:
+        report.note(unchecked)
     report.note(f"{output}: {human_bytes(network.weight_bytes)} of weights, context {network.context}")
     return output
 

@@ -17,7 +17,7 @@ import type { LoadOptions } from "./protocol";
 import { allocate, Replay } from "./runtime/replay";
 import { Session } from "./runtime/session";
 import { planUploads } from "./runtime/upload";
-import { ChatTemplate } from "./text/chat-template";
+import { type ChatTemplate, chatTemplateOf } from "./text/chat-template";
 import { Tokenizer } from "./text/tokenizer";
 
 /** Shards under way or waiting for their upload. */
@@ -138,12 +138,7 @@ async function loadTexts(fetcher: Fetcher, manifest: Manifest): Promise<Pick<Loa
   const [json, config] = await Promise.all([read("tokenizer.json"), read("tokenizer_config.json")]);
   const tokenizer = json === undefined ? undefined : new Tokenizer(json, config ?? {});
   if (manifest.chatTemplate === null || tokenizer === undefined) return { tokenizer, template: undefined };
-  const text = (id: number | null | undefined) => (id === null || id === undefined ? undefined : tokenizer.tokenText(id));
-  const template = new ChatTemplate(manifest.chatTemplate, {
-    bosToken: tokenizer.bosToken ?? text(manifest.bosTokenId),
-    eosToken: tokenizer.eosToken ?? text(manifest.stopTokenIds[0]),
-  });
-  return { tokenizer, template };
+  return { tokenizer, template: chatTemplateOf(manifest.chatTemplate, tokenizer, manifest.bosTokenId, manifest.stopTokenIds[0]) };
 }
 
 function needsConstants(plan: Plan): boolean {

@@ -3,6 +3,7 @@
 import { Template } from "@huggingface/jinja";
 import type { ChatMessage } from "../api";
 import { RequestError } from "../errors";
+import type { Tokenizer } from "./tokenizer";
 
 export interface TemplateTokens {
   bosToken: string | undefined;
@@ -25,6 +26,8 @@ export class ChatTemplate {
       return this.template.render({
         messages: plain,
         add_generation_prompt: addGenerationPrompt,
+        tools: null,
+        documents: null,
         bos_token: this.tokens.bosToken ?? "",
         eos_token: this.tokens.eosToken ?? "",
       });
@@ -40,4 +43,18 @@ export class ChatTemplate {
 
 function textOf(content: ChatMessage["content"]): string {
   return typeof content === "string" ? content : content.map(({ text }) => text).join("");
+}
+
+/** A model's template, with its special tokens as the tokenizer names them, else as the model's ids do. */
+export function chatTemplateOf(
+  source: string,
+  tokenizer: Tokenizer,
+  bosTokenId: number | null | undefined,
+  eosTokenId: number | null | undefined,
+): ChatTemplate {
+  const text = (id: number | null | undefined) => (id === null || id === undefined ? undefined : tokenizer.tokenText(id));
+  return new ChatTemplate(source, {
+    bosToken: tokenizer.bosToken ?? text(bosTokenId),
+    eosToken: tokenizer.eosToken ?? text(eosTokenId),
+  });
 }

@@ -29,6 +29,20 @@ function addByteFallback(model: NonNullable<HfTokenizer["model"]>): void {
     });
 }
 
+/**
+ * What `@huggingface/tokenizers` 0.2 takes too narrowly: `Digits` splits at every number of Unicode, not at 0 to 9 alone.
+ * The same rule as a `Split`, in a pre-tokenizer or anywhere in a sequence of them.
+ */
+function withUnicodeDigits(preTokenizer: unknown): unknown {
+  if (typeof preTokenizer !== "object" || preTokenizer === null) return preTokenizer;
+  const { type, pretokenizers, individual_digits: individual } = preTokenizer as Json;
+  if (type === "Sequence" && Array.isArray(pretokenizers))
+    return { ...preTokenizer, pretokenizers: pretokenizers.map(withUnicodeDigits) };
+  if (type !== "Digits") return preTokenizer;
+  const pattern = { Regex: individual === true ? "\\p{N}" : "\\p{N}+" };
+  return { type: "Split", pattern, behavior: "Isolated", invert: false };
+}
+
 export class Tokenizer {
   readonly bosToken: string | undefined;
   readonly eosToken: string | undefined;
@@ -36,7 +50,8 @@ export class Tokenizer {
 
   /** @param tokenizer, config the parsed tokenizer.json and tokenizer_config.json */
   constructor(tokenizer: Json, config: Json) {
-    this.inner = new HfTokenizer(tokenizer, config);
+    const preTokenizer = withUnicodeDigits(tokenizer["pre_tokenizer"]);
+    this.inner = new HfTokenizer({ ...tokenizer, pre_tokenizer: preTokenizer }, config);
     const { type, byte_fallback: byteFallback } = tokenizer["model"] as Json;
     if (type === "Unigram" && byteFallback === true && this.inner.model !== null) addByteFallback(this.inner.model);
     this.bosToken = specialToken(config, "bos_token");
