@@ -2,6 +2,7 @@
 
     python configs/demo/evaluate.py --backend torch         # f32, through transformers
     python configs/demo/evaluate.py --backend fake-quant    # the same with every matrix rounded to q4
+    python configs/demo/evaluate.py --backend artifacts/demo    # a compiled artifact, natively through wgpu
 
 Knows: which prompts training never saw (`held_out` in `skills.py`) and what the answer must be. Does not know what
 produces the answers: `evaluate(generate)` takes any function from messages to text, so that a compiled artifact is
@@ -176,14 +177,37 @@ def torch_backend(checkpoint: Path, *, rounded: bool) -> Generate:
     return generate
 
 
+def artifact_backend(directory: Path, variant: str, checkpoint: Path) -> Generate:
+    """Greedy answers of a compiled artifact, replayed natively through wgpu."""
+    from transformers import AutoTokenizer
+
+    from compiler.artifact import load_artifact
+    from compiler.native import SamplingParameters, open_variant
+
+    artifact = load_artifact(directory)
+    tokenizer, runtime = AutoTokenizer.from_pretrained(checkpoint), open_variant(artifact, variant)
+    stop = artifact.model["stop_token_ids"]
+
+    def generate(messages: Messages) -> str:
+        prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+        return tokenizer.decode(runtime.generate(prompt, MAX_NEW_TOKENS, SamplingParameters(), stop))
+
+    return generate
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--backend", choices=("torch", "fake-quant"), default="torch")
+    parser.add_argument("--backend", default="torch", help="torch, fake-quant, or an artifact's directory")
+    parser.add_argument("--variant", default="webgpu-f32-sg", help="of the artifact")
     parser.add_argument("--checkpoint", type=Path, default=Path(__file__).parent)
     parser.add_argument("--per-skill", type=int, default=PER_SKILL)
     parser.add_argument("--failures", action="store_true", help="print what was asked, expected and answered")
     args = parser.parse_args()
-    results = evaluate(torch_backend(args.checkpoint, rounded=args.backend == "fake-quant"), skills(args.per_skill))
+    if args.backend in ("torch", "fake-quant"):
+        generate = torch_backend(args.checkpoint, rounded=args.backend == "fake-quant")
+    else:
+        generate = artifact_backend(Path(args.backend), args.variant, args.checkpoint)
+    results = evaluate(generate, skills(args.per_skill))
     for result in results:
         if args.failures and not result.exact:
             asked = [m["content"] for m in result.example.messages if m["role"] == "system"]
