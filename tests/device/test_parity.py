@@ -157,22 +157,27 @@ class Models:
         return self._runtimes[name, scheme, variant]
 
     def _compile(self, name: str, scheme: str, variant: str) -> NativeRuntime:
-        checkpoint, context = open_checkpoint(self.path(name)), CHECKPOINTS[name].context
-        model = config_from_huggingface(json.loads((self.path(name) / "config.json").read_text()), context)
-        lowered = lower_variant(model, SCHEMES[scheme], VARIANTS[variant], context, CHUNKS)
-        tensors = {
-            tensor: array
-            for spec in weight_specs(model)
-            for tensor, array in quantize(spec, checkpoint.blocks(spec), SCHEMES[scheme])
-        }
-        return NativeRuntime(
-            lowered.plan,
-            lowered.kernels,
-            VARIANTS[variant].required_features,
-            lambda tensor, start, stop: np.ascontiguousarray(tensors[tensor][start:stop]).tobytes(),
-            rope_constants(model, context),
-            self._gpu.adapter,
-        )
+        return compiled(self.path(name), CHECKPOINTS[name].context, scheme, variant, self._gpu)
+
+
+def compiled(path: Path, context: int, scheme: str, variant: str, gpu: Gpu) -> NativeRuntime:
+    """A checkpoint on the device, compiled in memory for `context` tokens."""
+    checkpoint = open_checkpoint(path)
+    model = config_from_huggingface(json.loads((path / "config.json").read_text()), context)
+    lowered = lower_variant(model, SCHEMES[scheme], VARIANTS[variant], context, CHUNKS)
+    tensors = {
+        tensor: array
+        for spec in weight_specs(model)
+        for tensor, array in quantize(spec, checkpoint.blocks(spec), SCHEMES[scheme])
+    }
+    return NativeRuntime(
+        lowered.plan,
+        lowered.kernels,
+        VARIANTS[variant].required_features,
+        lambda tensor, start, stop: np.ascontiguousarray(tensors[tensor][start:stop]).tobytes(),
+        rope_constants(model, context),
+        gpu.adapter,
+    )
 
 
 @pytest.fixture(scope="module")
