@@ -81,9 +81,6 @@ class BuildConfig:
     calibration: Path | None = None  # a text whose activations weigh the error of the weights
 
 
-DIRECTORY_RECIPE = "recipe.toml"  # in a checkpoint's directory: its author's choices, the source aside
-
-
 def resolve_config(
     source: str,
     *,
@@ -110,8 +107,6 @@ def resolve_config(
     if recipe_path is None and beside.is_file():
         recipe = {**_read_recipe(beside), "source": source}
     location, kind, pinned = _locate(recipe.get("source"), recipe_path.parent if recipe_path is not None else None)
-    if recipe_path is None and (Path(location) / DIRECTORY_RECIPE).is_file():
-        recipe = {**_read_recipe(Path(location) / DIRECTORY_RECIPE), "source": source}
     default_id = Path(location).resolve().name if kind == "directory" else location.rsplit("/", 1)[-1]
     if kind == "gguf":
         default_id = Path(location).stem

@@ -180,24 +180,14 @@ def test_the_recipes_that_come_along(name: str, parameters: int) -> None:
     assert sum(math.prod(spec.shape) for spec in weight_specs(model)) == parameters, "as the model's card says"
 
 
-def test_a_directory_may_hold_its_own_recipe(tmp_path: Path) -> None:
-    """Its keys are defaults; the source is the directory whatever it says, and arguments still win."""
-    (tmp_path / "config.json").write_text("{}")
-    (tmp_path / "recipe.toml").write_text('source = "elsewhere"\nname = "Mine"\ncontext = 64\nsuggestions = ["Hi"]\n')
-    config = resolve_config(str(tmp_path), identifier="x")
-    assert (config.source, config.name, config.context, config.suggestions) == (str(tmp_path), "Mine", 64, ("Hi",))
-    assert resolve_config(str(tmp_path), identifier="x", context=32).context == 32
-    (tmp_path / "recipe.toml").write_text("temprature = 1\n")
-    with pytest.raises(WispError, match="temprature"):
-        resolve_config(str(tmp_path))
-
-
 def test_a_directory_may_hold_a_recipe(tmp_path: Path) -> None:
     assert resolve_config(str(tmp_path)).scales == "search"
-    (tmp_path / "wisp.toml").write_text('name = "A title"\nscales = "absmax"\ncontext = 64\n')
+    text = 'source = "elsewhere"\nname = "A title"\nscales = "absmax"\ncontext = 64\nsuggestions = ["Hi"]\n'
+    (tmp_path / "wisp.toml").write_text(text)
     config = resolve_config(str(tmp_path), context=128)
-    assert (config.source, config.source_kind) == (str(tmp_path), "directory")
+    assert (config.source, config.source_kind) == (str(tmp_path), "directory"), "whatever the recipe says"
     assert (config.name, config.scales, config.context) == ("A title", "absmax", 128), "arguments win"
+    assert config.suggestions == ("Hi",)
     (tmp_path / "wisp.toml").write_text('scale = "absmax"\n')
     with pytest.raises(WispError, match="unknown keys"):
         resolve_config(str(tmp_path))
