@@ -1,6 +1,6 @@
 """A model of real size in a headless Chromium against the same artifact natively: memory, seconds, and is it right.
 
-    python -m tests.benchmarks.real_size                            # 1.1 billion parameters, several minutes on a CPU
+    python -m tests.benchmarks.real_size                            # 1.1 billion parameters, a minute or two on a CPU
     python -m tests.benchmarks.real_size --shape llama-110m         # a smaller one
 
 Random weights (`compiler/bench_shapes.py`), a random prompt: the logits after it have to agree, and greedy tokens too.
