@@ -78,7 +78,13 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
         make(root / name)
         output = root / "artifacts" / name
         config = resolve_config(
-            str(root / name), output=output, identifier=name, quantization=scheme, context=192, variants=VARIANTS
+            str(root / name),
+            output=output,
+            identifier=name,
+            quantization=scheme,
+            context=192,
+            variants=VARIANTS,
+            scales="absmax",  # the rule that `reference_model` rounds by
         )
         build(config)
     return root
