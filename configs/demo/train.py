@@ -38,8 +38,11 @@ BATCH_TOKENS = 4096
 POOL = 400  # conversations that are sorted by length together
 PRACTICE_FROM, FINAL_FROM = 41, 112  # the first pools with the shares of later training and of its end
 MUON_RATE, ADAM_RATE = 0.02, 0.004
-# (step, share of the rate), linear in between: warm-up, constant, then down in two stretches.
-SCHEDULE = ((-1, 0.0), (59, 1.0), (1300, 1.0), (1750, 2 / 11), (1900, 1 / 7), (1950, 0.25), (2450, 0.25), (2900, 0.0))
+# (step, share of the rate), linear in between: warm-up, constant, then down in three stretches.
+SCHEDULE = (
+    *((-1, 0.0), (59, 1.0), (1300, 1.0), (1750, 2 / 11), (1900, 1 / 7)),
+    *((1950, 0.25), (2450, 0.25), (2900, 0.0), (2950, 0.4), (4000, 0.0)),
+)
 ROUND_FROM = 1300  # the first step that rounds to q4
 
 
