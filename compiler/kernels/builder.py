@@ -115,11 +115,6 @@ class Kernel:
         with T.If(condition), T.Then():
             yield
 
-    @contextmanager
-    def while_(self, condition: Expr) -> Iterator[None]:
-        with T.While(condition):
-            yield
-
     def barrier(self) -> None:
         """Wait until every invocation of the workgroup is here and its workgroup writes are visible."""
         T.evaluate(T.tvm_storage_sync("shared"))

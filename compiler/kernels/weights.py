@@ -96,8 +96,13 @@ class Matrix:
     def scale(self, row: Expr, group: Expr) -> Expr:
         """The group's scale as f32."""
         assert self.scales is not None
-        index = self.kernel.let(row * self.groups + group)
-        return self.kernel.let(call("float32", "wisp_f16", self.scales[div(index, 2)], mod(index, 2)))
+        return _scale(self.kernel, self.scales, row * self.groups + group)
+
+
+def _scale(kernel: Kernel, scales: Array, place: Expr) -> Expr:
+    """One of the f16 scales, which are bound as u32 pairs."""
+    index = kernel.let(place)
+    return kernel.let(call("float32", "wisp_f16", scales[div(index, 2)], mod(index, 2)))
 
 
 def load_vector4(vector: Array, f16: bool, index: Expr) -> Expr:
@@ -138,5 +143,4 @@ class WordMatrix:
         """The group's scale as f32; 1 where the scheme has none."""
         if self.scales is None:
             return f32(1.0)
-        index = self.kernel.let(row * self.groups + group)
-        return self.kernel.let(call("float32", "wisp_f16", self.scales[div(index, 2)], mod(index, 2)))
+        return _scale(self.kernel, self.scales, row * self.groups + group)

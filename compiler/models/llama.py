@@ -5,6 +5,7 @@ Reference: `transformers/models/llama`; `llama3` frequencies: `modeling_rope_uti
 
 import math
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from compiler.models.base import (
@@ -39,13 +40,7 @@ def config_from_huggingface(raw: Mapping[str, Any], context: int) -> ModelConfig
     reader.finish()
     return ModelConfig(
         model_type="llama",
-        hidden_size=dimensions.hidden_size,
-        intermediate_size=dimensions.intermediate_size,
-        num_hidden_layers=dimensions.num_hidden_layers,
-        num_attention_heads=dimensions.num_attention_heads,
-        num_key_value_heads=dimensions.num_key_value_heads,
-        head_dim=dimensions.head_dim,
-        vocab_size=dimensions.vocab_size,
+        **asdict(dimensions),
         norm_eps=norm_eps,
         rotary_dim=dimensions.head_dim,
         rope_inv_freq=inv_freq,
@@ -55,7 +50,6 @@ def config_from_huggingface(raw: Mapping[str, Any], context: int) -> ModelConfig
         output_bias=attention_bias,
         mlp_bias=mlp_bias,
         head_norms=False,
-        max_position_embeddings=dimensions.max_position_embeddings,
         sliding_window=None,
     )
 

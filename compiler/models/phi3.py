@@ -5,6 +5,7 @@ Reference: `transformers/models/phi3`; LongRoPE: `modeling_rope_utils._compute_l
 
 import math
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from compiler.models.base import (
@@ -45,13 +46,7 @@ def config_from_huggingface(raw: Mapping[str, Any], context: int) -> ModelConfig
     reader.finish()
     return ModelConfig(
         model_type="phi3",
-        hidden_size=dimensions.hidden_size,
-        intermediate_size=dimensions.intermediate_size,
-        num_hidden_layers=dimensions.num_hidden_layers,
-        num_attention_heads=dimensions.num_attention_heads,
-        num_key_value_heads=dimensions.num_key_value_heads,
-        head_dim=dimensions.head_dim,
-        vocab_size=dimensions.vocab_size,
+        **asdict(dimensions),
         norm_eps=norm_eps,
         rotary_dim=rotary_dim,
         rope_inv_freq=inv_freq,
@@ -61,7 +56,6 @@ def config_from_huggingface(raw: Mapping[str, Any], context: int) -> ModelConfig
         output_bias=False,
         mlp_bias=False,
         head_norms=False,
-        max_position_embeddings=dimensions.max_position_embeddings,
         sliding_window=window,
     )
 

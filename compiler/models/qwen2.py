@@ -4,6 +4,7 @@ Reference: `transformers/models/qwen2`.
 """
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from compiler.models.base import FieldReader, ModelConfig, read_dimensions
@@ -31,13 +32,7 @@ def config_from_huggingface(raw: Mapping[str, Any], context: int) -> ModelConfig
     reader.finish()
     return ModelConfig(
         model_type="qwen2",
-        hidden_size=dimensions.hidden_size,
-        intermediate_size=dimensions.intermediate_size,
-        num_hidden_layers=dimensions.num_hidden_layers,
-        num_attention_heads=dimensions.num_attention_heads,
-        num_key_value_heads=dimensions.num_key_value_heads,
-        head_dim=dimensions.head_dim,
-        vocab_size=dimensions.vocab_size,
+        **asdict(dimensions),
         norm_eps=norm_eps,
         rotary_dim=dimensions.head_dim,
         rope_inv_freq=inv_freq,
@@ -47,6 +42,5 @@ def config_from_huggingface(raw: Mapping[str, Any], context: int) -> ModelConfig
         output_bias=False,
         mlp_bias=False,
         head_norms=False,
-        max_position_embeddings=dimensions.max_position_embeddings,
         sliding_window=None,
     )
