@@ -1,11 +1,18 @@
 // Wisp for a benchmark page that knows no engine: load(cfg) -> handle, generate(handle, ids, n, mark) -> ids or figures,
-// reset(handle), info(handle). `cfg` has `shape` (a directory under /wisp-models/), `ctx` and, optionally, `variant`.
-// The engine's files are served at /wisp/, from web/dist.
+// reset(handle), info(handle). `cfg` has `shape` (a directory under /wisp-models/), `ctx` and what the harness itself reads;
+// everything else of an engine's entry (`backend`, `threads`, ...) is an option of createEngine. The engine's files are
+// served at /wisp/, from web/dist.
+
+const OF_THE_HARNESS = new Set([
+  ...["adapter", "package", "version", "shapes", "lib", "hide_features"],
+  ...["shape", "ctx", "n_new", "verbose", "prompts", "texts", "model_lib"],
+]);
 
 export async function load(cfg) {
   const { createEngine } = await import("/wisp/wisp.js");
   const url = new URL(`/wisp-models/${cfg.shape}/`, location.href);
-  return createEngine(url, { backend: cfg.variant ?? "auto", contextLength: cfg.ctx });
+  const options = Object.fromEntries(Object.entries(cfg).filter(([name]) => !OF_THE_HARNESS.has(name)));
+  return createEngine(url, { contextLength: cfg.ctx, ...options });
 }
 
 export async function reset(engine) {
