@@ -1,0 +1,154 @@
+"""The same thin layer as `compiler.kernels.builder`, for functions that a CPU thread runs over a range of items.
+
+A kernel of the CPU is a function of buffer addresses and of `begin` and `end`: it computes the items between them, each
+on its own, so that threads may share them in any way. `grid` opens the loop over items; there are no workgroups, no
+barriers and no shared memory. Registers that are indexed by constants become WebAssembly locals; others go on the
+thread's stack. Vectors have 128 bits: `float32x4`, `int32x4`, `int16x8`.
+
+The elementary functions are series of our own (Cephes, Moshier 1992), since a module imports nothing but memory; they
+take scalars and vectors alike and err by at most 2 units in the last place.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from tvm import tirx
+from tvm.script.ir_builder import tirx as T
+
+from compiler.kernels.builder import Array, Expr, Kernel, bits_to_f32, div, mod
+
+MAX_ITEMS = 2**31 - 1
+STACK_BYTES = 64 * 1024  # what a thread is sure to have
+
+
+class CpuKernel(Kernel):
+    """A kernel under construction whose grid is a range of items."""
+
+    def grid(self, x: int, y: int = 1, varies: bool = False) -> tuple[Expr, Expr]:
+        """Open the loop over x * y items; returns an item's two indices. `varies` means nothing here."""
+        if x * y > MAX_ITEMS:
+            raise ValueError(f"kernel {self.name}: {x} x {y} items exceed {MAX_ITEMS}")
+        self._grid = (x * y, 1)
+        begin = T.arg("begin", tirx.Var("begin", "int32"))
+        end = T.arg("end", tirx.Var("end", "int32"))
+        item = self._stack.enter_context(T.serial(begin, end))
+        if y == 1:
+            return item, 0
+        return self.let(mod(item, x)), self.let(div(item, x))
+
+    def threads(self, count: int) -> Expr:
+        """Open a loop that stands for the invocations of a workgroup; they must not depend on each other."""
+        return self._stack.enter_context(T.serial(0, count))
+
+    def shared(self, length: int, dtype: str = "float32") -> Array:
+        raise TypeError(f"kernel {self.name}: a CPU kernel has no workgroup memory")
+
+    def barrier(self) -> None:
+        raise TypeError(f"kernel {self.name}: a CPU kernel has no barrier")
+
+    def scratch(self, length: int, dtype: str = "float32") -> Array:
+        """Memory on the thread's stack, which may be indexed by any value."""
+        return self.registers(length, dtype)
+
+
+def lanes_of(value: Expr) -> int:
+    """Lanes of an expression's type; 1 for a scalar."""
+    dtype = str(value.ty.dtype)
+    return int(dtype.rpartition("x")[2]) if "x" in dtype else 1
+
+
+def constant(value: float, dtype: str, like: Expr) -> Expr:
+    """A constant of scalar type `dtype` with as many lanes as `like`. Floats are given as bits: TVM prints too few digits."""
+    scalar = (
+        bits_to_f32(T.uint32(int(np.float32(value).view(np.uint32))))
+        if dtype == "float32"
+        else getattr(T, dtype)(value)
+    )
+    lanes = lanes_of(like)
+    return scalar if lanes == 1 else T.broadcast(scalar, lanes)
+
+
+def retype(value: Expr, dtype: str) -> Expr:
+    """Reinterpret lanes of 32 bits as another type of 32 bits."""
+    lanes = lanes_of(value)
+    return T.reinterpret(dtype if lanes == 1 else f"{dtype}x{lanes}", value)
+
+
+def convert(value: Expr, dtype: str) -> Expr:
+    """Convert each lane to `dtype`."""
+    lanes = lanes_of(value)
+    return T.cast(value, dtype if lanes == 1 else f"{dtype}x{lanes}")
+
+
+def sum_lanes(vector: Expr) -> Expr:
+    """The sum of the lanes of a four-lane vector."""
+    first, second, third, fourth = (tirx.Shuffle([vector], [i]) for i in range(4))
+    return (first + second) + (third + fourth)
+
+
+def splat(value: Expr, lanes: int = 4) -> Expr:
+    return T.broadcast(value, lanes)
+
+
+def lane_splat(vector: Expr, index: int) -> Expr:
+    """One lane of a four-lane vector in all lanes."""
+    return tirx.Shuffle([vector], [index] * 4)
+
+
+def dot_i16(a: Expr, b: Expr) -> Expr:
+    """`i32x4.dot_i16x8_s`: products of eight pairs, neighbours added."""
+    return T.call_llvm_pure_intrin("int32x4", "llvm.wasm.dot", a, b)
+
+
+def load(array: Array, index: Expr, lanes: int) -> Expr:
+    """`lanes` consecutive elements of an array of scalars, wherever they begin."""
+    return array.buffer[T.ramp(index, 1, lanes)]
+
+
+def store(array: Array, index: Expr, value: Expr) -> None:
+    """Put the lanes of a vector into consecutive elements of an array of scalars."""
+    T.buffer_store(array.buffer, value, [T.ramp(index, 1, lanes_of(value))])
+
+
+def f16_bits_to_f32(kernel: Kernel, bits: Expr) -> Expr:
+    """IEEE half precision (u16, any lanes) -> f32, exactly, subnormals too. Infinities and NaN do not occur in weights."""
+    wide = kernel.let(convert(bits, "uint32"))
+    magnitude = T.shift_left(T.bitwise_and(wide, constant(0x7FFF, "uint32", wide)), constant(13, "uint32", wide))
+    sign = T.shift_left(T.bitwise_and(wide, constant(0x8000, "uint32", wide)), constant(16, "uint32", wide))
+    # The exponent's bias goes from 15 to 127 by a product, which rounds nothing.
+    scaled = retype(magnitude, "float32") * constant(2.0**112, "float32", wide)
+    return kernel.let(retype(T.bitwise_or(retype(scaled, "uint32"), sign), "float32"))
+
+
+def exp(kernel: Kernel, value: Expr) -> Expr:
+    """e^value; at the ends of f32's range clamped, never infinite."""
+    low, high = constant(-87.3, "float32", value), constant(88.3, "float32", value)
+    x = kernel.let(tirx.min(tirx.max(value, low), high))
+    n = kernel.let(T.floor(x * constant(1.4426950408889634, "float32", x) + constant(0.5, "float32", x)))
+    r = x - n * constant(0.693359375, "float32", x)
+    r = kernel.let(r - n * constant(-2.12194440e-4, "float32", x))
+    p = constant(1.9875691500e-4, "float32", x)
+    for term in (1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1):
+        p = p * r + constant(term, "float32", x)
+    p = p * (r * r) + r + constant(1.0, "float32", x)
+    biased = convert(n, "int32") + constant(127, "int32", x)
+    return kernel.let(p * retype(T.shift_left(biased, constant(23, "int32", x)), "float32"))
+
+
+def log(kernel: Kernel, value: Expr) -> Expr:
+    """Natural logarithm of a positive normal number."""
+    bits = kernel.let(retype(value, "int32"))
+    # The mantissa in [sqrt(1/2), sqrt(2)).
+    offset = constant(0x3F3504F3, "int32", value)
+    e = kernel.let(T.shift_right(bits - offset, constant(23, "int32", value)))
+    m = kernel.let(retype(bits - T.shift_left(e, constant(23, "int32", value)), "float32"))
+    x = kernel.let(m - constant(1.0, "float32", value))
+    z = kernel.let(x * x)
+    y = constant(7.0376836292e-2, "float32", value)
+    for term in (-1.1514610310e-1, 1.1676998740e-1, -1.2420140846e-1, 1.4249322787e-1, -1.6668057665e-1, 2.0000714765e-1, -2.4999993993e-1, 3.3333331174e-1):  # fmt: skip
+        y = y * x + constant(term, "float32", value)
+    n = kernel.let(convert(e, "float32"))
+    y = y * x * z + n * constant(-2.12194440e-4, "float32", value) - z * constant(0.5, "float32", value)
+    return kernel.let(x + y + n * constant(0.693359375, "float32", value))

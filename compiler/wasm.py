@@ -1,0 +1,94 @@
+"""TIR kernels -> one WebAssembly module. Knows TVM's LLVM code generator and the linker; knows nothing about models.
+
+TVM gives a CPU function its packed calling convention, which wants DLTensors; ours take plain addresses, so the passes
+that add it are left out. The object that LLVM writes is linked by `wasm-ld` from the package `ziglang`. The module
+imports memory and nothing else, and exports a function a kernel; `compiler/FORMAT.md` has the contract.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import tvm
+from tvm import tirx
+from tvm.tirx.build import codegen_build
+
+from compiler.errors import WispError
+
+FEATURES = ("+simd128", "+bulk-memory", "+nontrapping-fptoint", "+sign-ext", "+mutable-globals")
+RELAXED = "+relaxed-simd"
+STACK_BYTES = 64 * 1024
+PASSES = (
+    tirx.transform.ConvertSSA,
+    tirx.transform.FlattenBuffer,
+    tirx.transform.ForceNarrowIndexToInt32,
+    tirx.transform.UnrollLoop,
+    tirx.transform.StmtSimplify,
+    tirx.transform.RemoveNoOp,
+    tirx.transform.LowerIntrin,
+)
+
+
+def plain_function(function: tirx.PrimFunc) -> tirx.PrimFunc:
+    """The function with an address in place of every buffer parameter."""
+    parameters, declarations = [], []
+    for parameter in function.params:
+        if not hasattr(parameter.ty, "shape"):
+            parameters.append(parameter)
+            continue
+        element = tvm.ir.PrimType(str(parameter.ty.dtype))
+        address = tirx.Var(f"{parameter.name}_address", tvm.ir.PointerType(element, "global"))
+        parameters.append(address)
+        declarations.append(tirx.DeclBuffer(parameter, data=address))
+    body = tirx.SeqStmt([*declarations, function.body])
+    return tirx.PrimFunc(parameters, body).with_attrs({"tirx.noalias": True})
+
+
+def compile_module(functions: Mapping[str, tirx.PrimFunc], relaxed: bool = False) -> bytes:
+    """One module that exports `functions` under their names.
+
+    Raises `RuntimeError` when the result imports anything but memory: then a kernel called a library function.
+    """
+    attributes = [*FEATURES, *([RELAXED] if relaxed else [])]
+    target = tvm.target.Target(
+        {"kind": "llvm", "mtriple": "wasm32-unknown-unknown", "mattr": attributes, "vector-width": 128}
+    )
+    plain = {
+        name: plain_function(function).with_attr("global_symbol", name).with_attr("target", target)
+        for name, function in functions.items()
+    }
+    with tvm.transform.PassContext(opt_level=3), target:
+        module = tvm.transform.Sequential([make() for make in PASSES])(tvm.IRModule(plain))
+        built = codegen_build(module, target)
+    with tempfile.TemporaryDirectory() as folder:
+        compiled, linked = Path(folder) / "kernels.o", Path(folder) / "kernels.wasm"
+        built.write_to_file(str(compiled), "o")
+        _link(compiled, linked, list(functions))
+        return linked.read_bytes()
+
+
+def _link(compiled: Path, linked: Path, exports: list[str]) -> None:
+    if importlib.util.find_spec("ziglang") is None:
+        raise WispError(
+            "the linker for WebAssembly is missing",
+            got="no package ziglang",
+            expected="ziglang beside apache-tvm",
+            remedy="pip install ziglang, or leave the variant wasm-simd out with --variants",
+        )
+    names = [f"--export={name}" for name in (*exports, "__heap_base", "__stack_pointer")]
+    options = ["--no-entry", "--import-memory", "--strip-all", "--gc-sections", "--max-memory=4294967296"]
+    command = [sys.executable, "-m", "ziglang", "wasm-ld", *options, f"-zstack-size={STACK_BYTES}", *names]
+    finished = subprocess.run(
+        [*command, "-o", str(linked), str(compiled)],
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        check=False,
+    )
+    if finished.returncode != 0:
+        raise RuntimeError(f"wasm-ld failed: {finished.stderr.strip()}")
