@@ -33,6 +33,18 @@ DEFAULT_LIMITS = {
     "maxComputeWorkgroupSizeZ": 64,
     "maxComputeWorkgroupsPerDimension": 65535,
 }
+# What stands in their place in plans of the CPU, where `grid` counts items along one axis.
+WASM_LIMITS = {
+    "maxBufferSize": TOTAL_BYTES,
+    "maxStorageBufferBindingSize": TOTAL_BYTES,
+    "maxStorageBuffersPerShaderStage": 16,
+    "maxComputeWorkgroupStorageSize": 0,
+    "maxComputeInvocationsPerWorkgroup": 1,
+    "maxComputeWorkgroupSizeX": 1,
+    "maxComputeWorkgroupSizeY": 1,
+    "maxComputeWorkgroupSizeZ": 1,
+    "maxComputeWorkgroupsPerDimension": 2**31 - 1,
+}
 
 BUFFER_KINDS = ("weight", "constant", "kv", "state", "io", "scratch")
 
@@ -233,7 +245,7 @@ def _validate_variants(variants: Any, files: dict[str, Any]) -> None:
         if not isinstance(name, str) or not is_safe_id(name) or name in names:
             fail(f"{where}.name", name, "a plain name that no other variant has")
         names.add(name)
-        _one_of(variant.get("backend"), f"{where}.backend", ("webgpu",))
+        backend = _one_of(variant.get("backend"), f"{where}.backend", ("webgpu", "wasm"))
         _one_of(variant.get("activation_dtype"), f"{where}.activation_dtype", ("float16", "float32"))
         for feature in _list(variant.get("required_features"), f"{where}.required_features"):
             _text(feature, f"{where}.required_features")
@@ -241,6 +253,8 @@ def _validate_variants(variants: Any, files: dict[str, Any]) -> None:
             _integer(value, f"{where}.required_limits.{limit}", minimum=1)
         for key in ("plan", "kernels"):
             _listed(variant.get(key), files, f"{where}.{key}")
+        if backend == "wasm":
+            _validate_wasm_variant(variant, files, where)
         for key in ("kv_bytes_per_token", "activation_bytes", "dispatches_per_token"):
             _integer(variant.get(key), f"{where}.{key}")
         for chunk, count in _object(variant.get("prefill_dispatches"), f"{where}.prefill_dispatches").items():
@@ -249,6 +263,20 @@ def _validate_variants(variants: Any, files: dict[str, Any]) -> None:
             _integer(count, f"{where}.prefill_dispatches[{chunk}]")
     if not names:
         fail("model.json variants", variants, "at least one")
+
+
+def _validate_wasm_variant(variant: dict[str, Any], files: dict[str, Any], where: str) -> None:
+    """What FORMAT.md's "Plans of the CPU" says of a variant."""
+    _one_of(variant["activation_dtype"], f"{where}.activation_dtype of a CPU variant", ("float32",))
+    for feature in variant["required_features"]:
+        _one_of(feature, f"{where}.required_features of a CPU variant", ("simd",))
+    if variant["required_limits"]:
+        fail(f"{where}.required_limits of a CPU variant", variant["required_limits"], "none")
+    for key in ("kernels", "kernels_relaxed"):
+        if key in variant:
+            _listed(variant[key], files, f"{where}.{key}")
+            if not variant[key].endswith(".wasm"):
+                fail(f"{where}.{key} of a CPU variant", variant[key], "a .wasm file")
 
 
 # --------------------------------------------------------------------------------------------------- tensor-cache.json
@@ -347,7 +375,7 @@ def _join(name: str, entries: list[tuple[dict[str, Any], Part]]) -> Tensor:
 def validate_plan(plan: Any, variant: dict[str, Any], model: dict[str, Any], tensors: dict[str, Tensor]) -> None:
     """A variant's `plan.json` against a valid `model.json` and its tensors (none when compiled without weights)."""
     where = variant["plan"]
-    limits = DEFAULT_LIMITS | variant["required_limits"]
+    limits = WASM_LIMITS if variant["backend"] == "wasm" else DEFAULT_LIMITS | variant["required_limits"]
     _format(_object(plan, where), where, "wisp-plan")
     facts = {"variant": variant["name"], "activation_dtype": variant["activation_dtype"], "context": model["context"]}
     facts["vocab_size"] = model["architecture"]["vocab_size"]
@@ -374,6 +402,8 @@ def validate_plan(plan: Any, variant: dict[str, Any], model: dict[str, Any], ten
         dispatches = _list(programs[name], f"{where} programs.{name}", "dispatches")
         for i, dispatch in enumerate(dispatches):
             _validate_dispatch(dispatch, f"{where} programs.{name}[{i}]", kernels, buffers, limits)
+            if variant["backend"] == "wasm" and dispatch["grid"][1:] != [1, 1]:
+                fail(f"{where} programs.{name}[{i}].grid", dispatch["grid"], "[items, 1, 1] in a plan of the CPU")
         if len(dispatches) != count:
             key = "dispatches_per_token" if name == "decode" else f"prefill_dispatches of {name}"
             fail(f"model.json {key}", count, f"{len(dispatches)}, as in {where}")
@@ -451,7 +481,7 @@ def _validate_weight(buffer: dict[str, Any], where: str, tensors: dict[str, Tens
 def _validate_kernel(kernel: Any, where: str, limits: dict[str, int]) -> None:
     entry = _text(_object(kernel, where).get("entry"), f"{where}.entry")
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,255}", entry):
-        fail(f"{where}.entry", entry, "a WGSL identifier")
+        fail(f"{where}.entry", entry, "an identifier")
     size = _list(kernel.get("workgroup_size"), f"{where}.workgroup_size")
     if len(size) != 3:
         fail(f"{where}.workgroup_size", size, "three numbers")

@@ -11,7 +11,7 @@ from compiler.errors import WispError
 from compiler.manifest import Part, is_safe_path, validate
 
 FIXTURES = Path(__file__).resolve().parent.parent / "golden" / "bad_manifests"
-BAD = sorted(path for path in FIXTURES.glob("*.json") if path.name != "base.json")
+BAD = sorted(path for path in FIXTURES.glob("*.json") if not path.name.startswith("base"))
 
 
 def load(path: Path) -> Any:
@@ -40,7 +40,8 @@ def apply_patch(document: Any, patch: list[dict[str, Any]]) -> Any:
 
 
 def check(documents: dict[str, Any]) -> dict[str, Any]:
-    return validate(documents["model"], documents["tensor_cache"], {"webgpu-f32": documents["plan"]})
+    plans = {"webgpu-f32": documents["plan"], "wasm-simd": documents["plan"]}
+    return validate(documents["model"], documents["tensor_cache"], plans)
 
 
 def test_the_good_manifest_is_valid() -> None:
@@ -54,8 +55,21 @@ def test_the_good_manifest_is_valid() -> None:
     assert tensors["model.norm.weight"].row_bytes == 2
 
 
+def test_webgpus_limits_do_not_bind_a_plan_of_the_cpu() -> None:
+    documents = load(FIXTURES / "base_wasm.json")
+    scratch = documents["plan"]["buffers"][10]
+    scratch["bytes"] = 2**30
+    documents["plan"]["kernels"][0]["bindings"] = ["read"] * 12
+    for program in documents["plan"]["programs"].values():
+        program[0]["bind"] = [0] * 12
+        program[0]["grid"] = [2**31 - 1, 1, 1]
+    check(documents)
+    del documents["model"]["variants"][0]["kernels_relaxed"]
+    check(documents)
+
+
 def test_there_are_bad_manifests() -> None:
-    assert len(BAD) >= 70
+    assert len(BAD) >= 80
 
 
 @pytest.mark.parametrize("path", BAD, ids=lambda path: path.stem)

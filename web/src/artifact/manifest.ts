@@ -99,19 +99,34 @@ function parseVariants(node: Node, listed: (node: Node) => string): Variant[] {
 function parseVariant(node: Node, listed: (node: Node) => string): Variant {
   const limits = node.get("required_limits").entries(64).map(([name, value]) => [name, value.int()] as const);
   const prefill = node.get("prefill_dispatches").entries(64).map(([chunk, count]) => [chunk, count.int()] as const);
+  const backend = node.get("backend").oneOf(["webgpu", "wasm"]);
+  if (backend === "wasm") checkWasm(node);
+  const relaxed = node.get("kernels_relaxed");
   return {
     name: node.get("name").string(),
-    backend: node.get("backend").oneOf(["webgpu", "wasm"]),
+    backend,
     activationDtype: node.get("activation_dtype").string(),
     requiredFeatures: node.get("required_features").list(64).map((feature) => feature.string()),
     requiredLimits: Object.fromEntries(limits),
     plan: listed(node.get("plan")),
     kernels: listed(node.get("kernels")),
+    kernelsRelaxed: backend === "wasm" && relaxed.value !== undefined ? listed(relaxed) : undefined,
     kvBytesPerToken: node.get("kv_bytes_per_token").int(),
     activationBytes: node.get("activation_bytes").int(),
     dispatchesPerToken: node.get("dispatches_per_token").int(),
     prefillDispatches: Object.fromEntries(prefill),
   };
+}
+
+/** What FORMAT.md's "Plans of the CPU" says of a variant. */
+function checkWasm(node: Node): void {
+  node.get("activation_dtype").exactly("float32");
+  for (const feature of node.get("required_features").list(64)) feature.exactly("simd");
+  node.get("required_limits").entries(0);
+  for (const key of ["kernels", "kernels_relaxed"]) {
+    const file = node.get(key);
+    if (file.value !== undefined && !file.string().endsWith(".wasm")) file.fail("a .wasm file");
+  }
 }
 
 interface ParsedRecord extends TensorRecord {

@@ -20,6 +20,20 @@ const DEFAULT_LIMITS = {
 };
 type Limits = typeof DEFAULT_LIMITS;
 
+const MOST_BUFFER_BYTES = 16 * GIB;
+/** What stands in their place in plans of the CPU, where `grid` counts items along one axis. */
+const WASM_LIMITS: Limits = {
+  maxStorageBufferBindingSize: MOST_BUFFER_BYTES,
+  maxBufferSize: MOST_BUFFER_BYTES,
+  maxStorageBuffersPerShaderStage: 16,
+  maxComputeWorkgroupStorageSize: 0,
+  maxComputeInvocationsPerWorkgroup: 1,
+  maxComputeWorkgroupSizeX: 1,
+  maxComputeWorkgroupSizeY: 1,
+  maxComputeWorkgroupSizeZ: 1,
+  maxComputeWorkgroupsPerDimension: 2 ** 31 - 1,
+};
+
 /** Words 0..15 of the state buffer are the format's. */
 const STATE_BYTES = 64;
 const MOST_BUFFERS = 100_000;
@@ -34,7 +48,7 @@ export function parsePlan(json: unknown, manifest: Manifest, variant: Variant, w
   root.get("activation_dtype").exactly(variant.activationDtype);
   root.get("context").exactly(manifest.context);
   root.get("vocab_size").exactly(manifest.vocabSize);
-  const limits: Limits = { ...DEFAULT_LIMITS, ...variant.requiredLimits };
+  const limits: Limits = variant.backend === "wasm" ? WASM_LIMITS : { ...DEFAULT_LIMITS, ...variant.requiredLimits };
   const chunks = root.get("prefill_chunks");
   const prefillChunks = chunks.list(64).map((chunk) => chunk.int(1, manifest.context));
   if (new Set(prefillChunks).size !== prefillChunks.length) chunks.fail("each chunk size once");
@@ -57,7 +71,7 @@ export function parsePlan(json: unknown, manifest: Manifest, variant: Variant, w
 
 function parseBuffer(node: Node, limits: Limits): PlanBuffer {
   const kind = node.get("kind").oneOf(["weight", "constant", "kv", "state", "io", "scratch"]);
-  const bytes = node.get("bytes").int(1, 16 * GIB);
+  const bytes = node.get("bytes").int(1, MOST_BUFFER_BYTES);
   const name = node.get("name").string();
   const most = Math.min(limits.maxStorageBufferBindingSize, limits.maxBufferSize);
   if (bytes > most) fail(node.file, `buffer ${name}: bytes`, bytes, `at most ${most}, the limit of a binding`);
@@ -150,12 +164,12 @@ function checkWeight(file: string, buffer: Extract<PlanBuffer, { kind: "weight" 
 
 function parsePrograms(node: Node, plan: Plan, limits: Limits, variant: Variant): void {
   const wanted = new Map(plan.prefillChunks.map((chunk) => [`prefill_${chunk}`, chunk]));
-  plan.decode = parseProgram(node.get("decode"), plan, limits);
+  plan.decode = parseProgram(node.get("decode"), plan, limits, variant);
   const expected = variant.dispatchesPerToken;
   if (plan.decode.length !== expected)
     fail(node.file, "dispatches of decode", plan.decode.length, `${expected}, the variant's dispatches_per_token`);
   for (const [name, chunk] of wanted) {
-    const program = parseProgram(node.get(name), plan, limits);
+    const program = parseProgram(node.get(name), plan, limits, variant);
     const count = variant.prefillDispatches[String(chunk)];
     if (program.length !== count)
       fail(node.file, `dispatches of ${name}`, program.length, `${String(count)}, from the variant's prefill_dispatches`);
@@ -165,7 +179,7 @@ function parsePrograms(node: Node, plan: Plan, limits: Limits, variant: Variant)
     if (name !== "decode" && !wanted.has(name)) fail(node.file, "programs", name, "decode and prefill_N of prefill_chunks");
 }
 
-function parseProgram(node: Node, plan: Plan, limits: Limits): Dispatch[] {
+function parseProgram(node: Node, plan: Plan, limits: Limits, variant: Variant): Dispatch[] {
   return node.list(MOST_DISPATCHES).map((item) => {
     const kernelIndex = item.get("kernel").int(0, plan.kernels.length - 1);
     const kernel = plan.kernels[kernelIndex];
@@ -180,6 +194,8 @@ function parseProgram(node: Node, plan: Plan, limits: Limits): Dispatch[] {
       if (access === "read_write" && (kind === "weight" || kind === "constant"))
         fail(node.file, `${bind.path}: a ${kind} is written`, buffers[i], "weights and constants to be read only");
     });
-    return { kernel: kernelIndex, bind: buffers, grid: dimensions(item.get("grid"), limits.maxComputeWorkgroupsPerDimension) };
+    const grid = dimensions(item.get("grid"), limits.maxComputeWorkgroupsPerDimension);
+    if (variant.backend === "wasm" && grid[1] * grid[2] !== 1) item.get("grid").fail("[items, 1, 1] in a plan of the CPU");
+    return { kernel: kernelIndex, bind: buffers, grid };
   });
 }

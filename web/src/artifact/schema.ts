@@ -16,6 +16,8 @@ export interface Variant {
   requiredLimits: Record<string, number>;
   plan: string;
   kernels: string;
+  /** A WebAssembly module with the same exports that needs relaxed SIMD. */
+  kernelsRelaxed: string | undefined;
   kvBytesPerToken: number;
   activationBytes: number;
   dispatchesPerToken: number;

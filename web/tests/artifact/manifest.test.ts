@@ -40,8 +40,23 @@ test("the base that the fixtures patch is valid", () => {
   expect(plan.decode).toHaveLength(3);
 });
 
+test("WebGPU's limits do not bind a plan of the CPU", () => {
+  const documents = read("base_wasm.json") as Documents;
+  documents.plan = applyPatch(documents.plan, [
+    { op: "replace", path: "/buffers/10/bytes", value: 2 ** 30 },
+    { op: "replace", path: "/kernels/1/bindings", value: Array(12).fill("read") },
+    ...["decode", "prefill_16", "prefill_4"].map((name): Operation => {
+      return { op: "replace", path: `/programs/${name}/1`, value: { kernel: 1, bind: Array(12).fill(0), grid: [2 ** 31 - 1, 1, 1] } };
+    }),
+  ]);
+  const { manifest } = validate(documents);
+  expect(manifest.variants[0]).toMatchObject({ backend: "wasm", kernels: "wasm-simd/kernels.wasm", kernelsRelaxed: "wasm-simd/kernels-relaxed.wasm" });
+  documents.model = applyPatch(documents.model, [{ op: "remove", path: "/variants/0/kernels_relaxed" }]);
+  expect(validate(documents).manifest.variants[0]?.kernelsRelaxed).toBeUndefined();
+});
+
 describe("rejects", () => {
-  const names = readdirSync(FIXTURES).filter((name) => name.endsWith(".json") && name !== "base.json");
+  const names = readdirSync(FIXTURES).filter((name) => name.endsWith(".json") && !name.startsWith("base"));
   expect(names.length).toBeGreaterThan(30);
   test.each(names)("%s", (name) => {
     const fixture = read(name) as Fixture;

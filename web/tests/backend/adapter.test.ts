@@ -12,6 +12,7 @@ function variant(name: string, requiredFeatures: string[], requiredLimits: Recor
     requiredLimits,
     plan: "",
     kernels: "",
+    kernelsRelaxed: undefined,
     kvBytesPerToken: 0,
     activationBytes: 0,
     dispatchesPerToken: 0,
