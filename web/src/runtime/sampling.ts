@@ -92,9 +92,10 @@ export function penalizes(sampling: Sampling): boolean {
   return sampling.repetitionPenalty !== 1 || sampling.presencePenalty !== 0 || sampling.frequencyPenalty !== 0;
 }
 
-/** token_counts at the start of an answer: bit 31 for what is in the prompt, nothing generated yet. */
-export function promptCounts(ids: readonly number[], vocabSize: number): Uint32Array<ArrayBuffer> {
+/** token_counts: bit 31 for what is in the prompt, below it how often a token was generated. */
+export function answerCounts(prompt: readonly number[], generated: readonly number[], vocabSize: number): Uint32Array<ArrayBuffer> {
   const counts = new Uint32Array(vocabSize);
-  for (const id of ids) counts[id] = 0x80000000;
+  for (const id of prompt) counts[id] = 0x80000000;
+  for (const id of generated) counts[id] = (counts[id] ?? 0) + 1;
   return counts;
 }

@@ -1,4 +1,5 @@
-// One sequence on one machine: what the KV cache holds, prefill of what is new, the decode loop, stopping.
+// One sequence on one machine: what the KV cache holds, prefill of what is new, the decode loop, stopping, and going on
+// where it was on another machine when this one fails.
 //
 // Knows token ids and positions; sees neither text nor the GPU. One call at a time: the caller queues.
 // Invariant between calls: rows 0..resident.length-1 of the KV cache are those of the ids `resident`.
@@ -7,7 +8,7 @@ import { RequestError } from "../errors";
 import { Pace } from "./pace";
 import { commonPrefix, coverPrompt } from "./prefill";
 import type { Machine } from "./replay";
-import { GREEDY, penalizes, promptCounts, type Sampling } from "./sampling";
+import { answerCounts, GREEDY, penalizes, type Sampling } from "./sampling";
 
 export interface GenerateRequest {
   ids: readonly number[];
@@ -56,6 +57,16 @@ interface Progress {
   lastAt: number;
 }
 
+/**
+ * The machine to go on with after `failed` threw `error`: one that holds no KV row yet.
+ * Throws, best `error` itself, when there is none or when the error is not the machine's.
+ */
+export type Replace = (failed: Machine, error: unknown) => Promise<Machine>;
+
+const noOther: Replace = (_failed, error) => {
+  throw error;
+};
+
 export class Session {
   readonly counters: SessionCounters = {
     tokens: 0,
@@ -67,9 +78,12 @@ export class Session {
     decodeMs: 0,
   };
   private resident: number[] = [];
-  private readonly pace = new Pace();
+  private pace = new Pace();
 
-  constructor(private readonly machine: Machine) {}
+  constructor(
+    private machine: Machine,
+    private readonly replace: Replace = noOther,
+  ) {}
 
   /** Ids whose KV rows are there. */
   get residentIds(): readonly number[] {
@@ -83,19 +97,21 @@ export class Session {
   /** f32 logits (vocabSize) after the last id, from position 0. @throws RequestError */
   async logits(ids: readonly number[]): Promise<Float32Array> {
     this.checkIds(ids);
-    this.reset();
-    const done = await this.prefill(ids, new AbortController().signal);
-    if (!done) throw new Error("prefill was cut short");
-    this.machine.writeSampling(GREEDY);
-    await this.guard(async () => {
+    const signal = new AbortController().signal;
+    const logits = await this.persist(signal, async () => {
+      this.reset();
+      await this.prefill(ids, signal);
+      this.machine.writeSampling(GREEDY);
       this.machine.seek(ids.length - 1, ids.at(-1) ?? 0);
       await this.machine.decode(1, ids.length - 1);
+      return this.machine.logits();
     });
+    if (logits === undefined) throw new Error("aborted by nobody");
     this.counters.requests += 1;
     this.counters.promptTokens += ids.length;
     this.counters.decodeSteps += 1;
     this.resident = [...ids];
-    return this.machine.logits();
+    return logits;
   }
 
   /** @throws RequestError for ids that are none, out of the vocabulary or more than the context holds */
@@ -108,13 +124,20 @@ export class Session {
     this.counters.promptTokens += ids.length;
     this.counters.reusedTokens += reusedTokens;
     const progress: Progress = { submitted: 0, sampled: [], finishReason: "length", firstAt: startedAt, lastAt: startedAt };
-    if (await this.prefill(ids, signal)) {
+    const ended = await this.persist(signal, async () => {
+      // What a machine that failed had sampled is prompt to the next one: the sampler knows seed and position only.
+      const rows = [...ids, ...progress.sampled];
+      progress.submitted = progress.sampled.length;
+      if (!(await this.prefill(rows, signal))) return false;
       this.machine.writeSampling(sampling);
-      if (penalizes(sampling)) this.machine.writeCounts(promptCounts(ids, this.machine.vocabSize));
-      this.machine.seek(ids.length - 1, ids.at(-1) ?? 0);
-      await this.guard(() => this.decode(request, progress));
+      if (penalizes(sampling)) this.machine.writeCounts(answerCounts(ids, progress.sampled, this.machine.vocabSize));
+      this.machine.seek(rows.length - 1, rows.at(-1) ?? 0);
+      if (progress.sampled.length > 0) progress.lastAt = performance.now(); // The way to here is no measure of the pace.
+      await this.decode(request, progress);
       this.settle(ids, progress);
-    } else progress.finishReason = "abort";
+      return true;
+    });
+    if (ended !== true) progress.finishReason = "abort";
     const { sampled, finishReason, firstAt, lastAt } = progress;
     const last = sampled.at(-1);
     const stopped = finishReason === "stop" && last !== undefined && request.stopTokenIds.has(last);
@@ -161,23 +184,20 @@ export class Session {
   /** Makes all but the last of `ids` resident. False when the signal ended it between two chunks. */
   private async prefill(ids: readonly number[], signal: AbortSignal): Promise<boolean> {
     const { machine } = this;
-    if (signal.aborted) return false;
     const chunks = coverPrompt(ids.length - 1 - this.resident.length, machine.prefillChunks);
     const underWay: Promise<void>[] = [];
-    return this.guard(async () => {
-      for (const { size, length } of chunks) {
-        if (underWay.length >= CHUNKS_IN_FLIGHT) await underWay.shift();
-        if (signal.aborted) return false;
-        const position = this.resident.length;
-        const part = ids.slice(position, position + length);
-        machine.prefill(size, position, part);
-        this.resident.push(...part);
-        const idle = machine.idle();
-        idle.catch(() => undefined);
-        underWay.push(idle);
-      }
-      return true;
-    });
+    for (const { size, length } of chunks) {
+      if (underWay.length >= CHUNKS_IN_FLIGHT) await underWay.shift();
+      if (signal.aborted) return false;
+      const position = this.resident.length;
+      const part = ids.slice(position, position + length);
+      machine.prefill(size, position, part);
+      this.resident.push(...part);
+      const idle = machine.idle();
+      idle.catch(() => undefined);
+      underWay.push(idle);
+    }
+    return !signal.aborted;
   }
 
   private async decode(request: GenerateRequest, progress: Progress): Promise<void> {
@@ -226,13 +246,33 @@ export class Session {
     this.resident = [...ids, ...sampled].slice(0, rows);
   }
 
-  /** A device error leaves the KV cache in an unknown state. */
-  private async guard<T>(work: () => Promise<T>): Promise<T> {
-    try {
-      return await work();
-    } catch (error) {
-      this.reset();
-      throw error;
+  /**
+   * Does `work`, and again on every machine that replaces one that failed; `work` takes up what it had reached.
+   * A failure leaves the KV cache in an unknown state. Undefined: aborted while the replacement was being made.
+   */
+  private async persist<T>(signal: AbortSignal, work: () => Promise<T>): Promise<T | undefined> {
+    for (;;) {
+      try {
+        return await work();
+      } catch (error) {
+        this.reset();
+        this.pace = new Pace();
+        const replaced = this.replace(this.machine, error).then((machine) => {
+          this.machine = machine;
+          return true;
+        });
+        if (await Promise.race([replaced, aborted(signal)])) continue;
+        replaced.catch(() => undefined); // The next request meets the failed machine again, and its replacement.
+        return undefined;
+      }
     }
   }
+}
+
+/** False, once the signal aborts. */
+function aborted(signal: AbortSignal): Promise<false> {
+  return new Promise((resolve) => {
+    if (signal.aborted) resolve(false);
+    else signal.addEventListener("abort", () => resolve(false), { once: true });
+  });
 }

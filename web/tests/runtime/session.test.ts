@@ -1,5 +1,5 @@
 // The session on a machine without a GPU, whose next token depends on every KV row, so that a stale row shows.
-import { describe, expect, test } from "vitest";
+import { describe, expect, test, vi } from "vitest";
 import type { Machine } from "../../src/runtime/replay";
 import { GREEDY, type Sampling } from "../../src/runtime/sampling";
 import { Session } from "../../src/runtime/session";
@@ -25,6 +25,8 @@ class FakeMachine implements Machine {
   counts: Uint32Array | undefined;
   sampling: Sampling | undefined;
   failing = false;
+  /** Decode steps until it fails. */
+  lasts = Infinity;
   private position = 0;
   private token = 0;
 
@@ -45,7 +47,7 @@ class FakeMachine implements Machine {
     ids.forEach((id, i) => (this.kv[position + i] = id));
   }
   async decode(steps: number, position: number): Promise<Uint32Array> {
-    if (this.failing) throw new Error("lost");
+    if (this.failing || (this.lasts -= steps) < 0) throw new Error("lost");
     expect(position).toBe(this.position);
     const out = new Uint32Array(steps);
     for (let i = 0; i < steps; i++) {
@@ -179,6 +181,49 @@ describe("a session", () => {
     await ask(session, PROMPT, 2, { sampling: { ...GREEDY, repetitionPenalty: 1.2 } });
     expect(machine.counts?.[77]).toBe(0x80000000);
     expect(machine.counts?.[78]).toBe(0);
+  });
+
+  test.each([0, 1, 7, 19])("goes on where it was when the machine fails after %i steps", async (lasts) => {
+    const first = new FakeMachine();
+    first.lasts = lasts;
+    const second = new FakeMachine();
+    const seen: number[] = [];
+    let delivered = -1;
+    const replace = vi.fn((failed: Machine) => {
+      expect(failed).toBe(first);
+      delivered = seen.length;
+      return Promise.resolve(second);
+    });
+    const session = new Session(first, replace);
+    const sampling = { ...GREEDY, frequencyPenalty: 0.5 };
+    const onToken = (token: number) => seen.push(token) < 0;
+    const { tokens, finishReason, promptTokens, decodedTokens } = await ask(session, PROMPT, 20, { sampling, onToken });
+    expect(replace).toHaveBeenCalledTimes(1);
+    expect(tokens).toEqual(reference(PROMPT, 20));
+    expect(seen).toEqual(tokens);
+    expect({ finishReason, promptTokens, decodedTokens }).toEqual({ finishReason: "length", promptTokens: PROMPT.length, decodedTokens: 19 });
+    expect(session.counters).toMatchObject({ requests: 1, tokens: 20 });
+    const counted = [...(second.counts ?? [])].map((count) => count & 0x7fffffff).reduce((sum, count) => sum + count, 0);
+    expect(counted, "what the first machine generated counts for the penalties").toBe(delivered);
+    for (const id of PROMPT) expect((second.counts?.[id] ?? 0) >>> 31).toBe(1);
+    checkResident(session, second);
+    expect(session.residentIds).toHaveLength(PROMPT.length + 19);
+    expect([...(await session.logits(PROMPT))]).toEqual([next(PROMPT)]);
+  });
+
+  test("gives what there is when it is aborted while a machine is being replaced", async () => {
+    const first = new FakeMachine();
+    first.lasts = 4;
+    const controller = new AbortController();
+    const session = new Session(first, () => {
+      setTimeout(() => controller.abort(), 1);
+      return new Promise(() => undefined);
+    });
+    const { tokens, finishReason } = await ask(session, PROMPT, 50, { signal: controller.signal });
+    expect(finishReason).toBe("abort");
+    expect(tokens.length).toBeGreaterThan(0);
+    expect(tokens).toEqual(reference(PROMPT, tokens.length));
+    expect(session.residentIds).toEqual([]);
   });
 
   test("trusts no row after the device failed", async () => {
