@@ -115,6 +115,28 @@ class Kernel:
         with T.If(condition), T.Then():
             yield
 
+    # What devices spell differently; `cpu.builder.CpuKernel` has its own.
+
+    def exp(self, value: Expr) -> Expr:
+        """e^value, f32."""
+        return T.exp(value)
+
+    def f16(self, words: Array, index: Expr) -> Expr:
+        """Element `index` of f16 values that are bound as u32 pairs, as f32."""
+        return call("float32", "wisp_f16", words[div(index, 2)], mod(index, 2))
+
+    def f16x4(self, low: Expr, high: Expr) -> Expr:
+        """The four f16 of two words as `float32x4`."""
+        return call("float32x4", "wisp_f16x4", low, high)
+
+    def q4(self, word: Expr) -> tuple[Expr, Expr]:
+        """The eight 4-bit weights of a word less their zero point 7, in order, as two `float32x4`."""
+        return call("float32x4", "wisp_q4_low", word), call("float32x4", "wisp_q4_high", word)
+
+    def q8(self, word: Expr) -> Expr:
+        """The four 8-bit weights of a word less their zero point 127, in order, as `float32x4`."""
+        return call("float32x4", "wisp_q8", word)
+
     def barrier(self) -> None:
         """Wait until every invocation of the workgroup is here and its workgroup writes are visible."""
         T.evaluate(T.tvm_storage_sync("shared"))

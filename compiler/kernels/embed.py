@@ -18,7 +18,6 @@ from compiler.kernels.builder import (
     Expr,
     Kernel,
     all_of,
-    call,
     cast4,
     ceil_div,
     div,
@@ -69,14 +68,22 @@ def _copy_row(kernel: Kernel, matrix: WordMatrix, row: Expr, part: Expr, out: Ar
 
 
 def embed_token(
-    name: str, scheme: str, rows: tuple[int, int], k: int, pairs: int, context: int, state_words: int, activation: str
+    name: str,
+    scheme: str,
+    rows: tuple[int, int],
+    k: int,
+    pairs: int,
+    context: int,
+    state_words: int,
+    activation: str,
+    kernel_type: type[Kernel] = Kernel,
 ) -> tirx.PrimFunc:
     """Decode: x = embedding[token] for tokens in `rows`; the part that holds row 0 also stores cos/sin of the position.
 
     Bindings: weights, [scales], [rope], state (written by the first part), out.
     """
     start, stop = rows
-    with Kernel(name) as kernel:
+    with kernel_type(name) as kernel:
         matrix = WordMatrix(kernel, STORAGE[scheme], stop - start, k)
         table = kernel.buffer("rope", rope_words(pairs, context), "float32") if start == 0 else None
         state = kernel.buffer("state", state_words, "uint32")
@@ -95,10 +102,18 @@ def embed_token(
     return kernel.function
 
 
-def embed_chunk(name: str, scheme: str, chunk: int, rows: tuple[int, int], k: int, activation: str) -> tirx.PrimFunc:
+def embed_chunk(
+    name: str,
+    scheme: str,
+    chunk: int,
+    rows: tuple[int, int],
+    k: int,
+    activation: str,
+    kernel_type: type[Kernel] = Kernel,
+) -> tirx.PrimFunc:
     """Prefill: x[r] = embedding[input_ids[r]] for ids in `rows`; bindings: input_ids, weights, [scales], out."""
     start, stop = rows
-    with Kernel(name) as kernel:
+    with kernel_type(name) as kernel:
         ids = kernel.buffer("input_ids", chunk, "uint32")
         matrix = WordMatrix(kernel, STORAGE[scheme], stop - start, k)
         out = kernel.buffer("out", chunk * (k // 4), f"{activation}x4")
@@ -110,7 +125,15 @@ def embed_chunk(name: str, scheme: str, chunk: int, rows: tuple[int, int], k: in
     return kernel.function
 
 
-def rotate_chunk(name: str, heads: Heads, chunk: int, context: int, state_words: int, activation: str) -> tirx.PrimFunc:
+def rotate_chunk(
+    name: str,
+    heads: Heads,
+    chunk: int,
+    context: int,
+    state_words: int,
+    activation: str,
+    kernel_type: type[Kernel] = Kernel,
+) -> tirx.PrimFunc:
     """Prefill: split the qkv product, rotate queries and keys, append keys and values to the cache.
 
     Bindings: qkv, state, rope, cache, query. The cache row of a position is keys, then values, as in decode.
@@ -118,7 +141,7 @@ def rotate_chunk(name: str, heads: Heads, chunk: int, context: int, state_words:
     cache_row = 2 * heads.key_value * heads.size
     pairs = heads.rotary // 2
     units = heads.rows // 2
-    with Kernel(name) as kernel:
+    with kernel_type(name) as kernel:
         qkv = kernel.buffer("qkv", chunk * heads.rows, activation)
         state = kernel.buffer("state", state_words, "uint32")
         table = kernel.buffer("rope", rope_words(pairs, context), "float32")
@@ -204,7 +227,7 @@ def normalize_rotate_chunk(
                     with kernel.when(all_of([head >= start, head < stop])):
                         weight = gamma[index]
                         if norm.f16_weight:
-                            weight = call("float32", "wisp_f16", gamma[div(index, 2)], mod(index, 2))
+                            weight = kernel.f16(gamma, index)
                         value[0] = value[0] * factor * weight
                 return value[0]
 

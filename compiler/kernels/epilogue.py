@@ -17,7 +17,6 @@ from compiler.kernels.builder import (
     Kernel,
     all_of,
     bits_to_f32,
-    call,
     ceil_div,
     div,
     f32,
@@ -42,8 +41,7 @@ def with_bias(declare: Declare, rows: int, unit_rows: Callable[[Expr], Sequence[
         def value(row: Expr) -> Expr:
             if not f16:
                 return bias[row]
-            index = kernel.let(row)
-            return call("float32", "wisp_f16", bias[div(index, 2)], mod(index, 2))
+            return kernel.f16(bias, kernel.let(row))
 
         def epilogue(k: Kernel, row: Expr, unit: Expr, sums: Sequence[Expr]) -> None:
             total = [k.let(s + value(r)) for s, r in zip(sums, unit_rows(unit), strict=True)]
@@ -89,8 +87,8 @@ def store_gated(chunk: int, n: int, dtype: str) -> Declare:
     def declare(kernel: Kernel) -> Epilogue:
         out = kernel.buffer("out", chunk * n, dtype)
 
-        def epilogue(_: Kernel, row: Expr, unit: Expr, sums: Sequence[Expr]) -> None:
-            out[row * n + unit] = T.cast(silu(sums[0]) * sums[1], dtype)
+        def epilogue(k: Kernel, row: Expr, unit: Expr, sums: Sequence[Expr]) -> None:
+            out[row * n + unit] = T.cast(silu(k, sums[0]) * sums[1], dtype)
 
         return epilogue
 
@@ -107,7 +105,7 @@ def store_gelu(chunk: int, n: int, dtype: str) -> Declare:
             x = k.let(sums[0])
             inner = (x + x * x * x * f32(0.044715)) * f32((2.0 / math.pi) ** 0.5)
             # tanh(y) = 1 - 2 / (exp(2y) + 1) holds at both ends, where exp overflows or vanishes.
-            tanh = f32(1.0) - f32(2.0) / (T.exp(inner * f32(2.0)) + f32(1.0))
+            tanh = f32(1.0) - f32(2.0) / (k.exp(inner * f32(2.0)) + f32(1.0))
             out[row * n + unit] = T.cast(x * f32(0.5) * (f32(1.0) + tanh), dtype)
 
         return epilogue
@@ -115,8 +113,8 @@ def store_gelu(chunk: int, n: int, dtype: str) -> Declare:
     return declare
 
 
-def silu(value: Expr) -> Expr:
-    return value / (f32(1.0) + T.exp(f32(0.0) - value))
+def silu(kernel: Kernel, value: Expr) -> Expr:
+    return value / (f32(1.0) + kernel.exp(f32(0.0) - value))
 
 
 @dataclass(frozen=True)

@@ -127,7 +127,7 @@ def _group(kernel, matrix, x, gamma, norm, indices, sums, squares, group) -> Non
             for u, unit in enumerate(indices):
                 for s, row in enumerate(unit):
                     elements = loaded[u][s][0] if loaded else matrix.load_part(row, group, part)
-                    low, high = matrix.storage.unpack(elements, part)
+                    low, high = matrix.storage.unpack(kernel, elements, part)
                     partial[u][s][0] = partial[u][s][0] + dot(halves[0], low) + dot(halves[1], high)
     for u, unit in enumerate(indices):
         for s, row in enumerate(unit):

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from compiler.kernels.builder import Array, Expr, Kernel, call, ceil_div, div, f32, lane, mod
+from compiler.kernels.builder import Array, Expr, Kernel, call, ceil_div, f32, lane
 
 GROUP = 32  # columns that share a scale
 PART = 8  # columns that are unpacked together
@@ -24,7 +24,7 @@ class Storage:
     dtype: str  # element of the weight binding
     vectors_per_group: int  # weight elements that hold 32 columns
     scaled: bool  # has a second binding with one f16 scale a group, read as u32 pairs
-    unpack: Callable[[list[Expr], int], tuple[Expr, Expr]]  # (elements of the group, part) -> two vec4<f32>
+    unpack: Callable[[Kernel, list[Expr], int], tuple[Expr, Expr]]  # (kernel, elements, part) -> two vec4<f32>
 
     def vectors_per_row(self, k: int) -> int:
         """Weight elements of a row of `k` columns."""
@@ -33,26 +33,22 @@ class Storage:
         return k * self.vectors_per_group // GROUP
 
 
-def _q4(elements: list[Expr], part: int) -> tuple[Expr, Expr]:
-    word = lane(elements[0], part)
-    return call("float32x4", "wisp_q4_low", word), call("float32x4", "wisp_q4_high", word)
+def _q4(kernel: Kernel, elements: list[Expr], part: int) -> tuple[Expr, Expr]:
+    return kernel.q4(lane(elements[0], part))
 
 
-def _q8(elements: list[Expr], part: int) -> tuple[Expr, Expr]:
+def _q8(kernel: Kernel, elements: list[Expr], part: int) -> tuple[Expr, Expr]:
     vector = elements[part // 2]
     first = (part % 2) * 2
-    return call("float32x4", "wisp_q8", lane(vector, first)), call("float32x4", "wisp_q8", lane(vector, first + 1))
+    return kernel.q8(lane(vector, first)), kernel.q8(lane(vector, first + 1))
 
 
-def _f16(elements: list[Expr], part: int) -> tuple[Expr, Expr]:
+def _f16(kernel: Kernel, elements: list[Expr], part: int) -> tuple[Expr, Expr]:
     vector = elements[part]
-    return (
-        call("float32x4", "wisp_f16x4", lane(vector, 0), lane(vector, 1)),
-        call("float32x4", "wisp_f16x4", lane(vector, 2), lane(vector, 3)),
-    )
+    return kernel.f16x4(lane(vector, 0), lane(vector, 1)), kernel.f16x4(lane(vector, 2), lane(vector, 3))
 
 
-def _f32(elements: list[Expr], part: int) -> tuple[Expr, Expr]:
+def _f32(_: Kernel, elements: list[Expr], part: int) -> tuple[Expr, Expr]:
     return elements[2 * part], elements[2 * part + 1]
 
 
@@ -101,8 +97,7 @@ class Matrix:
 
 def _scale(kernel: Kernel, scales: Array, place: Expr) -> Expr:
     """One of the f16 scales, which are bound as u32 pairs."""
-    index = kernel.let(place)
-    return kernel.let(call("float32", "wisp_f16", scales[div(index, 2)], mod(index, 2)))
+    return kernel.let(kernel.f16(scales, kernel.let(place)))
 
 
 def load_vector4(vector: Array, f16: bool, index: Expr) -> Expr:
@@ -131,12 +126,11 @@ class WordMatrix:
         base = self.kernel.let(row * self.per_row + part * self.words)
         words = [self.weights[base + i] for i in range(self.words)]
         if self.storage.name == "q4f16_1":
-            word = self.kernel.let(words[0])
-            return call("float32x4", "wisp_q4_low", word), call("float32x4", "wisp_q4_high", word)
+            return self.kernel.q4(self.kernel.let(words[0]))
         if self.storage.name == "q8f16_1":
-            return call("float32x4", "wisp_q8", words[0]), call("float32x4", "wisp_q8", words[1])
+            return self.kernel.q8(words[0]), self.kernel.q8(words[1])
         if self.storage.name == "q0f16":
-            return call("float32x4", "wisp_f16x4", *words[:2]), call("float32x4", "wisp_f16x4", *words[2:])
+            return self.kernel.f16x4(*words[:2]), self.kernel.f16x4(*words[2:])
         return words[0], words[1]
 
     def scale(self, row: Expr, group: Expr) -> Expr:

@@ -11,8 +11,6 @@ take scalars and vectors alike and err by at most 2 units in the last place.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
@@ -21,6 +19,12 @@ from compiler.kernels.builder import Array, Expr, Kernel, bits_to_f32, div, mod
 
 MAX_ITEMS = 2**31 - 1
 STACK_BYTES = 64 * 1024  # what a thread is sure to have
+# Cephes' expf and logf, highest power first.
+EXP_TERMS = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
+LOG_TERMS = (
+    *(7.0376836292e-2, -1.1514610310e-1, 1.1676998740e-1, -1.2420140846e-1, 1.4249322787e-1, -1.6668057665e-1),
+    *(2.0000714765e-1, -2.4999993993e-1, 3.3333331174e-1),
+)
 
 
 class CpuKernel(Kernel):
@@ -48,6 +52,32 @@ class CpuKernel(Kernel):
     def barrier(self) -> None:
         raise TypeError(f"kernel {self.name}: a CPU kernel has no barrier")
 
+    def exp(self, value: Expr) -> Expr:
+        return exp(self, value)
+
+    def f16(self, words: Array, index: Expr) -> Expr:
+        odd = T.cast(mod(index, 2), "uint32")
+        return f16_bits_to_f32(self, T.shift_right(words[div(index, 2)], odd * T.uint32(16)))
+
+    def f16x4(self, low: Expr, high: Expr) -> Expr:
+        return f16_bits_to_f32(
+            self,
+            tirx.Shuffle(
+                [low, T.shift_right(low, T.uint32(16)), high, T.shift_right(high, T.uint32(16))], [0, 1, 2, 3]
+            ),
+        )
+
+    def q4(self, word: Expr) -> tuple[Expr, Expr]:
+        low, high = (self._fields(word, T.ramp(T.uint32(first), T.uint32(4), 4), 15) for first in (0, 16))
+        return low - splat(T.float32(7)), high - splat(T.float32(7))
+
+    def q8(self, word: Expr) -> Expr:
+        return self._fields(word, T.ramp(T.uint32(0), T.uint32(8), 4), 255) - splat(T.float32(127))
+
+    def _fields(self, word: Expr, shifts: Expr, mask: int) -> Expr:
+        """Four fields of a word as f32."""
+        return convert(T.bitwise_and(T.shift_right(splat(word), shifts), splat(T.uint32(mask))), "float32")
+
     def scratch(self, length: int, dtype: str = "float32") -> Array:
         """Memory on the thread's stack, which may be indexed by any value."""
         return self.registers(length, dtype)
@@ -60,7 +90,7 @@ def lanes_of(value: Expr) -> int:
 
 
 def constant(value: float, dtype: str, like: Expr) -> Expr:
-    """A constant of scalar type `dtype` with as many lanes as `like`. Floats are given as bits: TVM prints too few digits."""
+    """A constant of scalar type `dtype` with as many lanes as `like`; floats exactly, to the last bit."""
     scalar = (
         bits_to_f32(T.uint32(int(np.float32(value).view(np.uint32))))
         if dtype == "float32"
@@ -113,7 +143,7 @@ def store(array: Array, index: Expr, value: Expr) -> None:
 
 
 def f16_bits_to_f32(kernel: Kernel, bits: Expr) -> Expr:
-    """IEEE half precision (u16, any lanes) -> f32, exactly, subnormals too. Infinities and NaN do not occur in weights."""
+    """IEEE half precision (the low 16 bits of unsigned lanes) -> f32, exactly; but for infinities and NaN."""
     wide = kernel.let(convert(bits, "uint32"))
     magnitude = T.shift_left(T.bitwise_and(wide, constant(0x7FFF, "uint32", wide)), constant(13, "uint32", wide))
     sign = T.shift_left(T.bitwise_and(wide, constant(0x8000, "uint32", wide)), constant(16, "uint32", wide))
@@ -129,8 +159,8 @@ def exp(kernel: Kernel, value: Expr) -> Expr:
     n = kernel.let(T.floor(x * constant(1.4426950408889634, "float32", x) + constant(0.5, "float32", x)))
     r = x - n * constant(0.693359375, "float32", x)
     r = kernel.let(r - n * constant(-2.12194440e-4, "float32", x))
-    p = constant(1.9875691500e-4, "float32", x)
-    for term in (1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1):
+    p = constant(0.0, "float32", x)
+    for term in EXP_TERMS:
         p = p * r + constant(term, "float32", x)
     p = p * (r * r) + r + constant(1.0, "float32", x)
     biased = convert(n, "int32") + constant(127, "int32", x)
@@ -146,8 +176,8 @@ def log(kernel: Kernel, value: Expr) -> Expr:
     m = kernel.let(retype(bits - T.shift_left(e, constant(23, "int32", value)), "float32"))
     x = kernel.let(m - constant(1.0, "float32", value))
     z = kernel.let(x * x)
-    y = constant(7.0376836292e-2, "float32", value)
-    for term in (-1.1514610310e-1, 1.1676998740e-1, -1.2420140846e-1, 1.4249322787e-1, -1.6668057665e-1, 2.0000714765e-1, -2.4999993993e-1, 3.3333331174e-1):  # fmt: skip
+    y = constant(0.0, "float32", value)
+    for term in LOG_TERMS:
         y = y * x + constant(term, "float32", value)
     n = kernel.let(convert(e, "float32"))
     y = y * x * z + n * constant(-2.12194440e-4, "float32", value) - z * constant(0.5, "float32", value)
