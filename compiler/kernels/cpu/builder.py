@@ -15,7 +15,7 @@ import numpy as np
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from compiler.kernels.builder import Array, Expr, Kernel, bits_to_f32, div, mod
+from compiler.kernels.builder import Array, Expr, Kernel, div, mod
 
 MAX_ITEMS = 2**31 - 1
 STACK_BYTES = 64 * 1024  # what a thread is sure to have
@@ -91,11 +91,7 @@ def lanes_of(value: Expr) -> int:
 
 def constant(value: float, dtype: str, like: Expr) -> Expr:
     """A constant of scalar type `dtype` with as many lanes as `like`; floats exactly, to the last bit."""
-    scalar = (
-        bits_to_f32(T.uint32(int(np.float32(value).view(np.uint32))))
-        if dtype == "float32"
-        else getattr(T, dtype)(value)
-    )
+    scalar = T.float32(float(np.float32(value))) if dtype == "float32" else getattr(T, dtype)(value)
     lanes = lanes_of(like)
     return scalar if lanes == 1 else T.broadcast(scalar, lanes)
 
