@@ -1,6 +1,6 @@
 // Builds three entries side by side into dist/, which the server offers at /static/:
 //   wisp.js    the engine as an ES module          worker.js  the worker that wisp.js starts by its URL
-//   page.js    the chat page (with page.css)
+//   page.js    the chat page (with page.css)       thread.js  a helper thread of the CPU, which worker.js starts likewise
 // No entry is inlined into another: the page's Content-Security-Policy allows neither blob: workers nor inline scripts.
 import { resolve } from "node:path";
 import { defineConfig } from "vitest/config";
@@ -15,7 +15,12 @@ export default defineConfig({
     target: "es2023",
     sourcemap: true,
     lib: {
-      entry: { wisp: source("engine.ts"), worker: source("worker.ts"), page: source("ui/main.ts") },
+      entry: {
+        wisp: source("engine.ts"),
+        worker: source("worker.ts"),
+        thread: source("backend/wasm-thread.ts"),
+        page: source("ui/main.ts"),
+      },
       formats: ["es"],
       cssFileName: "page",
     },

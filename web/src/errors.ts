@@ -8,10 +8,12 @@ export type ErrorKind =
   | "network" // a file could not be fetched, or is not what model.json promised: NetworkError
   | "no-webgpu" // the browser offers no WebGPU here: DeviceError
   | "no-adapter" // WebGPU is there, a GPU is not: DeviceError
+  | "no-wasm" // the browser cannot run the CPU's kernels: DeviceError
   | "no-variant" // no variant of the artifact fits the device: DeviceError
   | "out-of-memory" // DeviceError
   | "device-lost" // DeviceError
   | "shader" // a kernel does not compile: DeviceError
+  | "kernel" // a kernel on the CPU trapped: DeviceError
   | "gpu" // WebGPU reported an error that nobody expected: DeviceError
   | "request" // the caller asked for something impossible: RequestError
   | "context-overflow" // the prompt is longer than the context: RequestError
@@ -73,7 +75,7 @@ export class NetworkError extends WispError {
   }
 }
 
-/** The GPU, the adapter or a shader. */
+/** The GPU, the adapter or a shader; on the CPU memory, threads or a kernel. */
 export class DeviceError extends WispError {
   override readonly name = "DeviceError";
 }

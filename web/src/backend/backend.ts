@@ -5,6 +5,8 @@ import type { Kernel } from "../artifact/schema";
 
 export type BufferHandle = number;
 export type ProgramHandle = number;
+/** WGSL text, or the bytes of a WebAssembly module. */
+export type KernelSource = string | Uint8Array<ArrayBuffer>;
 
 export interface Recorded {
   kernel: number;
@@ -41,8 +43,8 @@ export interface Backend {
   createBuffers(sizes: readonly { bytes: number; label: string }[]): Promise<BufferHandle[]>;
   /** `offset` is a multiple of 4; a length that is not is padded with zeros. */
   write(buffer: BufferHandle, offset: number, data: Uint8Array<ArrayBuffer>): void;
-  /** @throws DeviceError("shader") with line, column and the line itself */
-  compile(source: string, kernels: readonly Kernel[]): Promise<void>;
+  /** @throws DeviceError("shader"), for WGSL with line, column and the line itself */
+  compile(source: KernelSource, kernels: readonly Kernel[]): Promise<void>;
   /** After compile(): everything that running the program needs is made here, once. */
   record(label: string, dispatches: readonly Recorded[]): ProgramHandle;
   /** Runs a program `times` times in one submit. */

@@ -3,7 +3,7 @@
 
 import type { Access, Kernel } from "../artifact/schema";
 import { DeviceError } from "../errors";
-import type { Backend, BackendCounters, BufferHandle, ProgramHandle, Recorded, Slice } from "./backend";
+import type { Backend, BackendCounters, BufferHandle, KernelSource, ProgramHandle, Recorded, Slice } from "./backend";
 
 interface Step {
   pipeline: GPUComputePipeline;
@@ -91,8 +91,9 @@ export class WebGPUBackend implements Backend {
     this.counters.bytesUploaded += padded.byteLength;
   }
 
-  async compile(source: string, kernels: readonly Kernel[]): Promise<void> {
+  async compile(source: KernelSource, kernels: readonly Kernel[]): Promise<void> {
     this.check();
+    if (typeof source !== "string") throw new Error("WebGPU compiles WGSL, not a module's bytes");
     this.device.pushErrorScope("validation"); // getCompilationInfo() says more than the validation error does.
     const module = this.device.createShaderModule({ code: source, label: "kernels" });
     void this.device.popErrorScope();

@@ -1,0 +1,388 @@
+// The Backend interface on the CPU: one WebAssembly module, one memory, this thread and its helpers. Knows nothing of
+// models: numbers in, dispatches out. Work waits in one queue and runs in its order, in slices, so that the worker that
+// this runs in goes on to receive messages.
+
+import type { Kernel } from "../artifact/schema";
+import { DeviceError, RequestError } from "../errors";
+import type { Backend, BackendCounters, BufferHandle, KernelSource, ProgramHandle, Recorded, Slice } from "./backend";
+import { turn } from "./event-loop";
+import { layOut, makeMemory, type Placed } from "./wasm-memory";
+import { compileModule, instantiate, type KernelFunction, wasmSupport } from "./wasm-module";
+import { canSpawn, defaultThreads, Pool, type SpawnThread, spawnThread } from "./wasm-pool";
+import { bind, type PlainStep, type Runner, SoloRunner, type Step, TeamRunner } from "./wasm-run";
+import { Team } from "./wasm-team";
+
+export { LIMIT_BYTES, memoryNeeded } from "./wasm-memory";
+export { wasmSupport, type WasmSupport } from "./wasm-module";
+
+export interface WasmOptions {
+  /** Default: what suits the processor, at most 8; 1 where threads are not possible. */
+  threads?: number | undefined;
+  /** For tests: another way to start helpers, and other patience with them. */
+  spawn?: SpawnThread;
+  startMs?: number;
+  stallMs?: number;
+}
+
+const MOST_THREADS = 32;
+/** The event loop turns this often while work is under way. */
+const SLICE_MS = 30;
+/** Helpers that have taken and finished nothing for so long are gone. */
+const STALL_MS = 5000;
+
+type Job =
+  | { type: "write"; address: number; data: Uint8Array }
+  | { type: "program"; plain: PlainStep[] }
+  | { type: "run"; program: number; times: number }
+  | { type: "read"; slices: { address: number; bytes: number }[]; resolve: (bytes: ArrayBuffer) => void; reject: (error: Error) => void };
+
+interface Program {
+  label: string;
+  plain: PlainStep[];
+  steps: Step[];
+}
+
+/** Several threads: the helpers and what this thread gives them orders with. */
+interface Crew {
+  pool: Pool;
+  team: Team;
+  runner: TeamRunner;
+  /** The helpers are in their loop: they take orders and receive no messages. */
+  entered: boolean;
+}
+
+export class WasmBackend implements Backend {
+  readonly counters: BackendCounters = {
+    dispatches: 0,
+    submits: 0,
+    readbacks: 0,
+    bindGroupsCreated: 0,
+    bytesUploaded: 0,
+    bytesReadBack: 0,
+    gpuBytes: 0,
+  };
+  readonly lost: Promise<Error>;
+  readonly threads: number;
+  private readonly runner: Runner;
+  private buffers: readonly Placed[] = [];
+  private memory: WebAssembly.Memory | undefined;
+  private bytes = new Uint8Array();
+  private module: WebAssembly.Module | undefined;
+  private kernels: readonly Kernel[] = [];
+  private functions: readonly KernelFunction[] | undefined;
+  private readonly programs: Program[] = [];
+  private readonly queue: Job[] = [];
+  private pumping = false;
+  private turnedAt = 0;
+  private failure: Error | undefined;
+  private disposed = false;
+  private readonly reportLost: (error: Error) => void;
+
+  private constructor(
+    /** The engine has relaxed SIMD: it can run the variant's relaxed kernels. */
+    readonly relaxed: boolean,
+    private readonly crew: Crew | undefined,
+    private readonly stallMs: number,
+  ) {
+    this.threads = crew?.team.threads ?? 1;
+    this.runner = crew?.runner ?? new SoloRunner();
+    let report: (error: Error) => void = () => undefined;
+    this.lost = new Promise((resolve) => (report = resolve));
+    this.reportLost = report;
+    if (crew !== undefined) crew.pool.onLost = (reason) => this.lose(reason);
+  }
+
+  /** Helpers that cannot be started are done without. @throws DeviceError("no-wasm"), RequestError */
+  static async create({ threads, spawn = spawnThread, startMs, stallMs = STALL_MS }: WasmOptions = {}): Promise<WasmBackend> {
+    const { wasm, simd, relaxedSimd, sharedMemory } = wasmSupport();
+    if (!wasm || !simd)
+      throw new DeviceError("no-wasm", {
+        what: "The model cannot run on the CPU here",
+        got: wasm ? "WebAssembly without SIMD" : "no WebAssembly",
+        expected: "WebAssembly with SIMD",
+        remedy: "Take a current version of the browser, and allow WebAssembly if a setting or an extension forbids it.",
+      });
+    if (threads !== undefined && (!Number.isInteger(threads) || threads < 1 || threads > MOST_THREADS))
+      throw new RequestError({ what: "threads", got: String(threads), expected: `an integer from 1 to ${MOST_THREADS}` });
+    const wanted = sharedMemory && canSpawn() ? (threads ?? (await defaultThreads())) : 1;
+    return new WasmBackend(relaxedSimd, await gather(wanted, spawn, startMs), stallMs);
+  }
+
+  async createBuffers(sizes: readonly { bytes: number; label: string }[]): Promise<BufferHandle[]> {
+    this.check();
+    if (this.memory !== undefined) throw new Error("a CPU backend makes all its buffers in one call");
+    const { buffers, total } = layOut(sizes, this.threads);
+    this.memory = makeMemory(total, this.threads > 1);
+    this.bytes = new Uint8Array(this.memory.buffer);
+    this.buffers = buffers;
+    this.counters.gpuBytes = total;
+    await this.instantiate();
+    return buffers.map((_, handle) => handle);
+  }
+
+  write(buffer: BufferHandle, offset: number, data: Uint8Array<ArrayBuffer>): void {
+    this.check();
+    const { address, bytes } = this.range(buffer, offset, data.byteLength);
+    this.counters.bytesUploaded += bytes;
+    if (this.pumping) this.push({ type: "write", address, data: data.slice() });
+    else this.store(address, data);
+  }
+
+  async compile(source: KernelSource, kernels: readonly Kernel[]): Promise<void> {
+    this.check();
+    if (typeof source === "string") throw new Error("the CPU compiles a module's bytes, not WGSL");
+    if (this.module !== undefined) throw new Error("a CPU backend compiles one module");
+    this.module = await compileModule(source, this.threads > 1);
+    this.kernels = kernels;
+    await this.instantiate();
+    this.check();
+  }
+
+  record(label: string, dispatches: readonly Recorded[]): ProgramHandle {
+    this.check();
+    const { functions } = this;
+    if (functions === undefined) throw new Error(`${label} is recorded before the kernels are compiled and the buffers made`);
+    const plain = dispatches.map(({ kernel, buffers, grid }, i) => {
+      const bindings = this.kernels[kernel]?.bindings.length;
+      if (bindings !== buffers.length) throw new Error(`${label}: dispatch ${i} binds ${buffers.length} buffers to kernel ${kernel}`);
+      // As signed numbers: a kernel's i32 above 2 GiB is negative, and small integers are what calls are fast with.
+      return { kernel, addresses: buffers.map((handle) => this.buffer(handle).address | 0), items: grid[0] };
+    });
+    this.programs.push({ label, plain, steps: bind(plain, functions, this.threads) });
+    if (this.crew !== undefined) this.push({ type: "program", plain });
+    return this.programs.length - 1;
+  }
+
+  submit(program: ProgramHandle, times: number): void {
+    this.check();
+    const steps = this.programs[program]?.steps;
+    if (steps === undefined) throw new Error(`program ${program} is not recorded`);
+    this.counters.submits += 1;
+    this.counters.dispatches += times * steps.length;
+    this.push({ type: "run", program, times });
+  }
+
+  async submitAndRead(program: ProgramHandle, times: number, slices: readonly Slice[]): Promise<ArrayBuffer> {
+    this.submit(program, times);
+    return this.readSlices(slices);
+  }
+
+  async read(slice: Slice): Promise<ArrayBuffer> {
+    this.check();
+    return this.readSlices([slice]);
+  }
+
+  async idle(): Promise<void> {
+    this.check();
+    if (this.pumping) await this.enqueueRead([]);
+  }
+
+  dispose(): void {
+    if (this.disposed) return;
+    this.disposed = true;
+    this.crew?.pool.dispose();
+    this.rejectAll(disposedError());
+    this.memory = undefined;
+    this.bytes = new Uint8Array();
+    this.functions = undefined;
+    this.programs.length = 0;
+  }
+
+  /** Once the module and the memory are there, in whichever order they came. */
+  private async instantiate(): Promise<void> {
+    const { module, memory, kernels, crew } = this;
+    if (module === undefined || memory === undefined) return;
+    this.functions = instantiate(module, memory, kernels, 0);
+    if (crew === undefined) return;
+    const { control, threads } = crew.team;
+    const plain = kernels.map(({ entry, bindings }) => ({ entry, bindings }));
+    try {
+      await crew.pool.ask((index) => ({ type: "instantiate", thread: index + 1, threads, control, module, memory, kernels: plain }));
+    } catch (error) {
+      this.check();
+      throw new DeviceError("shader", { what: `A helper thread could not load the kernels: ${error instanceof Error ? error.message : String(error)}` });
+    }
+  }
+
+  private async readSlices(slices: readonly Slice[]): Promise<ArrayBuffer> {
+    const ranges = slices.map(({ buffer, offset, bytes }) => this.range(buffer, offset, bytes));
+    const bytes = await this.enqueueRead(ranges);
+    this.counters.readbacks += 1;
+    this.counters.bytesReadBack += bytes.byteLength;
+    return bytes;
+  }
+
+  private enqueueRead(slices: { address: number; bytes: number }[]): Promise<ArrayBuffer> {
+    return new Promise((resolve, reject) => this.push({ type: "read", slices, resolve, reject }));
+  }
+
+  private push(job: Job): void {
+    this.queue.push(job);
+    if (this.pumping) return;
+    this.pumping = true;
+    // Not at once: what the caller hands over in one go belongs together.
+    queueMicrotask(() => void this.pump());
+  }
+
+  private async pump(): Promise<void> {
+    try {
+      for (let job = this.queue.shift(); job !== undefined; job = this.queue.shift()) await this.perform(job);
+    } catch (error) {
+      // This includes what dispose() and lose() make check() throw in the middle of a program.
+      this.fail(error instanceof Error ? error : new Error(String(error)));
+    } finally {
+      this.pumping = false;
+    }
+  }
+
+  private async perform(job: Job): Promise<void> {
+    switch (job.type) {
+      case "write":
+        this.store(job.address, job.data);
+        return;
+      case "program":
+        await this.leave();
+        this.crew?.pool.post(() => ({ type: "program", steps: job.plain }));
+        return;
+      case "run":
+        await this.run(job.program, job.times);
+        return;
+      case "read":
+        job.resolve(this.copyOut(job.slices));
+        // Whoever waits for these bytes hears of them before the next program begins.
+        if (this.queue.length > 0) await this.turn();
+        return;
+    }
+  }
+
+  private async run(index: number, times: number): Promise<void> {
+    const program = this.programs[index];
+    if (program === undefined) throw new Error(`program ${index} is not recorded`);
+    this.enter();
+    this.runner.start(index, program.steps, times);
+    await this.finish();
+    const trap = this.runner.trap();
+    if (trap === undefined) return;
+    const entry = this.kernels[program.plain[trap.dispatch]?.kernel ?? -1]?.entry ?? "a kernel";
+    throw new DeviceError("kernel", {
+      what: `The kernel ${entry} failed (${program.label}, dispatch ${trap.dispatch}, thread ${trap.thread}): ${trap.message}`,
+      remedy: "This is a defect of the artifact or of the browser: report it with the browser's version.",
+    });
+  }
+
+  /** Runs what was started to its end, in slices. */
+  private async finish(): Promise<void> {
+    let idleMs = 0;
+    let progress = "";
+    for (let startedAt = performance.now(); !this.runner.advance(this.turnedAt + SLICE_MS); ) {
+      const now = performance.now();
+      const current = this.crew?.team.progress() ?? `${now}`;
+      // A computer that slept for an hour in between counts as one slice.
+      idleMs = current === progress ? idleMs + Math.min(now - startedAt, 2 * SLICE_MS) : 0;
+      progress = current;
+      if (idleMs > this.stallMs) this.lose(`they have done nothing for ${Math.round(idleMs)} ms`);
+      startedAt = now;
+      await this.turn();
+      this.check();
+    }
+  }
+
+  private async turn(): Promise<void> {
+    await turn();
+    this.turnedAt = performance.now();
+  }
+
+  /** The helpers begin to take orders. */
+  private enter(): void {
+    const { crew } = this;
+    if (crew === undefined || crew.entered) return;
+    const { generation } = crew.team;
+    crew.pool.post(() => ({ type: "enter", generation }));
+    crew.entered = true;
+  }
+
+  /** The helpers begin to receive messages. */
+  private async leave(): Promise<void> {
+    const { crew } = this;
+    if (crew?.entered !== true) return;
+    crew.runner.startLeave();
+    await this.finish();
+    crew.entered = false;
+  }
+
+  private store(address: number, data: Uint8Array): void {
+    this.bytes.set(data, address);
+    // The interface pads with zeros to a multiple of 4.
+    this.bytes.fill(0, address + data.byteLength, address + Math.ceil(data.byteLength / 4) * 4);
+  }
+
+  private copyOut(slices: readonly { address: number; bytes: number }[]): ArrayBuffer {
+    const out = new Uint8Array(slices.reduce((sum, { bytes }) => sum + bytes, 0));
+    let at = 0;
+    for (const { address, bytes } of slices) {
+      out.set(this.bytes.subarray(address, address + bytes), at);
+      at += bytes;
+    }
+    return out.buffer;
+  }
+
+  private buffer(handle: BufferHandle): Placed {
+    const buffer = this.buffers[handle];
+    if (buffer === undefined) throw new Error(`buffer ${handle} does not exist`);
+    return buffer;
+  }
+
+  /** Bytes are rounded up to a multiple of 4. */
+  private range(handle: BufferHandle, offset: number, length: number): { address: number; bytes: number } {
+    const buffer = this.buffer(handle);
+    const bytes = Math.ceil(length / 4) * 4;
+    if (offset < 0 || offset % 4 !== 0 || offset + bytes > buffer.bytes)
+      throw new Error(`bytes ${offset} to ${offset + bytes} of buffer ${handle}, which has ${buffer.bytes}`);
+    return { address: buffer.address + offset, bytes };
+  }
+
+  private lose(reason: string): void {
+    if (this.disposed || this.failure !== undefined) return;
+    const failure = new DeviceError("device-lost", {
+      what: `The helper threads are gone: ${reason}`,
+      got: `${this.threads} threads`,
+      remedy: "The browser ended one of them, often for lack of memory: create the engine again.",
+    });
+    this.fail(failure);
+    this.reportLost(failure);
+  }
+
+  private fail(error: Error): void {
+    if (this.disposed) return;
+    this.failure ??= error;
+    this.crew?.pool.dispose();
+    this.rejectAll(this.failure);
+  }
+
+  private rejectAll(error: Error): void {
+    for (const job of this.queue.splice(0)) if (job.type === "read") job.reject(error);
+  }
+
+  private check(): void {
+    if (this.disposed) throw disposedError();
+    if (this.failure !== undefined) throw this.failure;
+  }
+}
+
+function disposedError(): DeviceError {
+  return new DeviceError("disposed", { what: "The CPU backend was used after it was disposed of" });
+}
+
+/** The helpers, or none where one thread is wanted or helpers do not start. */
+async function gather(threads: number, spawn: SpawnThread, startMs: number | undefined): Promise<Crew | undefined> {
+  if (threads === 1) return undefined;
+  try {
+    const pool = await Pool.start(threads - 1, spawn, startMs);
+    const team = Team.create(threads);
+    return { pool, team, runner: new TeamRunner(team, 0), entered: false };
+  } catch (error) {
+    const reason = error instanceof Error ? error.message : String(error);
+    console.warn(`Wisp runs on one thread: helper threads could not be started (${reason}). Check that thread.js lies beside wisp.js.`);
+    return undefined;
+  }
+}
