@@ -13,7 +13,7 @@ PYTHON_READY := $(VENV)/.ready
 VULKAN_READY := $(VENV)/.vulkan
 NODE_READY := web/node_modules/.ready
 PAGE := web/dist/page.js
-PAGE_SOURCES := $(shell find web/src -type f) web/vite.config.ts web/vite.node.config.ts web/tsconfig.json
+PAGE_SOURCES := $(shell find web/src -type f) $(wildcard web/vite*.config.ts) web/tsconfig.json
 
 .PHONY: help
 help:

@@ -1,52 +1,63 @@
 """`wisp bench`: how fast an artifact loads, reads a prompt and answers, natively or in a headless browser.
 
-Chooses what to measure and prints it; `bench_native.py` and `bench_browser.py` measure, `bench_shapes.py` makes
-artifacts with random weights. Both backends give the same figures under the same names; what one cannot know is null.
+Chooses what to measure and holds it against what the device can do; `bench_native.py` and `bench_browser.py` measure,
+`bench_shapes.py` makes artifacts with random weights, `bench_report.py` prints. All backends give the same figures
+under the same names; what one cannot know is null.
 """
 
+import json
+import math
 import os
 import platform
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
-
 from compiler.artifact import Artifact, load_artifact
-from compiler.check import adapter_name, choose_variants, wide_console
+from compiler.bench_native import dispatch_bytes
+from compiler.check import adapter_name, choose_variants
 from compiler.errors import WispError
+from compiler.models import config_from_huggingface, weight_specs
+from compiler.models.base import ModelConfig
 from compiler.native import missing_features, open_variant, request_adapter
-from compiler.progress import Report, Silent, human_bytes
+from compiler.progress import Report, Silent
 
 DEFAULT_LIMIT = 60.0
+Backend = Literal["native", "browser", "wasm"]
+BACKENDS: tuple[Backend, ...] = ("native", "browser", "wasm")
 
 
 def bench(
     artifact_path: Path | None = None,
     *,
     shape: str | None = None,
-    backend: Literal["native", "browser"] = "native",
+    backend: Backend = "native",
     variant: str | None = None,
+    threads: int | None = None,
     quantization: str | None = None,
     limit: float = DEFAULT_LIMIT,
     progress: Report | None = None,
 ) -> dict[str, Any]:
     """Measures an artifact, or random weights of a named shape. No figure takes much longer than `limit` seconds.
 
-    Without `variant` the best one that the device can run. Raises WispError for input that cannot be measured.
+    Without `variant` the best one that the device can run. `threads` is for `wasm`; without it the engine chooses.
+    Raises WispError for input that cannot be measured.
     """
     progress = progress or Silent()
+    if threads is not None and backend != "wasm":
+        raise WispError("--threads is for the CPU", got=f"--backend {backend}", expected="--backend wasm")
     artifact = load_artifact(choose_artifact(artifact_path, shape, quantization, progress))
-    choose_variants(artifact, None if variant is None else [variant])
+    candidates = backend_variants(artifact, backend, variant)
     with progress.stage(f"bench, {backend}", 1) as advance:
-        if backend == "native":
-            measured = _native(artifact, variant, limit)
-        else:
-            from compiler.bench_browser import bench_browser
+        match backend:
+            case "native":
+                measured = _native(artifact, candidates, limit)
+            case "browser" | "wasm":
+                from compiler.bench_browser import bench_browser
 
-            measured = bench_browser(artifact, variant, limit)
+                named = candidates[0]["name"] if backend == "wasm" else variant
+                measured = bench_browser(artifact, named, limit, threads)
         advance(1)
+    hold_against_device(artifact, measured)
     model = artifact.model
     return {
         "artifact": model["id"],
@@ -79,11 +90,33 @@ def choose_artifact(path: Path | None, shape: str | None, quantization: str | No
     return shape_artifact(shape, quantization, progress)
 
 
-def _native(artifact: Artifact, variant: str | None, limit: float) -> dict[str, Any]:
+def backend_variants(artifact: Artifact, backend: Backend, variant: str | None) -> list[dict[str, Any]]:
+    """Entries of model.json that the backend can run, best first: all of them, or the one called `variant`."""
+    chosen = choose_variants(artifact, None if variant is None else [variant])
+    kind = "wasm" if backend == "wasm" else "webgpu"
+    fitting = [entry for entry in chosen if entry["backend"] == kind]
+    if fitting:
+        return fitting
+    there = ", ".join(entry["name"] for entry in artifact.model["variants"])
+    if variant is not None:
+        other = "--backend native or browser" if backend == "wasm" else "--backend wasm"
+        raise WispError(f"--backend {backend} does not run the variant {variant}", remedy=f"use {other} for it")
+    if backend == "wasm":
+        raise WispError(
+            "the artifact has no variant for the CPU",
+            got=there,
+            expected="wasm-simd",
+            remedy="compile it again with wasm-simd among its --variants",
+        )
+    raise WispError(
+        "the artifact has no WebGPU variant", got=there, remedy="use --backend wasm, or compile it with webgpu-f32"
+    )
+
+
+def _native(artifact: Artifact, entries: list[dict[str, Any]], limit: float) -> dict[str, Any]:
     from compiler.bench_native import bench_native
 
     adapter = request_adapter()
-    entries = [v for v in artifact.model["variants"] if variant is None or v["name"] == variant]
     lacking = {v["name"]: missing_features(adapter, v["required_features"]) for v in entries}
     chosen = next((name for name, missing in lacking.items() if not missing), None)
     if chosen is None:
@@ -93,7 +126,48 @@ def _native(artifact: Artifact, variant: str | None, limit: float) -> dict[str, 
             remedy="compile the variant webgpu-f32, which needs nothing",
         )
     runtime = open_variant(artifact, chosen, adapter)
-    return {"variant": chosen, "adapter": adapter_name(adapter), **bench_native(runtime, limit)}
+    measured = bench_native(runtime, limit)
+    return {"variant": chosen, "adapter": adapter_name(adapter), "threads": None, **measured}
+
+
+# ------------------------------------------------------------------------------------------- against what is possible
+
+
+def hold_against_device(artifact: Artifact, measured: dict[str, Any]) -> None:
+    """Adds to `measured` what prefill and decode use of the device: `multiply_add_share` and `bandwidth_share`.
+
+    The least work counts: a prompt's multiply-adds in matrices and attention, a step's weights, KV rows and logits.
+    The rate of the variant's own activation type is the measure. Null where the device's figures are not there.
+    """
+    plan = artifact.plans[measured["variant"]]
+    rates, bandwidth = measured["multiply_adds"], measured["bandwidth"]
+    rate = rates and rates["f16_per_second" if plan["activation_dtype"] == "float16" else "f32_per_second"]
+    raw = json.loads((artifact.path / "config.json").read_bytes()) if "config.json" in artifact.model["files"] else None
+    config = raw and config_from_huggingface(raw, plan["context"])
+    for row in measured["prefill"]:
+        work = config and prefill_multiply_adds(config, row["tokens"])
+        row["multiply_adds"] = work
+        row["multiply_add_share"] = work / row["seconds"] / rate if work and rate else None
+    for row in measured["decode"]:
+        row["bytes"] = sum(dispatch_bytes(plan, "decode", row["context"], 1))
+        rate_used = row["bytes"] / row["seconds_per_token"]
+        row["bandwidth_share"] = rate_used / bandwidth["bytes_per_second"] if bandwidth else None
+
+
+def prefill_multiply_adds(config: ModelConfig, tokens: int) -> int:
+    """The least from a prompt to its first answer token: matrices and causal attention.
+
+    The last layer owes the others their keys and values only; what is above them is for one token.
+    """
+    specs = [s for s in weight_specs(config) if s.kind == "matrix" and s.layer is not None]
+    layers, heads = config.num_hidden_layers, config.num_attention_heads * config.head_dim
+    layer = sum(math.prod(s.shape) for s in specs) // layers
+    keys_and_values = 2 * config.num_key_value_heads * config.head_dim * config.hidden_size
+    window = min(tokens, config.sliding_window or tokens)
+    pairs = window * (window + 1) // 2 + (tokens - window) * window  # (query, key) that attention looks at
+    below = (layers - 1) * (tokens * layer + 2 * heads * pairs)
+    last = tokens * keys_and_values + layer - keys_and_values + 2 * heads * window
+    return below + last + config.vocab_size * config.hidden_size
 
 
 def machine() -> dict[str, Any]:
@@ -105,58 +179,3 @@ def machine() -> dict[str, Any]:
         "cpus": os.cpu_count(),
         "load_average": load,
     }
-
-
-# ----------------------------------------------------------------------------------------------------------- for people
-
-
-def print_report(report: Mapping[str, Any]) -> None:
-    """The report as tables on stdout."""
-    console = wide_console()
-
-    def say(line: str) -> None:
-        console.print(line, markup=False)
-
-    say(f"{report['artifact']} ({report['quantization']}, {human_bytes(report['weight_bytes'])} of weights)")
-    say(f"  {report['variant']}, {report['backend']}, on {report['adapter']}")
-    load = {"from the network": "cold_s", "from the disk": "warm_s", "shaders": "compile_s"}
-    parts = [f"{what} {report['load'][key]:.2f} s" for what, key in load.items() if report["load"][key] is not None]
-    say(f"  load             {', '.join(parts)}")
-    if report["time_to_first_token_s"] is not None:
-        say(f"  first token      {report['time_to_first_token_s']:.3g} s")
-    for row in report["prefill"]:
-        say(f"  prefill {row['tokens']:>6}   {row['tokens_per_second']:.4g} tokens a second")
-    for row in report["decode"]:
-        say(f"  decode at {row['context']:>4}   {row['tokens_per_second']:.4g} tokens a second")
-    counters = report["counters"]
-    say(
-        f"  a token          {counters['dispatches_per_token']:.4g} dispatches, "
-        f"{counters['submits_per_token']:.3g} submits, {counters['readbacks_per_token']:.3g} readbacks, "
-        f"{counters['bytes_read_back_per_token']:.4g} bytes read back"
-    )
-    if report["bandwidth"] is not None:
-        say(f"  bandwidth        {report['bandwidth']['bytes_per_second'] / 1e9:.4g} GB/s by a copy")
-    for program, figures in (report["kernels"] or {}).items():
-        say(f"  {program}, {figures['tokens']} tokens at {figures['position']}: {figures['seconds'] * 1e3:.4g} ms")
-        console.print(kernel_table(figures["kernels"]))
-    for reason in report["skipped"]:
-        say(f"  left out: {reason}")
-
-
-def kernel_table(rows: list[dict[str, Any]]) -> Table:
-    """Kernels, the most expensive first."""
-    table = Table(box=SIMPLE_HEAD)
-    for heading in ("kernel", "dispatches", "us each", "share", "MB each", "GB/s", "of bandwidth"):
-        table.add_column(heading, justify="left" if heading == "kernel" else "right", no_wrap=True)
-    for row in rows:
-        count = row["dispatches"]
-        table.add_row(
-            row["kernel"],
-            str(count),
-            f"{row['seconds'] / count * 1e6:.1f}",
-            f"{row['share']:.1%}",
-            f"{row['bytes'] / count / 1e6:.3f}",
-            f"{row['bytes_per_second'] / 1e9:.3g}",
-            f"{row['bandwidth_share']:.1%}",
-        )
-    return table

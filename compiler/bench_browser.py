@@ -1,7 +1,7 @@
 """Measures an artifact in a headless Chromium: a real server, the engine's public API, the same figures as natively.
 
-Knows the engine's API (`web/src/api.ts`) and how to start a browser; nothing of plans. A GPU is used when the browser
-offers one, else its software adapter.
+Knows the engine's API (`web/src/api.ts`), what `web/src/bench.ts` measures beside it, and how to start a browser. A GPU
+is used when the browser offers one, else its software adapter; CPU variants need neither.
 """
 
 import contextlib
@@ -14,15 +14,18 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from compiler import bench_device
 from compiler.artifact import Artifact
 from compiler.bench_native import (
     MOST_DECODE_STEPS,
     RUNS,
     decode_contexts,
     first_token_seconds,
+    kernel_figures,
     measure,
     prompt_sizes,
     random_ids,
+    timed_programs,
 )
 from compiler.errors import WispError
 
@@ -59,6 +62,11 @@ GENERATE = """async ([ids, maxTokens]) => {
   const stats = Object.fromEntries(Object.keys(after).map((key) => [key, after[key] - before[key]]));
   return { seconds, tokens, stats };
 }"""
+# What the engine does not say, from a module that nothing else loads (web/src/bench.ts).
+MEASURE_DEVICE = """async (sources) => (await import("/static/bench.js")).measureDevice(sources)"""
+MEASURE_KERNELS = """async ([url, variant, programs, limit]) =>
+  (await import("/static/bench.js")).measureKernels(url, variant, programs, limit)"""
+NO_DEVICE: dict[str, Any] = {"bandwidth": None, "multiply_adds": None, "kernels": None}
 CHECK = """async (ids) => {
   const [first, second] = [await window.bench.logits(ids), await window.bench.logits(ids)];
   const differ = first.some((value) => value !== first[0]);
@@ -66,38 +74,86 @@ CHECK = """async (ids) => {
 }"""
 
 
-def bench_browser(artifact: Artifact, variant: str | None, limit: float) -> dict[str, Any]:
-    """Every figure of a variant in the browser; none of them takes much longer than `limit` seconds."""
-    with serving(artifact.path) as url, open_page(url) as page:
+def bench_browser(artifact: Artifact, variant: str | None, limit: float, threads: int | None = None) -> dict[str, Any]:
+    """Every figure of a variant in the browser; none of them takes much longer than `limit` seconds.
+
+    `threads` is for variants of the CPU. Raises WispError for what the engine refuses.
+    """
+    on_cpu = any(v["name"] == variant and v["backend"] == "wasm" for v in artifact.model["variants"])
+    with serving(artifact.path) as url, open_page(url, needs_adapter=not on_cpu) as page:
         models = page.evaluate("async () => (await (await fetch('/models')).json()).models")
-        options = {} if variant is None else {"backend": variant}
-        cold = _call(page, LOAD, [models[0]["url"], options])
-        warm = _call(page, LOAD, [models[0]["url"], options])
+        options = {key: value for key, value in (("backend", variant), ("threads", threads)) if value is not None}
+        load = [models[0]["url"], options]
+        cold = _call(page, LOAD, load)
+        page.evaluate("() => window.bench.dispose()")
+        page.reload()
+        warm = _call(page, LOAD, load)
         vocab_size, context = cold["info"]["vocabSize"], cold["info"]["contextLength"]
         if not _call(page, CHECK, random_ids(min(32, context), vocab_size, 0)):
             raise RuntimeError(f"the logits of {cold['info']['variant']} are not to be trusted; run `wisp check`")
         skipped: list[str] = []
         prefill = prefill_figures(page, context, vocab_size, limit, skipped)
         decode, counters = decode_figures(page, prefill, context, vocab_size, limit, skipped)
-        browser = page.context.browser
-        adapter = cold["info"]["adapter"]
-        name = " ".join(adapter[key] for key in ("vendor", "architecture", "device", "description") if adapter[key])
+        page.evaluate("() => window.bench.dispose()")  # its memory is for what follows
+        device = (
+            NO_DEVICE if on_cpu else device_figures(page, artifact, models[0]["url"], cold["info"]["variant"], limit)
+        )
+        if device["kernels"] is None:
+            reason = "only on WebGPU" if on_cpu else "the browser's adapter has no timestamp-query"
+            skipped.append(f"kernels: {reason}")
         return {
             "variant": cold["info"]["variant"],
-            "adapter": f"{name}, {browser.browser_type.name} {browser.version}" if browser else name,
+            "adapter": _adapter_name(cold["info"], page),
+            "threads": cold["info"].get("threads"),
             "load": {
                 "cold_s": cold["seconds"],
                 "warm_s": warm["seconds"],
                 "compile_s": cold["stats"]["compileMs"] / 1e3,
+                "compile_warm_s": warm["stats"]["compileMs"] / 1e3,
             },
             "time_to_first_token_s": first_token_seconds(prefill),
             "prefill": prefill,
             "decode": decode,
             "counters": counters,
-            "bandwidth": None,
-            "kernels": None,
-            "skipped": [*skipped, "kernels and bandwidth: only natively"],
+            **device,
+            "skipped": skipped,
         }
+
+
+def _adapter_name(info: dict[str, Any], page: Any) -> str:
+    """What runs the kernels, and in which browser."""
+    adapter, browser = info["adapter"] or {}, page.context.browser
+    keys = ("vendor", "architecture", "device", "description")
+    name = " ".join(adapter[key] for key in keys if adapter.get(key)) or "CPU"
+    return f"{name}, {browser.browser_type.name} {browser.version}" if browser else name
+
+
+def device_figures(page: Any, artifact: Artifact, url: str, variant: str, limit: float) -> dict[str, Any]:
+    """Bandwidth, multiply-adds and each kernel's time, on devices of their own beside the engine."""
+    sources = {
+        "copy": bench_device.COPY_KERNEL,
+        "multiplyAdd": {dtype: bench_device.multiply_add_source(dtype) for dtype in ("f32", "f16")},
+        "multiplyAddsAWorkgroup": bench_device.MULTIPLY_ADDS_A_THREAD * bench_device.WORKGROUP,
+        "threadsAWorkgroup": bench_device.WORKGROUP,
+        "arrived": bench_device.ARRIVED,
+        "copyBytes": bench_device.COPY_BYTES,
+    }
+    device = _call(page, MEASURE_DEVICE, sources)
+    bandwidth = {
+        "bytes_per_second": max(device["copyKernel"], device["copyQueue"]),
+        "copy_kernel_bytes_per_second": device["copyKernel"],
+        "copy_queue_bytes_per_second": device["copyQueue"],
+        "buffer_bytes": device["copyBytes"],
+    }
+    plan = artifact.plans[variant]
+    programs = timed_programs(plan)
+    seconds = _call(page, MEASURE_KERNELS, [url, variant, programs, limit])
+    kernels = seconds and {
+        program: kernel_figures(plan, program, position, length, taken, bandwidth["bytes_per_second"])
+        for (program, position, length), taken in zip(programs, seconds, strict=True)
+    }
+    rates = {"f32_per_second": device["f32"], "f16_per_second": device["f16"]}
+    return {"bandwidth": bandwidth, "multiply_adds": rates, "kernels": kernels}
 
 
 def prefill_figures(page: Any, context: int, vocab_size: int, limit: float, skipped: list[str]) -> list[dict[str, Any]]:
@@ -215,14 +271,14 @@ def serving(artifact: Path) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def open_page(url: str) -> Iterator[Any]:
-    """A page with empty caches in a browser that has a WebGPU adapter."""
+def open_page(url: str, needs_adapter: bool = True) -> Iterator[Any]:
+    """A page with empty caches in a browser; one that has a WebGPU adapter, when that is needed."""
     try:
         from playwright.sync_api import sync_playwright
     except ImportError as error:
         raise WispError(
-            "--backend browser needs Playwright, which is not installed",
-            remedy="install it with: pip install wisp[test]",
+            "measuring in a browser needs Playwright, which is not installed",
+            remedy="install it with: pip install 'wisp[bench]'",
         ) from error
     executable = find_chromium()
     with sync_playwright() as playwright, tempfile.TemporaryDirectory() as profiles:
@@ -233,7 +289,7 @@ def open_page(url: str) -> Iterator[Any]:
             try:
                 page = context.new_page()
                 page.goto(url + "healthz")
-                if page.evaluate(HAS_ADAPTER):
+                if not needs_adapter or page.evaluate(HAS_ADAPTER):
                     yield page
                     return
             finally:

@@ -1,4 +1,4 @@
-"""Measures a variant natively through wgpu: prefill, decode, each kernel by timestamps, and the machine's bandwidth.
+"""Measures a variant natively through wgpu: prefill, decode, and each kernel by timestamps.
 
 Knows the plan's format and the native runtime; nothing of browsers or reports. Outputs are checked before anything is
 timed. Figures are medians after a warm-up; one that would take longer than a limit is left out, with the reason.
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import wgpu
 
+from compiler.bench_device import measure_device
 from compiler.native import NativeRuntime, SamplingParameters
 
 PREFILL_TOKENS = (32, 128, 512, 2048)
@@ -21,16 +22,7 @@ FIRST_TOKEN_PROMPT = 128
 DECODE_CONTEXTS = (32, 512, 2048)
 RUNS = 5
 MOST_DECODE_STEPS = 64
-COPY_BYTES = 128 << 20
 QUERY_SET_SIZE = 4096  # WebGPU's most
-
-COPY_KERNEL = """
-@group(0) @binding(0) var<storage, read> source: array<vec4<f32>>;
-@group(0) @binding(1) var<storage, read_write> destination: array<vec4<f32>>;
-@compute @workgroup_size(256) fn copy(@builtin(global_invocation_id) at: vec3<u32>) {
-  if (at.x < arrayLength(&source)) { destination[at.x] = source[at.x]; }
-}
-"""
 
 
 @dataclass(frozen=True)
@@ -62,19 +54,29 @@ def bench_native(runtime: NativeRuntime, limit: float) -> dict[str, Any]:
     skipped: list[str] = []
     prefill = prefill_figures(runtime, limit, skipped)
     decode, counters = decode_figures(runtime, limit, skipped)
-    bandwidth = measure_bandwidth(runtime.device)
+    device = measure_device(runtime.adapter)
     kernels = None
     if "timestamp-query" in runtime.device.features:
-        kernels = kernel_figures(runtime, bandwidth["bytes_per_second"], limit)
+        kernels = {}
+        for program, position, length in timed_programs(runtime.plan):
+            seconds = dispatch_seconds(runtime, program, position, length, limit)
+            kernels[program] = kernel_figures(
+                runtime.plan, program, position, length, seconds, device["bandwidth"]["bytes_per_second"]
+            )
     else:
         skipped.append("kernels: the adapter has no timestamp-query")
     return {
-        "load": {"cold_s": None, "warm_s": runtime.upload_seconds, "compile_s": runtime.compile_seconds},
+        "load": {
+            "cold_s": None,
+            "warm_s": runtime.upload_seconds,
+            "compile_s": runtime.compile_seconds,
+            "compile_warm_s": None,
+        },
         "time_to_first_token_s": first_token_seconds(prefill),
         "prefill": prefill,
         "decode": decode,
         "counters": counters,
-        "bandwidth": bandwidth,
+        **device,
         "kernels": kernels,
         "skipped": skipped,
     }
@@ -195,101 +197,57 @@ def seek(runtime: NativeRuntime, position: int, chunk_length: int = 0) -> None:
     runtime.write("state", struct.pack("<III", position, 0, chunk_length))
 
 
-# ------------------------------------------------------------------------------------------------------------ bandwidth
-
-
-def measure_bandwidth(device: Any, size: int = COPY_BYTES) -> dict[str, Any]:
-    """Bytes a second, read and written, of a copy by a kernel and of one by the queue; the faster one counts."""
-    size = min(size, device.limits["max-storage-buffer-binding-size"])
-    usage = wgpu.BufferUsage.STORAGE | wgpu.BufferUsage.COPY_SRC | wgpu.BufferUsage.COPY_DST
-    source, destination = (device.create_buffer(size=size, usage=usage) for _ in range(2))
-    module = device.create_shader_module(code=COPY_KERNEL)
-    pipeline = device.create_compute_pipeline(layout="auto", compute={"module": module, "entry_point": "copy"})
-    entries = [
-        {"binding": i, "resource": {"buffer": b, "offset": 0, "size": size}}
-        for i, b in enumerate((source, destination))
-    ]
-    group = device.create_bind_group(layout=pipeline.get_bind_group_layout(0), entries=entries)
-
-    def by_kernel(encoder: Any) -> None:
-        compute = encoder.begin_compute_pass()
-        compute.set_pipeline(pipeline)
-        compute.set_bind_group(0, group)
-        compute.dispatch_workgroups(-(-size // 16 // 256))
-        compute.end()
-
-    def by_queue(encoder: Any) -> None:
-        encoder.copy_buffer_to_buffer(source, 0, destination, 0, size)
-
-    def seconds(copy: Callable[[Any], None], count: int) -> float:
-        encoder = device.create_command_encoder()
-        for _ in range(count):
-            copy(encoder)
-        started = time.perf_counter()
-        device.queue.submit([encoder.finish()])
-        device.queue.read_buffer(destination, 0, 16)
-        return time.perf_counter() - started
-
-    rates = {}
-    for name, copy in (("kernel", by_kernel), ("queue", by_queue)):
-        seconds(copy, 1)
-        count = max(1, min(64, int(0.1 / seconds(copy, 1))))
-        timing = statistics.median(seconds(copy, count) for _ in range(RUNS))
-        rates[name] = 2 * size * count / timing
-    for buffer in (source, destination):
-        buffer.destroy()
-    return {
-        "bytes_per_second": max(rates.values()),
-        "copy_kernel_bytes_per_second": rates["kernel"],
-        "copy_queue_bytes_per_second": rates["queue"],
-        "buffer_bytes": size,
-    }
-
-
 # -------------------------------------------------------------------------------------------------------------- kernels
 
 
-def kernel_figures(runtime: NativeRuntime, bandwidth: float, limit: float) -> dict[str, Any]:
-    """For `decode` and the largest prefill chunk: each kernel's time, a pass of its own a dispatch, by timestamps.
+def timed_programs(plan: Mapping[str, Any]) -> list[tuple[str, int, int]]:
+    """(program, position, valid tokens) of what is timed kernel by kernel: `decode` and the largest prefill chunk."""
+    programs = [("decode", decode_contexts(plan["context"])[-1], 1)]
+    if plan["prefill_chunks"]:
+        chunk = max(plan["prefill_chunks"])
+        programs.append((f"prefill_{chunk}", 0, chunk))
+    return programs
+
+
+def kernel_figures(
+    plan: Mapping[str, Any],
+    program: str,
+    position: int,
+    length: int,
+    seconds: Sequence[float],
+    bandwidth: float,
+) -> dict[str, Any]:
+    """The `seconds` of a program's dispatches as a row a kernel, the most expensive first.
 
     `bytes` is the least that a kernel has to move: weights, KV rows and logits, not activations.
     """
-    plan = runtime.plan
-    programs = {"decode": (decode_contexts(plan["context"])[-1], 1)}
-    if plan["prefill_chunks"]:
-        chunk = max(plan["prefill_chunks"])
-        programs[f"prefill_{chunk}"] = (0, chunk)
-    figures: dict[str, Any] = {}
-    for program, (position, length) in programs.items():
-        seconds = dispatch_seconds(runtime, program, position, length, limit)
-        moved = dispatch_bytes(plan, program, position, length)
-        total = sum(seconds)
-        rows: dict[str, dict[str, Any]] = {}
-        for dispatch, taken, nbytes in zip(plan["programs"][program], seconds, moved, strict=True):
-            entry = plan["kernels"][dispatch["kernel"]]["entry"]
-            row = rows.setdefault(entry, {"kernel": entry, "dispatches": 0, "seconds": 0.0, "bytes": 0})
-            row["dispatches"] += 1
-            row["seconds"] += taken
-            row["bytes"] += nbytes
-        for row in rows.values():
-            rate = row["bytes"] / row["seconds"] if row["seconds"] else 0.0
-            row.update(
-                share=row["seconds"] / total if total else 0.0,
-                bytes_per_second=rate,
-                bandwidth_share=rate / bandwidth,
-            )
-        figures[program] = {
-            "position": position,
-            "tokens": length,
-            "seconds": total,
-            "bytes": sum(moved),
-            "kernels": sorted(rows.values(), key=lambda row: -row["seconds"]),
-        }
-    return figures
+    moved = dispatch_bytes(plan, program, position, length)
+    total = sum(seconds)
+    rows: dict[str, dict[str, Any]] = {}
+    for dispatch, taken, nbytes in zip(plan["programs"][program], seconds, moved, strict=True):
+        entry = plan["kernels"][dispatch["kernel"]]["entry"]
+        row = rows.setdefault(entry, {"kernel": entry, "dispatches": 0, "seconds": 0.0, "bytes": 0})
+        row["dispatches"] += 1
+        row["seconds"] += taken
+        row["bytes"] += nbytes
+    for row in rows.values():
+        rate = row["bytes"] / row["seconds"] if row["seconds"] else 0.0
+        row.update(
+            share=row["seconds"] / total if total else 0.0,
+            bytes_per_second=rate,
+            bandwidth_share=rate / bandwidth,
+        )
+    return {
+        "position": position,
+        "tokens": length,
+        "seconds": total,
+        "bytes": sum(moved),
+        "kernels": sorted(rows.values(), key=lambda row: -row["seconds"]),
+    }
 
 
 def dispatch_seconds(runtime: NativeRuntime, program: str, position: int, length: int, limit: float) -> list[float]:
-    """Median device seconds of each dispatch of a program."""
+    """Median device seconds of each dispatch of a program, a pass of its own a dispatch, by timestamps."""
     period = timestamp_period(runtime.device)
     samples: list[list[float]] = []
     started = time.perf_counter()

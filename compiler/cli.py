@@ -147,7 +147,11 @@ def _check(parsed: argparse.Namespace) -> None:
 
 
 def _bench(parsed: argparse.Namespace) -> None:
-    from compiler.bench import bench, print_report
+    from compiler.bench_report import check_plot, print_report, write_plot
+
+    if parsed.plot is not None:
+        check_plot(parsed.plot)
+    from compiler.bench import bench
     from compiler.progress import Terminal
 
     report = bench(
@@ -155,6 +159,7 @@ def _bench(parsed: argparse.Namespace) -> None:
         shape=parsed.shape,
         backend=parsed.backend,
         variant=parsed.variant,
+        threads=parsed.threads,
         quantization=parsed.quant,
         limit=parsed.limit,
         progress=Terminal(),
@@ -163,6 +168,8 @@ def _bench(parsed: argparse.Namespace) -> None:
         _print_json(report)
     else:
         print_report(report)
+    if parsed.plot is not None:
+        write_plot(report, parsed.plot)
 
 
 def _print_json(value: Any) -> None:
@@ -256,9 +263,12 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("artifact", nargs="?", type=Path, metavar="ARTIFACT")
     command.add_argument("--shape", metavar="NAME", help="random weights of this shape instead: llama-3.2-1b, ...")
     command.add_argument("--quant", metavar="SCHEME", help="of --shape (q4f16_1)")
-    command.add_argument("--backend", choices=("native", "browser"), default="native")
+    backends = "through wgpu | WebGPU in a headless browser | the browser's CPU, variant wasm-simd (native)"
+    command.add_argument("--backend", choices=("native", "browser", "wasm"), default="native", help=backends)
     command.add_argument("--variant", metavar="NAME", help="which variant (the best one)")
+    command.add_argument("--threads", type=_positive, metavar="N", help="of --backend wasm (what the engine chooses)")
     command.add_argument("--limit", type=_positive, default=60, metavar="S", help="seconds a figure may take (60)")
+    command.add_argument("--plot", type=Path, metavar="FILE.svg", help="draw tokens a second against the context")
     command.add_argument("--json", action="store_true", help="print JSON")
     command.set_defaults(run=_bench)
     return parser

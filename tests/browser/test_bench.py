@@ -2,12 +2,14 @@
 
 import builtins
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from compiler import bench_browser
+from compiler.artifact import load_artifact
 from compiler.bench import bench
 from compiler.bench_shapes import SHAPES, RandomModel, byte_tokenizer, random_tensors, write_random_artifact
 from compiler.errors import WispError
@@ -23,12 +25,17 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_random_artifact(model, tmp_path_factory.mktemp("bench") / "small", variants=["webgpu-f32"])
 
 
-def test_every_figure_is_there_and_positive(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module")
+def report(artifact: Path) -> Iterator[dict[str, Any]]:
     path = chromium.find()
     if path is None:
         unavailable("no Chromium found: run `make setup` or set WISP_CHROMIUM to its path")
-    monkeypatch.setenv("WISP_CHROMIUM", str(path))
-    report = json.loads(json.dumps(bench(artifact, backend="browser", limit=3.0), allow_nan=False))
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("WISP_CHROMIUM", str(path))
+        yield json.loads(json.dumps(bench(artifact, backend="browser", limit=3.0), allow_nan=False))
+
+
+def test_every_figure_is_there_and_positive(report: dict[str, Any]) -> None:
     assert (report["backend"], report["variant"]) == ("browser", "webgpu-f32")
     assert all(report["load"][key] > 0 for key in ("cold_s", "warm_s", "compile_s"))
     assert report["time_to_first_token_s"] > 0
@@ -41,7 +48,24 @@ def test_every_figure_is_there_and_positive(artifact: Path, monkeypatch: pytest.
     assert 0 < counters["submits_per_token"] <= 1.5
     assert 0 < counters["readbacks_per_token"] <= 1
     assert 4 <= counters["bytes_read_back_per_token"] <= 64
-    assert report["kernels"] is None
+    assert report["threads"] is None
+    assert report["load"]["compile_warm_s"] > 0
+    assert report["bandwidth"]["bytes_per_second"] > 1e7
+    assert report["multiply_adds"]["f32_per_second"] > 1e7
+    assert all(0 < row["multiply_add_share"] < 1 for row in report["prefill"])
+    assert all(0 < row["bandwidth_share"] < 1 for row in report["decode"])
+
+
+def test_kernels_are_timed_where_the_adapter_can(report: dict[str, Any], artifact: Path) -> None:
+    if report["kernels"] is None:
+        assert any("timestamp-query" in reason for reason in report["skipped"])
+        return
+    plan = load_artifact(artifact).plans["webgpu-f32"]
+    assert set(report["kernels"]) == {"decode", f"prefill_{max(plan['prefill_chunks'])}"}
+    for program, figures in report["kernels"].items():
+        assert sum(row["dispatches"] for row in figures["kernels"]) == len(plan["programs"][program])
+        assert figures["seconds"] == pytest.approx(sum(row["seconds"] for row in figures["kernels"]))
+        assert figures["seconds"] > 0
 
 
 def test_a_missing_playwright_or_browser_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,5 +80,5 @@ def test_a_missing_playwright_or_browser_is_said(monkeypatch: pytest.MonkeyPatch
         return importing(name, *arguments, **options)
 
     monkeypatch.setattr(builtins, "__import__", without_playwright)
-    with pytest.raises(WispError, match="pip install wisp"), bench_browser.open_page("http://127.0.0.1/"):
+    with pytest.raises(WispError, match=r"pip install 'wisp\[bench\]'"), bench_browser.open_page("http://127.0.0.1/"):
         pass

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from compiler import bench_native, bench_shapes
+from compiler import bench_device, bench_native, bench_shapes
 from compiler.artifact import load_artifact
-from compiler.bench import bench, print_report
+from compiler.bench import bench
+from compiler.bench_report import print_report
 from compiler.bench_shapes import SHAPES, STOP_TOKEN, byte_tokenizer, random_tensors, shape_artifact
 from compiler.errors import WispError
 from compiler.models import config_from_huggingface, weight_specs
@@ -59,6 +60,9 @@ def test_every_figure_is_there_and_positive(report: dict[str, Any]) -> None:
     assert set(again["counters"]) == COUNTERS
     assert all(value > 0 for value in again["counters"].values())
     assert again["bandwidth"]["bytes_per_second"] > 1e7
+    assert again["multiply_adds"]["f32_per_second"] > 1e7
+    assert all(0 < row["multiply_add_share"] < 1 for row in again["prefill"])
+    assert all(0 < row["bandwidth_share"] < 1 for row in again["decode"])
     assert again["machine"]["cpus"] >= 1
 
 
@@ -90,7 +94,7 @@ def test_decode_moves_every_weight_once(artifact: Path) -> None:
 def test_the_tables_name_every_kernel(report: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     print_report(report)
     text = capsys.readouterr().out
-    assert "tokens a second" in text
+    assert "tok/s" in text
     for figures in (report["kernels"] or {}).values():
         assert all(row["kernel"] in text for row in figures["kernels"])
 
@@ -99,6 +103,18 @@ def test_what_takes_too_long_is_left_out_with_the_reason(runtime: NativeRuntime)
     skipped: list[str] = []
     bench_native.decode_figures(runtime, 1e-9, skipped)
     assert skipped == ["decode at 32: a step takes more than 1e-09 s"]
+
+
+def test_multiply_adds_of_halves_are_measured_where_there_are_any(gpu: Gpu) -> None:
+    rates = bench_device.measure_device(gpu.adapter)["multiply_adds"]
+    assert (rates["f16_per_second"] is not None) == gpu.f16
+    assert all(rate > 1e7 for rate in rates.values() if rate is not None)
+
+
+def test_a_loop_that_did_not_run_is_not_a_rate(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_device, "ROUNDS", 1)
+    with pytest.raises(RuntimeError, match="the loop of multiply-adds of f32 ends at"):
+        bench_device.measure_multiply_adds(gpu.device, "f32", 16)
 
 
 def test_wrong_outputs_are_not_timed(runtime: NativeRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
