@@ -17,8 +17,14 @@ export interface EngineOptions {
   backend?: string;
   /** Capacity of the KV cache in tokens, at most the artifact's context (the default). Less saves GPU memory. */
   contextLength?: number;
+  /** Threads of a variant that runs on the CPU, 1 to 64. Default: what suits the processor; 1 where the page is not isolated. */
+  threads?: number;
   onProgress?: (progress: LoadProgress) => void;
-  /** The GPU went away. Requests reject from now on; create another engine. */
+  /** The device went away and another one is being made ready: what runs waits, and goes on where it was. */
+  onRecovering?: (error: WispError) => void;
+  /** The engine goes on after a loss, on the same variant or, when `info` says so, on the CPU. `engine.info` is this. */
+  onBackendChange?: (info: EngineInfo) => void;
+  /** The device went away and none could take its place. Requests reject from now on; create another engine. */
   onDeviceLost?: (error: WispError) => void;
   /** Cancels the load. What was downloaded whole stays cached. */
   signal?: AbortSignal;
@@ -37,7 +43,7 @@ export interface AdapterInfo {
 
 export interface SkippedVariant {
   variant: string;
-  /** In plain words: what the device lacks. */
+  /** In plain words: what the device lacks, or what went wrong. */
   reason: string;
 }
 
@@ -47,8 +53,12 @@ export interface EngineInfo {
   variant: string;
   backend: "webgpu" | "wasm";
   adapter: AdapterInfo;
-  /** Better variants that the device cannot run. */
+  /** Threads of the CPU that compute; 0 on a GPU. */
+  threads: number;
+  /** Better variants that the device cannot run, or that failed while they ran. */
   skipped: SkippedVariant[];
+  /** What would make it faster here, in plain words. */
+  hints: string[];
   /** Tokens that prompt and answer may have together. */
   contextLength: number;
   vocabSize: number;
@@ -117,6 +127,8 @@ export interface EngineStats {
   /** From a request's start to its first token, summed; and from the first to the last. */
   prefillMs: number;
   decodeMs: number;
+  /** How often the device was lost and the engine went on. */
+  recoveries: number;
 }
 
 // --- OpenAI's shape -----------------------------------------------------------------------------------------------------
@@ -199,6 +211,7 @@ export interface ChatCompletions {
 }
 
 export interface Engine {
+  /** A new object after each recovery from a lost device. */
   readonly info: EngineInfo;
   readonly chat: { readonly completions: ChatCompletions };
   /** f32 logits (vocabSize) after the last of `ids`, run from position 0; forgets the conversation held so far. */
@@ -215,6 +228,6 @@ export interface Engine {
   /** Forgets the conversation held in the KV cache. Never needed for correctness: unequal prefixes are found by comparing ids. */
   resetChat(): Promise<void>;
   stats(): EngineStats;
-  /** Frees the GPU's memory and ends the worker. Anything after this throws. */
+  /** Frees the device's memory and ends the worker. Anything after this throws. */
   dispose(): Promise<void>;
 }

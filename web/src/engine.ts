@@ -13,7 +13,6 @@ import type {
   EngineOptions,
   EngineStats,
   GenerateOptions,
-  LoadProgress,
 } from "./api";
 import { chunk, completion, newEnvelope, PushStream, toCall, usageChunk } from "./chat";
 import { abortError, deserializeError, RequestError, WispError } from "./errors";
@@ -56,6 +55,8 @@ interface CallOptions {
 /** The page's end of the protocol. */
 class WorkerLink {
   latestStats: EngineStats | undefined;
+  /** Set by what the worker says after the load. */
+  latestInfo: EngineInfo | undefined;
   private readonly pending = new Map<number, Pending>();
   private nextId = 0;
   /** Why no call can be made any more. */
@@ -63,8 +64,7 @@ class WorkerLink {
   private readonly worker: Worker;
 
   constructor(
-    private readonly onProgress: ((progress: LoadProgress) => void) | undefined,
-    private readonly onLost: ((error: WispError) => void) | undefined,
+    private readonly events: Pick<EngineOptions, "onProgress" | "onRecovering" | "onBackendChange" | "onDeviceLost">,
   ) {
     // The worker is a file beside this one, by name: bundlers must not inline it (a strict CSP forbids blob: workers).
     this.worker = new Worker(new URL(/* @vite-ignore */ "./worker.js", import.meta.url), { type: "module", name: "wisp" });
@@ -140,12 +140,21 @@ class WorkerLink {
   private receive(message: FromWorker): void {
     switch (message.type) {
       case "progress":
-        this.onProgress?.(message.progress);
+        this.events.onProgress?.(message.progress);
+        return;
+      case "recovering": {
+        const error = deserializeError(message.error);
+        if (error instanceof WispError) this.events.onRecovering?.(error);
+        return;
+      }
+      case "moved":
+        this.latestInfo = message.info;
+        this.events.onBackendChange?.(message.info);
         return;
       case "lost": {
         const error = deserializeError(message.error);
         this.close(error);
-        if (error instanceof WispError) this.onLost?.(error);
+        if (error instanceof WispError) this.events.onDeviceLost?.(error);
         return;
       }
       case "delta":
@@ -174,9 +183,13 @@ class PageEngine implements Engine {
 
   constructor(
     private readonly link: WorkerLink,
-    readonly info: EngineInfo,
+    private readonly loadedInfo: EngineInfo,
   ) {
     this.chat = { completions: { create: this.complete.bind(this) as ChatCompletions["create"] } };
+  }
+
+  get info(): EngineInfo {
+    return this.link.latestInfo ?? this.loadedInfo;
   }
 
   logits(ids: readonly number[]): Promise<Float32Array> {
@@ -289,17 +302,17 @@ class PageEngine implements Engine {
 }
 
 /**
- * Loads an artifact: chooses a variant, downloads (or finds in the cache) and checks its files, fills the GPU.
+ * Loads an artifact: chooses a variant, downloads (or finds in the cache) and checks its files, fills the device's memory.
  * @param url the artifact's directory, absolute or relative to the page
  * @throws ArtifactError, NetworkError, DeviceError, RequestError, or the signal's reason
  */
 export async function createEngine(url: string | URL, options: EngineOptions = {}): Promise<Engine> {
-  const { backend = "auto", contextLength, cache = true, onProgress, onDeviceLost, signal } = options;
+  const { backend = "auto", contextLength, threads, cache = true, signal } = options;
   signal?.throwIfAborted();
-  const link = new WorkerLink(onProgress, onDeviceLost);
+  const link = new WorkerLink(options);
   try {
     const { origin, pathname } = new URL(url, document.baseURI);
-    const info = await link.call("load", { url: origin + pathname, options: { backend, contextLength, cache } }, { signal });
+    const info = await link.call("load", { url: origin + pathname, options: { backend, contextLength, threads, cache } }, { signal });
     return new PageEngine(link, info);
   } catch (error) {
     link.terminate();

@@ -1,20 +1,23 @@
 // From an artifact's URL to a model that runs: the whole load, stage by stage. Runs in the worker.
 //
-// manifest -> variant -> plan and tensor cache (validated whole) -> device -> kernels and weights at once -> session
+// manifest -> what can run here -> tensor cache and texts -> the first variant that starts (startVariant) -> session
 
-import type { AdapterInfo, LoadProgress, SkippedVariant } from "./api";
+import type { LoadProgress } from "./api";
 import { noCache, openCache } from "./artifact/cache";
-import { fail } from "./artifact/checks";
+import { fail, GIB } from "./artifact/checks";
 import { Fetcher, inOrder } from "./artifact/fetch";
 import { parseManifest, parseTensorCache } from "./artifact/manifest";
 import { parsePlan } from "./artifact/plan";
 import type { FileEntry, Manifest, Plan, TensorCache, Variant } from "./artifact/schema";
-import { negotiate, probe, requestDevice } from "./backend/adapter";
-import type { Backend, BufferHandle } from "./backend/backend";
+import { probe, requestDevice } from "./backend/adapter";
+import type { Backend, BufferHandle, KernelSource } from "./backend/backend";
+import { eligible, inspect, negotiate } from "./backend/negotiate";
+import { LIMIT_BYTES, memoryNeeded, WasmBackend, wasmSupport } from "./backend/wasm";
 import { WebGPUBackend } from "./backend/webgpu";
-import { RequestError } from "./errors";
+import { DeviceError, RequestError } from "./errors";
 import type { LoadOptions } from "./protocol";
-import { allocate, Replay } from "./runtime/replay";
+import { Runner, type RunnerOptions, type Running } from "./recovery";
+import { allocate, bufferSizes, Replay } from "./runtime/replay";
 import { Session } from "./runtime/session";
 import { planUploads } from "./runtime/upload";
 import { type ChatTemplate, chatTemplateOf } from "./text/chat-template";
@@ -24,29 +27,34 @@ import { Tokenizer } from "./text/tokenizer";
 const SHARDS_AHEAD = 2;
 const CONSTANTS = "constants.bin";
 
-export interface LoadedModel {
+/** What is read of an artifact whichever variant runs, once; validated. */
+export interface Artifact {
   manifest: Manifest;
-  variant: Variant;
-  skipped: SkippedVariant[];
-  adapter: AdapterInfo;
+  weights: TensorCache;
   contextLength: number;
-  backend: Backend;
-  session: Session;
   tokenizer: Tokenizer | undefined;
   template: ChatTemplate | undefined;
   fetcher: Fetcher;
+  meter: ProgressMeter;
+  threads: number | undefined;
+}
+
+export interface LoadedModel {
+  artifact: Artifact;
+  runner: Runner;
+  session: Session;
   loadMs: number;
-  compileMs: number;
 }
 
 /** Adds up what has arrived, of what this load needs. */
 class ProgressMeter {
-  private readonly state: LoadProgress = { phase: "manifest", loadedBytes: 0, totalBytes: 0, cachedBytes: 0 };
+  private state: LoadProgress = { phase: "manifest", loadedBytes: 0, totalBytes: 0, cachedBytes: 0 };
+  private common = this.state;
 
   constructor(private readonly report: (progress: LoadProgress) => void) {}
 
-  enter(phase: LoadProgress["phase"], totalBytes = this.state.totalBytes): void {
-    Object.assign(this.state, { phase, totalBytes });
+  enter(phase: LoadProgress["phase"]): void {
+    this.state.phase = phase;
     this.send();
   }
 
@@ -56,10 +64,27 @@ class ProgressMeter {
     this.send();
   }
 
+  /** What has arrived so far serves every variant. */
+  keep(): void {
+    this.common = { ...this.state };
+  }
+
+  /** A variant is started: of what it needs for itself nothing is here yet. */
+  restart(): void {
+    this.state = { ...this.common };
+  }
+
+  expect(bytes: number): void {
+    this.state.totalBytes = this.common.loadedBytes + bytes;
+  }
+
   private send(): void {
     this.report({ ...this.state });
   }
 }
+
+/** What the model tells while it runs. */
+export type RunnerEvents = Pick<RunnerOptions, "onRecovering" | "onMoved" | "onLost">;
 
 /**
  * @param url the artifact's directory, absolute
@@ -70,52 +95,123 @@ export async function load(
   options: LoadOptions,
   signal: AbortSignal,
   onProgress: (progress: LoadProgress) => void,
+  events: RunnerEvents = {},
 ): Promise<LoadedModel> {
   const startedAt = performance.now();
   const base = url.endsWith("/") ? url : `${url}/`;
   const cache = options.cache ? await openCache() : noCache;
   const meter = new ProgressMeter(onProgress);
-  const failure = new AbortController();
-  const ends = AbortSignal.any([signal, failure.signal]);
-  const fetcher = new Fetcher({ base, cache, signal: ends, onBytes: (bytes, fromCache) => meter.add(bytes, fromCache) });
+  const fetcher = new Fetcher({ base, cache, signal, onBytes: (bytes, fromCache) => meter.add(bytes, fromCache) });
   meter.enter("manifest");
 
+  const threads = checkThreads(options.threads);
   const manifest = parseManifest(await fetcher.manifest());
   const contextLength = capacity(options.contextLength, manifest);
-  const device = await probe();
-  const { variant, skipped } = negotiate(manifest.variants, device, options.backend);
-  if (device.adapter === undefined) throw device.error;
+  const candidates = negotiate(manifest.variants, await inspect(eligible(manifest.variants, options.backend)), options.backend);
 
-  const [weightsJson, planJson, source, texts] = await Promise.all([
+  const [weightsJson, texts] = await Promise.all([
     fetcher.json(manifest.weights, entryOf(manifest, manifest.weights)),
-    fetcher.json(variant.plan, entryOf(manifest, variant.plan)),
-    fetcher.text(variant.kernels, entryOf(manifest, variant.kernels)),
     loadTexts(fetcher, manifest),
   ]);
   const weights = parseTensorCache(weightsJson, manifest);
+  meter.keep();
+  const artifact: Artifact = { manifest, weights, contextLength, ...texts, fetcher, meter, threads };
+  const start = (variant: Variant, until: AbortSignal) => startVariant(artifact, variant, until);
+  const runner = await Runner.start({ candidates, fixed: options.backend !== "auto", start, ...events }, signal);
+  const session = new Session(runner.running.machine, (failed, error) => runner.replace(failed, error));
+  try {
+    await cache.prune(base, new Set([`${base}model.json`, ...[...manifest.files].map(([path, entry]) => fetcher.url(path, entry))]));
+    signal.throwIfAborted();
+    meter.enter("ready");
+    return { artifact, runner, session, loadMs: performance.now() - startedAt };
+  } catch (error) {
+    runner.dispose();
+    throw error;
+  }
+}
+
+/** One variant: plan -> device -> kernels and weights at once -> machine. No weight is fetched for a device that cannot hold it. */
+async function startVariant(artifact: Artifact, variant: Variant, signal: AbortSignal): Promise<Running> {
+  const { manifest, weights, contextLength, meter } = artifact;
+  const failure = new AbortController();
+  const ends = AbortSignal.any([signal, failure.signal]);
+  const fetcher = artifact.fetcher.until(ends);
+  meter.restart();
+  const [planJson, source] = await Promise.all([fetcher.json(variant.plan, entryOf(manifest, variant.plan)), loadKernels(fetcher, manifest, variant)]);
   const plan = parsePlan(planJson, manifest, variant, weights);
   signal.throwIfAborted();
-
-  const backend = new WebGPUBackend(await requestDevice(device.adapter, variant));
+  const device = await openDevice(variant, artifact.threads);
+  const { backend } = device;
   try {
+    if (variant.backend === "wasm") checkMemory(plan, contextLength, device.threads);
     const buffers = await allocate(backend, plan, contextLength);
-    meter.enter("weights", totalBytes(manifest, variant, plan, weights));
+    meter.expect(variantBytes(manifest, variant, plan, weights));
+    meter.enter("weights");
     const compileStart = performance.now();
     const compiled = backend.compile(source, plan.kernels).then(() => performance.now() - compileStart);
     const uploaded = uploadWeights(fetcher, backend, manifest, plan, weights, buffers, ends).then(() => meter.enter("kernels"));
     const [compileMs] = await Promise.all([compiled, uploaded]);
-    const session = new Session(new Replay(backend, plan, buffers, contextLength));
+    const machine = new Replay(backend, plan, buffers, contextLength);
     await backend.idle();
     signal.throwIfAborted();
-    await cache.prune(base, new Set([`${base}model.json`, ...[...manifest.files].map(([path, entry]) => fetcher.url(path, entry))]));
-    meter.enter("ready");
-    const loadMs = performance.now() - startedAt;
-    return { manifest, variant, skipped, adapter: device.info, contextLength, backend, session, ...texts, fetcher, loadMs, compileMs };
+    return { ...device, variant, machine, compileMs };
   } catch (error) {
     failure.abort(); // A kernel that does not compile ends the download.
     backend.dispose();
     throw error;
   }
+}
+
+async function openDevice(variant: Variant, threads: number | undefined): Promise<Pick<Running, "backend" | "adapter" | "threads" | "hints">> {
+  switch (variant.backend) {
+    case "webgpu": {
+      // A new adapter each time: one that has given a device gives no other.
+      const gpu = await probe();
+      if (gpu.adapter === undefined) throw gpu.error;
+      return { backend: new WebGPUBackend(await requestDevice(gpu.adapter, variant)), adapter: gpu.info, threads: 0, hints: [] };
+    }
+    case "wasm": {
+      const backend = await WasmBackend.create({ threads });
+      const description = `CPU, ${backend.threads === 1 ? "1 thread" : `${backend.threads} threads`}, ${backend.relaxed ? "relaxed SIMD" : "SIMD"}`;
+      const adapter = { vendor: "", architecture: "", device: "", description, isFallback: true };
+      return { backend, adapter, threads: backend.threads, hints: wasmSupport().sharedMemory ? [] : [ONE_THREAD] };
+    }
+  }
+}
+
+const ONE_THREAD =
+  "The page is not cross-origin isolated, so one thread computes. Serve the page and the engine's files with the headers " +
+  "Cross-Origin-Opener-Policy: same-origin and Cross-Origin-Embedder-Policy: require-corp, or register isolation.js, which adds them.";
+
+/** The CPU's kernels are a module, with relaxed SIMD where the artifact and the engine have it; the GPU's are text. */
+async function loadKernels(fetcher: Fetcher, manifest: Manifest, variant: Variant): Promise<KernelSource> {
+  const path = kernelsPath(variant);
+  const bytes = await fetcher.file(path, entryOf(manifest, path));
+  return variant.backend === "wasm" ? bytes : new TextDecoder().decode(bytes);
+}
+
+function kernelsPath({ kernels, kernelsRelaxed }: Variant): string {
+  return kernelsRelaxed !== undefined && wasmSupport().relaxedSimd ? kernelsRelaxed : kernels;
+}
+
+function checkMemory(plan: Plan, contextLength: number, threads: number): void {
+  const needed = memoryNeeded(bufferSizes(plan, contextLength), threads);
+  if (needed <= LIMIT_BYTES) return;
+  const gib = (bytes: number) => `${(bytes / GIB).toFixed(1)} GiB`;
+  throw new DeviceError("out-of-memory", {
+    what: `The model needs more memory with a context of ${contextLength} tokens than WebAssembly offers`,
+    got: gib(needed),
+    expected: `at most ${gib(LIMIT_BYTES)}`,
+    remedy: "Give a smaller contextLength, or use a device with WebGPU.",
+  });
+}
+
+const MOST_THREADS = 64;
+
+function checkThreads(threads: number | undefined): number | undefined {
+  if (threads !== undefined && (!Number.isInteger(threads) || threads < 1 || threads > MOST_THREADS))
+    throw new RequestError({ what: "threads", got: String(threads), expected: `an integer from 1 to ${MOST_THREADS}` });
+  return threads;
 }
 
 function capacity(wanted: number | undefined, manifest: Manifest): number {
@@ -130,7 +226,7 @@ function entryOf(manifest: Manifest, path: string): FileEntry {
 }
 
 /** The tokenizer and the template; an artifact may lack both and still serve logits and generateIds. */
-async function loadTexts(fetcher: Fetcher, manifest: Manifest): Promise<Pick<LoadedModel, "tokenizer" | "template">> {
+async function loadTexts(fetcher: Fetcher, manifest: Manifest): Promise<Pick<Artifact, "tokenizer" | "template">> {
   const read = async (name: string): Promise<Record<string, unknown> | undefined> => {
     if (!manifest.tokenizer.includes(name)) return undefined;
     return (await fetcher.json(name, entryOf(manifest, name))) as Record<string, unknown>;
@@ -145,9 +241,10 @@ function needsConstants(plan: Plan): boolean {
   return plan.buffers.some((buffer) => buffer.kind === "constant");
 }
 
-function totalBytes(manifest: Manifest, variant: Variant, plan: Plan, weights: TensorCache): number {
-  const small = [manifest.weights, variant.plan, variant.kernels, ...manifest.tokenizer.filter((name) => /^tokenizer(_config)?\.json$/.test(name))];
-  const paths = [...small, ...(needsConstants(plan) ? [CONSTANTS] : []), ...[...planUploads(plan, weights).keys()].map((shard) => shard.path)];
+/** What this variant needs beyond what every one needs. */
+function variantBytes(manifest: Manifest, variant: Variant, plan: Plan, weights: TensorCache): number {
+  const shards = [...planUploads(plan, weights).keys()].map((shard) => shard.path);
+  const paths = [variant.plan, kernelsPath(variant), ...(needsConstants(plan) ? [CONSTANTS] : []), ...shards];
   return paths.reduce((sum, path) => sum + entryOf(manifest, path).bytes, 0);
 }
 

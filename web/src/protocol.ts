@@ -6,6 +6,7 @@ import type { SerializedError } from "./errors";
 export interface LoadOptions {
   backend: string;
   contextLength: number | undefined;
+  threads: number | undefined;
   cache: boolean;
 }
 
@@ -59,4 +60,8 @@ export type FromWorker =
   | { type: "error"; id: number; error: SerializedError; stats: EngineStats }
   | { type: "delta"; id: number; text: string; stats: EngineStats }
   | { type: "progress"; progress: LoadProgress }
+  /** The device is gone; the model is being started anew. */
+  | { type: "recovering"; error: SerializedError }
+  | { type: "moved"; info: EngineInfo }
+  /** For good. */
   | { type: "lost"; error: SerializedError };

@@ -86,8 +86,13 @@ function enqueue(call: Call, signal: AbortSignal): Promise<Calls[CallName]["resu
 async function perform(call: Call, signal: AbortSignal): Promise<Calls[CallName]["result"]> {
   switch (call.name) {
     case "load":
-      model = await load(call.args.url, call.args.options, signal, (progress) => scope.postMessage({ type: "progress", progress }));
-      void model.backend.lost.then((error) => scope.postMessage({ type: "lost", error: serializeError(error) }));
+      model = await load(call.args.url, call.args.options, signal, (progress) => scope.postMessage({ type: "progress", progress }), {
+        onRecovering: (error) => scope.postMessage({ type: "recovering", error: serializeError(error) }),
+        onMoved: () => {
+          if (model !== undefined) scope.postMessage({ type: "moved", info: describe(model) });
+        },
+        onLost: (error) => scope.postMessage({ type: "lost", error: serializeError(error) }),
+      });
       return describe(model);
     case "logits":
       return loaded().session.logits(call.args.ids);
@@ -106,7 +111,7 @@ async function perform(call: Call, signal: AbortSignal): Promise<Calls[CallName]
       return null;
     case "dispose":
       for (const controller of aborts.values()) controller.abort();
-      model?.backend.dispose();
+      model?.runner.dispose();
       return null;
   }
 }
@@ -117,14 +122,14 @@ function loaded(): LoadedModel {
 }
 
 function tokenizer(): Tokenizer {
-  const { tokenizer: found, manifest } = loaded();
+  const { tokenizer: found, manifest } = loaded().artifact;
   if (found === undefined)
     throw new RequestError({ what: `The artifact of ${manifest.id} has no tokenizer.json`, remedy: "Pass ids to generateIds() or logits()." });
   return found;
 }
 
 function render(messages: ChatCall["messages"], addGenerationPrompt: boolean): string {
-  const { template, manifest } = loaded();
+  const { template, manifest } = loaded().artifact;
   if (template === undefined)
     throw new RequestError({
       what: `${manifest.id} has no chat template`,
@@ -134,7 +139,7 @@ function render(messages: ChatCall["messages"], addGenerationPrompt: boolean): s
 }
 
 function defaults(): Required<SamplingOptions> {
-  return { ...loaded().manifest.generation, presencePenalty: 0, frequencyPenalty: 0 };
+  return { ...loaded().artifact.manifest.generation, presencePenalty: 0, frequencyPenalty: 0 };
 }
 
 function checkMaxTokens(maxTokens: number | undefined): number | undefined {
@@ -144,8 +149,8 @@ function checkMaxTokens(maxTokens: number | undefined): number | undefined {
 }
 
 async function generate({ ids, options }: Calls["generate"]["args"], signal: AbortSignal): Promise<number[]> {
-  const { session, manifest } = loaded();
-  const stop = options.ignoreEos === true ? [] : (options.stopTokenIds ?? manifest.stopTokenIds);
+  const { session, artifact } = loaded();
+  const stop = options.ignoreEos === true ? [] : (options.stopTokenIds ?? artifact.manifest.stopTokenIds);
   const generation = await session.generate({
     ids,
     sampling: resolveSampling(options, defaults(), options.seed),
@@ -157,7 +162,7 @@ async function generate({ ids, options }: Calls["generate"]["args"], signal: Abo
 }
 
 async function chat(id: number, call: ChatCall, signal: AbortSignal): Promise<ChatResult> {
-  const { session, manifest } = loaded();
+  const { session, artifact } = loaded();
   const texts = tokenizer();
   const ids = texts.encode(render(call.messages, true), false);
   const detokenizer = new Detokenizer((window) => texts.decode(window, true));
@@ -171,7 +176,7 @@ async function chat(id: number, call: ChatCall, signal: AbortSignal): Promise<Ch
     ids,
     sampling: resolveSampling(call.sampling, defaults(), call.seed),
     maxTokens: checkMaxTokens(call.maxTokens),
-    stopTokenIds: new Set(manifest.stopTokenIds),
+    stopTokenIds: new Set(artifact.manifest.stopTokenIds),
     signal,
     onToken: (token) => {
       emit(stops.push(detokenizer.push(token)));
@@ -192,13 +197,17 @@ async function chat(id: number, call: ChatCall, signal: AbortSignal): Promise<Ch
   };
 }
 
-function describe({ manifest, variant, skipped, adapter, contextLength, template }: LoadedModel): EngineInfo {
+function describe({ artifact, runner }: LoadedModel): EngineInfo {
+  const { manifest, contextLength, template } = artifact;
+  const { variant, adapter, threads, hints } = runner.running;
   return {
     model: manifest.id,
     variant: variant.name,
     backend: variant.backend,
     adapter,
-    skipped,
+    threads,
+    skipped: runner.skipped,
+    hints,
     contextLength,
     vocabSize: manifest.vocabSize,
     quantization: manifest.quantization,
@@ -232,10 +241,12 @@ const NOTHING: EngineStats = {
   compileMs: 0,
   prefillMs: 0,
   decodeMs: 0,
+  recoveries: 0,
 };
 
 function stats(): EngineStats {
   if (model === undefined) return NOTHING;
-  const { session, backend, fetcher, loadMs, compileMs } = model;
-  return { ...NOTHING, ...session.counters, ...backend.counters, ...fetcher.counters, loadMs, compileMs };
+  const { session, runner, artifact, loadMs } = model;
+  const { recoveries, running } = runner;
+  return { ...NOTHING, ...session.counters, ...runner.counters, ...artifact.fetcher.counters, loadMs, compileMs: running.compileMs, recoveries };
 }

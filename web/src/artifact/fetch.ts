@@ -34,9 +34,15 @@ class Transient extends Error {}
 type Bytes = Uint8Array<ArrayBuffer>;
 
 export class Fetcher {
-  readonly counters: FetchCounters = { bytesDownloaded: 0, bytesFromCache: 0, cacheHits: 0 };
+  constructor(
+    private readonly options: FetcherOptions,
+    readonly counters: FetchCounters = { bytesDownloaded: 0, bytesFromCache: 0, cacheHits: 0 },
+  ) {}
 
-  constructor(private readonly options: FetcherOptions) {}
+  /** The same artifact under another signal; the counters are shared. */
+  until(signal: AbortSignal): Fetcher {
+    return new Fetcher({ ...this.options, signal }, this.counters);
+  }
 
   /** The URL of a file whose content is known, so that it can be cached for ever. */
   url(path: string, entry: FileEntry): string {

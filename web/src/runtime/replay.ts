@@ -27,10 +27,15 @@ export interface Machine {
   idle(): Promise<void>;
 }
 
+/** What a plan's buffers take with a KV cache of `capacity` positions. */
+export function bufferSizes(plan: Plan, capacity: number): { bytes: number; label: string }[] {
+  const size = (buffer: PlanBuffer) => (buffer.kind === "kv" ? buffer.bytesPerPosition * capacity : buffer.bytes);
+  return plan.buffers.map((buffer) => ({ bytes: size(buffer), label: buffer.name }));
+}
+
 /** Allocates a plan's buffers for `capacity` positions: one handle for each of `plan.buffers`. */
 export async function allocate(backend: Backend, plan: Plan, capacity: number): Promise<BufferHandle[]> {
-  const size = (buffer: PlanBuffer) => (buffer.kind === "kv" ? buffer.bytesPerPosition * capacity : buffer.bytes);
-  return backend.createBuffers(plan.buffers.map((buffer) => ({ bytes: size(buffer), label: buffer.name })));
+  return backend.createBuffers(bufferSizes(plan, capacity));
 }
 
 const bytesOf = (words: Uint32Array<ArrayBuffer>) => new Uint8Array(words.buffer, words.byteOffset, words.byteLength);
