@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from tvm import tirx
@@ -46,7 +46,7 @@ class Kernel:
         self._builder = IRBuilder()
         self._grid: tuple[int, int] | None = None
 
-    def __enter__(self) -> Kernel:
+    def __enter__(self) -> Self:
         self._stack.enter_context(self._builder)
         self._stack.enter_context(T.prim_func(private=True))
         return self

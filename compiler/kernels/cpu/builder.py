@@ -11,6 +11,8 @@ take scalars and vectors alike and err by at most 2 units in the last place.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
@@ -114,6 +116,20 @@ def sum_lanes(vector: Expr) -> Expr:
     return (first + second) + (third + fourth)
 
 
+def max_lanes(vector: Expr) -> Expr:
+    """The largest lane of a four-lane vector."""
+    first, second, third, fourth = (tirx.Shuffle([vector], [i]) for i in range(4))
+    return tirx.max(tirx.max(first, second), tirx.max(third, fourth))
+
+
+def sum_lanes_of_four(kernel: Kernel, vectors: Sequence[Expr]) -> Expr:
+    """The sums of the lanes of four four-lane vectors, as one vector."""
+    halves = []
+    for a, b in (vectors[:2], vectors[2:]):
+        halves.append(kernel.let(tirx.Shuffle([a, b], [0, 4, 1, 5]) + tirx.Shuffle([a, b], [2, 6, 3, 7])))
+    return kernel.let(tirx.Shuffle(halves, [0, 1, 4, 5]) + tirx.Shuffle(halves, [2, 3, 6, 7]))
+
+
 def splat(value: Expr, lanes: int = 4) -> Expr:
     return T.broadcast(value, lanes)
 
@@ -152,15 +168,18 @@ def exp(kernel: Kernel, value: Expr) -> Expr:
     """e^value; at the ends of f32's range clamped, never infinite."""
     low, high = constant(-87.3, "float32", value), constant(88.3, "float32", value)
     x = kernel.let(tirx.min(tirx.max(value, low), high))
-    n = kernel.let(T.floor(x * constant(1.4426950408889634, "float32", x) + constant(0.5, "float32", x)))
+    # The nearest integer stands in the low bits of what is larger by 1.5 * 2^23.
+    magic = constant(1.5 * 2.0**23, "float32", x)
+    shifted = kernel.let(x * constant(1.4426950408889634, "float32", x) + magic)
+    n = kernel.let(shifted - magic)
     r = x - n * constant(0.693359375, "float32", x)
     r = kernel.let(r - n * constant(-2.12194440e-4, "float32", x))
-    p = constant(0.0, "float32", x)
-    for term in EXP_TERMS:
+    p = constant(EXP_TERMS[0], "float32", x)
+    for term in EXP_TERMS[1:]:
         p = p * r + constant(term, "float32", x)
-    p = p * (r * r) + r + constant(1.0, "float32", x)
-    biased = convert(n, "int32") + constant(127, "int32", x)
-    return kernel.let(p * retype(T.shift_left(biased, constant(23, "int32", x)), "float32"))
+    p = kernel.let(p * (r * r) + r + constant(1.0, "float32", x))
+    power = T.shift_left(retype(shifted, "int32"), constant(23, "int32", x))
+    return kernel.let(retype(retype(p, "int32") + power, "float32"))
 
 
 def log(kernel: Kernel, value: Expr) -> Expr:

@@ -1,0 +1,344 @@
+"""Attention over the KV cache on the CPU: one kernel for decode and prefill, and the one that joins decode's splits.
+
+An item holds queries that read the same keys: in decode the query heads of a KV head (and one of `splits` shares of
+the positions), in prefill neighbouring rows of one head. It walks the used positions a block at a time, in three
+passes: scores of every query, by tiles of two queries and four keys; the online softmax (Milakov and Gimelshein,
+arXiv:1805.02867), four keys a vector; sums of the values, by tiles of two queries and four vectors, which stay in
+registers over the block. The numpy twin is `reference.attention`; bindings and partial sums are those of
+`compiler.kernels.attention`, in f32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from tvm import tirx
+from tvm.script.ir_builder import tirx as T
+
+from compiler.kernels.attention import Shape
+from compiler.kernels.builder import Array, Expr, ceil_div, div, f32, i32, lane, select
+from compiler.kernels.cpu.builder import CpuKernel, exp, load, max_lanes, splat, store, sum_lanes, sum_lanes_of_four
+from compiler.kernels.epilogue import Heads
+
+TILE = 8  # keys that the passes round up to
+BLOCK = 64  # keys of the three passes, a multiple of TILE
+WIDTH = 4  # vectors of a head that a tile of the values has
+MASKED = -1.0e30  # score of a key that a query does not see
+LOWEST = -1.0e29  # maximum of a query that has seen no key yet: above MASKED, so that such a key weighs nothing
+NEGLIGIBLE = -64.0  # e^this is nothing beside 1, and products with it are not subnormal, which CPUs are slow at
+MOST_QUERIES = 16  # of an item
+MOST_FLOATS = 4096  # of an item's queries: they and their sums stand on the stack
+ITEMS = 8  # of a decode step: one a thread
+POSITIONS_PER_SPLIT = 256
+
+
+def splits_for(heads: Heads, context: int) -> int:
+    """Shares of the positions in decode, so that every thread has an item; 1 where the KV heads suffice."""
+    wanted = ceil_div(ITEMS, heads.query // queries_of_item(heads, 1))
+    return max(1, min(wanted, context // POSITIONS_PER_SPLIT))
+
+
+def queries_of_item(heads: Heads, chunk: int) -> int:
+    """Queries that an item holds: many for speed, fewer where too few items would come of it.
+
+    In decode they are heads, and divide those of a KV head; in prefill they are rows.
+    """
+    most = max(1, min(MOST_QUERIES, MOST_FLOATS // heads.size))
+    if chunk == 1:
+        shared = heads.query // heads.key_value
+        return max(queries for queries in range(1, most + 1) if shared % queries == 0)
+    return min(chunk, most if heads.query * chunk >= 16 * MOST_QUERIES and heads.size <= 128 else most // 2)
+
+
+@dataclass(frozen=True)
+class _Item:
+    """What an item works on: queries, and the keys `[start, stop)` of a KV head."""
+
+    shape: Shape
+    queries: int
+    count: Expr  # queries there are: all of them, or fewer in the last rows of a chunk
+    kv_head: Expr
+    start: Expr
+    stop: Expr
+    limit: Expr  # first key that query 0 does not see; each row of prefill sees one more
+
+    @property
+    def size(self) -> int:
+        return self.shape.heads.size
+
+    @property
+    def dims(self) -> int:
+        """Vectors of a head."""
+        return self.size // 4
+
+    @property
+    def row(self) -> int:
+        """Vectors of a cache row."""
+        return 2 * self.shape.heads.key_value * self.dims
+
+    @property
+    def decodes(self) -> bool:
+        return self.shape.chunk == 1
+
+    @property
+    def window(self) -> int | None:
+        return _window(self.shape)
+
+    @property
+    def pairs(self) -> Expr:
+        return self.queries // 2 if self.decodes else div(self.count + 1, 2)
+
+    @property
+    def odd(self) -> bool:
+        """A query is left beside the pairs. (Prefill computes one twice instead.)"""
+        return self.decodes and self.queries % 2 == 1
+
+
+@dataclass(frozen=True)
+class _Scratch:
+    """An item's own memory, a row a query."""
+
+    asked: Array  # scaled queries
+    sums: Array  # of values, unnormalized
+    scores: Array  # then weights, of a block
+    top: Array
+    total: Array
+    shrink: Array  # what the sums so far are worth, since the maximum rose
+    values: Array  # of a block: the vectors of one tile, a row a key
+
+    @classmethod
+    def allocate(cls, kernel: CpuKernel, rows: int, size: int) -> _Scratch:
+        asked, sums, scores, top, total, shrink = (kernel.scratch(rows * n) for n in (size, size, BLOCK, 1, 1, 1))
+        return cls(asked, sums, scores, top, total, shrink, kernel.scratch(BLOCK * WIDTH * 4))
+
+
+def _window(shape: Shape) -> int | None:
+    return shape.window if shape.window is not None and shape.window < shape.context else None
+
+
+def attention(name: str, shape: Shape, state_words: int) -> tirx.PrimFunc:
+    """Bindings: query f32x4, cache f32x4, state, out f32x4.
+
+    Items: in decode KV heads (or parts of their query heads) x splits, in prefill query heads x tiles of rows. With
+    one split, out is `[chunk, query heads, size]`. With more, it is `[query heads, splits, size + 4]`: the unnormalized
+    sum, then the maximum and the sum of exponentials.
+    """
+    heads, dims, chunk = shape.heads, shape.heads.size // 4, shape.chunk
+    shared, queries = heads.query // heads.key_value, queries_of_item(heads, chunk)
+    with CpuKernel(name) as kernel:
+        query = kernel.buffer("query", chunk * heads.query * dims, "float32x4")
+        cache = kernel.buffer("cache", shape.context * 2 * heads.key_value * dims, "float32x4")
+        state = kernel.buffer("state", state_words, "uint32")
+        if shape.splits == 1:
+            out = kernel.buffer("out", chunk * heads.query * dims, "float32x4")
+        else:
+            out = kernel.buffer("out", heads.query * shape.splits * (dims + 1), "float32x4")
+        if chunk == 1:
+            group, split = kernel.grid(heads.query // queries, shape.splits)
+            first = kernel.let(group * queries)
+            item = _decode_item(kernel, shape, queries, kernel.let(div(first, shared)), split, state)
+        else:
+            head, tile = kernel.grid(heads.query, ceil_div(chunk, queries))
+            first = kernel.let(tile * queries)
+            item = _prefill_item(kernel, shape, queries, kernel.let(div(head, shared)), first, state)
+
+        def place(j: Expr) -> Expr:
+            """Vectors before query j in `query`, clamped to one that exists."""
+            if chunk == 1:
+                return (first + j) * dims
+            return ((first + tirx.min(j, item.count - 1)) * heads.query + head) * dims
+
+        rows = queries if chunk == 1 else queries + queries % 2
+        scratch = _Scratch.allocate(kernel, rows, heads.size)
+        with kernel.when(True if chunk == 1 else item.count > 0):
+            scale = splat(f32(heads.size**-0.5))
+            with kernel.loop(rows) as j:
+                source = kernel.let(place(j))
+                scratch.top[j], scratch.total[j] = f32(LOWEST), f32(0.0)
+                with kernel.loop(dims) as d:
+                    at = kernel.let(j * heads.size + d * 4)
+                    store(scratch.asked, at, query[source + d] * scale)
+                    store(scratch.sums, at, splat(f32(0.0)))
+            blocks = tirx.max(div(item.stop - item.start + BLOCK - 1, BLOCK), 0)
+            with kernel.loop(blocks) as step:
+                base = kernel.let(item.start + step * BLOCK)
+                keys = kernel.let(tirx.min(item.stop - base, BLOCK))
+                _score(kernel, item, scratch, cache, base, keys)
+                _weigh(kernel, item, scratch, keys)
+                _sum(kernel, item, scratch, cache, base, keys)
+            with kernel.loop(item.count) as j:
+                if shape.splits == 1:
+                    target, factor = kernel.let(place(j)), kernel.let(splat(f32(1.0) / scratch.total[j]))
+                else:
+                    target, factor = kernel.let(((first + j) * shape.splits + split) * (dims + 1)), None
+                    zero = f32(0.0)
+                    out[target + dims] = tirx.Shuffle([scratch.top[j], scratch.total[j], zero, zero], [0, 1, 2, 3])
+                with kernel.loop(dims) as d:
+                    value = load(scratch.sums, j * heads.size + d * 4, 4)
+                    out[target + d] = value if factor is None else value * factor
+    return kernel.function
+
+
+def _decode_item(kernel: CpuKernel, shape: Shape, queries: int, kv_head: Expr, split: Expr, state: Array) -> _Item:
+    """All queries see the same keys: a share of the used ones, a multiple of a tile but at the end."""
+    window = _window(shape)
+    used = kernel.let(i32(state[0]) + 1)
+    low = 0 if window is None else kernel.let(tirx.max(used - window, 0))
+    start, stop = low, used
+    if shape.splits > 1:
+        share = kernel.let(div(used - low + (shape.splits * TILE - 1), shape.splits * TILE) * TILE)
+        start = kernel.let(low + split * share)
+        stop = kernel.let(tirx.min(start + share, used))
+    return _Item(shape, queries, queries, kv_head, start, stop, stop)
+
+
+def _prefill_item(kernel: CpuKernel, shape: Shape, queries: int, kv_head: Expr, first: Expr, state: Array) -> _Item:
+    """Neighbouring rows from `first`; keys that any of them sees."""
+    window = _window(shape)
+    count = kernel.let(tirx.min(i32(state[2]) - first, queries))
+    limit = kernel.let(i32(state[0]) + first + 1)
+    start = 0 if window is None else kernel.let(tirx.max(limit - window, 0))
+    return _Item(shape, queries, count, kv_head, start, kernel.let(limit + count - 1), limit)
+
+
+def _score(kernel: CpuKernel, item: _Item, scratch: _Scratch, cache: Array, base: Expr, keys: Expr) -> None:
+    """Scores of every query for the block's keys; those that a query does not see, and the padding, are `MASKED`."""
+
+    def tile(places: Sequence[Expr], key: Expr, first: Expr, queries: int, column: Expr) -> None:
+        """Scores of `queries` queries for keys `key`, `key + 1`, ..., whose vectors begin at `places`."""
+        sums = [[kernel.registers(1, "float32x4") for _ in places] for _ in range(queries)]
+        for register in (register for registers in sums for register in registers):
+            register[0] = splat(f32(0.0))
+        with kernel.loop(item.dims) as d:
+            asked = [kernel.let(load(scratch.asked, (first + q) * item.size + d * 4, 4)) for q in range(queries)]
+            for p, place in enumerate(places):
+                value = kernel.let(cache[place + d])
+                for q in range(queries):
+                    sums[q][p][0] = sums[q][p][0] + asked[q] * value
+        for q in range(queries):
+            limit = item.limit if item.decodes else item.limit + first + q
+            for p in range(0, len(places), 4):
+                score = sum_lanes_of_four(kernel, [register[0] for register in sums[q][p : p + 4]])
+                seen = kernel.let(T.ramp(key + p, 1, 4))
+                score = select(seen < splat(limit), score, splat(f32(MASKED)))
+                if item.window is not None and not item.decodes:
+                    score = select(seen >= splat(limit - item.window), score, splat(f32(MASKED)))
+                store(scratch.scores, (first + q) * BLOCK + column + p, score)
+
+    with kernel.loop(div(keys + TILE - 1, TILE)) as step:
+        column = kernel.let(step * TILE)
+        key = kernel.let(base + column)
+        head = item.kv_head * item.dims
+        places = [kernel.let(tirx.min(key + p, item.stop - 1) * item.row + head) for p in range(TILE)]
+        with kernel.loop(item.pairs) as pair:
+            for p in range(0, TILE, 4):
+                tile(places[p : p + 4], key + p, pair * 2, 2, column + p)
+        if item.odd:
+            tile(places, key, item.queries - 1, 1, column)
+
+
+def _weigh(kernel: CpuKernel, item: _Item, scratch: _Scratch, keys: Expr) -> None:
+    """Scores -> weights relative to the running maximum, and the factor that the sums so far are worth."""
+    vectors = kernel.let(div(keys + TILE - 1, TILE) * (TILE // 4))
+    with kernel.loop(item.count) as j:
+        row = kernel.let(j * BLOCK)
+        most = kernel.registers(1, "float32x4")
+        most[0] = splat(scratch.top[j])
+        with kernel.loop(vectors) as v:
+            most[0] = tirx.max(most[0], load(scratch.scores, row + v * 4, 4))
+        top = kernel.let(max_lanes(most[0]))
+        shrink = exp(kernel, scratch.top[j] - top)
+        total = kernel.registers(1, "float32x4")
+        total[0] = splat(f32(0.0))
+        with kernel.loop(vectors) as v:
+            below = kernel.let(load(scratch.scores, row + v * 4, 4) - splat(top))
+            weight = kernel.let(select(below > splat(f32(NEGLIGIBLE)), exp(kernel, below), splat(f32(0.0))))
+            store(scratch.scores, row + v * 4, weight)
+            total[0] = total[0] + weight
+        scratch.top[j], scratch.shrink[j] = top, shrink
+        scratch.total[j] = scratch.total[j] * shrink + sum_lanes(total[0])
+
+
+def _sum(kernel: CpuKernel, item: _Item, scratch: _Scratch, cache: Array, base: Expr, keys: Expr) -> None:
+    """Add the block's weighted values to the sums. Prefill copies a tile's vectors first, which many queries read."""
+    values = kernel.let(base * item.row + (item.shape.heads.key_value + item.kv_head) * item.dims)
+
+    def tile(first: Expr, queries: int, dim: Expr, width: int, value_of: Callable[[Expr, int], Expr]) -> None:
+        at = [[(first + q) * item.size + (dim + w) * 4 for w in range(width)] for q in range(queries)]
+        sums = [[kernel.registers(1, "float32x4") for _ in range(width)] for _ in range(queries)]
+        for q in range(queries):
+            shrink = kernel.let(splat(scratch.shrink[first + q]))
+            for w in range(width):
+                sums[q][w][0] = load(scratch.sums, at[q][w], 4) * shrink
+        with kernel.loop(keys) as key:
+            weights = [kernel.let(splat(scratch.scores[(first + q) * BLOCK + key])) for q in range(queries)]
+            for w in range(width):
+                value = kernel.let(value_of(key, w))
+                for q in range(queries):
+                    sums[q][w][0] = sums[q][w][0] + weights[q] * value
+        for q in range(queries):
+            for w in range(width):
+                store(scratch.sums, at[q][w], sums[q][w][0])
+
+    def column(dim: Expr, width: int) -> None:
+        """Vectors `dim` to `dim + width` of every pair of queries."""
+
+        def cached(key: Expr, w: int) -> Expr:
+            return cache[values + key * item.row + dim + w]
+
+        def copied(key: Expr, w: int) -> Expr:
+            return load(scratch.values, (key * width + w) * 4, 4)
+
+        if not item.decodes:
+            with kernel.loop(keys) as key:
+                for w in range(width):
+                    store(scratch.values, (key * width + w) * 4, cached(key, w))
+        with kernel.loop(item.pairs) as pair:
+            tile(pair * 2, 2, dim, width, cached if item.decodes else copied)
+
+    def odd_column(dim: Expr, width: int) -> None:
+        """The same of the query beside the pairs."""
+        tile(item.queries - 1, 1, dim, width, lambda key, w: cache[values + key * item.row + dim + w])
+
+    if item.queries > 1 or not item.decodes:
+        _columns(kernel, item.dims, WIDTH, column)
+    if item.odd:
+        _columns(kernel, item.dims, 2 * WIDTH, odd_column)
+
+
+def _columns(kernel: CpuKernel, dims: int, width: int, emit: Callable[[Expr, int], None]) -> None:
+    """Call `emit` for `width` vectors of a head at a time, and for what is left."""
+    if dims >= width:
+        with kernel.loop(dims // width) as step:
+            emit(kernel.let(step * width), width)
+    if dims % width:
+        emit(dims // width * width, dims % width)
+
+
+def combine(name: str, shape: Shape) -> tirx.PrimFunc:
+    """Join the splits of a decode step; bindings: partial (as `attention` wrote it), out. Items: query heads."""
+    dims = shape.heads.size // 4
+    with CpuKernel(name) as kernel:
+        partial = kernel.buffer("partial", shape.heads.query * shape.splits * (dims + 1), "float32x4")
+        out = kernel.buffer("out", shape.heads.query * dims, "float32x4")
+        head, _ = kernel.grid(shape.heads.query)
+        parts = [kernel.let((head * shape.splits + split) * (dims + 1)) for split in range(shape.splits)]
+        statistics = [kernel.let(partial[part + dims]) for part in parts]
+        top = kernel.registers()
+        top[0] = f32(LOWEST)
+        for statistic in statistics:
+            top[0] = tirx.max(top[0], lane(statistic, 0))
+        odds = [exp(kernel, lane(statistic, 0) - top[0]) for statistic in statistics]
+        total = kernel.registers()
+        total[0] = f32(0.0)
+        for odd, statistic in zip(odds, statistics, strict=True):
+            total[0] = total[0] + odd * lane(statistic, 1)
+        shares = [kernel.let(splat(odd / total[0])) for odd in odds]
+        with kernel.loop(dims) as d:
+            value = kernel.registers(1, "float32x4")
+            value[0] = partial[parts[0] + d] * shares[0]
+            for part, share in zip(parts[1:], shares[1:], strict=True):
+                value[0] = value[0] + partial[part + d] * share
+            out[head * dims + d] = value[0]
+    return kernel.function
