@@ -22,6 +22,7 @@ from tests.device.harness import DEFAULT_LIMITS, Gpu
 
 DISPATCHES_PER_LAYER, DISPATCHES_AROUND = 6, 5
 MODELS = ("demo", "llama-3.2-1b-instruct", "phi-3-mini-4k-instruct")
+SAMPLING_DISPATCHES = 4
 DECODE_DISPATCHES = {"llama-3.2-1b-instruct": 101, "phi-3-mini-4k-instruct": 197}
 
 
@@ -104,6 +105,23 @@ def test_dispatches_a_token(plans: Plans, name: str, variant: str) -> None:
     count = len(plans(name, variant).plan["programs"]["decode"])
     assert count <= DISPATCHES_PER_LAYER * model.num_hidden_layers + DISPATCHES_AROUND
     assert count <= DECODE_DISPATCHES.get(name, count)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("name", MODELS)
+def test_dispatches_of_sampling(plans: Plans, name: str, variant: str) -> None:
+    """What runs behind the vocabulary projection, whatever the sampling parameters: the plan is the same."""
+    plan = plans(name, variant).plan
+    entries = [plan["kernels"][dispatch["kernel"]]["entry"] for dispatch in plan["programs"]["decode"]]
+    logits = next(i for i, buffer in enumerate(plan["buffers"]) if buffer["name"] == "logits")
+    writers = [
+        i
+        for i, dispatch in enumerate(plan["programs"]["decode"])
+        for buffer, access in zip(dispatch["bind"], plan["kernels"][dispatch["kernel"]]["bindings"], strict=True)
+        if buffer == logits and access != "read"
+    ]
+    assert all(entries[i].startswith("lm_head") for i in writers)
+    assert 1 <= len(entries) - 1 - writers[-1] <= SAMPLING_DISPATCHES
 
 
 def test_activations_of_llama_take_little(plans: Plans) -> None:
