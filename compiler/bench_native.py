@@ -15,7 +15,8 @@ import numpy as np
 import wgpu
 
 from compiler.bench_device import measure_device
-from compiler.native import NativeRuntime, SamplingParameters
+from compiler.native import NativeRuntime
+from compiler.session import SamplingParameters
 
 PREFILL_TOKENS = (32, 128, 512, 2048)
 FIRST_TOKEN_PROMPT = 128

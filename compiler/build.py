@@ -289,7 +289,14 @@ def write_variants(network: Network, lowered: Mapping[str, Lowered], writer: Art
     writer.add_file(CONSTANTS, rope_constants(network.model, network.context))
     for name, result in lowered.items():
         writer.add_file(f"{name}/plan.json", dump_json(result.plan, indent=None))
-        writer.add_file(f"{name}/kernels.wgsl", result.kernels.encode())
+        for key, content in result.modules.items():
+            writer.add_file(_module_file(name, key), content)
+
+
+def _module_file(variant: str, key: str) -> str:
+    """Where a module of a variant lies; `key` is that of model.json."""
+    suffix = "wasm" if VARIANTS[variant].backend == "wasm" else "wgsl"
+    return f"{variant}/{key.replace('_', '-')}.{suffix}"
 
 
 def write_text(source: Source, network: Network, text: Text, writer: ArtifactWriter) -> None:
@@ -376,7 +383,7 @@ def describe_variant(name: str, lowered: Lowered) -> dict[str, Any]:
         "required_features": list(variant.required_features),
         "required_limits": {},
         "plan": f"{name}/plan.json",
-        "kernels": f"{name}/kernels.wgsl",
+        **{key: _module_file(name, key) for key in lowered.modules},
         "kv_bytes_per_token": sum(buffer["bytes_per_position"] for buffer in caches),
         "activation_bytes": sum(buffer["bytes"] for buffer in scratch),
         "dispatches_per_token": len(plan["programs"]["decode"]),

@@ -23,9 +23,11 @@ from compiler.artifact import Artifact, load_artifact
 from compiler.check_weights import compare_weights, match, stored_rows
 from compiler.errors import WispError
 from compiler.models.base import ModelConfig
-from compiler.native import NativeRuntime, missing_features, open_variant, request_adapter
+from compiler.native import missing_features, open_variant, request_adapter
+from compiler.native_wasm import open_wasm_variant
 from compiler.progress import Report, Silent
 from compiler.reference_model import ReadRows, ReferenceModel
+from compiler.session import Session
 
 # The largest error of a logit, relative to the largest logit of its step.
 BOUNDS = {"float32": 1e-3, "float16": 2e-2}
@@ -57,7 +59,7 @@ def check(
     chosen = choose_variants(artifact, variants)
     config, scheme, source = match(artifact, reference, lora)
     sample = choose_ids(artifact, tokens, text)
-    adapter = request_adapter()
+    adapter = find_adapter(chosen)
     # With a calibration text the last bit of a sum decides between scales; there is nothing exact to compare.
     calibrated = "calibration" in artifact.model
     differing = [] if calibrated else compare_weights(artifact, source, config, scheme, progress)
@@ -70,9 +72,9 @@ def check(
     results = [check_variant(artifact, v, adapter, sample, stored, original, progress) for v in chosen]
     if all(result["status"] == "skipped" for result in results):
         raise WispError(
-            "this machine's adapter can run none of the variants",
+            "this machine can run none of the variants",
             got="; ".join(f"{result['name']}: {result['reason']}" for result in results),
-            remedy="compile the variant webgpu-f32, which needs nothing",
+            remedy="compile the variant wasm-simd, which needs nothing",
         )
     failures = [f"{r['name']}: {failure}" for r in results for failure in r.get("failures", [])]
     if differing:
@@ -82,7 +84,7 @@ def check(
         "artifact": artifact.model["id"],
         "reference": source.checkpoint.source.id,
         "quantization": scheme.name,
-        "adapter": adapter_name(adapter),
+        "adapter": "CPU" if adapter is None else adapter_name(adapter),
         "text": sample.origin,
         "tokens": sample.tokens,
         "bounds": BOUNDS,
@@ -182,12 +184,33 @@ def reference_logits(config: ModelConfig, read_rows: ReadRows, sample: Sample) -
     return Logits(logits[: sample.tokens], after)
 
 
-def native_logits(runtime: NativeRuntime, sample: Sample) -> Logits:
+def native_logits(runtime: Session, sample: Sample) -> Logits:
     """What the kernels say: `decode` alone, token by token, and then each prompt by `prefill`."""
     steps = [runtime.logits(sample.ids[:1])]
     steps += [runtime.next_logits(token) for token in sample.ids[1 : sample.tokens]]
     prompts = {length: runtime.logits(sample.ids[:length]) for length in sample.prompts}
     return Logits(np.stack(steps), prompts)
+
+
+def find_adapter(variants: Sequence[Mapping[str, Any]]) -> Any:
+    """The GPU's adapter, when a variant wants one; None when there is none but a variant for the CPU is among them."""
+    backends = {variant["backend"] for variant in variants}
+    try:
+        return request_adapter() if "webgpu" in backends else None
+    except WispError:
+        if "wasm" in backends:
+            return None
+        raise
+
+
+def obstacle(variant: Mapping[str, Any], adapter: Any) -> str | None:
+    """Why this machine cannot run a variant."""
+    if variant["backend"] == "wasm":
+        return None
+    if adapter is None:
+        return "there is no GPU adapter for wgpu"
+    missing = missing_features(adapter, variant["required_features"])
+    return f"the adapter lacks {' and '.join(missing)}" if missing else None
 
 
 def check_variant(
@@ -201,12 +224,12 @@ def check_variant(
 ) -> dict[str, Any]:
     """Runs one variant and holds it against both references."""
     name, dtype = variant["name"], variant["activation_dtype"]
-    missing = missing_features(adapter, variant["required_features"])
-    if missing:
-        reason = f"the adapter lacks {' and '.join(missing)}"
+    reason = obstacle(variant, adapter)
+    if reason is not None:
         return {"name": name, "status": "skipped", "reason": reason, "activation_dtype": dtype}
     with progress.stage(name, 1) as advance:
-        runtime = open_variant(artifact, name, adapter)
+        on_cpu = variant["backend"] == "wasm"
+        runtime = open_wasm_variant(artifact, name) if on_cpu else open_variant(artifact, name, adapter)
         got = native_logits(runtime, sample)
         advance(1)
     bound = BOUNDS[dtype]

@@ -1,7 +1,7 @@
-"""Model graph -> plan and WGSL, as ordered passes; each can be dumped.
+"""Model graph -> plan and kernels, as ordered passes; each can be dumped.
 
 The whole lowering of a variant, top to bottom: build the graph, let Relax allocate and plan its tensors, read the
-planned functions as dispatch lists, render each kernel as WGSL, join. No pass calls another.
+planned functions as dispatch lists, compile the kernels into one module of WGSL or WebAssembly. No pass calls another.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ import tvm
 from tvm import relax, tirx
 from tvm_ffi import structural_hash
 
-from compiler import wgsl
+from compiler import wasm, wgsl
 from compiler.errors import WispError
 from compiler.kernels.embed import rope_table
 from compiler.models import weight_specs
 from compiler.models.base import ModelConfig
+from compiler.models.cpu import CpuDecoder, CpuParallelDecoder
 from compiler.models.decoder import Decoder
 from compiler.models.graph import Graph
 from compiler.models.layers import MAX_BINDING, RING_SIZE, Geometry
@@ -29,6 +30,7 @@ from compiler.models.parallel import ParallelDecoder
 from compiler.plan import Program, assemble, read_program
 from compiler.quantize import Scheme, parameter_layout
 from compiler.variants import Variant
+from compiler.wgsl import KernelInfo
 
 PASSES: tuple[tuple[str, Any], ...] = (
     ("to_non_dataflow", relax.transform.ToNonDataflow),
@@ -36,7 +38,7 @@ PASSES: tuple[tuple[str, Any], ...] = (
     ("call_tir_rewrite", relax.transform.CallTIRRewrite),
     ("static_plan_block_memory", relax.transform.StaticPlanBlockMemory),
 )
-GRAPHS: dict[str, type[Graph]] = {"phi": ParallelDecoder}  # model types whose graph is not `Decoder`
+PARALLEL_LAYERS = ("phi",)  # model types whose attention and MLP stand side by side
 MAX_BINDINGS = 8  # WebGPU's default maxStorageBuffersPerShaderStage
 MAX_WORKGROUP_BYTES = 16384
 MAX_INVOCATIONS = 256
@@ -44,10 +46,15 @@ MAX_INVOCATIONS = 256
 
 @dataclass(frozen=True)
 class Lowered:
-    """A variant, compiled: the content of plan.json and of kernels.wgsl."""
+    """A variant, compiled: the content of plan.json, and its modules by their keys in model.json (`kernels`, ...)."""
 
     plan: dict[str, Any]
-    kernels: str
+    modules: dict[str, bytes]
+
+    @property
+    def kernels(self) -> str:
+        """The text of a WebGPU variant's module."""
+        return self.modules["kernels"].decode()
 
 
 class Dump:
@@ -78,9 +85,11 @@ def lower_variant(
     Raises `WispError` when the model does not fit WebGPU's default limits at this context.
     """
     show = Dump(dump / variant.name if dump else None)
+    if variant.backend == "wasm":  # a CPU does no work for padding: the largest chunk serves every length
+        prefill_chunks = (max(prefill_chunks),) if prefill_chunks else ()
     geometry = Geometry(model, scheme, variant, context, prefill_chunks)
     _check_cache(geometry)
-    graph = GRAPHS.get(model.model_type, Decoder)(geometry, weight_specs(model))
+    graph = graph_type(model, variant)(geometry, weight_specs(model))
     module, parameters = graph.export_tvm({program: {} for program in geometry.programs})
     show("graph.py", module.script)
     for name, make in PASSES:
@@ -88,9 +97,10 @@ def lower_variant(
         show(f"{name}.py", module.script)
     names = [_label(name) for name, _ in parameters]
     programs = _read_programs(module, graph, names)
-    kernels = _render(graph, variant)
-    source = wgsl.join(_unique(kernels), variant.activation_dtype == "float16", variant.subgroups)
-    show("kernels.wgsl", lambda: source)
+    if variant.backend == "wasm":
+        kernels, modules = _compile_wasm(graph, show)
+    else:
+        kernels, modules = _compile_wgsl(graph, variant, show)
     header = {
         "format": "wisp-plan",
         "format_version": 1,
@@ -108,8 +118,35 @@ def lower_variant(
     }
     plan = assemble(header, named, programs, kernels)
     show("plan.json", lambda: json.dumps(plan, indent=1))
-    _check_limits(plan)
-    return Lowered(plan, source)
+    if variant.backend == "webgpu":
+        _check_limits(plan)
+    return Lowered(plan, modules)
+
+
+def _compile_wgsl(graph: Graph, variant: Variant, show: Dump) -> tuple[dict[str, KernelInfo], dict[str, bytes]]:
+    kernels = _render(graph, variant)
+    source = wgsl.join(_unique(kernels), variant.activation_dtype == "float16", variant.subgroups)
+    show("kernels.wgsl", lambda: source)
+    return kernels, {"kernels": source.encode()}
+
+
+def _compile_wasm(graph: Graph, show: Dump) -> tuple[dict[str, KernelInfo], dict[str, bytes]]:
+    functions = graph.kernels.functions
+    kernels = wasm.describe(functions)
+    entries = {name: functions[name] for name in _unique(kernels)}
+    show("kernels.py", lambda: "\n".join(function.script() for function in entries.values()))
+    return kernels, {
+        "kernels": wasm.compile_module(entries),
+        "kernels_relaxed": wasm.compile_module(entries, relaxed=True),
+    }
+
+
+def graph_type(model: ModelConfig, variant: Variant) -> type[Graph]:
+    """The graph of a model's network, made of the kernels of a variant's backend."""
+    parallel = model.model_type in PARALLEL_LAYERS
+    if variant.backend == "wasm":
+        return CpuParallelDecoder if parallel else CpuDecoder
+    return ParallelDecoder if parallel else Decoder
 
 
 def rope_constants(model: ModelConfig, context: int) -> bytes:
@@ -129,10 +166,10 @@ def _read_programs(module: tvm.IRModule, graph: Graph, names: list[str]) -> dict
     return {name: read_program(module[name], names, callees) for name in graph.geometry.programs}
 
 
-def _render(graph: Graph, variant: Variant) -> dict[str, wgsl.KernelInfo]:
+def _render(graph: Graph, variant: Variant) -> dict[str, KernelInfo]:
     """Render every kernel; those of equal text share an entry point."""
     seen: dict[str, str] = {}
-    rendered: dict[str, wgsl.KernelInfo] = {}
+    rendered: dict[str, KernelInfo] = {}
     for name, function in graph.kernels.functions.items():
         info = _render_once(function, name, variant.subgroups)
         text = info.source.replace(name, "")
@@ -142,10 +179,10 @@ def _render(graph: Graph, variant: Variant) -> dict[str, wgsl.KernelInfo]:
 
 
 # Rendering takes most of a compile, and variants, chunks and models have many kernels in common.
-_RENDERED: dict[tuple[str, int, str, bool], wgsl.KernelInfo] = {}
+_RENDERED: dict[tuple[str, int, str, bool], KernelInfo] = {}
 
 
-def _render_once(function: tirx.PrimFunc, name: str, subgroups: bool) -> wgsl.KernelInfo:
+def _render_once(function: tirx.PrimFunc, name: str, subgroups: bool) -> KernelInfo:
     """`wgsl.render`, once for a kernel of this text and name. The hash tells constants apart that print alike."""
     anonymous = function.without_attr("wisp.name")
     script = anonymous.script()
@@ -156,7 +193,7 @@ def _render_once(function: tirx.PrimFunc, name: str, subgroups: bool) -> wgsl.Ke
     return _RENDERED[key]
 
 
-def _unique(kernels: Mapping[str, wgsl.KernelInfo]) -> dict[str, wgsl.KernelInfo]:
+def _unique(kernels: Mapping[str, KernelInfo]) -> dict[str, KernelInfo]:
     return {name: info for name, info in kernels.items() if info.entry == name}
 
 
@@ -189,7 +226,7 @@ def _weight_shapes(geometry: Geometry) -> dict[str, tuple[int, ...]]:
 
 def _check_cache(geometry: Geometry) -> None:
     size = geometry.cache_bytes_per_position * geometry.context
-    if size > MAX_BINDING:
+    if geometry.binding_bytes is not None and size > geometry.binding_bytes:
         raise WispError(
             "a layer's KV cache exceeds WebGPU's binding limit",
             got=f"{size} bytes at context {geometry.context}",

@@ -1,15 +1,12 @@
 """Replays a plan natively through wgpu (Vulkan, Metal, DX12): buffers, kernels and dispatches as in the browser.
 
-Knows the plan's format and the state buffer's layout (`compiler/FORMAT.md`); knows nothing about tokenizers or text. It
-serves `wisp check`, `wisp bench` and the tests.
+Knows the plan's format (`compiler/FORMAT.md`); what a program is run for, `session` knows.
 """
 
 from __future__ import annotations
 
-import struct
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,28 +14,9 @@ import wgpu
 
 from compiler.artifact import Artifact
 from compiler.errors import WispError
+from compiler.session import ReadRows, Session, initial_content
 
 NATIVE_FEATURES = {"shader-f16": "shader-f16", "subgroups": "subgroup"}
-# Reads rows [start, stop) of a named tensor as bytes.
-ReadRows = Callable[[str, int, int], bytes]
-
-
-@dataclass(frozen=True)
-class SamplingParameters:
-    """How `decode` picks a token; the defaults are greedy."""
-
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    seed: int = 0
-
-    @property
-    def penalizes(self) -> bool:
-        return self.repetition_penalty != 1.0 or self.presence_penalty != 0.0 or self.frequency_penalty != 0.0
 
 
 def request_adapter() -> Any:
@@ -70,7 +48,7 @@ def native_source(kernels: str) -> str:
     return "".join(line for line in lines if not line.startswith(("enable subgroups;", "diagnostic(")))
 
 
-class NativeRuntime:
+class NativeRuntime(Session):
     """A plan on a native device: buffers, pipelines and bind groups made once; programs replayed."""
 
     def __init__(
@@ -91,7 +69,7 @@ class NativeRuntime:
                 expected=", ".join(required_features),
                 remedy="choose another variant",
             )
-        self.plan = plan
+        super().__init__(plan)
         self.adapter = adapter
         wanted = [NATIVE_FEATURES.get(name, name) for name in required_features]
         if "timestamp-query" in adapter.features:
@@ -127,20 +105,13 @@ class NativeRuntime:
         self._programs = {
             name: [self._bind(dispatch, groups) for dispatch in program] for name, program in plan["programs"].items()
         }
-        self.history: list[int] = []
 
     def _create(self, index: int, buffer: Mapping[str, Any], read_rows: ReadRows, constants: bytes) -> Any:
         if buffer["kind"] != "scratch":
             self._by_name[buffer["name"]] = index
         size = max(16, -(-buffer["bytes"] // 4) * 4)
         usage = wgpu.BufferUsage.STORAGE | wgpu.BufferUsage.COPY_DST | wgpu.BufferUsage.COPY_SRC
-        data = None
-        if buffer["kind"] == "weight":
-            data = read_rows(buffer["name"], *buffer["rows"])
-            if len(data) != buffer["bytes"]:
-                raise RuntimeError(f"weight {buffer['name']}: got {len(data)} bytes, expected {buffer['bytes']}")
-        elif buffer["kind"] == "constant":
-            data = constants[buffer["offset"] : buffer["offset"] + buffer["bytes"]]
+        data = initial_content(buffer, read_rows, constants)
         created = self.device.create_buffer(size=size, usage=usage)
         if data is not None:
             padded = data if len(data) % 4 == 0 else data + bytes(4 - len(data) % 4)
@@ -193,104 +164,6 @@ class NativeRuntime:
         """(kernel entry, pipeline, bind group, grid) of each dispatch, for timing them one by one."""
         entries = [self.plan["kernels"][d["kernel"]]["entry"] for d in self.plan["programs"][program]]
         return [(entry, *call) for entry, call in zip(entries, self._programs[program], strict=True)]
-
-    # sessions
-
-    def reset(self) -> None:
-        """Forget the conversation."""
-        self.history = []
-
-    def _set_state(self, position: int, token: int, chunk_length: int) -> None:
-        self.write("state", struct.pack("<III", position, token, chunk_length))
-
-    def set_sampling(self, parameters: SamplingParameters) -> None:
-        """Write the sampling words of the state."""
-        p = parameters
-        words = struct.pack(
-            "<IfIfffff",
-            p.seed,
-            p.temperature,
-            p.top_k,
-            p.top_p,
-            p.min_p,
-            p.repetition_penalty,
-            p.presence_penalty,
-            p.frequency_penalty,
-        )
-        self.write("state", words, 12)
-
-    def plan_chunks(self, count: int, one_by_one: bool = False) -> list[tuple[int, int]]:
-        """Cover `count` tokens by (compiled chunk, valid length): full chunks, then the smallest chunk for the rest."""
-        sizes = sorted(self.plan["prefill_chunks"], reverse=True)
-        chunks = []
-        while count:
-            fitting = [size for size in sizes if size <= count]
-            size = fitting[0] if fitting and not one_by_one else sizes[-1]
-            length = 1 if one_by_one else min(size, count)
-            chunks.append((size, length))
-            count -= length
-        return chunks
-
-    def prefill(self, ids: Sequence[int], one_by_one: bool = False) -> None:
-        """Process all of `ids` but the last, which the next `decode` takes. Continues from the resident history."""
-        if not len(ids):
-            raise WispError("the prompt is empty", expected="at least one token")
-        if len(self.history) + len(ids) > self.plan["context"]:
-            raise WispError(
-                "the prompt does not fit the context",
-                got=f"{len(self.history) + len(ids)} tokens",
-                expected=f"at most {self.plan['context']}",
-                remedy="shorten it",
-            )
-        position, rest = len(self.history), list(ids[:-1])
-        if not self.plan["prefill_chunks"]:
-            one_by_one = True
-        for size, length in self.plan_chunks(len(rest), one_by_one):
-            chunk, rest = rest[:length], rest[length:]
-            self._set_state(position, 0, length)
-            self.write("input_ids", np.asarray(chunk, "<u4").tobytes())
-            self.run(f"prefill_{size}")
-            position += length
-        self._set_state(position, int(ids[-1]), 0)
-        self.history += [int(i) for i in ids[:-1]]
-
-    def logits(self, ids: Sequence[int], one_by_one: bool = False) -> np.ndarray:
-        """Logits (f32, `[vocab]`) after the last of `ids`, from a fresh sequence."""
-        self.reset()
-        self.set_sampling(SamplingParameters())
-        self.prefill(ids, one_by_one)
-        self.run("decode")
-        self.history.append(int(ids[-1]))
-        return self.read("logits")
-
-    def next_logits(self, token: int) -> np.ndarray:
-        """Append one token to the resident sequence and return the logits after it (forced decoding)."""
-        self._set_state(len(self.history), token, 0)
-        self.run("decode")
-        self.history.append(token)
-        return self.read("logits")
-
-    def generate(
-        self, ids: Sequence[int], max_tokens: int, parameters: SamplingParameters, stop: Sequence[int] = ()
-    ) -> list[int]:
-        """Sample up to `max_tokens` tokens after `ids` from a fresh sequence; a stop token ends it and is left out."""
-        self.reset()
-        self.set_sampling(parameters)
-        if parameters.penalizes:
-            counts = np.zeros(self.plan["vocab_size"], "<u4")
-            counts[np.unique(np.asarray(ids))] = 1 << 31
-            self.write("token_counts", counts.tobytes())
-        self.prefill(ids)
-        self.history.append(int(ids[-1]))
-        produced: list[int] = []
-        while len(produced) < max_tokens and len(self.history) < self.plan["context"] + 1:
-            self.run("decode")
-            token = int(self.read("token_ring", "uint32")[len(self.history) % self.plan["ring_size"]])
-            if token in stop:
-                break
-            produced.append(token)
-            self.history.append(token)
-        return produced
 
 
 def open_variant(artifact: Artifact, name: str, adapter: Any = None) -> NativeRuntime:

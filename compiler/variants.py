@@ -9,10 +9,13 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to run a model: a plan and a set of kernels for devices that have `required_features`."""
+    """One way to run a model: a plan and a set of kernels for devices that have `required_features`.
+
+    Those of WebGPU are the API's own names; a CPU needs `simd`, WebAssembly's vectors of 128 bits.
+    """
 
     name: str
-    backend: Literal["webgpu"]
+    backend: Literal["webgpu", "wasm"]
     activation_dtype: Literal["float16", "float32"]
     subgroups: bool
     required_features: tuple[str, ...]
@@ -26,5 +29,6 @@ VARIANTS: dict[str, Variant] = {
         Variant("webgpu-f16", "webgpu", "float16", False, ("shader-f16",)),
         Variant("webgpu-f32-sg", "webgpu", "float32", True, ("subgroups",)),
         Variant("webgpu-f32", "webgpu", "float32", False, ()),
+        # Variant("wasm-simd", "wasm", "float32", False, ("simd",)),
     )
 }

@@ -17,12 +17,14 @@ from pathlib import Path
 import tvm
 from tvm import tirx
 from tvm.tirx.build import codegen_build
+from tvm_ffi import structural_hash
 
 from compiler.errors import WispError
+from compiler.kernels.cpu.builder import STACK_BYTES
+from compiler.wgsl import KernelInfo
 
 FEATURES = ("+simd128", "+bulk-memory", "+nontrapping-fptoint", "+sign-ext", "+mutable-globals")
 RELAXED = "+relaxed-simd"
-STACK_BYTES = 64 * 1024
 PASSES = (
     tirx.transform.ConvertSSA,
     tirx.transform.FlattenBuffer,
@@ -32,6 +34,27 @@ PASSES = (
     tirx.transform.RemoveNoOp,
     tirx.transform.LowerIntrin,
 )
+
+
+def describe(functions: Mapping[str, tirx.PrimFunc]) -> dict[str, KernelInfo]:
+    """What a plan says of each kernel; kernels that compute alike share the entry of the first."""
+    entries: dict[tuple[str, int], str] = {}
+    described = {}
+    for name, function in functions.items():
+        anonymous = function.without_attr("wisp.name").without_attr("wisp.grid")
+        entry = entries.setdefault((anonymous.script(), structural_hash(anonymous)), name)
+        bindings = tuple(str(access) for access in function.attrs["wisp.bindings"])
+        items = int(function.attrs["wisp.grid"][0])
+        described[name] = KernelInfo(
+            entry=entry,
+            workgroup_size=(1, 1, 1),
+            workgroup_bytes=0,
+            bindings=bindings,
+            parameters=tuple(range(len(bindings))),
+            grid=(items, 1, 1),
+            source="",
+        )
+    return described
 
 
 def plain_function(function: tirx.PrimFunc) -> tirx.PrimFunc:

@@ -29,11 +29,13 @@ class Array:
     def __init__(self, buffer: Any, length: int) -> None:
         self.buffer = buffer
         self.length = length
+        self.written = False
 
     def __getitem__(self, index: Expr) -> Expr:
         return self.buffer[index]
 
     def __setitem__(self, index: Expr, value: Expr) -> None:
+        self.written = True
         T.buffer_store(self.buffer, value, [index])
 
 
@@ -45,6 +47,7 @@ class Kernel:
         self._stack = ExitStack()
         self._builder = IRBuilder()
         self._grid: tuple[int, int] | None = None
+        self.bindings: list[Array] = []
 
     def __enter__(self) -> Self:
         self._stack.enter_context(self._builder)
@@ -65,7 +68,8 @@ class Kernel:
 
     def buffer(self, name: str, length: int, dtype: str) -> Array:
         """Declare the next storage binding: `length` elements of `dtype` (`float32x4` is a `vec4<f32>`)."""
-        return Array(T.arg(name, T.buffer((length,), dtype)), length)
+        self.bindings.append(Array(T.arg(name, T.buffer((length,), dtype)), length))
+        return self.bindings[-1]
 
     def grid(self, x: int, y: int = 1, varies: bool = False) -> tuple[Expr, Expr]:
         """Open the grid of workgroups; returns the workgroup's indices.

@@ -10,9 +10,11 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from tvm import tirx
 from tvm.relax.frontend import nn
 
 from compiler.kernels import attention, embed, epilogue, matmul, matvec, norm, sample
+from compiler.kernels.builder import Kernel
 from compiler.models.base import Role, WeightSpec
 from compiler.models.layers import RING_SIZE, Geometry, KernelTable, Matrix, Runtime, declare_weights
 from compiler.tuning import TUNING, splits_for
@@ -28,11 +30,14 @@ def one_row(unit: Any) -> Sequence[Any]:
 class Graph(nn.Module):
     """The programs of one geometry. Build it, then `export_tvm` with an empty specification a program."""
 
+    kernel_type: type[Kernel] = Kernel
+    sampler: tuple[Callable[..., tirx.PrimFunc], ...] = (sample.scan, sample.limit, sample.draw)
+
     def __init__(self, geometry: Geometry, specs: Sequence[WeightSpec]) -> None:
         self.geometry = geometry
         self.kernels = KernelTable()
         self.runtime = Runtime(geometry)
-        self.weights = declare_weights(self, specs, geometry.scheme)
+        self.weights = declare_weights(self, specs, geometry.scheme, geometry.binding_bytes)
         for chunk in geometry.prefill_chunks:
             setattr(self, f"prefill_{chunk}", functools.partial(self.prefill, chunk))
 
@@ -90,6 +95,7 @@ class Graph(nn.Module):
                     context=g.context,
                     state_words=g.state_words,
                     activation=self.activation,
+                    kernel_type=self.kernel_type,
                 ),
             )
             if x is None:
@@ -112,7 +118,13 @@ class Graph(nn.Module):
             name = self.kernels.build(
                 ("embed_chunk", chunk, rows),
                 functools.partial(
-                    embed.embed_chunk, scheme=scheme, chunk=chunk, rows=rows, k=hidden, activation=self.activation
+                    embed.embed_chunk,
+                    scheme=scheme,
+                    chunk=chunk,
+                    rows=rows,
+                    k=hidden,
+                    activation=self.activation,
+                    kernel_type=self.kernel_type,
                 ),
             )
             arguments = [self.runtime.input_ids, *parameters]
@@ -163,9 +175,7 @@ class Graph(nn.Module):
         g = self.geometry
         matrix: Matrix = self.weights[role, layer]
         (rows, k), scheme = matrix.spec.shape, matrix.scheme.name
-        bias = [self.weights[f"{role}_bias", layer]] if (f"{role}_bias", layer) in self.weights else []
-        if bias:
-            declare = epilogue.with_bias(declare, rows, unit_rows, g.norm.f16_weight)
+        declare, bias = self.with_bias(declare, role, layer, unit_rows)
         key = (kind if chunk == 1 else f"{kind}_chunk", chunk, rows, k, bool(bias), scheme)
         if chunk == 1:
             name = self.kernels.build(
@@ -195,6 +205,15 @@ class Graph(nn.Module):
             arguments = [x, *matrix.whole(), self.runtime.state, *bias]
         places = [r + len(arguments) if isinstance(r, int) else r for r in results]
         return self.kernels.call(name, [*arguments, *extra], places)
+
+    def with_bias(
+        self, declare: epilogue.Declare, role: str, layer: int | None, unit_rows: UnitRows
+    ) -> tuple[epilogue.Declare, list[nn.Tensor]]:
+        """The epilogue with the role's bias before it, and the bias, where the model has one."""
+        if (f"{role}_bias", layer) not in self.weights:
+            return declare, []
+        bias = self.weights[f"{role}_bias", layer]
+        return epilogue.with_bias(declare, int(bias.shape[0]), unit_rows, self.geometry.norm.f16_weight), [bias]
 
     def _matvec(
         self,
@@ -245,17 +264,22 @@ class Graph(nn.Module):
         if head_norms:
             name = self.kernels.build(
                 ("normalize_rotate", chunk),
-                lambda name: embed.normalize_rotate_chunk(name, heads, *shared, g.norm, g.state_words, self.activation),
+                lambda name: self.normalize_rotate(name, heads, *shared),
             )
             gammas = [self.weights["query_norm", layer], self.weights["key_norm", layer]]
             made = self.kernels.call(name, [qkv, *gammas, r.state, r.rope, r.cache(layer)], [query, 5])
         else:
             name = self.kernels.build(
                 ("rotate", chunk),
-                lambda name: embed.rotate_chunk(name, heads, *shared, g.state_words, self.activation),
+                lambda name: embed.rotate_chunk(name, heads, *shared, g.state_words, self.activation, self.kernel_type),
             )
             made = self.kernels.call(name, [qkv, r.state, r.rope, r.cache(layer)], [query, 3])
         return made[0], made[1]
+
+    def normalize_rotate(self, name: str, heads: epilogue.Heads, chunk: int, context: int) -> tirx.PrimFunc:
+        """The kernel that norms heads before it rotates them."""
+        g = self.geometry
+        return embed.normalize_rotate_chunk(name, heads, chunk, context, g.norm, g.state_words, self.activation)
 
     def attend(self, chunk: int, query: nn.Tensor, cache: nn.Tensor) -> nn.Tensor:
         """Attention `[chunk, heads x size]`; in decode split over workgroups when the context is long."""
@@ -273,8 +297,12 @@ class Graph(nn.Module):
         name = self.kernels.build(("combine",), lambda name: attention.combine(name, shape, self.activation))
         return self.kernels.call(name, [out], [result])[0]
 
-    def logits(self, x: nn.Tensor, norm_role: Role | None = "final_norm") -> None:
-        """The vocabulary projection of the one row x, in as many parts as the matrix has, into the logits buffer."""
+    def logits(self, x: nn.Tensor) -> None:
+        """The one row x through the final norm and the vocabulary projection, into the logits buffer."""
+        self.vocabulary_product(x, "final_norm")
+
+    def vocabulary_product(self, x: nn.Tensor, norm_role: Role | None) -> None:
+        """The vocabulary projection, in as many parts as the matrix has; `norm_role` as of `product`."""
         g, m = self.geometry, self.geometry.model
         matrix: Matrix = self.weights["embedding" if m.tie_word_embeddings else "lm_head", None]
         bias = self.weights.get(("lm_head_bias", None))
@@ -298,12 +326,13 @@ class Graph(nn.Module):
         """The next token, from the logits, into state and ring."""
         g, r = self.geometry, self.runtime
         vocab, words = g.model.vocab_size, g.state_words
-        name = self.kernels.build(("scan",), lambda name: sample.scan(name, vocab, words))
+        scan, limit, draw = self.sampler
+        name = self.kernels.build(("scan",), lambda name: scan(name, vocab, words))
         fresh = [((vocab,), "float32"), ((sample.scan_blocks(vocab), 2), "uint32")]
         adjusted, tops = self.kernels.call(name, [r.logits, r.token_counts, r.state], fresh)
-        name = self.kernels.build(("limit",), lambda name: sample.limit(name, vocab, words))
+        name = self.kernels.build(("limit",), lambda name: limit(name, vocab, words))
         (cut,) = self.kernels.call(name, [adjusted, tops, r.state], [((1,), "uint32")])
-        name = self.kernels.build(("draw",), lambda name: sample.draw(name, vocab, RING_SIZE, words))
+        name = self.kernels.build(("draw",), lambda name: draw(name, vocab, RING_SIZE, words))
         arguments = [adjusted, tops, cut, r.state, r.token_ring, r.token_counts]
         return self.kernels.call(name, arguments, [3, 4, 5])[0]
 

@@ -55,6 +55,11 @@ class Geometry:
         return -(-(STATE_HEADER + self.model.rotary_dim) // 64) * 64
 
     @property
+    def binding_bytes(self) -> int | None:
+        """What one binding may hold; None where there is no limit."""
+        return MAX_BINDING if self.variant.backend == "webgpu" else None
+
+    @property
     def cache_bytes_per_position(self) -> int:
         m = self.model
         return 2 * m.num_key_value_heads * m.head_dim * (2 if self.variant.activation_dtype == "float16" else 4)
@@ -107,14 +112,14 @@ class KernelTable:
 class Matrix(nn.Module):
     """A weight matrix, cut by rows where it exceeds what one binding may hold."""
 
-    def __init__(self, spec: WeightSpec, scheme: Scheme) -> None:
+    def __init__(self, spec: WeightSpec, scheme: Scheme, binding_bytes: int | None = MAX_BINDING) -> None:
         self.spec = spec
         self.scheme = scheme.of(spec)
         self.parts: list[tuple[tuple[int, int], list[nn.Parameter]]] = []
         rows, _ = spec.shape
         layout = parameter_layout(spec, scheme)
         widest = max(_row_bytes(shape, dtype) for _, dtype, shape in layout)
-        most = MAX_BINDING // widest
+        most = rows if binding_bytes is None else binding_bytes // widest
         if rows > most:
             pieces = -(-rows // most)
             most = -(-rows // pieces // PART_ROWS) * PART_ROWS
@@ -168,13 +173,13 @@ class Runtime(nn.Module):
 
 
 def declare_weights(
-    module: nn.Module, specs: Sequence[WeightSpec], scheme: Scheme
+    module: nn.Module, specs: Sequence[WeightSpec], scheme: Scheme, binding_bytes: int | None = MAX_BINDING
 ) -> dict[tuple[str, int | None], Any]:
     """Make every weight a parameter of `module`; returns them by (role, layer), each a `Matrix` or a parameter."""
     weights: dict[tuple[str, int | None], Any] = {}
     for spec in specs:
         if spec.kind == "matrix":
-            matrix = Matrix(spec, scheme)
+            matrix = Matrix(spec, scheme, binding_bytes)
             setattr(module, f"matrix{len(weights)}", matrix)
             weights[spec.role, spec.layer] = matrix
         else:

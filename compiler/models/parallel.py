@@ -28,5 +28,5 @@ class ParallelDecoder(Graph):
     def cache_layer(self, layer: int, x: nn.Tensor, chunk: int) -> nn.Tensor:
         return self.query_and_cache(layer, chunk, self.layer_norm("input_norm", layer, chunk, x))[1]
 
-    def logits(self, x: nn.Tensor, norm_role: object = None) -> None:
-        super().logits(self.layer_norm("final_norm", None, 1, x), None)
+    def logits(self, x: nn.Tensor) -> None:
+        self.vocabulary_product(self.layer_norm("final_norm", None, 1, x), None)

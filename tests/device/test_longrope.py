@@ -17,7 +17,8 @@ import pytest
 from numpy.typing import NDArray
 
 from compiler.models import config_from_huggingface
-from compiler.native import NativeRuntime, missing_features
+from compiler.native import missing_features
+from compiler.session import Session
 from compiler.variants import VARIANTS
 from tests.checkpoints import make_phi3, model_logits, reference_model
 from tests.conftest import unavailable
@@ -68,8 +69,8 @@ class Case:
     model: Any
     tolerance: float
     ids: list[int]
-    short: NativeRuntime
-    long: NativeRuntime
+    short: Session
+    long: Session
 
     @functools.cached_property
     def short_logits(self) -> NDArray[np.float32]:

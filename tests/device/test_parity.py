@@ -22,8 +22,10 @@ from numpy.typing import NDArray
 from compiler.checkpoint import open_checkpoint
 from compiler.lower import lower_variant, rope_constants
 from compiler.models import config_from_huggingface, weight_specs
-from compiler.native import NativeRuntime, SamplingParameters, missing_features
+from compiler.native import NativeRuntime, missing_features
+from compiler.native_wasm import WasmRuntime
 from compiler.quantize import SCHEMES, quantize
+from compiler.session import SamplingParameters, Session
 from compiler.variants import VARIANTS
 from tests.checkpoints import FAMILIES, make_family, make_llama, make_phi3, model_logits, reference_model
 from tests.conftest import unavailable
@@ -98,6 +100,10 @@ CASES = [
     *((name, "q0f32", "webgpu-f32") for name in FAMILIES),
     ("qwen3", "q4f16_1", "webgpu-f16-sg"),
     ("phi", "q8f16_1", "webgpu-f16"),
+    *((name, "q4f16_1", "wasm-simd") for name in CHECKPOINTS),
+    ("llama-gqa-128", "q8f16_1", "wasm-simd"),
+    ("phi3-mqa-partial", "q0f16", "wasm-simd"),
+    *((name, "q0f32", "wasm-simd") for name in ("qwen3", "phi")),
 ]
 FLOAT32_CASES = [case for case in CASES if VARIANTS[case[2]].activation_dtype == "float32"]
 
@@ -137,7 +143,7 @@ class Models:
         self._directory = directory
         self._gpu = gpu
         self._references: dict[tuple[str, str], Reference] = {}
-        self._runtimes: dict[tuple[str, str, str], NativeRuntime] = {}
+        self._runtimes: dict[tuple[str, str, str], Session] = {}
 
     def path(self, name: str) -> Path:
         path = self._directory / name
@@ -149,18 +155,19 @@ class Models:
             self._references[name, scheme] = Reference(reference_model(self.path(name), scheme), ids)
         return self._references[name, scheme]
 
-    def runtime(self, name: str, scheme: str, variant: str) -> NativeRuntime:
-        if missing := missing_features(self._gpu.adapter, VARIANTS[variant].required_features):
+    def runtime(self, name: str, scheme: str, variant: str) -> Session:
+        features = VARIANTS[variant].required_features if VARIANTS[variant].backend == "webgpu" else ()
+        if missing := missing_features(self._gpu.adapter, features):
             unavailable(f"the adapter lacks {', '.join(missing)}")
         if (name, scheme, variant) not in self._runtimes:
             self._runtimes[name, scheme, variant] = self._compile(name, scheme, variant)
         return self._runtimes[name, scheme, variant]
 
-    def _compile(self, name: str, scheme: str, variant: str) -> NativeRuntime:
+    def _compile(self, name: str, scheme: str, variant: str) -> Session:
         return compiled(self.path(name), CHECKPOINTS[name].context, scheme, variant, self._gpu)
 
 
-def compiled(path: Path, context: int, scheme: str, variant: str, gpu: Gpu) -> NativeRuntime:
+def compiled(path: Path, context: int, scheme: str, variant: str, gpu: Gpu) -> Session:
     """A checkpoint on the device, compiled in memory for `context` tokens."""
     checkpoint = open_checkpoint(path)
     model = config_from_huggingface(json.loads((path / "config.json").read_text()), context)
@@ -170,14 +177,15 @@ def compiled(path: Path, context: int, scheme: str, variant: str, gpu: Gpu) -> N
         for spec in weight_specs(model)
         for tensor, array in quantize(spec, checkpoint.blocks(spec), SCHEMES[scheme])
     }
-    return NativeRuntime(
-        lowered.plan,
-        lowered.kernels,
-        VARIANTS[variant].required_features,
-        lambda tensor, start, stop: np.ascontiguousarray(tensors[tensor][start:stop]).tobytes(),
-        rope_constants(model, context),
-        gpu.adapter,
-    )
+
+    def rows(tensor: str, start: int, stop: int) -> bytes:
+        return np.ascontiguousarray(tensors[tensor][start:stop]).tobytes()
+
+    constants = rope_constants(model, context)
+    if VARIANTS[variant].backend == "wasm":
+        return WasmRuntime(lowered.plan, lowered.modules["kernels"], rows, constants)
+    features = VARIANTS[variant].required_features
+    return NativeRuntime(lowered.plan, lowered.kernels, features, rows, constants, gpu.adapter)
 
 
 @pytest.fixture(scope="module")
@@ -196,7 +204,7 @@ def error(got: NDArray[np.float32], want: NDArray[np.float32]) -> float:
     return float(np.abs(got - want).max() / np.abs(want).max())
 
 
-def rewind(runtime: NativeRuntime, length: int) -> None:
+def rewind(runtime: Session, length: int) -> None:
     runtime.history = runtime.history[:length]
 
 

@@ -1,7 +1,8 @@
 """Activations as the integer products read them: 16-bit steps, one scale for 32 columns, the norm before them fused in.
 
-With 16 bits the product of a quantized matrix is as exact as in f32 (8 bits would cost a percent); the CPU multiplies
-them eight at a time either way. A row of K columns is `groups = ceil(K / 32)` groups, padded with zeros, as three tensors:
+With 16 bits the product of a quantized matrix is as good as exact (8 bits would cost half a percent); the CPU
+multiplies them eight at a time either way. A row of K columns is `groups = ceil(K / 32)` groups, padded with zeros, in
+three tensors:
 
 * values, i16 `[rows, groups * 32]`: in the order in which the weights of a group come out of their words (`Order`);
 * scales, f32 `[rows, padded groups]`: value = step * scale;
@@ -20,8 +21,9 @@ from numpy.typing import NDArray
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from compiler.kernels.builder import Array, Expr, ceil_div, f32, i32
-from compiler.kernels.cpu.builder import CpuKernel, constant, convert, f16_bits_to_f32, load, splat, store, sum_lanes
+from compiler.kernels.builder import Expr, ceil_div, f32, i32
+from compiler.kernels.cpu.builder import CpuKernel, convert, load, splat, store, sum_lanes
+from compiler.kernels.cpu.norm import rms_factor, weight4
 from compiler.kernels.matvec import Norm
 from compiler.kernels.weights import GROUP
 
@@ -60,7 +62,7 @@ def quantize(name: str, layout: Layout, chunk: int, norm: Norm | None, state_wor
 
     Bindings: x f32 `[chunk, k]`, [gamma `[k]`], [state, for a chunk of more than 1], values, scales, offsets.
     """
-    k, vectors = layout.k, layout.k // 4
+    k = layout.k
     with CpuKernel(name) as kernel:
         x = kernel.buffer("x", chunk * k, "float32")
         gamma = kernel.buffer("gamma", k, "uint16" if norm.f16_weight else "float32") if norm else None
@@ -70,7 +72,7 @@ def quantize(name: str, layout: Layout, chunk: int, norm: Norm | None, state_wor
         offsets = kernel.buffer("offsets", chunk * layout.padded_groups, "float32")
         row, _ = kernel.grid(chunk)
         with kernel.when(row < i32(state[2]) if state else True):
-            factor = _rms_factor(kernel, x, row, k, norm.epsilon) if norm else None
+            factor = rms_factor(kernel, x, row, k, norm.epsilon) if norm else None
             normed = kernel.scratch(GROUP)
 
             def group(index: Expr, count: int) -> None:
@@ -83,8 +85,7 @@ def quantize(name: str, layout: Layout, chunk: int, norm: Norm | None, state_wor
                         column = kernel.let(index * GROUP + part * 4)
                         value = kernel.let(load(x, row * k + column, 4))
                         if gamma and norm:
-                            weight = load(gamma, column, 4)
-                            weight = f16_bits_to_f32(kernel, weight) if norm.f16_weight else weight
+                            weight = weight4(kernel, gamma, column, norm.f16_weight)
                             value = kernel.let(value * splat(factor) * weight)
                         most[0] = tirx.max(most[0], tirx.max(value, splat(f32(0.0)) - value))
                     store(normed, part * 4, value)
@@ -104,7 +105,7 @@ def quantize(name: str, layout: Layout, chunk: int, norm: Norm | None, state_wor
                     joined = tirx.Shuffle([T.cast(h, "int16x4") for h in halves], list(range(8)))
                     store(values, row * layout.columns + index * GROUP + vector * 8, joined)
                 scales[row * layout.padded_groups + index] = step
-                whole = convert(_sum_int_lanes(total[0]), "float32")
+                whole = convert(sum_lanes(total[0]), "float32")
                 offsets[row * layout.padded_groups + index] = whole * step * f32(-float(layout.zero_point))
 
             with kernel.loop(k // GROUP) as index:
@@ -114,21 +115,7 @@ def quantize(name: str, layout: Layout, chunk: int, norm: Norm | None, state_wor
             for padding in range(layout.groups, layout.padded_groups):
                 scales[row * layout.padded_groups + padding] = f32(0.0)
                 offsets[row * layout.padded_groups + padding] = f32(0.0)
-    del vectors
     return kernel.function
-
-
-def _rms_factor(kernel: CpuKernel, x: Array, row: Expr, k: int, epsilon: float) -> Expr:
-    """1 / sqrt(mean(x^2) + epsilon) of a row."""
-    squares = [kernel.registers(1, "float32x4") for _ in range(2)]
-    for register in squares:
-        register[0] = splat(f32(0.0))
-    with kernel.loop(k // 8) as part:
-        for half, register in enumerate(squares):
-            value = kernel.let(load(x, row * k + part * 8 + half * 4, 4))
-            register[0] = register[0] + value * value
-    total = kernel.let(sum_lanes(kernel.let(squares[0][0] + squares[1][0])))
-    return kernel.let(f32(1.0) / T.sqrt(total * f32(1.0 / k) + f32(epsilon)))
 
 
 def _columns(order: Order, vector: int) -> list[int]:
@@ -139,10 +126,6 @@ def _columns(order: Order, vector: int) -> list[int]:
 def _largest_lane(vector: Expr) -> Expr:
     first, second, third, fourth = (tirx.Shuffle([vector], [i]) for i in range(4))
     return tirx.max(tirx.max(first, second), tirx.max(third, fourth))
-
-
-def _sum_int_lanes(vector: Expr) -> Expr:
-    return sum_lanes(vector)
 
 
 def quantize_rows(x: NDArray[np.float32], layout: Layout) -> tuple[NDArray, NDArray, NDArray]:
@@ -159,6 +142,3 @@ def quantize_rows(x: NDArray[np.float32], layout: Layout) -> tuple[NDArray, NDAr
     offsets[:, : layout.groups] = sums * scales[:, : layout.groups] * np.float32(-layout.zero_point)
     order = [column for vector in range(4) for column in _columns(layout.order, vector)]
     return steps[:, :, order].reshape(rows, -1), scales, offsets
-
-
-__all__ = ["Layout", "constant", "layout_of", "quantize", "quantize_rows"]

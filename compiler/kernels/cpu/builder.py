@@ -32,6 +32,12 @@ LOG_TERMS = (
 class CpuKernel(Kernel):
     """A kernel under construction whose grid is a range of items."""
 
+    @property
+    def function(self) -> tirx.PrimFunc:
+        """As every kernel's, with the access of each binding as the attribute `wisp.bindings`."""
+        access = ["read_write" if binding.written else "read" for binding in self.bindings]
+        return super().function.with_attr("wisp.bindings", access)
+
     def grid(self, x: int, y: int = 1, varies: bool = False) -> tuple[Expr, Expr]:
         """Open the loop over x * y items; returns an item's two indices. `varies` means nothing here."""
         if x * y > MAX_ITEMS:
@@ -130,6 +136,11 @@ def sum_lanes_of_four(kernel: Kernel, vectors: Sequence[Expr]) -> Expr:
     return kernel.let(tirx.Shuffle(halves, [0, 1, 4, 5]) + tirx.Shuffle(halves, [2, 3, 6, 7]))
 
 
+def any_lane(mask: Expr) -> Expr:
+    """Whether a lane of an `int32x4` has a bit."""
+    return T.call_llvm_pure_intrin("int32", "llvm.wasm.anytrue", mask) != 0
+
+
 def splat(value: Expr, lanes: int = 4) -> Expr:
     return T.broadcast(value, lanes)
 
@@ -151,6 +162,7 @@ def load(array: Array, index: Expr, lanes: int) -> Expr:
 
 def store(array: Array, index: Expr, value: Expr) -> None:
     """Put the lanes of a vector into consecutive elements of an array of scalars."""
+    array.written = True
     T.buffer_store(array.buffer, value, [T.ramp(index, 1, lanes_of(value))])
 
 

@@ -2,7 +2,7 @@
 
 Matrices of 4 and 8 bits are multiplied in integers, 32 columns at a time, with activations of 16 bits (see
 `activation`): `i32x4.dot_i16x8_s` adds 8 products an instruction, 32 of them never overflow, and the sum of a group
-becomes f32 and takes both scales. Unquantized matrices are multiplied in f32. Weights are read in MLC's layout as they lie.
+becomes f32 and takes both scales. Unquantized matrices are multiplied in f32. Weights are read as MLC lays them out.
 
 A unit is what the epilogue needs together (one matrix row or two). An item is a block of units: small ones in decode,
 where a block shares the activations in registers, larger ones in prefill, where a row of weights is unpacked once for a
@@ -29,7 +29,6 @@ from compiler.kernels.cpu.builder import (
     sum_lanes,
 )
 from compiler.kernels.epilogue import Declare
-from compiler.kernels.weights import GROUP
 
 UnitRows = Callable[[Expr], Sequence[Expr]]
 ROWS_AT_ONCE = 2  # matrix rows that a mat-vec multiplies side by side
@@ -205,6 +204,3 @@ def matmul(
                     with kernel.when(token < length):
                         epilogue(kernel, token, unit, [values[t] for values in sums])
     return kernel.function
-
-
-__all__ = ["GROUP", "matmul", "matvec"]

@@ -1,0 +1,140 @@
+"""The steps of a graph on the CPU: integer products of quantized activations, norms folded into their quantization.
+
+Knows which CPU kernel serves a step; what a layer is stays with the graphs. A decode step of `Decoder` is 9 dispatches
+a layer: quantize, qkv, attention, quantize, output, quantize, gate and up, quantize, down.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tvm import tirx
+from tvm.relax.frontend import nn
+
+from compiler.kernels import epilogue
+from compiler.kernels.attention import Shape
+from compiler.kernels.cpu import activation, attention, norm, products
+from compiler.kernels.cpu.builder import CpuKernel
+from compiler.models.base import Role
+from compiler.models.decoder import Decoder
+from compiler.models.graph import Graph, UnitRows, one_row
+from compiler.models.layers import Matrix
+from compiler.models.parallel import ParallelDecoder
+
+
+class CpuGraph(Graph):
+    """Every step by a kernel of the CPU. Goes before the graph of a network in the order of base classes."""
+
+    kernel_type = CpuKernel
+
+    @property
+    def sampler(self):
+        from compiler.kernels.cpu import sample
+
+        return (sample.scan, sample.limit, sample.draw)
+
+    def rms_norm(self, role: Role, layer: int | None, chunk: int, x: nn.Tensor) -> nn.Tensor:
+        g, k = self.geometry, self.geometry.model.hidden_size
+        name = self.kernels.build(
+            ("rms_norm", chunk), lambda name: norm.rms_norm(name, chunk, k, g.norm, g.state_words)
+        )
+        arguments = [x, self.weights[role, layer], self.runtime.state]
+        return self.kernels.call(name, arguments, [((chunk, k), self.activation)])[0]
+
+    def layer_norm(self, role: str, layer: int | None, chunk: int, x: nn.Tensor) -> nn.Tensor:
+        g, k = self.geometry, self.geometry.model.hidden_size
+        name = self.kernels.build(
+            ("layer_norm", chunk), lambda name: norm.layer_norm(name, chunk, k, g.norm, g.state_words)
+        )
+        arguments = [x, self.weights[role, layer], self.weights[f"{role}_bias", layer], self.runtime.state]
+        return self.kernels.call(name, arguments, [((chunk, k), self.activation)])[0]
+
+    def product(
+        self,
+        kind: str,
+        role: str,
+        layer: int | None,
+        chunk: int,
+        x: nn.Tensor,
+        declare: epilogue.Declare,
+        extra: Sequence[nn.Tensor],
+        results: Sequence[Any],
+        units: int,
+        unit_rows: UnitRows = one_row,
+        norm_role: Role | None = None,
+    ) -> list[nn.Tensor]:
+        matrix: Matrix = self.weights[role, layer]
+        declare, bias = self.with_bias(declare, role, layer, unit_rows)
+        operands = self._operands(matrix, layer, chunk, x, norm_role)
+        state = [] if chunk == 1 else [self.runtime.state]
+        key = (kind if chunk == 1 else f"{kind}_chunk", chunk, *matrix.spec.shape, bool(bias), matrix.scheme.name)
+        name = self.kernels.build(key, lambda name: self._product(name, matrix, chunk, units, unit_rows, declare))
+        arguments = [*operands, *matrix.whole(), *state, *bias]
+        places = [r + len(arguments) if isinstance(r, int) else r for r in results]
+        return self.kernels.call(name, [*arguments, *extra], places)
+
+    def attend(self, chunk: int, query: nn.Tensor, cache: nn.Tensor) -> nn.Tensor:
+        g = self.geometry
+        splits = attention.splits_for(g.heads, g.context) if chunk == 1 else 1
+        shape = Shape(g.heads, chunk, splits, g.context, g.model.sliding_window)
+        name = self.kernels.build(
+            ("attention", chunk),
+            lambda name: attention.attention(name, shape, g.state_words),
+        )
+        result = ((chunk, self.query_columns), self.activation)
+        partial = ((g.heads.query * splits, g.heads.size + 4), "float32")
+        (out,) = self.kernels.call(name, [query, cache, self.runtime.state], [result if splits == 1 else partial])
+        if splits == 1:
+            return out
+        name = self.kernels.build(("combine",), lambda name: attention.combine(name, shape))
+        return self.kernels.call(name, [out], [result])[0]
+
+    def normalize_rotate(self, name: str, heads: epilogue.Heads, chunk: int, context: int) -> tirx.PrimFunc:
+        from compiler.kernels.cpu import embed
+
+        return embed.normalize_rotate_chunk(name, heads, chunk, context, self.geometry.norm, self.geometry.state_words)
+
+    def vocabulary_product(self, x: nn.Tensor, norm_role: Role | None) -> None:
+        m = self.geometry.model
+        matrix: Matrix = self.weights["embedding" if m.tie_word_embeddings else "lm_head", None]
+        declare, bias = self.with_bias(epilogue.store(1, m.vocab_size, "float32"), "lm_head", None, one_row)
+        name = self.kernels.build(
+            ("lm_head",), lambda name: self._product(name, matrix, 1, m.vocab_size, one_row, declare)
+        )
+        arguments = [*self._operands(matrix, None, 1, x, norm_role), *matrix.whole(), *bias, self.runtime.logits]
+        self.kernels.call(name, arguments, [len(arguments) - 1])
+
+    def _operands(
+        self, matrix: Matrix, layer: int | None, chunk: int, x: nn.Tensor, norm_role: Role | None
+    ) -> list[nn.Tensor]:
+        """What a product reads in place of x: steps, scales and offsets, or x itself, through the norm first."""
+        g, k = self.geometry, matrix.spec.shape[1]
+        if not matrix.scheme.group_size:
+            return [self.rms_norm(norm_role, layer, chunk, x) if norm_role else x]
+        layout = activation.layout_of(matrix.scheme.name, k)
+        rms = g.norm if norm_role else None
+        name = self.kernels.build(
+            ("quantize" if norm_role is None else "norm_quantize", chunk, layout),
+            lambda name: activation.quantize(name, layout, chunk, rms, g.state_words),
+        )
+        gamma = [self.weights[norm_role, layer]] if norm_role else []
+        state = [] if chunk == 1 else [self.runtime.state]
+        padded = ((chunk, layout.padded_groups), "float32")
+        return self.kernels.call(name, [x, *gamma, *state], [((chunk, layout.columns), "int16"), padded, padded])
+
+    def _product(
+        self, name: str, matrix: Matrix, chunk: int, units: int, unit_rows: UnitRows, declare: epilogue.Declare
+    ) -> tirx.PrimFunc:
+        (rows, k), scheme = matrix.spec.shape, matrix.scheme.name
+        if chunk == 1:
+            return products.matvec(name, scheme, rows, k, units, unit_rows, declare)
+        return products.matmul(name, scheme, chunk, rows, k, units, unit_rows, declare, self.geometry.state_words)
+
+
+class CpuDecoder(CpuGraph, Decoder):
+    """`Decoder` on the CPU."""
+
+
+class CpuParallelDecoder(CpuGraph, ParallelDecoder):
+    """`ParallelDecoder` on the CPU."""
