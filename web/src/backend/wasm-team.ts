@@ -18,9 +18,13 @@ const WORDS = TRAP + 3 + MOST_CHARACTERS;
 
 /**
  * How long a waiting thread looks again and again before it sleeps. To sleep and to be woken costs tens of microseconds,
- * more than most dispatches take; to spin for longer would burn a core for nothing.
+ * more than most dispatches take; but where others want the processor too, spinning keeps the very thread from running
+ * that is waited for. So a thread that has spun in vain some times in a row spins briefly, and tries again now and then.
  */
-const SPIN_MS = 0.1;
+const LONG_SPIN_MS = 0.05;
+const SHORT_SPIN_MS = 0.005;
+const FAILURES = 2;
+const TRY_AGAIN = 64;
 /** Looks between two looks at the clock. */
 const LOOKS = 100;
 
@@ -44,6 +48,9 @@ export interface Trap {
 
 export class Team {
   private readonly words: Int32Array;
+  /** This thread's spins in vain, one after another, and the barriers since the last long one. */
+  private failures = 0;
+  private sinceLong = 0;
 
   constructor(
     readonly control: SharedArrayBuffer,
@@ -73,7 +80,7 @@ export class Team {
 
   /** Waits for the order after `seen`. */
   nextOrder(seen: number): Order {
-    this.wait(GENERATION, seen, Infinity);
+    if (!this.spin(GENERATION, seen, LONG_SPIN_MS)) this.sleep(GENERATION, seen, Infinity);
     return { generation: this.generation, program: this.words[PROGRAM] ?? LEAVE, times: this.words[TIMES] ?? 0 };
   }
 
@@ -96,7 +103,13 @@ export class Team {
 
   /** Waits until every thread has arrived; false when that took longer than `milliseconds`. */
   passed(phase: number, milliseconds: number): boolean {
-    return this.wait(PHASE, phase, milliseconds);
+    const long = this.failures < FAILURES || ++this.sinceLong >= TRY_AGAIN;
+    const passed = this.spin(PHASE, phase, long ? LONG_SPIN_MS : SHORT_SPIN_MS);
+    if (long) {
+      this.failures = passed ? 0 : this.failures + 1;
+      this.sinceLong = 0;
+    }
+    return passed || this.sleep(PHASE, phase, milliseconds);
   }
 
   /** Changes whenever any thread takes items or arrives. */
@@ -123,19 +136,23 @@ export class Team {
     return { dispatch: dispatch - 1, thread, message };
   }
 
-  /** Until the word is no longer `old`. */
-  private wait(word: number, old: number, milliseconds: number): boolean {
+  /** Until the word is no longer `old`; false when that took too long. */
+  private sleep(word: number, old: number, milliseconds: number): boolean {
     const { words } = this;
-    if (this.spin(word, old)) return true;
-    if (milliseconds <= 0) return false;
+    const until = performance.now() + milliseconds;
     // Counted before the value is compared again, by Atomics.wait: whoever changes the word sees the sleeper or is seen.
     Atomics.add(words, SLEEPERS, 1);
-    const result = Atomics.wait(words, word, old, milliseconds);
+    // A notification may come late, from the phase before, when its thread was interrupted on the way: it says nothing.
+    while (Atomics.load(words, word) === old) {
+      const left = until - performance.now();
+      if (left <= 0) break;
+      Atomics.wait(words, word, old, left);
+    }
     Atomics.sub(words, SLEEPERS, 1);
-    return result !== "timed-out" || Atomics.load(words, word) !== old;
+    return Atomics.load(words, word) !== old;
   }
 
-  private spin(word: number, old: number): boolean {
+  private spin(word: number, old: number, milliseconds: number): boolean {
     const { words } = this;
     for (let until = 0; ; ) {
       for (let i = 0; i < LOOKS; i++) {
@@ -143,7 +160,7 @@ export class Team {
         pause?.();
       }
       const now = performance.now();
-      if (until === 0) until = now + SPIN_MS;
+      if (until === 0) until = now + milliseconds;
       else if (now > until) return false;
     }
   }

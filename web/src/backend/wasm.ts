@@ -1,54 +1,36 @@
-// The Backend interface on the CPU: one WebAssembly module, one memory, this thread and its helpers. Knows nothing of
-// models: numbers in, dispatches out. Work waits in one queue and runs in its order, in slices, so that the worker that
-// this runs in goes on to receive messages.
+// The Backend interface on the CPU: one WebAssembly module, one memory, one queue of work that runs in its order. Knows
+// nothing of models: numbers in, dispatches out. How threads run a program is wasm-executor.ts's.
 
 import type { Kernel } from "../artifact/schema";
 import { DeviceError, RequestError } from "../errors";
 import type { Backend, BackendCounters, BufferHandle, KernelSource, ProgramHandle, Recorded, Slice } from "./backend";
-import { turn } from "./event-loop";
+import { Executor, type Patience } from "./wasm-executor";
 import { layOut, makeMemory, type Placed } from "./wasm-memory";
-import { compileModule, instantiate, type KernelFunction, wasmSupport } from "./wasm-module";
-import { canSpawn, defaultThreads, Pool, type SpawnThread, spawnThread } from "./wasm-pool";
-import { bind, type PlainStep, type Runner, SoloRunner, type Step, TeamRunner } from "./wasm-run";
-import { Team } from "./wasm-team";
+import { compileModule, wasmSupport } from "./wasm-module";
+import { canSpawn, defaultThreads, type SpawnThread, spawnThread } from "./wasm-pool";
+import type { PlainStep } from "./wasm-run";
 
 export { LIMIT_BYTES, memoryNeeded } from "./wasm-memory";
 export { wasmSupport, type WasmSupport } from "./wasm-module";
 
-export interface WasmOptions {
+export interface WasmOptions extends Patience {
   /** Default: what suits the processor, at most 8; 1 where threads are not possible. */
   threads?: number | undefined;
-  /** For tests: another way to start helpers, and other patience with them. */
+  /** For tests: another way to start helpers. */
   spawn?: SpawnThread;
-  startMs?: number;
-  stallMs?: number;
 }
 
 const MOST_THREADS = 32;
-/** The event loop turns this often while work is under way. */
-const SLICE_MS = 30;
-/** Helpers that have taken and finished nothing for so long are gone. */
-const STALL_MS = 5000;
 
 type Job =
   | { type: "write"; address: number; data: Uint8Array }
-  | { type: "program"; plain: PlainStep[] }
+  | { type: "program"; steps: PlainStep[] }
   | { type: "run"; program: number; times: number }
   | { type: "read"; slices: { address: number; bytes: number }[]; resolve: (bytes: ArrayBuffer) => void; reject: (error: Error) => void };
 
 interface Program {
   label: string;
-  plain: PlainStep[];
-  steps: Step[];
-}
-
-/** Several threads: the helpers and what this thread gives them orders with. */
-interface Crew {
-  pool: Pool;
-  team: Team;
-  runner: TeamRunner;
-  /** The helpers are in their loop: they take orders and receive no messages. */
-  entered: boolean;
+  steps: PlainStep[];
 }
 
 export class WasmBackend implements Backend {
@@ -63,17 +45,16 @@ export class WasmBackend implements Backend {
   };
   readonly lost: Promise<Error>;
   readonly threads: number;
-  private readonly runner: Runner;
   private buffers: readonly Placed[] = [];
   private memory: WebAssembly.Memory | undefined;
   private bytes = new Uint8Array();
   private module: WebAssembly.Module | undefined;
   private kernels: readonly Kernel[] = [];
-  private functions: readonly KernelFunction[] | undefined;
+  /** Every thread has its instance. */
+  private ready = false;
   private readonly programs: Program[] = [];
   private readonly queue: Job[] = [];
   private pumping = false;
-  private turnedAt = 0;
   private failure: Error | undefined;
   private disposed = false;
   private readonly reportLost: (error: Error) => void;
@@ -81,19 +62,17 @@ export class WasmBackend implements Backend {
   private constructor(
     /** The engine has relaxed SIMD: it can run the variant's relaxed kernels. */
     readonly relaxed: boolean,
-    private readonly crew: Crew | undefined,
-    private readonly stallMs: number,
+    private readonly executor: Executor,
   ) {
-    this.threads = crew?.team.threads ?? 1;
-    this.runner = crew?.runner ?? new SoloRunner();
+    this.threads = executor.threads;
     let report: (error: Error) => void = () => undefined;
     this.lost = new Promise((resolve) => (report = resolve));
     this.reportLost = report;
-    if (crew !== undefined) crew.pool.onLost = (reason) => this.lose(reason);
+    executor.onLost = (reason) => this.lose(reason);
   }
 
   /** Helpers that cannot be started are done without. @throws DeviceError("no-wasm"), RequestError */
-  static async create({ threads, spawn = spawnThread, startMs, stallMs = STALL_MS }: WasmOptions = {}): Promise<WasmBackend> {
+  static async create({ threads, spawn = spawnThread, ...patience }: WasmOptions = {}): Promise<WasmBackend> {
     const { wasm, simd, relaxedSimd, sharedMemory } = wasmSupport();
     if (!wasm || !simd)
       throw new DeviceError("no-wasm", {
@@ -105,7 +84,7 @@ export class WasmBackend implements Backend {
     if (threads !== undefined && (!Number.isInteger(threads) || threads < 1 || threads > MOST_THREADS))
       throw new RequestError({ what: "threads", got: String(threads), expected: `an integer from 1 to ${MOST_THREADS}` });
     const wanted = sharedMemory && canSpawn() ? (threads ?? (await defaultThreads())) : 1;
-    return new WasmBackend(relaxedSimd, await gather(wanted, spawn, startMs), stallMs);
+    return new WasmBackend(relaxedSimd, await Executor.create(wanted, spawn, patience));
   }
 
   async createBuffers(sizes: readonly { bytes: number; label: string }[]): Promise<BufferHandle[]> {
@@ -140,16 +119,15 @@ export class WasmBackend implements Backend {
 
   record(label: string, dispatches: readonly Recorded[]): ProgramHandle {
     this.check();
-    const { functions } = this;
-    if (functions === undefined) throw new Error(`${label} is recorded before the kernels are compiled and the buffers made`);
-    const plain = dispatches.map(({ kernel, buffers, grid }, i) => {
+    if (!this.ready) throw new Error(`${label} is recorded before the kernels are compiled and the buffers made`);
+    const steps = dispatches.map(({ kernel, buffers, grid }, i) => {
       const bindings = this.kernels[kernel]?.bindings.length;
       if (bindings !== buffers.length) throw new Error(`${label}: dispatch ${i} binds ${buffers.length} buffers to kernel ${kernel}`);
       // As signed numbers: a kernel's i32 above 2 GiB is negative, and small integers are what calls are fast with.
       return { kernel, addresses: buffers.map((handle) => this.buffer(handle).address | 0), items: grid[0] };
     });
-    this.programs.push({ label, plain, steps: bind(plain, functions, this.threads) });
-    if (this.crew !== undefined) this.push({ type: "program", plain });
+    this.programs.push({ label, steps });
+    this.push({ type: "program", steps });
     return this.programs.length - 1;
   }
 
@@ -180,28 +158,24 @@ export class WasmBackend implements Backend {
   dispose(): void {
     if (this.disposed) return;
     this.disposed = true;
-    this.crew?.pool.dispose();
+    this.executor.dispose();
     this.rejectAll(disposedError());
     this.memory = undefined;
     this.bytes = new Uint8Array();
-    this.functions = undefined;
     this.programs.length = 0;
   }
 
   /** Once the module and the memory are there, in whichever order they came. */
   private async instantiate(): Promise<void> {
-    const { module, memory, kernels, crew } = this;
+    const { module, memory, kernels } = this;
     if (module === undefined || memory === undefined) return;
-    this.functions = instantiate(module, memory, kernels, 0);
-    if (crew === undefined) return;
-    const { control, threads } = crew.team;
-    const plain = kernels.map(({ entry, bindings }) => ({ entry, bindings }));
     try {
-      await crew.pool.ask((index) => ({ type: "instantiate", thread: index + 1, threads, control, module, memory, kernels: plain }));
+      await this.executor.instantiate(module, memory, kernels);
     } catch (error) {
-      this.check();
-      throw new DeviceError("shader", { what: `A helper thread could not load the kernels: ${error instanceof Error ? error.message : String(error)}` });
+      this.check(); // Helpers that are gone say less.
+      throw error;
     }
+    this.ready = true;
   }
 
   private async readSlices(slices: readonly Slice[]): Promise<ArrayBuffer> {
@@ -241,8 +215,7 @@ export class WasmBackend implements Backend {
         this.store(job.address, job.data);
         return;
       case "program":
-        await this.leave();
-        this.crew?.pool.post(() => ({ type: "program", steps: job.plain }));
+        await this.executor.add(job.steps);
         return;
       case "run":
         await this.run(job.program, job.times);
@@ -250,7 +223,7 @@ export class WasmBackend implements Backend {
       case "read":
         job.resolve(this.copyOut(job.slices));
         // Whoever waits for these bytes hears of them before the next program begins.
-        if (this.queue.length > 0) await this.turn();
+        if (this.queue.length > 0) await this.executor.turn();
         return;
     }
   }
@@ -258,56 +231,13 @@ export class WasmBackend implements Backend {
   private async run(index: number, times: number): Promise<void> {
     const program = this.programs[index];
     if (program === undefined) throw new Error(`program ${index} is not recorded`);
-    this.enter();
-    this.runner.start(index, program.steps, times);
-    await this.finish();
-    const trap = this.runner.trap();
+    const trap = await this.executor.run(index, times);
     if (trap === undefined) return;
-    const entry = this.kernels[program.plain[trap.dispatch]?.kernel ?? -1]?.entry ?? "a kernel";
+    const entry = this.kernels[program.steps[trap.dispatch]?.kernel ?? -1]?.entry ?? "a kernel";
     throw new DeviceError("kernel", {
       what: `The kernel ${entry} failed (${program.label}, dispatch ${trap.dispatch}, thread ${trap.thread}): ${trap.message}`,
       remedy: "This is a defect of the artifact or of the browser: report it with the browser's version.",
     });
-  }
-
-  /** Runs what was started to its end, in slices. */
-  private async finish(): Promise<void> {
-    let idleMs = 0;
-    let progress = "";
-    for (let startedAt = performance.now(); !this.runner.advance(this.turnedAt + SLICE_MS); ) {
-      const now = performance.now();
-      const current = this.crew?.team.progress() ?? `${now}`;
-      // A computer that slept for an hour in between counts as one slice.
-      idleMs = current === progress ? idleMs + Math.min(now - startedAt, 2 * SLICE_MS) : 0;
-      progress = current;
-      if (idleMs > this.stallMs) this.lose(`they have done nothing for ${Math.round(idleMs)} ms`);
-      startedAt = now;
-      await this.turn();
-      this.check();
-    }
-  }
-
-  private async turn(): Promise<void> {
-    await turn();
-    this.turnedAt = performance.now();
-  }
-
-  /** The helpers begin to take orders. */
-  private enter(): void {
-    const { crew } = this;
-    if (crew === undefined || crew.entered) return;
-    const { generation } = crew.team;
-    crew.pool.post(() => ({ type: "enter", generation }));
-    crew.entered = true;
-  }
-
-  /** The helpers begin to receive messages. */
-  private async leave(): Promise<void> {
-    const { crew } = this;
-    if (crew?.entered !== true) return;
-    crew.runner.startLeave();
-    await this.finish();
-    crew.entered = false;
   }
 
   private store(address: number, data: Uint8Array): void {
@@ -355,7 +285,7 @@ export class WasmBackend implements Backend {
   private fail(error: Error): void {
     if (this.disposed) return;
     this.failure ??= error;
-    this.crew?.pool.dispose();
+    this.executor.dispose();
     this.rejectAll(this.failure);
   }
 
@@ -371,18 +301,4 @@ export class WasmBackend implements Backend {
 
 function disposedError(): DeviceError {
   return new DeviceError("disposed", { what: "The CPU backend was used after it was disposed of" });
-}
-
-/** The helpers, or none where one thread is wanted or helpers do not start. */
-async function gather(threads: number, spawn: SpawnThread, startMs: number | undefined): Promise<Crew | undefined> {
-  if (threads === 1) return undefined;
-  try {
-    const pool = await Pool.start(threads - 1, spawn, startMs);
-    const team = Team.create(threads);
-    return { pool, team, runner: new TeamRunner(team, 0), entered: false };
-  } catch (error) {
-    const reason = error instanceof Error ? error.message : String(error);
-    console.warn(`Wisp runs on one thread: helper threads could not be started (${reason}). Check that thread.js lies beside wisp.js.`);
-    return undefined;
-  }
 }

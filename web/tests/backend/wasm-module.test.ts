@@ -81,7 +81,7 @@ describe("a module", () => {
     await expect(compileModule(source, false)).rejects.toThrow(/imports: got memory env.memory, function env.abort, expected memory env.memory alone/);
   });
   test("that lacks what it must export is refused", async () => {
-    await expect(alone(await kernelModule({ globals: "" }))).rejects.toThrow(/lacks an export: expected a global __heap_base/);
+    await expect(alone(await kernelModule({ globals: "", kernels: "" }))).rejects.toThrow(/lacks an export: expected a global __heap_base/);
     await expect(alone(await kernelModule({ kernels: "" }))).rejects.toThrow(/lacks an export: expected a function increment/);
     const wrong = [{ entry: "affine", bindings: ["read_write" as const] }];
     await expect(alone(await kernelModule(), wrong)).rejects.toThrow(/kernel affine: got 4 parameters, expected 1 addresses, begin and end/);

@@ -51,13 +51,21 @@ const KERNELS = [
      (loop $spin (local.set $at (i32.sub (local.get $at) (i32.const 1))) (br_if $spin (i32.gt_s (local.get $at) (i32.const 0))))`,
   ),
   '(func (export "nothing") (param i32 i32 i32))',
+  // a[i] = the end of the stack of the thread that computes it, after b[0] turns of an empty loop
+  forItems(
+    "who",
+    "(param $b i32)",
+    `(i32.store (local.get $at) (global.get 1))
+     (local.set $at (i32.load (local.get $b)))
+     (loop $spin (local.set $at (i32.sub (local.get $at) (i32.const 1))) (br_if $spin (i32.gt_s (local.get $at) (i32.const 0))))`,
+  ),
 ];
 
-export const kernels: Kernel[] = ["increment", "affine", "sum", "trap", "slow", "nothing"].map((entry) => ({
+export const kernels: Kernel[] = ["increment", "affine", "sum", "trap", "slow", "nothing", "who"].map((entry) => ({
   entry,
-  bindings: entry === "affine" || entry === "sum" ? ["read_write", "read"] : ["read_write"],
+  bindings: ["affine", "sum", "who"].includes(entry) ? ["read_write", "read"] : ["read_write"],
 }));
-export const [INCREMENT, AFFINE, SUM, TRAP, SLOW, NOTHING] = [0, 1, 2, 3, 4, 5] as const;
+export const [INCREMENT, AFFINE, SUM, TRAP, SLOW, NOTHING, WHO] = [0, 1, 2, 3, 4, 5, 6] as const;
 
 export async function assemble(wat: string): Promise<Uint8Array<ArrayBuffer>> {
   const wabt = await loadWabt();
