@@ -1,4 +1,4 @@
-"""A hand-made artifact whose "model" is a few lines of WGSL, and the same model in Python.
+"""A hand-made artifact whose "model" is a few lines of WGSL, or of WebAssembly, and the same model in Python.
 
 It tests the engine alone: every next token depends on every row of the KV cache, on a weight that is split over
 two shards and on a constant, so a wrong position, a stale row or a misplaced byte changes the answer.
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import wasmtime
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 VOCAB, CONTEXT, RING, CHUNKS = 320, 256, 32, (16, 4)
@@ -65,6 +66,74 @@ KERNELS = """
   counts[next] += 1u;
   state[0] = position + 1u;
 }
+"""
+
+# The same for the CPU. Items are rows of a chunk; `decode` has one.
+WASM_KERNELS = """
+(module
+  (import "env" "memory" (memory 1 65536))
+  (global (export "__heap_base") i32 (i32.const 1024))
+  (global (export "__stack_pointer") (mut i32) (i32.const 0))
+  (func $at (param $base i32) (param $i i32) (result i32)
+    (i32.add (local.get $base) (i32.shl (local.get $i) (i32.const 2))))
+  (func $word (param $base i32) (param $i i32) (result i32) (i32.load (call $at (local.get $base) (local.get $i))))
+  (func (export "gather") (param $ids i32) (param $state i32) (param $rows i32) (param $i i32) (param $end i32)
+    (block $done (loop $items
+      (br_if $done (i32.ge_u (local.get $i) (local.get $end)))
+      (i32.store (call $at (local.get $rows) (local.get $i))
+        (select (call $word (local.get $ids) (local.get $i)) (i32.const -1)
+          (i32.lt_u (local.get $i) (call $word (local.get $state) (i32.const 2)))))
+      (local.set $i (i32.add (local.get $i) (i32.const 1)))
+      (br $items))))
+  (func (export "append") (param $rows i32) (param $state i32) (param $kv i32) (param $i i32) (param $end i32)
+    (block $done (loop $items
+      (br_if $done (i32.ge_u (local.get $i) (local.get $end)))
+      (if (i32.ne (call $word (local.get $rows) (local.get $i)) (i32.const -1)) (then
+        (i32.store (call $at (local.get $kv) (i32.add (call $word (local.get $state) (i32.const 0)) (local.get $i)))
+          (call $word (local.get $rows) (local.get $i)))))
+      (local.set $i (i32.add (local.get $i) (i32.const 1)))
+      (br $items))))
+  (func (export "decode")
+    (param $low i32) (param $high i32) (param $constant i32) (param $state i32) (param $cache i32) (param $logits i32)
+    (param $ring i32) (param $counts i32) (param $begin i32) (param $end i32)
+    (local $position i32) (local $i i32) (local $h i32) (local $next i32) (local $count i32)
+    (local.set $position (call $word (local.get $state) (i32.const 0)))
+    (i32.store (call $at (local.get $cache) (local.get $position)) (call $word (local.get $state) (i32.const 1)))
+    (loop $rows
+      (local.set $h (i32.add (i32.mul (local.get $h) (i32.const 31))
+        (i32.add (call $word (local.get $cache) (local.get $i)) (call $word (local.get $constant) (local.get $i)))))
+      (local.set $i (i32.add (local.get $i) (i32.const 1)))
+      (br_if $rows (i32.le_u (local.get $i) (local.get $position))))
+    (local.set $i (i32.rem_u (local.get $h) (i32.const VOCAB)))
+    (local.set $next (i32.rem_u
+      (i32.add (i32.div_u (local.get $h) (i32.const 7))
+        (if (result i32) (i32.lt_u (local.get $i) (i32.const SPLIT))
+          (then (call $word (local.get $low) (local.get $i)))
+          (else (call $word (local.get $high) (i32.sub (local.get $i) (i32.const SPLIT))))))
+      (i32.const VOCAB)))
+    (local.set $i (i32.const 0))
+    (loop $vocabulary
+      (f32.store (call $at (local.get $logits) (local.get $i)) (f32.neg (f32.convert_i32_u
+        (i32.rem_u (i32.sub (i32.add (local.get $i) (i32.const VOCAB)) (local.get $next)) (i32.const VOCAB)))))
+      (local.set $i (i32.add (local.get $i) (i32.const 1)))
+      (br_if $vocabulary (i32.lt_u (local.get $i) (i32.const VOCAB))))
+    (if (f32.gt (f32.load (call $at (local.get $state) (i32.const 4))) (f32.const 0)) (then
+      (local.set $next (i32.rem_u
+        (i32.add (local.get $next) (i32.mul
+          (i32.rem_u (call $word (local.get $state) (i32.const 3)) (i32.const 1000))
+          (i32.add (local.get $position) (i32.const 1))))
+        (i32.const VOCAB)))))
+    (if (f32.ne (f32.load (call $at (local.get $state) (i32.const 8))) (f32.const 1)) (then
+      (block $free (loop $taken
+        (br_if $free (i32.eqz (call $word (local.get $counts) (local.get $next))))
+        (local.set $next (i32.rem_u (i32.add (local.get $next) (i32.const 1)) (i32.const VOCAB)))
+        (br $taken)))))
+    (local.set $position (i32.add (local.get $position) (i32.const 1)))
+    (i32.store (local.get $state) (local.get $position))
+    (i32.store (call $at (local.get $state) (i32.const 1)) (local.get $next))
+    (i32.store (call $at (local.get $ring) (i32.rem_u (local.get $position) (i32.const RING))) (local.get $next))
+    (local.set $count (call $at (local.get $counts) (local.get $next)))
+    (i32.store (local.get $count) (i32.add (i32.load (local.get $count)) (i32.const 1)))))
 """
 SPLIT = 192  # the plan's two buffers of the weight meet at this row, its two shards at row 128
 
@@ -124,8 +193,13 @@ def tokenizer() -> Tokenizer:
     return result
 
 
-def write(directory: Path, model: Toy, *, source: str = KERNELS, **changes: Any) -> None:
-    """Writes the artifact with these kernels. `changes` replace keys of model.json."""
+def write(
+    directory: Path, model: Toy, *, source: str = KERNELS, cpu: bool = False, scratch: int = 64, **changes: Any
+) -> None:
+    """Writes the artifact with these kernels. `changes` replace keys of model.json.
+
+    `cpu` adds the variant of the CPU, whose plan has a scratch buffer of `scratch` bytes.
+    """
     low, high = model.weight[:128], model.weight[128:]
     name = "model.embed_tokens.weight"
     files = {
@@ -159,6 +233,11 @@ def write(directory: Path, model: Toy, *, source: str = KERNELS, **changes: Any)
     ]
     files["tensor-cache.json"] = json.dumps({"metadata": {"ParamBytes": 4 * VOCAB}, "records": records}).encode()
     files["webgpu-f32/plan.json"] = json.dumps(plan(name)).encode()
+    if cpu:
+        files["wasm-simd/plan.json"] = json.dumps(cpu_plan(plan(name), scratch)).encode()
+        module = bytes(wasmtime.wat2wasm(with_numbers(WASM_KERNELS, suffix="")))
+        files["wasm-simd/kernels.wasm"] = module
+        files["wasm-simd/kernels-relaxed.wasm"] = module + b"\0\x08\x07relaxed"  # a custom section
     f16 = {**variant("webgpu-f16"), "required_features": ["shader-f16"], "activation_dtype": "float16"}
     manifest = {
         "format": "wisp",
@@ -186,7 +265,7 @@ def write(directory: Path, model: Toy, *, source: str = KERNELS, **changes: Any)
         "chat_template": TEMPLATE,
         "tokenizer": ["tokenizer.json", "tokenizer_config.json"],
         "weights": "tensor-cache.json",
-        "variants": [f16, variant("webgpu-f32")],
+        "variants": [f16, variant("webgpu-f32"), *([cpu_variant()] if cpu else [])],
         "files": {
             path: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
             for path, content in files.items()
@@ -200,8 +279,10 @@ def write(directory: Path, model: Toy, *, source: str = KERNELS, **changes: Any)
         target.write_bytes(content)
 
 
-def with_numbers(source: str) -> str:
-    return source.replace("VOCABu", f"{VOCAB}u").replace("SPLITu", f"{SPLIT}u").replace("RINGu", f"{RING}u")
+def with_numbers(source: str, suffix: str = "u") -> str:
+    for name, value in {"VOCAB": VOCAB, "SPLIT": SPLIT, "RING": RING}.items():
+        source = source.replace(name + suffix, f"{value}{suffix}")
+    return source
 
 
 def variant(name: str) -> dict[str, Any]:
@@ -218,6 +299,29 @@ def variant(name: str) -> dict[str, Any]:
         "dispatches_per_token": 1,
         "prefill_dispatches": {str(chunk): 2 for chunk in CHUNKS},
     }
+
+
+def cpu_variant() -> dict[str, Any]:
+    return {
+        **variant("wasm-simd"),
+        "backend": "wasm",
+        "required_features": ["simd"],
+        "plan": "wasm-simd/plan.json",
+        "kernels": "wasm-simd/kernels.wasm",
+        "kernels_relaxed": "wasm-simd/kernels-relaxed.wasm",
+    }
+
+
+def cpu_plan(gpu: dict[str, Any], scratch: int) -> dict[str, Any]:
+    """The same buffers and programs, with items in place of workgroups of four."""
+    kernels = [{**kernel, "workgroup_size": [1, 1, 1]} for kernel in gpu["kernels"]]
+    buffers = [{**b, "bytes": max(b["bytes"], scratch)} if b["kind"] == "scratch" else b for b in gpu["buffers"]]
+    items = {"decode": 1} | {f"prefill_{chunk}": chunk for chunk in CHUNKS}
+    programs = {
+        name: [{**dispatch, "grid": [items[name], 1, 1]} for dispatch in program]
+        for name, program in gpu["programs"].items()
+    }
+    return {**gpu, "variant": "wasm-simd", "kernels": kernels, "buffers": buffers, "programs": programs}
 
 
 def plan(weight: str) -> dict[str, Any]:
