@@ -29,6 +29,6 @@ VARIANTS: dict[str, Variant] = {
         Variant("webgpu-f16", "webgpu", "float16", False, ("shader-f16",)),
         Variant("webgpu-f32-sg", "webgpu", "float32", True, ("subgroups",)),
         Variant("webgpu-f32", "webgpu", "float32", False, ()),
-        # Variant("wasm-simd", "wasm", "float32", False, ("simd",)),
+        Variant("wasm-simd", "wasm", "float32", False, ("simd",)),
     )
 }

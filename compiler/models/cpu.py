@@ -14,7 +14,7 @@ from tvm.relax.frontend import nn
 
 from compiler.kernels import epilogue
 from compiler.kernels.attention import Shape
-from compiler.kernels.cpu import activation, attention, norm, products
+from compiler.kernels.cpu import activation, attention, norm, products, sample
 from compiler.kernels.cpu.builder import CpuKernel
 from compiler.models.base import Role
 from compiler.models.decoder import Decoder
@@ -27,12 +27,7 @@ class CpuGraph(Graph):
     """Every step by a kernel of the CPU. Goes before the graph of a network in the order of base classes."""
 
     kernel_type = CpuKernel
-
-    @property
-    def sampler(self):
-        from compiler.kernels.cpu import sample
-
-        return (sample.scan, sample.limit, sample.draw)
+    sampler = (sample.scan, sample.limit, sample.draw)
 
     def rms_norm(self, role: Role, layer: int | None, chunk: int, x: nn.Tensor) -> nn.Tensor:
         g, k = self.geometry, self.geometry.model.hidden_size
