@@ -11,7 +11,7 @@ take scalars and vectors alike and err by at most 2 units in the last place.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from tvm import tirx
@@ -134,6 +134,11 @@ def sum_lanes_of_four(kernel: Kernel, vectors: Sequence[Expr]) -> Expr:
     for a, b in (vectors[:2], vectors[2:]):
         halves.append(kernel.let(tirx.Shuffle([a, b], [0, 4, 1, 5]) + tirx.Shuffle([a, b], [2, 6, 3, 7])))
     return kernel.let(tirx.Shuffle(halves, [0, 1, 4, 5]) + tirx.Shuffle(halves, [2, 3, 6, 7]))
+
+
+def wrapping(operation: Callable[[Expr, Expr], Expr], a: Expr, b: Expr) -> Expr:
+    """A sum or a product of u32 modulo 2^32. (TVM tells LLVM that those of 32 bits never overflow.)"""
+    return convert(operation(convert(a, "uint64"), convert(b, "uint64")), "uint32")
 
 
 def any_lane(mask: Expr) -> Expr:
