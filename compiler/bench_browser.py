@@ -88,23 +88,27 @@ def bench_browser(artifact: Artifact, variant: str | None, limit: float, threads
         page.evaluate("() => window.bench.dispose()")
         page.reload()
         warm = _call(page, LOAD, load)
-        vocab_size, context = cold["info"]["vocabSize"], cold["info"]["contextLength"]
+        info = warm["info"]
+        if (info["backend"] == "wasm") != on_cpu:
+            reasons = "; ".join(f"{entry['variant']}: {entry['reason']}" for entry in info["skipped"])
+            raise WispError("the browser runs no WebGPU variant of it", got=reasons, remedy="measure --backend wasm")
+        vocab_size, context = info["vocabSize"], info["contextLength"]
         if not _call(page, CHECK, random_ids(min(32, context), vocab_size, 0)):
-            raise RuntimeError(f"the logits of {cold['info']['variant']} are not to be trusted; run `wisp check`")
+            raise RuntimeError(f"the logits of {info['variant']} are not to be trusted; run `wisp check`")
         skipped: list[str] = []
         prefill = prefill_figures(page, context, vocab_size, limit, skipped)
         decode, counters = decode_figures(page, prefill, context, vocab_size, limit, skipped)
+        if page.evaluate("() => window.bench.info.variant") != info["variant"]:
+            raise RuntimeError(f"the device was lost; some of the figures are not of {info['variant']}")
         page.evaluate("() => window.bench.dispose()")  # its memory is for what follows
-        device = (
-            NO_DEVICE if on_cpu else device_figures(page, artifact, models[0]["url"], cold["info"]["variant"], limit)
-        )
+        device = NO_DEVICE if on_cpu else device_figures(page, artifact, models[0]["url"], info["variant"], limit)
         if device["kernels"] is None:
             reason = "only on WebGPU" if on_cpu else "the browser's adapter has no timestamp-query"
-            skipped.append(f"kernels: {reason}")
+            skipped.append(f"kernels{', bandwidth and multiply-adds' * on_cpu}: {reason}")
         return {
-            "variant": cold["info"]["variant"],
-            "adapter": _adapter_name(cold["info"], page),
-            "threads": cold["info"].get("threads"),
+            "variant": info["variant"],
+            "adapter": _adapter_name(info, page),
+            "threads": info["threads"] or None,
             "load": {
                 "cold_s": cold["seconds"],
                 "warm_s": warm["seconds"],
@@ -130,6 +134,8 @@ def _adapter_name(info: dict[str, Any], page: Any) -> str:
 
 def device_figures(page: Any, artifact: Artifact, url: str, variant: str, limit: float) -> dict[str, Any]:
     """Bandwidth, multiply-adds and each kernel's time, on devices of their own beside the engine."""
+    if not page.evaluate("async () => (await fetch('/static/bench.js')).ok"):
+        raise WispError("web/dist has no bench.js", remedy="run `make build`")
     sources = {
         "copy": bench_device.COPY_KERNEL,
         "multiplyAdd": {dtype: bench_device.multiply_add_source(dtype) for dtype in ("f32", "f16")},

@@ -1,8 +1,10 @@
-"""`wisp bench --backend browser`: the figures of a tiny artifact in a real Chromium; what is missing is said."""
+"""`wisp bench` in a browser: the figures of a tiny artifact in a real Chromium; what is missing is said."""
 
 import builtins
 import json
-from collections.abc import Iterator
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +12,10 @@ import pytest
 
 from compiler import bench_browser
 from compiler.artifact import load_artifact
-from compiler.bench import bench
 from compiler.bench_shapes import SHAPES, RandomModel, byte_tokenizer, random_tensors, write_random_artifact
 from compiler.errors import WispError
 from tests import chromium
-from tests.conftest import unavailable
+from tests.conftest import ROOT, unavailable
 
 SMALL = {**SHAPES["llama-tiny"], "hidden_size": 128, "intermediate_size": 256, "max_position_embeddings": 96}
 
@@ -22,17 +23,26 @@ SMALL = {**SHAPES["llama-tiny"], "hidden_size": 128, "intermediate_size": 256, "
 @pytest.fixture(scope="module")
 def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = RandomModel("small", SMALL, random_tensors, byte_tokenizer())
-    return write_random_artifact(model, tmp_path_factory.mktemp("bench") / "small", variants=["webgpu-f32"])
+    return write_random_artifact(
+        model, tmp_path_factory.mktemp("bench") / "small", variants=["webgpu-f32", "wasm-simd"]
+    )
 
 
-@pytest.fixture(scope="module")
-def report(artifact: Path) -> Iterator[dict[str, Any]]:
+def measure(artifact: Path, *options: str) -> dict[str, Any]:
+    """The JSON of `wisp bench`, in a process of its own: one process runs one Playwright, and the tests have it."""
     path = chromium.find()
     if path is None:
         unavailable("no Chromium found: run `make setup` or set WISP_CHROMIUM to its path")
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("WISP_CHROMIUM", str(path))
-        yield json.loads(json.dumps(bench(artifact, backend="browser", limit=3.0), allow_nan=False))
+    command = [sys.executable, "-m", "compiler.cli", "bench", str(artifact), "--limit", "2", "--json", *options]
+    done = subprocess.run(command, cwd=ROOT, env={**os.environ, "WISP_CHROMIUM": str(path)}, stdout=subprocess.PIPE)
+    assert done.returncode == 0
+    report: dict[str, Any] = json.loads(done.stdout)
+    return report
+
+
+@pytest.fixture(scope="module")
+def report(artifact: Path) -> dict[str, Any]:
+    return measure(artifact, "--backend", "browser")
 
 
 def test_every_figure_is_there_and_positive(report: dict[str, Any]) -> None:
@@ -66,6 +76,18 @@ def test_kernels_are_timed_where_the_adapter_can(report: dict[str, Any], artifac
         assert sum(row["dispatches"] for row in figures["kernels"]) == len(plan["programs"][program])
         assert figures["seconds"] == pytest.approx(sum(row["seconds"] for row in figures["kernels"]))
         assert figures["seconds"] > 0
+
+
+def test_the_cpu_is_measured_with_the_threads_asked_for(artifact: Path) -> None:
+    report = measure(artifact, "--backend", "wasm", "--threads", "2")
+    assert (report["backend"], report["variant"], report["threads"]) == ("wasm", "wasm-simd", 2)
+    assert "CPU" in report["adapter"]
+    assert [row["tokens"] for row in report["prefill"]] == [32]
+    assert all(row["tokens_per_second"] > 0 for row in (*report["prefill"], *report["decode"]))
+    assert all(row["multiply_add_share"] is None for row in report["prefill"])
+    assert all(row["bandwidth_share"] is None for row in report["decode"])
+    assert all(report[key] is None for key in ("bandwidth", "multiply_adds", "kernels"))
+    assert report["skipped"] == ["kernels, bandwidth and multiply-adds: only on WebGPU"]
 
 
 def test_a_missing_playwright_or_browser_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
