@@ -41,7 +41,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 log = logging.getLogger("wisp.server")
 
 WEB = Path(__file__).resolve().parent / "web"
-BUILT_FILES = ("page.js", "page.css", "wisp.js")
+BUILT_FILES = ("page.js", "page.css", "wisp.js", "isolation.js")
 
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self'; connect-src 'self'; "
@@ -319,6 +319,16 @@ def artifact_file(request: Request) -> Response:
     return file_response(path, found, artifact.files[name], request.scope, trusted=trusted)
 
 
+def isolation(request: Request) -> Response:
+    """The service worker, beside the page: it may serve only what is below its own address."""
+    path = request.app.state.static / "isolation.js"
+    try:
+        found = path.stat()
+    except OSError:
+        raise HTTPException(404) from None
+    return file_response(path, found, _file_sha256(str(path), found.st_mtime_ns, found.st_size), request.scope)
+
+
 def healthz(request: Request) -> Response:
     return JSONResponse({"status": "ok"}, headers={"cache-control": "no-store"})
 
@@ -386,6 +396,7 @@ def create_app(artifacts_dir: str | os.PathLike[str], static_dir: str | os.PathL
             Route("/models", models),
             Route("/models/{id}/{file:path}", artifact_file),
             Mount("/static", BuiltFiles(directory=static, check_dir=False)),
+            Route("/isolation.js", isolation),
             Route("/healthz", healthz),
         ],
         middleware=[
@@ -396,6 +407,7 @@ def create_app(artifacts_dir: str | os.PathLike[str], static_dir: str | os.PathL
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False
+    app.state.static = static
     app.state.catalogue = Catalogue(Path(artifacts_dir))
     app.state.templates = Jinja2Templates(directory=WEB / "templates")
     app.state.templates.env.globals["static"] = functools.partial(static_url, static)

@@ -1,6 +1,7 @@
-// Builds three entries side by side into dist/, which the server offers at /static/:
+// Builds the entries side by side into dist/, which the server offers at /static/:
 //   wisp.js    the engine as an ES module          worker.js  the worker that wisp.js starts by its URL
 //   page.js    the chat page (with page.css)       thread.js  a helper thread of the CPU, which worker.js starts likewise
+//   isolation.js  a service worker for hosts that cannot send headers; it belongs beside the page
 // No entry is inlined into another: the page's Content-Security-Policy allows neither blob: workers nor inline scripts.
 import { resolve } from "node:path";
 import { defineConfig } from "vitest/config";
@@ -20,6 +21,7 @@ export default defineConfig({
         worker: source("worker.ts"),
         thread: source("backend/wasm-thread.ts"),
         page: source("ui/main.ts"),
+        isolation: source("isolation-worker.ts"),
       },
       formats: ["es"],
       cssFileName: "page",

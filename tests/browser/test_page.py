@@ -241,6 +241,8 @@ def test_missing_webgpu_is_explained(page: Page, server_url: str, script: str, m
     missing = page.get_by_test_id("device-missing")
     expect(missing).to_contain_text(message)
     expect(missing.get_by_role("listitem").first).to_be_visible()
+    expect(page.get_by_test_id("no-cpu")).to_be_visible()
+    expect(page.get_by_test_id("model-toy")).to_contain_text("Needs a GPU")
     expect(page.get_by_test_id("load")).to_be_disabled()
     page.get_by_test_id("open-device").click()
     expect(page.get_by_test_id("device-facts")).to_contain_text(message)
@@ -428,16 +430,40 @@ def test_an_error_of_the_engine_is_shown_and_can_be_tried_again(page: Page, serv
     expect(page.get_by_test_id("answer-text")).to_have_text("Better.")
 
 
-def test_a_lost_gpu_is_said_and_the_conversation_goes_on(page: Page, server_url: str) -> None:
+def losable(page: Page) -> None:
     def prepend(route: Route) -> None:
         response = route.fetch()
         route.fulfill(response=response, body=LOSABLE + response.text())
 
     page.route("**/worker.js*", prepend)
+
+
+def lose(page: Page) -> None:
+    page.workers[0].evaluate("() => globalThis.lose()")
+
+
+def test_a_lost_gpu_is_taken_again_and_the_conversation_goes_on(page: Page, server_url: str) -> None:
+    losable(page)
     load(page, server_url)
     ask(page, "first")
     answered(page)
-    page.workers[0].evaluate("window => globalThis.lose()")
+    page.evaluate("new MutationObserver(() => (window.said += notice.textContent)).observe(notice, {childList: true})")
+    lose(page)
+    page.evaluate("async () => { while (!wisp.stats().recoveries) await wisp.tokenize(''); }")
+    assert "the driver was reset" in page.evaluate("window.said")
+    expect(page.get_by_test_id("notice")).to_be_hidden()
+    ask(page, "second")
+    answered(page, 2)
+
+
+def test_a_gpu_that_is_lost_for_good_is_said_and_the_model_can_be_loaded_again(page: Page, server_url: str) -> None:
+    losable(page)
+    load(page, server_url)
+    ask(page, "first")
+    answered(page)
+    lose(page)
+    page.evaluate("async () => { while (!wisp.stats().recoveries) await wisp.tokenize(''); }")
+    lose(page)
     notice = page.get_by_test_id("notice")
     expect(notice).to_contain_text("the driver was reset")
     notice.get_by_role("button", name="Load the model again").click()

@@ -37,6 +37,8 @@ export interface BackendCounters {
  */
 export interface Backend {
   readonly counters: BackendCounters;
+  /** A program takes as long for a chunk that is not full as for a full one. */
+  readonly padding: boolean;
   /** Resolves when the device goes away other than by dispose(). */
   readonly lost: Promise<Error>;
   /** Zeroed buffers of these sizes, rounded up to multiples of 4. @throws DeviceError("out-of-memory") */

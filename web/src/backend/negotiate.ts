@@ -42,12 +42,20 @@ const FEATURE_WORDS: Record<string, string> = {
   subgroups: "subgroup operations (subgroups)",
 };
 
+/** Why nothing can run on the CPU, in plain words. */
+export function cpuObstacle(wasm: WasmSupport): string | undefined {
+  // Some places, such as tests, do not know the word.
+  if ((globalThis as { isSecureContext?: boolean }).isSecureContext === false)
+    return "browsers let pages check what they download only if they come from https:// addresses or from localhost";
+  if (!wasm.wasm) return "this browser has no WebAssembly, or it is switched off";
+  return wasm.simd ? undefined : "this browser's WebAssembly has no SIMD";
+}
+
 /** Why the device cannot run the variant, in plain words; undefined when it can. */
 export function obstacle(variant: Variant, { gpu, wasm }: Device): string | undefined {
   switch (variant.backend) {
     case "wasm":
-      if (!wasm.wasm) return "this browser has no WebAssembly, or it is switched off";
-      return wasm.simd ? undefined : "this browser's WebAssembly has no SIMD";
+      return cpuObstacle(wasm);
     case "webgpu": {
       if (gpu === undefined) return "nobody looked for a GPU";
       if (gpu.adapter === undefined) return gpu.reason;
@@ -87,7 +95,7 @@ export function negotiate(variants: readonly Variant[], device: Device, wanted =
     expected: onlyGpu ? "a device that satisfies one of them" : "WebGPU, or WebAssembly with SIMD (Chrome or Edge 91, Firefox 89, Safari 16.4 or later)",
     remedy: onlyGpu
       ? "Compile the artifact with the variant webgpu-f32, which needs nothing beyond core WebGPU, and with wasm-simd for the CPU."
-      : "Update the browser or use another.",
+      : "Update the browser or use another, and serve the page over https.",
   });
 }
 

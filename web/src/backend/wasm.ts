@@ -34,6 +34,7 @@ interface Program {
 }
 
 export class WasmBackend implements Backend {
+  readonly padding = false;
   readonly counters: BackendCounters = {
     dispatches: 0,
     submits: 0,

@@ -23,6 +23,7 @@ function usage(...names: ("MAP_READ" | "COPY_SRC" | "COPY_DST" | "STORAGE")[]): 
 const align4 = (bytes: number): number => Math.ceil(bytes / 4) * 4;
 
 export class WebGPUBackend implements Backend {
+  readonly padding = true;
   readonly counters: BackendCounters = {
     dispatches: 0,
     submits: 0,

@@ -1,4 +1,4 @@
-// Covers a prompt with the chunk sizes a plan was compiled for. Pure arithmetic.
+// Covers a prompt with the chunk sizes a plan was compiled for; where padding costs nothing, with chunks that end soon. Pure.
 
 export interface Chunk {
   /** The compiled size: which program runs. */
@@ -52,6 +52,31 @@ function cheapest(count: number, descending: readonly number[]): number[] {
   const sizes: number[] = [];
   for (let n = count; n > 0; n -= first[n] ?? n) sizes.push(first[n] ?? n);
   return sizes.sort((a, b) => b - a);
+}
+
+/** About as long as a pressed Stop may take to show. */
+const CHUNK_MS = 80;
+const FIRST_TOKENS = 16;
+/** Kernels take tokens by tiles of this many. */
+const TILE = 8;
+
+/** Lengths of chunks that end soon, for machines to which a part of a chunk costs just that part. */
+export class ChunkPace {
+  /** Smoothed; undefined until a chunk was timed. */
+  private tokenMs: number | undefined;
+
+  /** A chunk of `tokens` took `ms`. */
+  observe(ms: number, tokens: number): void {
+    const sample = ms / tokens;
+    this.tokenMs = this.tokenMs === undefined ? sample : 0.5 * this.tokenMs + 0.5 * sample;
+  }
+
+  /** The next chunk when `left` tokens are to come. @param sizes compiled chunk sizes */
+  next(left: number, sizes: readonly number[]): Chunk {
+    const soon = this.tokenMs === undefined ? FIRST_TOKENS : Math.floor(CHUNK_MS / Math.max(this.tokenMs, 0.01) / TILE) * TILE;
+    const length = Math.min(left, Math.max(TILE, soon), Math.max(...sizes));
+    return { size: Math.min(...sizes.filter((size) => size >= length)), length };
+  }
 }
 
 /** How many ids two sequences share from their start. */

@@ -14,6 +14,8 @@ export interface Machine {
   /** Most tokens that one decode() may make. */
   readonly ringSize: number;
   readonly prefillChunks: readonly number[];
+  /** A chunk takes its full time however few of its tokens are valid. */
+  readonly padding: boolean;
   writeSampling(sampling: Sampling): void;
   writeCounts(counts: Uint32Array<ArrayBuffer>): void;
   /** `token` is processed at `position` by the next decode step. */
@@ -44,6 +46,7 @@ export class Replay implements Machine {
   readonly vocabSize: number;
   readonly ringSize: number;
   readonly prefillChunks: readonly number[];
+  readonly padding: boolean;
   private readonly decodeProgram: ProgramHandle;
   private readonly prefillPrograms = new Map<number, ProgramHandle>();
   private readonly state: BufferHandle;
@@ -59,6 +62,7 @@ export class Replay implements Machine {
     this.vocabSize = plan.vocabSize;
     this.ringSize = plan.ringSize;
     this.prefillChunks = plan.prefillChunks;
+    this.padding = backend.padding;
     let state: BufferHandle | undefined;
     plan.buffers.forEach((buffer, i) => {
       if (buffer.kind === "state") state = this.handle(i);

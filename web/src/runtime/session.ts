@@ -6,7 +6,7 @@
 
 import { RequestError } from "../errors";
 import { Pace } from "./pace";
-import { commonPrefix, coverPrompt } from "./prefill";
+import { type Chunk, ChunkPace, commonPrefix, coverPrompt } from "./prefill";
 import type { Machine } from "./replay";
 import { answerCounts, GREEDY, penalizes, type Sampling } from "./sampling";
 
@@ -184,20 +184,35 @@ export class Session {
   /** Makes all but the last of `ids` resident. False when the signal ended it between two chunks. */
   private async prefill(ids: readonly number[], signal: AbortSignal): Promise<boolean> {
     const { machine } = this;
-    const chunks = coverPrompt(ids.length - 1 - this.resident.length, machine.prefillChunks);
+    const left = () => ids.length - 1 - this.resident.length;
+    if (!machine.padding) {
+      while (left() > 0) {
+        if (signal.aborted) return false;
+        const chunk = this.chunkPace.next(left(), machine.prefillChunks);
+        const startedAt = performance.now();
+        await this.append(ids, chunk);
+        this.chunkPace.observe(performance.now() - startedAt, chunk.length);
+      }
+      return !signal.aborted;
+    }
     const underWay: Promise<void>[] = [];
-    for (const { size, length } of chunks) {
+    for (const chunk of coverPrompt(left(), machine.prefillChunks)) {
       if (underWay.length >= CHUNKS_IN_FLIGHT) await underWay.shift();
       if (signal.aborted) return false;
-      const position = this.resident.length;
-      const part = ids.slice(position, position + length);
-      machine.prefill(size, position, part);
-      this.resident.push(...part);
-      const idle = machine.idle();
+      const idle = this.append(ids, chunk);
       idle.catch(() => undefined);
       underWay.push(idle);
     }
     return !signal.aborted;
+  }
+
+  /** Hands the next ids over; resolves when they have been processed. */
+  private append(ids: readonly number[], { size, length }: Chunk): Promise<void> {
+    const position = this.resident.length;
+    const part = ids.slice(position, position + length);
+    this.machine.prefill(size, position, part);
+    this.resident.push(...part);
+    return this.machine.idle();
   }
 
   private async decode(request: GenerateRequest, progress: Progress): Promise<void> {

@@ -70,8 +70,21 @@ export class Picker {
     this.#form.hidden = hidden;
   }
 
+  /** Whether the catalogue has been read, or has failed to be. */
+  get known(): boolean {
+    return this.#fieldset.getAttribute("aria-busy") === "false";
+  }
+
+  get models(): readonly Model[] {
+    return this.#models;
+  }
+
   /** The button follows the choice and what the device can run. */
   refresh(): void {
+    for (const model of this.#models) {
+      const note = this.#fieldset.querySelector<HTMLElement>(`[data-needs="${CSS.escape(model.id)}"]`);
+      if (note !== null) note.hidden = this.canRun(model);
+    }
     const model = this.selected;
     this.#button.disabled = model === undefined || !this.canRun(model);
     this.#button.textContent = model === undefined ? "Load" : `Load (${bytes(model.weight_bytes)})`;
@@ -85,7 +98,8 @@ export class Picker {
     const about = `${parameters(model.parameters)} parameters, ${model.quantization}, ${count(model.context)} tokens of context`;
     return el("label", { class: "model", "data-testid": `model-${model.id}` },
       el("input", { type: "radio", name: "model", value: model.id, checked }),
-      el("span", { class: "model-text" }, el("strong", {}, model.name), el("span", { class: "muted" }, about)),
+      el("span", { class: "model-text" }, el("strong", {}, model.name), el("span", { class: "muted" }, about),
+        el("span", { class: "needs", "data-needs": model.id, hidden: true }, "Needs a GPU: it is not compiled for the CPU")),
       el("span", { class: "number" }, bytes(model.weight_bytes)));
   }
 }

@@ -64,7 +64,7 @@ export class Chat {
   attach(engine: Engine, suggestions: string[]): void {
     this.#engine = engine;
     this.#meter.reset(engine.info.contextLength);
-    this.#hideNotice();
+    this.hideNotice();
     const chips = (suggestions.length > 0 ? suggestions : FALLBACK_SUGGESTIONS).slice(0, 6).map((text) => {
       const chip = el("button", { type: "button", class: "suggestion", "data-testid": "suggestion" }, text);
       chip.addEventListener("click", () => this.#ask(text));
@@ -94,7 +94,7 @@ export class Chat {
     this.#log.replaceChildren();
     this.#welcome.hidden = false;
     this.#meter.show(0);
-    this.#hideNotice();
+    this.hideNotice();
     this.#scroll.toEnd();
     this.#announce("New chat");
     this.#focusPrompt();
@@ -104,7 +104,7 @@ export class Chat {
     const buttons = actions.map(({ label, run }) => {
       const action = el("button", { type: "button", class: "plain" }, label);
       action.addEventListener("click", () => {
-        this.#hideNotice();
+        this.hideNotice();
         run();
       });
       return action;
@@ -114,7 +114,7 @@ export class Chat {
     this.#notice.hidden = false;
   }
 
-  #hideNotice(): void {
+  hideNotice(): void {
     this.#notice.hidden = true;
     this.#notice.replaceChildren();
   }
@@ -145,7 +145,7 @@ export class Chat {
   }
 
   #start(): void {
-    this.#hideNotice();
+    this.hideNotice();
     this.#welcome.hidden = true;
     this.#running = this.#generate().finally(() => {
       this.#running = null;

@@ -1,8 +1,10 @@
-// What this browser and this device offer for WebGPU, and in plain words what is missing and what to do about it.
+// What this browser and this device offer, WebGPU first, and in plain words what is missing and what to do about it.
 
 import type { EngineInfo } from "../api";
+import { cpuObstacle } from "../backend/negotiate";
+import { wasmSupport } from "../backend/wasm-module";
 import { el, facts } from "./dom";
-import { binaryBytes, bytes, count, parameters } from "./format";
+import { binaryBytes, bytes, count, parameters, plural } from "./format";
 
 export interface DeviceOffer {
   adapter: string;
@@ -78,27 +80,46 @@ function describe(adapter: GPUAdapter): DeviceOffer {
   };
 }
 
+/** Why models cannot run on the CPU here; undefined when they can. */
+export function cpuMissing(): string | undefined {
+  return cpuObstacle(wasmSupport());
+}
+
+/** What stands between the models and a device: nothing, a GPU (some run on the CPU), or both. */
+export type Means = "gpu" | "cpu" | "none";
+
+function whyNoCpu(): string {
+  const reason = cpuMissing();
+  return reason === undefined ? "The CPU takes over for models that are compiled for it; none here is." : `Nor can the CPU take over: ${reason}.`;
+}
+
 /** One line for the start view. */
-export function deviceLine(report: DeviceReport): string {
-  if (report.status === "missing") return "No GPU can be used here.";
+export function deviceLine(report: DeviceReport, means: Means): string {
+  if (report.status === "missing") return means === "cpu" ? "No GPU can be used here: the CPU does the work." : "No GPU can be used here.";
   const { adapter, software } = report.offer;
   return software ? `GPU: ${adapter}. A software GPU: it works, slowly.` : `GPU: ${adapter}`;
 }
 
-export function missingNotice(report: DeviceReport & { status: "missing" }, onRetry: () => void): Node[] {
+/** Why there is no GPU and what to do about it; with a CPU that can take over no more than a note. */
+export function missingNotice(report: DeviceReport & { status: "missing" }, means: Means, onRetry: () => void): Node[] {
   const again = el("button", { type: "button", class: "plain", "data-testid": "probe-again" }, "Look again");
   again.addEventListener("click", onRetry);
+  const remedies = [el("p", {}, report.todo), el("ul", {}, ...report.remedies.map((remedy) => el("li", {}, remedy))), again];
+  if (means === "cpu")
+    return [
+      el("p", {}, "No GPU can be used here, so the model runs on the CPU: the same answers, more slowly."),
+      el("details", {}, el("summary", {}, "How to use the GPU"), el("p", {}, report.what), ...remedies),
+    ];
   return [
     el("h2", {}, "WebGPU is missing"),
     el("p", {}, report.what),
-    el("p", {}, report.todo),
-    el("ul", {}, ...report.remedies.map((remedy) => el("li", {}, remedy))),
-    again,
+    el("p", { "data-testid": "no-cpu" }, whyNoCpu()),
+    ...remedies,
   ];
 }
 
 export function deviceFacts(report: DeviceReport): Node[] {
-  if (report.status === "missing") return [el("h3", {}, "Device"), el("p", {}, report.what)];
+  if (report.status === "missing") return [el("h3", {}, "Device"), el("p", {}, report.what), facts([cpuThreads()])];
   const { adapter, features, limits, software } = report.offer;
   return [
     el("h3", {}, "Device"),
@@ -107,9 +128,23 @@ export function deviceFacts(report: DeviceReport): Node[] {
       ["Kind", software ? "software, on the CPU" : "hardware"],
       ["Features", features.join(", ")],
       ...limits,
-      ["CPU threads", window.crossOriginIsolated ? count(navigator.hardwareConcurrency) : "1, the page is not isolated"],
+      cpuThreads(),
     ]),
   ];
+}
+
+function cpuThreads(): [string, string] {
+  return ["CPU threads", window.crossOriginIsolated ? count(navigator.hardwareConcurrency) : "1, the page is not isolated"];
+}
+
+/** Where the model runs, in a few words. */
+export function place({ backend, threads, variant }: EngineInfo): string {
+  return backend === "wasm" ? `CPU, ${plural(threads, "thread")}` : variant;
+}
+
+/** Why the model runs on the CPU; empty when somebody chose it. */
+export function whyCpu({ skipped }: EngineInfo): string {
+  return [...new Set(skipped.map(({ reason }) => reason))].join("; ");
 }
 
 /** The loaded model, its variant and why better ones were passed over. */
@@ -125,12 +160,15 @@ export function modelFacts(name: string, info: EngineInfo): Node[] {
       ["KV cache", binaryBytes(info.kvBytesPerToken * info.contextLength)],
     ]),
     el("h3", {}, "Variant"),
-    el("p", { "data-testid": "variant" }, el("code", {}, info.variant),
-      info.skipped.length === 0 ? ", the best that this model has." : ", the best that this device runs. Passed over:"),
+    el("p", { "data-testid": "variant" }, el("code", {}, info.variant), info.backend === "wasm" ? ` on the ${place(info)}` : "",
+      info.skipped.length === 0 ? (info.backend === "wasm" ? ", as asked for." : ", the best that this model has.") : ", the best that this device runs. Passed over:"),
   ];
   if (info.skipped.length > 0) {
     const rows = info.skipped.map(({ variant, reason }) => el("li", {}, el("code", {}, variant), `: ${reason}`));
     nodes.push(el("ul", { class: "skipped", "data-testid": "skipped" }, ...rows));
+  }
+  if (info.hints.length > 0) {
+    nodes.push(el("h3", {}, "What would make it faster"), ...info.hints.map((hint) => el("p", { "data-testid": "hint" }, hint)));
   }
   return nodes;
 }

@@ -31,7 +31,7 @@ function phaseText(phase: LoadProgress["phase"], fromCache: boolean): string {
     case "weights":
       return fromCache ? "Reading the weights from this browser’s cache" : "Downloading the weights";
     case "kernels":
-      return "Preparing the GPU";
+      return "Preparing the model";
     case "ready":
       return "Ready";
   }

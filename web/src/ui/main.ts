@@ -1,12 +1,13 @@
 // The page: choose a model, load it, chat. This module wires the parts together and owns the engine.
 
 import "./style.css";
-import type { Engine } from "../api";
-import { createEngine } from "../engine";
+import type { Engine, EngineInfo } from "../api";
+import { createEngine, type WispError } from "../engine";
 import { fetchCatalogue, Picker, type Model } from "./catalogue";
 import { Chat } from "./chat";
-import { deviceFacts, deviceLine, missingNotice, modelFacts, probeDevice, type DeviceReport } from "./device";
+import { cpuMissing, deviceFacts, deviceLine, type DeviceReport, type Means, missingNotice, modelFacts, place, probeDevice, whyCpu } from "./device";
 import { byId, el } from "./dom";
+import { prepareIsolation } from "./isolation";
 import { ProgressView } from "./loading";
 import { Settings } from "./settings";
 
@@ -39,17 +40,34 @@ const chat = new Chat(settings);
 const picker = new Picker((model) => void load(model), canRun);
 const progress = new ProgressView(() => loading?.abort());
 
+/** What the model can run on here; variants are named after their backends. */
+function meansOf(model: Model): Means {
+  const has = (backend: string) => model.variants.some((name) => name.startsWith(backend));
+  if (report?.status === "ready" && has("webgpu")) return "gpu";
+  return report !== null && has("wasm") && cpuMissing() === undefined ? "cpu" : "none";
+}
+
 function canRun(model: Model): boolean {
-  return report?.status === "ready" || (report !== null && model.variants.some((name) => name.startsWith("wasm")));
+  return meansOf(model) !== "none";
 }
 
 async function probe(): Promise<void> {
   report = await probeDevice();
-  const missing = byId("device-missing", HTMLElement);
-  if (report.status === "missing") missing.replaceChildren(...missingNotice(report, () => void probe()));
-  missing.hidden = report.status === "ready";
-  byId("device-line", HTMLElement).textContent = deviceLine(report);
   byId("device-facts", HTMLElement).replaceChildren(...deviceFacts(report));
+  showMeans();
+}
+
+/** What the device offers for the models of the catalogue; before they are known, for none. */
+function showMeans(): void {
+  if (report === null) return;
+  const missing = byId("device-missing", HTMLElement);
+  const means = report.status === "ready" ? "gpu" : picker.models.some(canRun) ? "cpu" : "none";
+  if (report.status === "missing" && picker.known) {
+    missing.replaceChildren(...missingNotice(report, means, () => void probe()));
+    missing.classList.toggle("bad", means === "none");
+  }
+  missing.hidden = report.status === "ready" || !picker.known;
+  byId("device-line", HTMLElement).textContent = deviceLine(report, means);
   picker.refresh();
 }
 
@@ -67,6 +85,8 @@ async function load(model: Model): Promise<void> {
       backend: parameters.get("backend") ?? "auto",
       signal: controller.signal,
       onProgress: (state) => progress.update(state),
+      onRecovering: (error) => onRecovering(error),
+      onBackendChange: (info) => onMoved(model, info),
       onDeviceLost: (error) => onDeviceLost(model, error),
     });
     window.wisp = engine;
@@ -96,6 +116,26 @@ function onDeviceLost(model: Model, error: Error): void {
   chat.showNotice(error.message, [{ label: "Load the model again", run: () => void load(model) }], true);
 }
 
+function onRecovering(error: WispError): void {
+  chat.showNotice(`${error.what}. The model is being started again; then the conversation goes on by itself.`);
+}
+
+function onMoved(model: Model, info: EngineInfo): void {
+  showInfo(model, info);
+  chat.hideNotice();
+  if (info.backend === "wasm") void explainCpu(info, "The GPU was lost: the conversation continues");
+}
+
+/** Says that the model runs on the CPU and why, and how it gets more threads where the host gives the page only one. */
+async function explainCpu(info: EngineInfo, lead: string): Promise<void> {
+  const why = whyCpu(info);
+  const text = `${lead} on the ${place(info)}${why === "" ? "." : `: ${why}.`}`;
+  chat.showNotice(text);
+  if (info.hints.length === 0 || !(await prepareIsolation())) return;
+  const reload = { label: "Reload with more threads", run: () => location.reload() };
+  chat.showNotice(`${text} This host gives the page one thread; after a reload it has more.`, [reload]);
+}
+
 function showStart(): void {
   loadError.hidden = true;
   start.hidden = false;
@@ -108,15 +148,21 @@ function showStart(): void {
 function showChat(model: Model, engine: Engine): void {
   start.hidden = true;
   chatView.hidden = false;
-  modelLabel.replaceChildren(model.name, el("span", { class: "variant", title: "The variant chosen for this device" }, engine.info.variant));
+  showInfo(model, engine.info);
   modelLabel.hidden = newChat.hidden = changeModel.hidden = false;
-  byId("device-model", HTMLElement).replaceChildren(...modelFacts(model.name, engine.info));
   document.title = `${model.name} · Wisp`;
   settings.useModel(engine.info);
   chat.attach(engine, model.suggestions);
+  if (engine.info.backend === "wasm") void explainCpu(engine.info, "This model runs");
   // A reload then loads the same model, from the browser's cache.
   parameters.set("model", model.id);
   history.replaceState(null, "", `?${parameters.toString()}`);
+}
+
+function showInfo(model: Model, info: EngineInfo): void {
+  const title = `The variant chosen for this device: ${info.variant}`;
+  modelLabel.replaceChildren(model.name, el("span", { class: "variant", "data-testid": "place", title }, place(info)));
+  byId("device-model", HTMLElement).replaceChildren(...modelFacts(model.name, info));
 }
 
 function showLoadError(error: unknown): void {
@@ -155,6 +201,7 @@ async function main(): Promise<void> {
     const catalogue = await fetchCatalogue();
     const wanted = parameters.get("model");
     picker.show(catalogue, wanted);
+    showMeans();
     await probing;
     const model = picker.selected;
     const asked = model !== undefined && model.id === wanted;
@@ -162,6 +209,7 @@ async function main(): Promise<void> {
     if (model !== undefined && canRun(model) && (asked || small)) await load(model);
   } catch (error) {
     picker.showError(error);
+    showMeans();
   }
 }
 
