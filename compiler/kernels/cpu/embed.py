@@ -1,0 +1,105 @@
+"""Head norms and rotation on the CPU: an item is a head of a row. (The rest of `compiler.kernels.embed` needs no twin.)
+
+The bindings are those of `embed.normalize_rotate_chunk`; the numpy twins are `reference.rms_norm` and
+`reference.rotate`.
+"""
+
+from __future__ import annotations
+
+from tvm import tirx
+from tvm.script.ir_builder import tirx as T
+
+from compiler.kernels.builder import Array, Expr, ceil_div, div, f32, i32, mod
+from compiler.kernels.cpu.builder import CpuKernel, load, splat, store, sum_lanes
+from compiler.kernels.cpu.norm import weight4
+from compiler.kernels.embed import ROPE_BLOCK, rope_words
+from compiler.kernels.epilogue import Heads
+from compiler.kernels.matvec import Norm
+
+
+def normalize_rotate_chunk(
+    name: str, heads: Heads, chunk: int, context: int, norm: Norm, state_words: int
+) -> tirx.PrimFunc:
+    """Normalize and rotate queries and keys, keep queries, append the rest to the cache; a chunk of 1 serves decode.
+
+    Bindings: qkv, query gamma, key gamma (f16 ones as `uint16`), state, rope, cache, query.
+    """
+    size, pairs = heads.size, heads.rotary // 2
+    weight = "uint16" if norm.f16_weight else "float32"
+    with CpuKernel(name) as kernel:
+        qkv = kernel.buffer("qkv", chunk * heads.rows, "float32")
+        gammas = [kernel.buffer(n, size, weight) for n in ("query_gamma", "key_gamma")]
+        state = kernel.buffer("state", state_words, "uint32")
+        table = kernel.buffer("rope", rope_words(pairs, context), "float32")
+        cache = kernel.buffer("cache", context * 2 * heads.key_value * size, "float32")
+        query = kernel.buffer("query", chunk * heads.query * size, "float32")
+        head, row = kernel.grid(heads.query + 2 * heads.key_value, chunk)
+        values = kernel.scratch(size)
+        with kernel.when(True if chunk == 1 else row < i32(state[2])):
+            source = kernel.let(row * heads.rows + head * size)
+            position = kernel.let(i32(state[0]) + row)
+            kept = kernel.let(position * 2 * heads.key_value * size + (head - heads.query) * size)
+
+            def turned(gamma: Array) -> None:
+                _normalize(kernel, qkv, source, gamma, values, size, norm)
+                _rotate(kernel, values, table, position, pairs, context)
+
+            def put(target: Array, base: Expr) -> None:
+                with kernel.loop(size // 4) as part:
+                    store(target, base + part * 4, load(values, part * 4, 4))
+
+            with T.If(head < heads.query):
+                with T.Then():
+                    turned(gammas[0])
+                    put(query, kernel.let((row * heads.query + head) * size))
+                with T.Else(), T.If(head < heads.query + heads.key_value):
+                    with T.Then():
+                        turned(gammas[1])
+                        put(cache, kept)
+                    with T.Else(), kernel.loop(size // 4) as part:
+                        store(cache, kept + part * 4, load(qkv, source + part * 4, 4))
+    return kernel.function
+
+
+def _normalize(kernel: CpuKernel, x: Array, source: Expr, gamma: Array, out: Array, size: int, norm: Norm) -> None:
+    """out = the head at `source` / its root mean square * gamma."""
+    squares = kernel.registers(1, "float32x4")
+    squares[0] = splat(f32(0.0))
+    with kernel.loop(size // 4) as part:
+        value = kernel.let(load(x, source + part * 4, 4))
+        squares[0] = squares[0] + value * value
+    mean = sum_lanes(squares[0]) * f32(1.0 / size)
+    factor = kernel.let(splat(f32(1.0) / T.sqrt(mean + f32(norm.epsilon))))
+    with kernel.loop(size // 4) as part:
+        value = load(x, source + part * 4, 4) * factor
+        store(out, part * 4, value * weight4(kernel, gamma, part * 4, norm.f16_weight))
+
+
+def _rotate(kernel: CpuKernel, values: Array, table: Array, position: Expr, pairs: int, context: int) -> None:
+    """Turn the pairs (i, i + pairs) of a head, four at a time, and those left over one by one."""
+    coarse = kernel.let(div(position, ROPE_BLOCK) * pairs * 2)
+    fine = kernel.let((mod(position, ROPE_BLOCK) + ceil_div(context, ROPE_BLOCK)) * pairs * 2)
+
+    def cos_sin(base: Expr, lanes: int) -> tuple[Expr, Expr]:
+        """cos and sin of consecutive pairs in a row of the table."""
+        if lanes == 1:
+            return kernel.let(table[base]), kernel.let(table[base + 1])
+        both = [kernel.let(load(table, base + half, 4)) for half in (0, 4)]
+        cos, sin = (kernel.let(tirx.Shuffle(both, [first, first + 2, first + 4, first + 6])) for first in (0, 1))
+        return cos, sin
+
+    def turn(i: Expr, lanes: int) -> None:
+        (ca, sa), (cb, sb) = cos_sin(coarse + i * 2, lanes), cos_sin(fine + i * 2, lanes)
+        cos, sin = kernel.let(ca * cb - sa * sb), kernel.let(sa * cb + ca * sb)
+        x, y = (kernel.let(load(values, at, lanes) if lanes > 1 else values[at]) for at in (i, i + pairs))
+        for at, value in ((i, x * cos - y * sin), (i + pairs, y * cos + x * sin)):
+            if lanes > 1:
+                store(values, at, value)
+            else:
+                values[at] = value
+
+    if pairs >= 4:
+        with kernel.loop(pairs // 4) as part:
+            turn(kernel.let(part * 4), 4)
+    for i in range(pairs // 4 * 4, pairs):
+        turn(i, 1)
