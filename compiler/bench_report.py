@@ -28,8 +28,7 @@ def print_report(report: Mapping[str, Any]) -> None:
         console.print(line, markup=False)
 
     say(f"{report['artifact']} ({report['quantization']}, {human_bytes(report['weight_bytes'])} of weights)")
-    threads = f" with {report['threads']} threads" if report["threads"] else ""
-    say(f"  {report['variant']}{threads}, {report['backend']}, on {report['adapter']}")
+    say(f"  {report['variant']}, {report['backend']}, on {report['adapter']}")
     load = {
         "from the network": "cold_s",
         "from the disk": "warm_s",
@@ -69,15 +68,16 @@ def _print_rates(
     """Tokens a second against tokens, with a bar a row: a small plot that needs no picture."""
     if not rows:
         return
+    has_share = any(row[share] is not None for row in rows)
     table = Table(box=SIMPLE_HEAD)
-    for heading in (f"{what} {unit}", "tok/s", share_of):
+    for heading in (f"{what} {unit}", "tok/s", *[share_of] * has_share):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("", width=BAR_WIDTH)
     most = max(row["tokens_per_second"] for row in rows)
     for row in rows:
-        part = "" if row[share] is None else f"{row[share]:.1%}"
+        part = [f"{row[share]:.1%}"] if has_share else []
         bar = Bar(most, 0, row["tokens_per_second"], width=BAR_WIDTH)
-        table.add_row(str(_tokens(row)), _rate(row), part, bar)
+        table.add_row(str(_tokens(row)), _rate(row), *part, bar)
     console.print(table)
 
 

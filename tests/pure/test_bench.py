@@ -32,7 +32,7 @@ def report(**changes: Any) -> dict[str, Any]:
         "artifact": "some",
         "backend": "wasm",
         "variant": "wasm-simd",
-        "adapter": "CPU, chromium 156",
+        "adapter": "CPU, 2 threads, chromium 156",
         "threads": 2,
         "quantization": "q4f16_1",
         "weight_bytes": 1 << 20,
@@ -102,10 +102,11 @@ def test_a_window_bounds_the_attention() -> None:
 def test_the_tables_show_what_is_there(capsys: pytest.CaptureFixture[str]) -> None:
     print_report(report())
     text = capsys.readouterr().out
-    for part in ("wasm-simd with 2 threads, wasm, on CPU", "from the network 1.50 s", "20,480", "196", "50.0%", "█"):
+    for part in ("wasm-simd, wasm, on CPU, 2 threads", "from the network 1.50 s", "20,480", "196", "50.0%", "█"):
         assert part in text
     assert "kernels again" not in text
     assert "GB/s" not in text
+    assert "of multiply-adds" not in text
     assert "left out: kernels: only on WebGPU" in text
 
 
