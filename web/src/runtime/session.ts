@@ -79,6 +79,7 @@ export class Session {
   };
   private resident: number[] = [];
   private pace = new Pace();
+  private chunkPace = new ChunkPace();
 
   constructor(
     private machine: Machine,
@@ -272,6 +273,7 @@ export class Session {
       } catch (error) {
         this.reset();
         this.pace = new Pace();
+        this.chunkPace = new ChunkPace();
         const replaced = this.replace(this.machine, error).then((machine) => {
           this.machine = machine;
           return true;

@@ -1,7 +1,7 @@
 import { describe, expect, test } from "vitest";
 import type { Plan, TensorCache } from "../../src/artifact/schema";
 import { Pace } from "../../src/runtime/pace";
-import { commonPrefix, coverPrompt } from "../../src/runtime/prefill";
+import { ChunkPace, commonPrefix, coverPrompt } from "../../src/runtime/prefill";
 import { penalizes, resolveSampling, samplingWords } from "../../src/runtime/sampling";
 import { planUploads } from "../../src/runtime/upload";
 
@@ -27,6 +27,19 @@ describe("covering a prompt", () => {
     expect(chosen(250)).toEqual([256]);
     expect(chosen(10_000).length).toBeLessThan(42);
   });
+});
+
+test("chunks that end soon follow the speed of the machine", () => {
+  const after = (ms: number) => {
+    const pace = new ChunkPace();
+    for (let i = 0; i < 10; i++) pace.observe(ms * 32, 32);
+    return pace.next(1000, [16, 64, 256]);
+  };
+  expect(new ChunkPace().next(1000, [256])).toEqual({ size: 256, length: 16 });
+  expect(new ChunkPace().next(3, [16, 64])).toEqual({ size: 16, length: 3 });
+  expect(after(1)).toEqual({ size: 256, length: 80 });
+  expect(after(40)).toEqual({ size: 16, length: 8 }); // not less: a tile of tokens shares what it reads
+  expect(after(0.01)).toEqual({ size: 256, length: 256 });
 });
 
 test("the common prefix", () => {

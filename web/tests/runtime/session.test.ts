@@ -20,6 +20,9 @@ class FakeMachine implements Machine {
   readonly vocabSize = VOCAB;
   readonly ringSize = 16;
   readonly prefillChunks = [16, 4];
+  padding = true;
+  /** Milliseconds that a token of a prompt takes. */
+  tokenMs = 0;
   readonly kv: number[] = [];
   readonly prefilled: [number, number, number][] = [];
   counts: Uint32Array | undefined;
@@ -64,7 +67,8 @@ class FakeMachine implements Machine {
     return Promise.resolve(new Float32Array([this.token]));
   }
   idle(): Promise<void> {
-    return Promise.resolve();
+    const [, , tokens] = this.prefilled.at(-1) ?? [0, 0, 0];
+    return new Promise((resolve) => (this.tokenMs === 0 ? resolve() : setTimeout(resolve, tokens * this.tokenMs)));
   }
 }
 
@@ -90,6 +94,22 @@ describe("a session", () => {
     expect(finishReason).toBe("length");
     checkResident(session, machine);
     expect(session.residentIds).toHaveLength(length + 19);
+  });
+
+  test("takes chunks that end soon where padding costs nothing", async () => {
+    const machine = Object.assign(new FakeMachine(), { padding: false, tokenMs: 5, prefillChunks: [64] });
+    const session = new Session(machine);
+    const ids = Array.from({ length: 60 }, (_, i) => (i * 37) % VOCAB);
+    const controller = new AbortController();
+    const stopped = ask(session, ids, 4, { signal: controller.signal });
+    setTimeout(() => controller.abort(), 150);
+    expect((await stopped).finishReason).toBe("abort");
+    const lengths = machine.prefilled.map(([, , length]) => length);
+    expect(lengths[0]).toBe(16);
+    expect(Math.max(...lengths.slice(1))).toBeLessThanOrEqual(16);
+    expect(session.residentIds.length).toBeLessThan(59);
+    checkResident(session, machine);
+    expect((await ask(session, ids, 4)).tokens).toEqual(reference(ids, 4));
   });
 
   test("reuses the longest common prefix and nothing beyond it", async () => {
