@@ -14,7 +14,7 @@ from tvm.relax.frontend import nn
 
 from compiler.kernels import epilogue
 from compiler.kernels.attention import Shape
-from compiler.kernels.cpu import activation, attention, norm, products, sample
+from compiler.kernels.cpu import activation, attention, embed, norm, products, sample
 from compiler.kernels.cpu.builder import CpuKernel
 from compiler.models.base import Role
 from compiler.models.decoder import Decoder
@@ -86,7 +86,6 @@ class CpuGraph(Graph):
         return self.kernels.call(name, [out], [result])[0]
 
     def normalize_rotate(self, name: str, heads: epilogue.Heads, chunk: int, context: int) -> tirx.PrimFunc:
-        from compiler.kernels.cpu import embed
 
         return embed.normalize_rotate_chunk(name, heads, chunk, context, self.geometry.norm, self.geometry.state_words)
 
