@@ -79,6 +79,15 @@ export class Picker {
     return this.#models;
   }
 
+  /** Chooses the first model that is `fit`, unless the one chosen is. */
+  prefer(fit: (model: Model) => boolean): void {
+    const model = this.selected;
+    const better = this.#models.find(fit);
+    if (better === undefined || (model !== undefined && fit(model))) return;
+    for (const input of this.#fieldset.querySelectorAll<HTMLInputElement>("input[name=model]")) input.checked = input.value === better.id;
+    this.refresh();
+  }
+
   /** The button follows the choice and what the device can run. */
   refresh(): void {
     for (const model of this.#models) {

@@ -142,9 +142,10 @@ export function place({ backend, threads, variant }: EngineInfo): string {
   return backend === "wasm" ? `CPU, ${plural(threads, "thread")}` : variant;
 }
 
-/** Why the model runs on the CPU; empty when somebody chose it. */
+/** Why the GPU is not used; empty when somebody chose the CPU. */
 export function whyCpu({ skipped }: EngineInfo): string {
-  return [...new Set(skipped.map(({ reason }) => reason))].join("; ");
+  const reasons = new Set(skipped.map(({ reason }) => reason.replace(/\.$/, "")));
+  return [...reasons].join("; ");
 }
 
 /** The loaded model, its variant and why better ones were passed over. */

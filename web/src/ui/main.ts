@@ -123,7 +123,8 @@ function onRecovering(error: WispError): void {
 function onMoved(model: Model, info: EngineInfo): void {
   showInfo(model, info);
   chat.hideNotice();
-  if (info.backend === "wasm") void explainCpu(info, "The GPU was lost: the conversation continues");
+  // The last reason is the newest; the device panel has them all.
+  if (info.backend === "wasm") void explainCpu({ ...info, skipped: info.skipped.slice(-1) }, "The conversation continues");
 }
 
 /** Says that the model runs on the CPU and why, and how it gets more threads where the host gives the page only one. */
@@ -203,6 +204,7 @@ async function main(): Promise<void> {
     picker.show(catalogue, wanted);
     showMeans();
     await probing;
+    if (wanted === null) picker.prefer(canRun);
     const model = picker.selected;
     const asked = model !== undefined && model.id === wanted;
     const small = catalogue.models.length === 1 && model !== undefined && model.weight_bytes < AUTOLOAD_BYTES;
