@@ -4,9 +4,9 @@ Matrices of 4 and 8 bits are multiplied in integers, 32 columns at a time, with 
 `activation`): `i32x4.dot_i16x8_s` adds 8 products an instruction, 32 of them never overflow, and the sum of a group
 becomes f32 and takes both scales. Unquantized matrices are multiplied in f32. Weights are read as MLC lays them out.
 
-A unit is what the epilogue needs together (one matrix row or two). An item is a block of units: small ones in decode,
-where a block shares the activations in registers, larger ones in prefill, where a row of weights is unpacked once for a
-tile of `TILE` tokens. The numpy twins are `reference.matvec` and `reference.matmul`.
+A unit is what the epilogue needs together (one matrix row or two; two neighbouring rows side by side are slower than one
+after the other). An item is a block of units: small ones in decode, larger ones in prefill, where a row of weights is
+unpacked once for a tile of `TILE` tokens. The numpy twins are `reference.matvec` and `reference.matmul`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,6 @@ from compiler.kernels.cpu.builder import (
 from compiler.kernels.epilogue import Declare
 
 UnitRows = Callable[[Expr], Sequence[Expr]]
-ROWS_AT_ONCE = 2  # matrix rows that a mat-vec multiplies side by side
 UNITS_PER_ITEM = 8  # of a mat-vec
 TILE = 8  # tokens that share an unpacked group of weights
 TILE_UNITS_PER_ITEM = 16
@@ -156,20 +155,12 @@ def matvec(
     with CpuKernel(name) as kernel:
         matrix = _matrix(kernel, scheme, 1, rows, k)
         epilogue = declare(kernel)
-        at_once = max(1, ROWS_AT_ONCE // len(unit_rows(0)))
         item, _ = kernel.grid(ceil_div(units, UNITS_PER_ITEM))
-        with kernel.loop(UNITS_PER_ITEM // at_once) as step:
-            first = kernel.let(item * UNITS_PER_ITEM + step * at_once)
-            with kernel.when(True if units % UNITS_PER_ITEM == 0 else first < units):
-                wanted = [kernel.let(first + u) for u in range(at_once)]
-                ragged = units % at_once != 0
-                safe = [kernel.let(tirx.min(unit, units - 1)) if ragged else unit for unit in wanted]
-                indices = [[kernel.let(row) for row in unit_rows(unit)] for unit in safe]
-                sums = matrix.walk([row for unit in indices for row in unit], [0])
-                for u, unit in enumerate(wanted):
-                    own = sums[u * len(indices[u]) : (u + 1) * len(indices[u])]
-                    with kernel.when(unit < units if ragged else True):
-                        epilogue(kernel, 0, unit, [values[0] for values in own])
+        with kernel.loop(UNITS_PER_ITEM) as step:
+            unit = kernel.let(item * UNITS_PER_ITEM + step)
+            with kernel.when(True if units % UNITS_PER_ITEM == 0 else unit < units):
+                sums = matrix.walk([kernel.let(row) for row in unit_rows(unit)], [0])
+                epilogue(kernel, 0, unit, [values[0] for values in sums])
     return kernel.function
 
 
