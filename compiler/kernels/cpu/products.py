@@ -4,13 +4,15 @@ Matrices of 4 and 8 bits are multiplied in integers, 32 columns at a time, with 
 `activation`): `i32x4.dot_i16x8_s` adds 8 products an instruction, 32 of them never overflow, and the sum of a group
 becomes f32 and takes both scales. Unquantized matrices are multiplied in f32. Weights are read as MLC lays them out.
 
-A unit is what the epilogue needs together (one matrix row or two; two neighbouring rows side by side are slower than one
-after the other). An item is a block of units: small ones in decode, larger ones in prefill, where a row of weights is
+A unit is what the epilogue needs together (one matrix row or two; more rows side by side are slower than one after the
+other). An item is a block of units: small ones in decode, larger ones in prefill, where a row of weights is
 unpacked once for a tile of `TILE` tokens. The numpy twins are `reference.matvec` and `reference.matmul`.
 """
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Callable, Sequence
 
 from tvm import tirx
@@ -125,19 +127,24 @@ class FloatMatrix:
         self.weights: Array = kernel.buffer("weights", rows * k, "uint16" if self.half else "float32")
 
     def walk(self, rows: Sequence[Expr], tokens: Sequence[Expr]) -> list[list[Expr]]:
+        """The products of matrix rows and tokens: `[row][token]`, one number each."""
         kernel = self.kernel
-        sums = [[kernel.registers(1, "float32x4") for _ in tokens] for _ in rows]
-        for register in (register for row in sums for register in row):
+        chains = 2 if len(tokens) == 1 else 1  # of additions, which would wait for each other
+        sums = [[[kernel.registers(1, "float32x4") for _ in range(chains)] for _ in tokens] for _ in rows]
+        for register in (register for row in sums for token in row for register in token):
             register[0] = splat(f32(0.0))
-        with kernel.loop(self.k // 4) as part:
-            weights = [kernel.let(load(self.weights, row * self.k + part * 4, 4)) for row in rows]
-            if self.half:
-                weights = [f16_bits_to_f32(kernel, weight) for weight in weights]
-            for t, token in enumerate(tokens):
-                value = kernel.let(load(self.x, token * self.k + part * 4, 4))
-                for r, weight in enumerate(weights):
-                    sums[r][t][0] = sums[r][t][0] + weight * value
-        return [[kernel.let(sum_lanes(register[0])) for register in row] for row in sums]
+        with kernel.loop(self.k // (4 * chains)) as part:
+            for chain in range(chains):
+                column = kernel.let((part * chains + chain) * 4)
+                weights = [kernel.let(load(self.weights, row * self.k + column, 4)) for row in rows]
+                if self.half:
+                    weights = [f16_bits_to_f32(kernel, weight) for weight in weights]
+                for t, token in enumerate(tokens):
+                    value = kernel.let(load(self.x, token * self.k + column, 4))
+                    for r, weight in enumerate(weights):
+                        sums[r][t][chain][0] = sums[r][t][chain][0] + weight * value
+        totals = [[kernel.let(functools.reduce(operator.add, [c[0] for c in token])) for token in row] for row in sums]
+        return [[kernel.let(sum_lanes(total)) for total in row] for row in totals]
 
 
 def _matrix(kernel: CpuKernel, scheme: str, chunk: int, rows: int, k: int) -> IntegerMatrix | FloatMatrix:
