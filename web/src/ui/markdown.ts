@@ -55,6 +55,7 @@ export class MarkdownView {
   readonly #onRender: () => void;
   #blocks: { raw: string; element: HTMLElement }[] = [];
   #text = "";
+  #links = "{}";
   #frame = 0;
 
   constructor(root: HTMLElement, onRender: () => void = () => undefined) {
@@ -75,7 +76,12 @@ export class MarkdownView {
   flush(): void {
     cancelAnimationFrame(this.#frame);
     this.#frame = 0;
-    const tokens = marked.lexer(this.#text).filter((token) => token.type !== "space");
+    const lexed = marked.lexer(this.#text);
+    const tokens = lexed.filter((token) => token.type !== "space");
+    // A definition makes links of blocks whose source stays the same.
+    const links = JSON.stringify(lexed.links);
+    if (links !== this.#links) for (const stale of this.#blocks.splice(0)) stale.element.remove();
+    this.#links = links;
     let first = 0;
     while (first < tokens.length && this.#blocks[first]?.raw === tokens[first]?.raw) first++;
     for (const stale of this.#blocks.splice(first)) stale.element.remove();
