@@ -1,4 +1,8 @@
-"""Runs a kernel module of the CPU in wasmtime, with numpy arrays as its buffers."""
+"""Runs a kernel module of the CPU in wasmtime, with numpy arrays as its buffers.
+
+Behind every buffer lie `GUARD` bytes of ones, NaN in every float type: what a kernel reads there shows in its results,
+and what it writes there is caught.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ from numpy.typing import NDArray
 
 PAGE = 65536
 ALIGNMENT = 64
+GUARD = 64
 
 
 class WasmModule:
@@ -29,20 +34,25 @@ class WasmModule:
         self, entry: str, arrays: Sequence[NDArray], items: int, pieces: Sequence[tuple[int, int]] | None = None
     ) -> list[NDArray]:
         """Compute `items` items (or just `pieces` of them, in order); returns every array as it is afterwards."""
-        addresses, at = [], -(-self._base // ALIGNMENT) * ALIGNMENT
+        addresses, at = [], _aligned(self._base)
         for array in arrays:
             addresses.append(at)
-            at = -(-(at + array.nbytes) // ALIGNMENT) * ALIGNMENT
-        missing = -(-(at + ALIGNMENT) // PAGE) - self._memory.size(self._store)
+            at = _aligned(at + array.nbytes + GUARD)
+        missing = -(-at // PAGE) - self._memory.size(self._store)
         if missing > 0:
             self._memory.grow(self._store, missing)
         for address, array in zip(addresses, arrays, strict=True):
-            self._memory.write(self._store, np.ascontiguousarray(array).tobytes(), address)
+            data = np.ascontiguousarray(array).tobytes()
+            self._memory.write(self._store, data + b"\xff" * GUARD, address)
         for begin, end in pieces or [(0, items)]:
             self._exports[entry](self._store, *addresses, begin, end)
-        return [
-            np.frombuffer(self._memory.read(self._store, address, address + array.nbytes), array.dtype).reshape(
-                array.shape
-            )
-            for address, array in zip(addresses, arrays, strict=True)
-        ]
+        return [self._read(address, array) for address, array in zip(addresses, arrays, strict=True)]
+
+    def _read(self, address: int, like: NDArray) -> NDArray:
+        data = bytes(self._memory.read(self._store, address, address + like.nbytes + GUARD))
+        assert data[like.nbytes :] == b"\xff" * GUARD, "the kernel wrote beyond the end of a buffer"
+        return np.frombuffer(data[: like.nbytes], like.dtype).reshape(like.shape)
+
+
+def _aligned(address: int) -> int:
+    return -(-address // ALIGNMENT) * ALIGNMENT
