@@ -110,6 +110,15 @@ def test_page_assets_are_immutable_at_the_url_the_page_names(client: TestClient)
     assert client.get("/static/page.js").headers["cache-control"] == "no-cache"
 
 
+def test_the_service_worker_lies_beside_the_page(client: TestClient) -> None:
+    # Below /static/ it could serve nothing but /static/.
+    response = client.get("/isolation.js")
+    assert response.status_code == 200
+    assert response.headers["content-type"].startswith("text/javascript")
+    assert response.content == client.get("/static/isolation.js").content
+    assert client.get("/isolation.js", headers={"if-none-match": response.headers["etag"]}).status_code == 304
+
+
 def test_healthz(client: TestClient) -> None:
     assert client.get("/healthz").json() == {"status": "ok"}
 

@@ -39,9 +39,12 @@ export class Fetcher {
     readonly counters: FetchCounters = { bytesDownloaded: 0, bytesFromCache: 0, cacheHits: 0 },
   ) {}
 
-  /** The same artifact under another signal; the counters are shared. */
+  /** The same artifact under another signal, after which no progress is reported any more; the counters are shared. */
   until(signal: AbortSignal): Fetcher {
-    return new Fetcher({ ...this.options, signal }, this.counters);
+    const onBytes = (bytes: number, fromCache: boolean) => {
+      if (!signal.aborted) this.options.onBytes?.(bytes, fromCache);
+    };
+    return new Fetcher({ ...this.options, signal, onBytes }, this.counters);
   }
 
   /** The URL of a file whose content is known, so that it can be cached for ever. */

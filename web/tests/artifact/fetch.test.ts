@@ -154,6 +154,19 @@ describe("a file", () => {
   });
 });
 
+test("until() gives a fetcher that ends by itself and counts with the others", async () => {
+  const { it, progress } = fetcher();
+  const controller = new AbortController();
+  const part = it.until(controller.signal);
+  expectContent(await part.file("a.bin", ENTRY));
+  expect(progress.sum).toBe(CONTENT.length);
+  expect(it.counters.bytesDownloaded).toBe(CONTENT.length);
+  controller.abort();
+  await expect(part.file("b.bin", ENTRY)).rejects.toMatchObject({ name: "AbortError" });
+  expectContent(await it.file("b.bin", ENTRY));
+  expect(part.counters.bytesDownloaded).toBe(2 * CONTENT.length);
+});
+
 describe("model.json", () => {
   test("comes from the network, and from the cache without one", async () => {
     const cache = new MemoryCache();
