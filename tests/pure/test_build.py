@@ -21,6 +21,7 @@ from compiler.inspect import summarize
 from compiler.models import config_from_huggingface, weight_specs
 from compiler.quantize import SCHEMES, dequantize
 from compiler.stale import build_if_stale
+from compiler.variants import VARIANTS
 from tests.checkpoints import CHAT_TEMPLATE, make_llama, make_phi3
 
 RECIPES = Path(__file__).resolve().parent.parent.parent / "configs"
@@ -61,7 +62,7 @@ def test_the_manifest(built: Path, llama: Path) -> None:
     assert model["chat_template"] == CHAT_TEMPLATE
     assert model["tokenizer"] == ["tokenizer.json", "tokenizer_config.json"]
     assert (built / "tokenizer.json").read_bytes() == (llama / "tokenizer.json").read_bytes()
-    assert [v["name"] for v in model["variants"]] == ["webgpu-f16-sg", "webgpu-f16", "webgpu-f32-sg", "webgpu-f32"]
+    assert [v["name"] for v in model["variants"]] == list(VARIANTS)
     parameters = sum(math.prod(info.shape) for info in open_checkpoint(llama).tensors.values())
     assert model["parameters"] == parameters, "a tied head once"
     assert str(llama.parent) not in (built / "model.json").read_text(), "no path of this machine"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -40,6 +42,12 @@ def quantizer(scheme: str, k: int, kind: str | None, chunk: int) -> tuple[str, t
 @pytest.fixture(scope="module")
 def quantizers() -> Modules:
     return Modules(dict(quantizer(*shape, kind, chunk) for shape in SHAPES for kind in NORMS for chunk in (1, CHUNK)))
+
+
+def weights_of(rng: np.random.Generator, k: int, kind: str) -> NDArray[np.floating[Any]]:
+    """A norm's weights, as f16 or f32."""
+    weights: NDArray[np.floating[Any]] = rng.uniform(-1.5, 1.5, k).astype(np.float16 if kind == "f16" else np.float32)
+    return weights
 
 
 def activations(rng: np.random.Generator, k: int) -> NDArray[np.float32]:
@@ -116,7 +124,7 @@ def test_quantize_of_a_norm(quantizers: Modules, scheme: str, k: int, kind: str)
     x = rng.normal(0, 3, (5, k)).astype(np.float32)
     x[1] = 0
     x[2] *= 1e-3  # where epsilon counts
-    gamma = rng.uniform(-0.5, 1.5, k).astype(np.float16 if kind == "f16" else np.float32)
+    gamma = weights_of(rng, k, kind)
     want = reference.rms_norm(x, gamma, EPSILON)
     name, _ = quantizer(scheme, k, kind, CHUNK)
     padded = np.ones((CHUNK, k), np.float32)
@@ -159,7 +167,7 @@ def test_norms(norms: Modules, chunk: int, length: int, k: int, kind: str, relax
     rng = np.random.default_rng(k)
     x = rng.normal(2, 3, (chunk, k)).astype(np.float32)
     x[0] *= np.float32(0.05)  # where epsilon counts
-    gamma, beta = (rng.uniform(-1.5, 1.5, k).astype(np.float16 if kind == "f16" else np.float32) for _ in range(2))
+    gamma, beta = (weights_of(rng, k, kind) for _ in range(2))
     arrays = {"x": x, "gamma": gamma, "state": state(0, length if chunk > 1 else 0), "out": poison((chunk, k))}
     wants = {
         "rms_norm": reference.rms_norm(x[:length], gamma, EPSILON),

@@ -53,7 +53,7 @@ def evaluate(elementary: Modules, label: str, x: NDArray[Any], relaxed: bool) ->
             for part in padded.reshape(-1, COUNT)
         ]
         results.append(np.concatenate(parts)[: len(x)])
-    np.testing.assert_array_equal(*results)
+    np.testing.assert_array_equal(results[0], results[1])
     return results[1]
 
 
