@@ -357,3 +357,22 @@ def test_a_gpu_process_that_crashes_is_survived(
     browser.close()
     assert backend in ("webgpu", "wasm")
     assert all(answer == TOY.generate(PROMPT, 100) for answer in answers)
+
+
+def test_the_demo_model_finishes_its_answer_on_the_cpu(browser: Browser, server_url: str) -> None:
+    script = """async (options) => {
+      const { createEngine } = await import("/static/wisp.js");
+      const engine = await createEngine("/models/demo/", options);
+      const messages = [{role: "user", content: "What can you do?"}];
+      const {choices: [{message}]} = await engine.chat.completions.create({messages, temperature: 0, max_tokens: 40});
+      const out = [message.content, engine.info.variant, engine.stats().recoveries];
+      await engine.dispose();
+      return out;
+    }"""
+    page = browser.new_context().new_page()
+    page.goto(server_url + "healthz")
+    text, variant, recoveries = page.evaluate(script, {"backend": "webgpu-f32"})
+    assert (variant, recoveries) == ("webgpu-f32", 0)
+    in_worker(page, LOSING.replace("LASTS", "[6, 6]"))
+    assert page.evaluate(script, {}) == [text, "wasm-simd", 2]
+    page.context.close()
