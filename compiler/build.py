@@ -291,6 +291,8 @@ def write_variants(network: Network, lowered: Mapping[str, Lowered], writer: Art
         writer.add_file(f"{name}/plan.json", dump_json(result.plan, indent=None))
         for key, content in result.modules.items():
             writer.add_file(_module_file(name, key), content)
+        for path, content in result.alternatives.items():
+            writer.add_file(path, content)
 
 
 def _module_file(variant: str, key: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,9 @@ from compiler.models.decoder import Decoder
 from compiler.models.graph import Graph
 from compiler.models.layers import MAX_BINDING, RING_SIZE, Geometry
 from compiler.models.parallel import ParallelDecoder
-from compiler.plan import Program, assemble, read_program
+from compiler.plan import AlternativePrograms, Program, assemble, read_program
 from compiler.quantize import Scheme, parameter_layout
+from compiler.tuning import ALTERNATIVES, TOLERANCE
 from compiler.variants import Variant
 from compiler.wgsl import KernelInfo
 
@@ -44,12 +45,19 @@ MAX_WORKGROUP_BYTES = 16384
 MAX_INVOCATIONS = 256
 
 
+Show = Callable[[str, Callable[[], str]], None]  # (name, text): what dumps a stage's result
+
+
 @dataclass(frozen=True)
 class Lowered:
-    """A variant, compiled: the content of plan.json, and its modules by their keys in model.json (`kernels`, ...)."""
+    """A variant, compiled: the content of plan.json, and its modules by their keys in model.json (`kernels`, ...).
+
+    `alternatives` are the modules of the plan's alternatives, by their paths in the artifact.
+    """
 
     plan: dict[str, Any]
     modules: dict[str, bytes]
+    alternatives: dict[str, bytes] = field(default_factory=dict)
 
     @property
     def kernels(self) -> str:
@@ -89,18 +97,16 @@ def lower_variant(
         prefill_chunks = (max(prefill_chunks),) if prefill_chunks else ()
     geometry = Geometry(model, scheme, variant, context, prefill_chunks)
     _check_cache(geometry)
-    graph = graph_type(model, variant)(geometry, weight_specs(model))
-    module, parameters = graph.export_tvm({program: {} for program in geometry.programs})
-    show("graph.py", module.script)
-    for name, make in PASSES:
-        module = make()(module)
-        show(f"{name}.py", module.script)
-    names = [_label(name) for name, _ in parameters]
-    programs = _read_programs(module, graph, names)
+    graph, programs, parameters = _plan_programs(geometry, show)
     if variant.backend == "wasm":
         kernels, modules = _compile_wasm(graph, show)
     else:
         kernels, modules = _compile_wgsl(graph, variant, show)
+    made = [
+        _lower_alternative(replace(geometry, alternative=alternative), graph, kernels, show)
+        for alternative in ALTERNATIVES.get(variant.name, ())
+    ]
+    alternatives = {a.kernels_file: source for a, source in made}
     header = {
         "format": "wisp-plan",
         "format_version": 1,
@@ -112,19 +118,50 @@ def lower_variant(
         "prefill_chunks": list(prefill_chunks),
     }
     shapes = _weight_shapes(geometry)
-    named = {
-        label: _describe(label, parameter, geometry, shapes)
-        for label, (_, parameter) in zip(names, parameters, strict=True)
-    }
-    plan = assemble(header, named, programs, kernels)
+    named = {label: _describe(label, parameter, geometry, shapes) for label, parameter in parameters.items()}
+    plan = assemble(header, named, programs, kernels, [a for a, _ in made])
     show("plan.json", lambda: json.dumps(plan, indent=1))
     if variant.backend == "webgpu":
         _check_limits(plan)
-    return Lowered(plan, modules)
+    return Lowered(plan, modules, alternatives)
+
+
+def _plan_programs(geometry: Geometry, show: Show) -> tuple[Graph, dict[str, Program], dict[str, Any]]:
+    """(graph, planned programs, parameters by label) of a geometry."""
+    graph = graph_type(geometry.model, geometry.variant)(geometry, weight_specs(geometry.model))
+    module, parameters = graph.export_tvm({program: {} for program in geometry.programs})
+    show("graph.py", module.script)
+    for name, make in PASSES:
+        module = make()(module)
+        show(f"{name}.py", module.script)
+    labelled = {_label(name): parameter for name, parameter in parameters}
+    return graph, _read_programs(module, graph, list(labelled)), labelled
+
+
+def _lower_alternative(
+    geometry: Geometry, own: Graph, kernels: Mapping[str, KernelInfo], show: Show
+) -> tuple[AlternativePrograms, bytes]:
+    """The programs of `geometry.alternative` and the WGSL of the kernels that `own`, the plan's graph, lacks."""
+    alternative, variant = geometry.alternative, geometry.variant
+    assert alternative is not None
+
+    def show_prefixed(name: str, text: Callable[[], str]) -> None:
+        show(f"{alternative.name}_{name}", text)
+
+    graph, programs, _ = _plan_programs(geometry, show_prefixed)
+    known = {_identity(function): kernels[name] for name, function in own.kernels.functions.items()}
+    shared = {name: known[key] for name, f in graph.kernels.functions.items() if (key := _identity(f)) in known}
+    fresh = {name: f for name, f in graph.kernels.functions.items() if name not in shared}
+    rendered = _render(fresh, variant)
+    source = wgsl.join(_unique(rendered), variant.activation_dtype == "float16", variant.subgroups)
+    show_prefixed("kernels.wgsl", lambda: source)
+    tolerance = TOLERANCE[variant.activation_dtype]
+    file = f"{variant.name}/{alternative.name}.wgsl"
+    return AlternativePrograms(alternative.name, file, (), tolerance, programs, shared | rendered), source.encode()
 
 
 def _compile_wgsl(graph: Graph, variant: Variant, show: Dump) -> tuple[dict[str, KernelInfo], dict[str, bytes]]:
-    kernels = _render(graph, variant)
+    kernels = _render(graph.kernels.functions, variant)
     source = wgsl.join(_unique(kernels), variant.activation_dtype == "float16", variant.subgroups)
     show("kernels.wgsl", lambda: source)
     return kernels, {"kernels": source.encode()}
@@ -166,11 +203,11 @@ def _read_programs(module: tvm.IRModule, graph: Graph, names: list[str]) -> dict
     return {name: read_program(module[name], names, callees) for name in graph.geometry.programs}
 
 
-def _render(graph: Graph, variant: Variant) -> dict[str, KernelInfo]:
+def _render(functions: Mapping[str, tirx.PrimFunc], variant: Variant) -> dict[str, KernelInfo]:
     """Render every kernel; those of equal text share an entry point."""
     seen: dict[str, str] = {}
     rendered: dict[str, KernelInfo] = {}
-    for name, function in graph.kernels.functions.items():
+    for name, function in functions.items():
         info = _render_once(function, name, variant.subgroups)
         text = info.source.replace(name, "")
         entry = seen.setdefault(text, name)
@@ -182,12 +219,17 @@ def _render(graph: Graph, variant: Variant) -> dict[str, KernelInfo]:
 _RENDERED: dict[tuple[str, int, str, bool], KernelInfo] = {}
 
 
-def _render_once(function: tirx.PrimFunc, name: str, subgroups: bool) -> KernelInfo:
-    """`wgsl.render`, once for a kernel of this text and name. The hash tells constants apart that print alike."""
+def _identity(function: tirx.PrimFunc) -> tuple[str, int]:
+    """What a kernel is but for its name. The hash tells constants apart that print alike."""
     anonymous = function.without_attr("wisp.name")
-    script = anonymous.script()
+    return anonymous.script(), structural_hash(anonymous)
+
+
+def _render_once(function: tirx.PrimFunc, name: str, subgroups: bool) -> KernelInfo:
+    """`wgsl.render`, once for a kernel of this text and name."""
+    script, digest = _identity(function)
     # Only TVM's own warp primitives ask what the target can do; Wisp's kernels call WGSL's builtins by name.
-    key = (script, structural_hash(anonymous), name, subgroups and "tvm_warp" in script)
+    key = (script, digest, name, subgroups and "tvm_warp" in script)
     if key not in _RENDERED:
         _RENDERED[key] = wgsl.render(function, name, subgroups)
     return _RENDERED[key]
@@ -237,7 +279,8 @@ def _check_cache(geometry: Geometry) -> None:
 
 def _check_limits(plan: Mapping[str, Any]) -> None:
     """Every variant fits WebGPU's default limits; a kernel that does not is a defect of the compiler."""
-    for kernel in plan["kernels"]:
+    alternatives = plan.get("alternatives", [])
+    for kernel in [*plan["kernels"], *(kernel for a in alternatives for kernel in a["kernels"])]:
         invocations = int(np.prod(kernel["workgroup_size"]))
         if len(kernel["bindings"]) > MAX_BINDINGS or invocations > MAX_INVOCATIONS:
             raise RuntimeError(f"kernel {kernel['entry']} exceeds WebGPU's default limits: {kernel}")

@@ -19,7 +19,15 @@ TOTAL_BYTES = 16 * 1024**3
 STATE_BYTES = 64  # words 0..15, which the CPU writes
 DTYPE_BYTES = {"uint32": 4, "float16": 2, "float32": 4}
 MAX_INTEGER = 2**53 - 1  # what a JSON number holds exactly everywhere
-COUNT_LIMITS = {"files": 4096, "records": 65536, "variants": 16, "buffers": 16384, "kernels": 4096, "dispatches": 65536}
+COUNT_LIMITS = {
+    "files": 4096,
+    "records": 65536,
+    "variants": 16,
+    "buffers": 16384,
+    "kernels": 4096,
+    "dispatches": 65536,
+    "alternatives": 8,
+}
 
 # WebGPU's defaults (https://www.w3.org/TR/webgpu/#limits); a variant's `required_limits` raises them.
 DEFAULT_LIMITS = {
@@ -45,6 +53,8 @@ WASM_LIMITS = {
     "maxComputeWorkgroupSizeZ": 1,
     "maxComputeWorkgroupsPerDimension": 2**31 - 1,
 }
+
+MAX_TOLERANCE = 0.1  # of an alternative's logits
 
 BUFFER_KINDS = ("weight", "constant", "kv", "state", "io", "scratch")
 
@@ -399,14 +409,62 @@ def validate_plan(plan: Any, variant: dict[str, Any], model: dict[str, Any], ten
         different = sorted(programs.keys() ^ expected_programs.keys())
         fail(f"{where} programs differ from prefill_chunks", different, "decode and one prefill_N for each chunk")
     for name, count in expected_programs.items():
-        dispatches = _list(programs[name], f"{where} programs.{name}", "dispatches")
+        dispatches = _validate_program(programs[name], f"{where} programs.{name}", kernels, buffers, limits)
         for i, dispatch in enumerate(dispatches):
-            _validate_dispatch(dispatch, f"{where} programs.{name}[{i}]", kernels, buffers, limits)
             if variant["backend"] == "wasm" and dispatch["grid"][1:] != [1, 1]:
                 fail(f"{where} programs.{name}[{i}].grid", dispatch["grid"], "[items, 1, 1] in a plan of the CPU")
         if len(dispatches) != count:
             key = "dispatches_per_token" if name == "decode" else f"prefill_dispatches of {name}"
             fail(f"model.json {key}", count, f"{len(dispatches)}, as in {where}")
+    if "alternatives" in plan:
+        _validate_alternatives(plan, variant, model, limits)
+
+
+def _validate_alternatives(
+    plan: dict[str, Any], variant: dict[str, Any], model: dict[str, Any], limits: dict[str, int]
+) -> None:
+    """The alternatives of a plan whose own programs, kernels and buffers are valid."""
+    where = f"{variant['plan']} alternatives"
+    alternatives = _list(plan["alternatives"], where, "alternatives")
+    if variant["backend"] == "wasm" and alternatives:
+        fail(where, f"{len(alternatives)} entries", "none in a plan of the CPU")
+    names: set[str] = set()
+    files = {variant["kernels"]}
+    for i, alternative in enumerate(alternatives):
+        here = f"{where}[{i}]"
+        name = _object(alternative, here).get("name")
+        if not isinstance(name, str) or not re.fullmatch(r"[a-z][a-z0-9_]{0,31}", name) or name in names:
+            fail(f"{here}.name", name, "small letters, digits and _, a name that no other alternative has")
+        names.add(name)
+        file = alternative.get("kernels_file")
+        _listed(file, model["files"], f"{here}.kernels_file")
+        if file in files:
+            fail(f"{here}.kernels_file", file, "a module that nothing else uses")
+        files.add(file)
+        for feature in _list(alternative.get("language_features"), f"{here}.language_features", "alternatives"):
+            if not isinstance(feature, str) or not re.fullmatch(r"[a-z][a-z0-9_]{0,63}", feature):
+                fail(f"{here}.language_features", feature, "names of WGSL language features")
+        if _number(alternative.get("tolerance"), f"{here}.tolerance", 0, MAX_TOLERANCE) == 0:
+            fail(f"{here}.tolerance", 0, "more than 0")
+        own = _list(alternative.get("kernels"), f"{here}.kernels", "kernels")
+        for k, kernel in enumerate(own):
+            _validate_kernel(kernel, f"{here}.kernels[{k}]", limits)
+        programs = _object(alternative.get("programs"), f"{here}.programs")
+        if not programs or not programs.keys() <= plan["programs"].keys():
+            known = ", ".join(plan["programs"])
+            fail(f"{here}.programs", sorted(programs), f"at least one, each a name of the plan's programs ({known})")
+        for program, dispatches in programs.items():
+            place = f"{here}.programs.{program}"
+            _validate_program(dispatches, place, plan["kernels"] + own, plan["buffers"], limits)
+
+
+def _validate_program(
+    program: Any, where: str, kernels: list[Any], buffers: list[dict[str, Any]], limits: dict[str, int]
+) -> list[Any]:
+    dispatches = _list(program, where, "dispatches")
+    for i, dispatch in enumerate(dispatches):
+        _validate_dispatch(dispatch, f"{where}[{i}]", kernels, buffers, limits)
+    return dispatches
 
 
 def _validate_buffers(

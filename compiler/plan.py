@@ -46,6 +46,21 @@ class Program:
     storages: tuple[int, ...]
 
 
+@dataclass(frozen=True)
+class AlternativePrograms:
+    """Programs that compute what those of the same names do, with other kernels in a module of their own.
+
+    `kernels` maps the names in the programs to rendered kernels: the plan's own (by entry) or the alternative's.
+    """
+
+    name: str
+    kernels_file: str
+    language_features: tuple[str, ...]
+    tolerance: float
+    programs: Mapping[str, Program]
+    kernels: Mapping[str, KernelInfo]
+
+
 def read_program(
     function: relax.Function, parameters: Sequence[str], kernels: Mapping[tvm.ir.GlobalVar, str]
 ) -> Program:
@@ -122,39 +137,75 @@ def assemble(
     named: Mapping[str, Mapping[str, Any]],
     programs: Mapping[str, Program],
     kernels: Mapping[str, KernelInfo],
+    alternatives: Sequence[AlternativePrograms] = (),
 ) -> dict[str, Any]:
     """The content of plan.json.
 
     `named` describes every buffer that is a parameter; those that no program uses are left out. `kernels` maps the
     names in the programs to rendered kernels; names that share an entry share the kernel.
     """
-    sizes, places = share_storages(programs)
-    used = {operand for program in programs.values() for call in program.calls for operand in call.operands}
+    everything = {("", name): program for name, program in programs.items()}
+    everything |= {(a.name, name): program for a in alternatives for name, program in a.programs.items()}
+    sizes, places = share_storages({"@".join(key): program for key, program in everything.items()})
+    used = {operand for program in everything.values() for call in program.calls for operand in call.operands}
     buffers: list[Mapping[str, Any]] = [description for name, description in named.items() if name in used]
     index = {str(name): i for i, name in enumerate(name for name in named if name in used)}
     scratch = len(buffers)
     buffers += [{"kind": "scratch", "name": f"scratch.{i}", "bytes": size} for i, size in enumerate(sizes)]
-    entries: dict[str, int] = {}
-    kernel_list: list[dict[str, Any]] = []
+
+    def dispatch(
+        call: Call, storages: Mapping[str, int], infos: Mapping[str, KernelInfo], numbers: Mapping[str, int]
+    ) -> dict[str, Any]:
+        info = infos[call.kernel]
+        operands = [call.operands[parameter] for parameter in info.parameters]
+        bind = [index[operand] if operand in index else scratch + storages[operand] for operand in operands]
+        return {"kernel": numbers[info.entry], "bind": bind, "grid": list(info.grid)}
+
+    def dispatches(
+        owner: str, found: Mapping[str, Program], infos: Mapping[str, KernelInfo], numbers: Mapping[str, int]
+    ) -> dict[str, list[dict[str, Any]]]:
+        return {
+            name: [dispatch(call, places[f"{owner}@{name}"], infos, numbers) for call in program.calls]
+            for name, program in found.items()
+        }
+
+    own = _distinct(kernels)
+    numbers = {entry: i for i, entry in enumerate(own)}
+    plan = {
+        **header,
+        "buffers": [dict(b) for b in buffers],
+        "kernels": [_describe_kernel(info) for info in own.values()],
+        "programs": dispatches("", programs, kernels, numbers),
+    }
+    described = []
+    for alternative in alternatives:
+        more = {entry: info for entry, info in _distinct(alternative.kernels).items() if entry not in own}
+        extended = numbers | {entry: len(own) + i for i, entry in enumerate(more)}
+        described.append(
+            {
+                "name": alternative.name,
+                "kernels_file": alternative.kernels_file,
+                "language_features": list(alternative.language_features),
+                "tolerance": alternative.tolerance,
+                "kernels": [_describe_kernel(info) for info in more.values()],
+                "programs": dispatches(alternative.name, alternative.programs, alternative.kernels, extended),
+            }
+        )
+    return plan | ({"alternatives": described} if described else {})
+
+
+def _distinct(kernels: Mapping[str, KernelInfo]) -> dict[str, KernelInfo]:
+    """The kernels by entry, in the order of their first names."""
+    found: dict[str, KernelInfo] = {}
     for info in kernels.values():
-        if info.entry not in entries:
-            entries[info.entry] = len(kernel_list)
-            kernel_list.append(
-                {
-                    "entry": info.entry,
-                    "workgroup_size": list(info.workgroup_size),
-                    "workgroup_bytes": info.workgroup_bytes,
-                    "bindings": list(info.bindings),
-                }
-            )
-    dispatches: dict[str, list[dict[str, Any]]] = {}
-    for name, program in programs.items():
-        dispatches[name] = []
-        for call in program.calls:
-            info = kernels[call.kernel]
-            bind = []
-            for parameter in info.parameters:
-                operand = call.operands[parameter]
-                bind.append(index[operand] if operand in index else scratch + places[name][operand])
-            dispatches[name].append({"kernel": entries[info.entry], "bind": bind, "grid": list(info.grid)})
-    return {**header, "buffers": [dict(b) for b in buffers], "kernels": kernel_list, "programs": dispatches}
+        found.setdefault(info.entry, info)
+    return found
+
+
+def _describe_kernel(info: KernelInfo) -> dict[str, Any]:
+    return {
+        "entry": info.entry,
+        "workgroup_size": list(info.workgroup_size),
+        "workgroup_bytes": info.workgroup_bytes,
+        "bindings": list(info.bindings),
+    }

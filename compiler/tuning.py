@@ -1,7 +1,9 @@
-"""How the kernels are spread over invocations, by variant: one table, nothing else.
+"""How the kernels are spread over invocations, by variant: two tables, nothing else.
 
-Numbers are chosen by measurement for a device class; any of them is correct on every device (a subgroup of another
-size only changes who computes what).
+Any row is correct on every device (a subgroup of another size only changes who computes what), so rows are a matter of
+speed. `TUNING` is what a plan's own programs are made of. It was measured where measuring was possible, on software
+adapters, which are a device class of their own: `webgpu-f32-sg` and `webgpu-f32` are theirs. `ALTERNATIVES` is what the
+artifact carries besides, for a runtime to measure on the device at hand: rows that differ in what GPUs differ in.
 """
 
 from __future__ import annotations
@@ -24,6 +26,19 @@ class VariantTuning:
     tiling: Tiling
 
 
+@dataclass(frozen=True)
+class Alternative:
+    """Other tunings for a variant's programs; None keeps the variant's own, so those programs have no alternative."""
+
+    name: str  # letters, digits and _, for files and entry points
+    vectors: tuple[Tuning, Tuning] | None = None  # of decode: single, paired
+    tiling: Tiling | None = None  # of prefill
+
+    def of(self, own: VariantTuning) -> VariantTuning:
+        single, paired = self.vectors or (own.single, own.paired)
+        return VariantTuning(single, paired, self.tiling or own.tiling)
+
+
 SUBGROUP_VECTORS = (Tuning("subgroup", 64, 0, 4, 16), Tuning("subgroup", 64, 0, 2, 8))
 # Eight lanes read 128 consecutive bytes of a q4 row and meet once.
 LANE_VECTORS = (Tuning("lanes", 64, 8, 4), Tuning("lanes", 64, 8, 2))
@@ -36,6 +51,35 @@ TUNING: dict[str, VariantTuning] = {
     ),
     "webgpu-f32": VariantTuning(*LANE_VECTORS, Tiling(16, 4, 8, 4, quads=False)),
 }
+
+# Four times as many workgroups as SUBGROUP_VECTORS, each with a quarter of the rows: GPUs with many cores and subgroups
+# of 32 (NVIDIA, AMD, Apple) need them to hide the latency of matrices of a few thousand rows.
+NARROW_VECTORS = (Tuning("subgroup", 64, 0, 2, 4), Tuning("subgroup", 64, 0, 1, 2))
+# Tiles of 16 rows, half as high as the usual ones: no idle invocations in a chunk of 16, more workgroups in others.
+LOW_TILING = Tiling(32, 2, 8, 4, quads=False)
+
+# Subgroups of 64 or 128 (AMD, Adreno) leave lanes idle on short rows, and small ones (Intel) make many sums: eight
+# lanes do neither.
+ALTERNATIVES: dict[str, tuple[Alternative, ...]] = {
+    "webgpu-f16-sg": (
+        Alternative("narrow", NARROW_VECTORS, LOW_TILING),
+        Alternative("lanes", LANE_VECTORS),
+    ),
+    "webgpu-f16": (
+        Alternative("narrow", (Tuning("lanes", 64, 16, 2), Tuning("lanes", 64, 16, 1)), LOW_TILING),
+        Alternative("wide", (Tuning("lanes", 128, 32, 4), Tuning("lanes", 128, 32, 2))),
+    ),
+    "webgpu-f32-sg": (
+        Alternative("narrow", NARROW_VECTORS, LOW_TILING),
+        Alternative("lanes", LANE_VECTORS, Tiling(16, 4, 8, 4, quads=True)),
+    ),
+    "webgpu-f32": (
+        Alternative("narrow", (Tuning("lanes", 64, 16, 2), Tuning("lanes", 64, 16, 1)), LOW_TILING),
+        Alternative("wide", (Tuning("lanes", 128, 32, 4), Tuning("lanes", 128, 32, 2))),
+    ),
+}
+# How far the logits of an alternative may be from those of the plan's own programs, of the largest logit.
+TOLERANCE = {"float32": 1e-3, "float16": 1e-2}
 
 
 def splits_for(context: int) -> int:

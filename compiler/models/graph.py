@@ -17,7 +17,7 @@ from compiler.kernels import attention, embed, epilogue, matmul, matvec, norm, s
 from compiler.kernels.builder import Kernel
 from compiler.models.base import Role, WeightSpec
 from compiler.models.layers import RING_SIZE, Geometry, KernelTable, Matrix, Runtime, declare_weights
-from compiler.tuning import TUNING, splits_for
+from compiler.tuning import splits_for
 
 UnitRows = Callable[[Any], Sequence[Any]]
 
@@ -35,7 +35,7 @@ class Graph(nn.Module):
 
     def __init__(self, geometry: Geometry, specs: Sequence[WeightSpec]) -> None:
         self.geometry = geometry
-        self.kernels = KernelTable()
+        self.kernels = KernelTable(f"_{geometry.alternative.name}" if geometry.alternative else "")
         self.runtime = Runtime(geometry)
         self.weights = declare_weights(self, specs, geometry.scheme, geometry.binding_bytes)
         for chunk in geometry.prefill_chunks:
@@ -199,7 +199,7 @@ class Graph(nn.Module):
                     declare,
                     g.state_words,
                     self.activation,
-                    TUNING[g.variant.name].tiling,
+                    g.tuning.tiling,
                 ),
             )
             arguments = [x, *matrix.whole(), self.runtime.state, *bias]
@@ -226,7 +226,7 @@ class Graph(nn.Module):
         declare: epilogue.Declare,
         normed: bool,
     ) -> Any:
-        g, tuning = self.geometry, TUNING[self.geometry.variant.name]
+        g, tuning = self.geometry, self.geometry.tuning
         chosen = tuning.paired if len(unit_rows(0)) == 2 else tuning.single
         rms = g.norm if normed else None
         return matvec.matvec(name, scheme, rows, k, units, unit_rows, declare, chosen, self.activation, rms)

@@ -19,6 +19,7 @@ from compiler.kernels import embed, matvec
 from compiler.kernels.epilogue import STATE_HEADER, Heads
 from compiler.models.base import ModelConfig, WeightSpec
 from compiler.quantize import Scheme, parameter_layout
+from compiler.tuning import TUNING, Alternative, VariantTuning
 from compiler.variants import Variant
 
 RING_SIZE = 256
@@ -28,13 +29,22 @@ PART_ROWS = 64  # a tensor is cut at multiples of this
 
 @dataclass(frozen=True)
 class Geometry:
-    """What the graph is built for: one model, scheme, variant, context and set of chunk sizes."""
+    """What the graph is built for: one model, scheme, variant, context and set of chunk sizes.
+
+    With `alternative` its programs are those that the alternative has other kernels for.
+    """
 
     model: ModelConfig
     scheme: Scheme
     variant: Variant
     context: int
     prefill_chunks: tuple[int, ...]
+    alternative: Alternative | None = None
+
+    @property
+    def tuning(self) -> VariantTuning:
+        own = TUNING[self.variant.name]
+        return self.alternative.of(own) if self.alternative else own
 
     @property
     def heads(self) -> Heads:
@@ -48,7 +58,10 @@ class Geometry:
     @property
     def programs(self) -> tuple[str, ...]:
         """The names of the programs, each a method of the graph."""
-        return ("decode", *(f"prefill_{chunk}" for chunk in self.prefill_chunks))
+        decode, prefill = ("decode",), tuple(f"prefill_{chunk}" for chunk in self.prefill_chunks)
+        if self.alternative is None:
+            return decode + prefill
+        return (decode if self.alternative.vectors else ()) + (prefill if self.alternative.tiling else ())
 
     @property
     def state_words(self) -> int:
@@ -67,8 +80,9 @@ class Geometry:
 
 @dataclass
 class KernelTable:
-    """The kernels of a graph by name, each built once."""
+    """The kernels of a graph by name, each built once. `suffix` ends every name."""
 
+    suffix: str = ""
     functions: dict[str, tirx.PrimFunc] = field(default_factory=dict)
     _names: dict[tuple[Any, ...], str] = field(default_factory=dict)
     _signatures: dict[tuple[Any, ...], tirx.PrimFunc] = field(default_factory=dict)
@@ -76,7 +90,7 @@ class KernelTable:
     def build(self, key: tuple[Any, ...], make: Callable[[str], tirx.PrimFunc]) -> str:
         """The name of the kernel with this key; `make(name)` builds it when it is new. `key[0]` begins the name."""
         if key not in self._names:
-            name = f"{key[0]}_{len(self._names)}"
+            name = f"{key[0]}_{len(self._names)}{self.suffix}"
             self._names[key] = name
             self.functions[name] = make(name)
         return self._names[key]

@@ -55,6 +55,13 @@ def test_the_good_manifest_is_valid() -> None:
     assert tensors["model.norm.weight"].row_bytes == 2
 
 
+def test_a_plan_may_have_alternatives() -> None:
+    documents = load(FIXTURES / "base_alternatives.json")
+    check(documents)
+    documents["plan"]["alternatives"] = []
+    check(documents)
+
+
 def test_webgpus_limits_do_not_bind_a_plan_of_the_cpu() -> None:
     documents = load(FIXTURES / "base_wasm.json")
     scratch = documents["plan"]["buffers"][10]

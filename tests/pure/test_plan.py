@@ -20,6 +20,7 @@ from compiler.models.decoder import Decoder
 from compiler.models.layers import Geometry
 from compiler.plan import Call, Program, assemble, read_program, share_storages
 from compiler.quantize import SCHEMES
+from compiler.tuning import ALTERNATIVES
 from compiler.variants import VARIANTS
 from compiler.wgsl import KernelInfo
 
@@ -92,7 +93,7 @@ def unplanned(model: ModelConfig) -> Unplanned:
         if name != "static_plan_block_memory":
             module = make()(module)
     names = [lower._label(name) for name, _ in parameters]
-    kernels = lower._render(graph, VARIANT)
+    kernels = lower._render(graph.kernels.functions, VARIANT)
     flow, sizes = {}, {}
     for name, program in lower._read_programs(module, graph, names).items():
         bound = [[call.operands[i] for i in kernels[call.kernel].parameters] for call in program.calls]
@@ -193,14 +194,50 @@ def test_a_function_that_is_not_planned_is_refused(model: ModelConfig) -> None:
 
 def test_dumps_are_numbered_in_the_order_of_the_stages(lowered: Lowered, dump: Path) -> None:
     files = sorted(path.name for path in (dump / VARIANT.name).iterdir())
-    stages = ["graph.py", *(f"{name}.py" for name, _ in lower.PASSES), "kernels.wgsl", "plan.json"]
+    own = ["graph.py", *(f"{name}.py" for name, _ in lower.PASSES), "kernels.wgsl"]
+    stages = [*own, *(f"{a.name}_{stage}" for a in ALTERNATIVES[VARIANT.name] for stage in own), "plan.json"]
     assert files == [f"{i:02d}_{stage}" for i, stage in enumerate(stages)]
     assert json.loads((dump / VARIANT.name / files[-1]).read_text()) == lowered.plan
-    assert (dump / VARIANT.name / files[-2]).read_text() == lowered.kernels
+    assert (dump / VARIANT.name / files[len(own) - 1]).read_text() == lowered.kernels
     assert "alloc_storage" in (dump / VARIANT.name / "04_static_plan_block_memory.py").read_text()
+
+
+# -------------------------------------------------------------------------------------------------------- alternatives
+
+
+def test_alternatives_have_no_kernel_that_the_plan_has(lowered: Lowered) -> None:
+    plan = lowered.plan
+    alternatives = {a["name"]: a for a in plan["alternatives"]}
+    assert list(alternatives) == [a.name for a in ALTERNATIVES[VARIANT.name]]
+    assert set(alternatives["narrow"]["programs"]) == {"decode", "prefill_32", "prefill_16"}
+    assert set(alternatives["wide"]["programs"]) == {"decode"}
+    assert sorted(lowered.alternatives) == sorted(a["kernels_file"] for a in plan["alternatives"])
+    for name, alternative in alternatives.items():
+        source = lowered.alternatives[alternative["kernels_file"]].decode()
+        kernels = plan["kernels"] + alternative["kernels"]
+        for kernel in alternative["kernels"]:
+            assert f"fn {kernel['entry']}(" in source
+            assert kernel["entry"].endswith(f"_{name}")
+        used = {d["kernel"] for program in alternative["programs"].values() for d in program}
+        assert used >= set(range(len(plan["kernels"]), len(kernels))), "a kernel that nothing uses"
+        assert used & set(range(len(plan["kernels"]))), "attention, for one, is the plan's own"
+        for program, dispatches in alternative["programs"].items():
+            assert len(dispatches) == len(plan["programs"][program])
+
+
+def test_alternatives_use_scratch_buffers_as_the_plan_does(lowered: Lowered) -> None:
+    """With the same steps in the same order, every dispatch reads what its counterpart in the plan reads."""
+    plan = lowered.plan
+    for alternative in plan["alternatives"]:
+        programs = alternative["programs"]
+        view = {**plan, "kernels": plan["kernels"] + alternative["kernels"], "programs": programs}
+        got, want = planned_flow(view), planned_flow(plan)
+        for program in programs:
+            assert [read for _, read in got[program]] == [read for _, read in want[program]]
 
 
 def test_two_compilations_are_equal(model: ModelConfig, lowered: Lowered) -> None:
     again = lower_variant(model, SCHEME, VARIANT, CONTEXT, CHUNKS)
     assert again.plan == lowered.plan
     assert again.kernels == lowered.kernels
+    assert again.alternatives == lowered.alternatives

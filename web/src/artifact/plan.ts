@@ -3,7 +3,7 @@
 
 import { fail, GIB, Node } from "./checks";
 import { FORMAT_VERSION } from "./manifest";
-import type { Access, Dispatch, IoName, Kernel, Manifest, Plan, PlanBuffer, TensorCache, Variant } from "./schema";
+import type { Access, Alternative, Dispatch, IoName, Kernel, Manifest, Plan, PlanBuffer, TensorCache, Variant } from "./schema";
 import { IO_NAMES, rowBytes } from "./schema";
 
 /** WebGPU's default limits, where a plan can exceed them. `required_limits` of a variant overrides. */
@@ -38,6 +38,9 @@ const WASM_LIMITS: Limits = {
 const STATE_BYTES = 64;
 const MOST_BUFFERS = 100_000;
 const MOST_DISPATCHES = 100_000;
+const MOST_KERNELS = 10_000;
+const MOST_ALTERNATIVES = 8;
+const MOST_TOLERANCE = 0.1;
 
 /** @throws ArtifactError naming the buffer, kernel or dispatch, what was got and what was expected */
 export function parsePlan(json: unknown, manifest: Manifest, variant: Variant, weights: TensorCache): Plan {
@@ -59,13 +62,15 @@ export function parsePlan(json: unknown, manifest: Manifest, variant: Variant, w
     ringSize: root.get("ring_size").int(1, 2 ** 20),
     prefillChunks: prefillChunks.toSorted((a, b) => b - a),
     buffers: root.get("buffers").list(MOST_BUFFERS).map((node) => parseBuffer(node, limits)),
-    kernels: root.get("kernels").list(10_000).map((node) => parseKernel(node, limits)),
+    kernels: root.get("kernels").list(MOST_KERNELS).map((node) => parseKernel(node, limits)),
     decode: [],
     prefill: new Map(),
+    alternatives: [],
   };
   checkBuffers(variant.plan, plan, manifest, variant);
   for (const buffer of plan.buffers) if (buffer.kind === "weight") checkWeight(variant.plan, buffer, weights);
   parsePrograms(root.get("programs"), plan, limits, variant);
+  if (root.get("alternatives").value !== undefined) parseAlternatives(root.get("alternatives"), plan, limits, manifest, variant);
   return plan;
 }
 
@@ -164,12 +169,12 @@ function checkWeight(file: string, buffer: Extract<PlanBuffer, { kind: "weight" 
 
 function parsePrograms(node: Node, plan: Plan, limits: Limits, variant: Variant): void {
   const wanted = new Map(plan.prefillChunks.map((chunk) => [`prefill_${chunk}`, chunk]));
-  plan.decode = parseProgram(node.get("decode"), plan, limits, variant);
+  plan.decode = parseProgram(node.get("decode"), plan, plan.kernels, limits, variant);
   const expected = variant.dispatchesPerToken;
   if (plan.decode.length !== expected)
     fail(node.file, "dispatches of decode", plan.decode.length, `${expected}, the variant's dispatches_per_token`);
   for (const [name, chunk] of wanted) {
-    const program = parseProgram(node.get(name), plan, limits, variant);
+    const program = parseProgram(node.get(name), plan, plan.kernels, limits, variant);
     const count = variant.prefillDispatches[String(chunk)];
     if (program.length !== count)
       fail(node.file, `dispatches of ${name}`, program.length, `${String(count)}, from the variant's prefill_dispatches`);
@@ -179,10 +184,40 @@ function parsePrograms(node: Node, plan: Plan, limits: Limits, variant: Variant)
     if (name !== "decode" && !wanted.has(name)) fail(node.file, "programs", name, "decode and prefill_N of prefill_chunks");
 }
 
-function parseProgram(node: Node, plan: Plan, limits: Limits, variant: Variant): Dispatch[] {
+/** Alternatives of a plan whose own programs, kernels and buffers are valid. */
+function parseAlternatives(node: Node, plan: Plan, limits: Limits, manifest: Manifest, variant: Variant): void {
+  const items = node.list(MOST_ALTERNATIVES);
+  if (variant.backend === "wasm" && items.length > 0) node.fail("none in a plan of the CPU");
+  const own = new Set(["decode", ...plan.prefillChunks.map((chunk) => `prefill_${chunk}`)]);
+  for (const item of items) {
+    const name = item.get("name").string();
+    if (!/^[a-z][a-z0-9_]{0,31}$/.test(name) || plan.alternatives.some((other) => other.name === name))
+      item.get("name").fail("small letters, digits and _, a name that no other alternative has");
+    const kernelsFile = item.get("kernels_file").filePath();
+    if (!manifest.files.has(kernelsFile)) item.get("kernels_file").fail("a name that model.json files lists");
+    if (kernelsFile === variant.kernels || plan.alternatives.some((other) => other.kernelsFile === kernelsFile))
+      item.get("kernels_file").fail("a module that nothing else uses");
+    const languageFeatures = item.get("language_features").list(MOST_ALTERNATIVES).map((feature) => {
+      const text = feature.string();
+      return /^[a-z][a-z0-9_]{0,63}$/.test(text) ? text : feature.fail("names of WGSL language features");
+    });
+    const tolerance = item.get("tolerance").number(0, MOST_TOLERANCE);
+    if (tolerance === 0) item.get("tolerance").fail("more than 0");
+    const kernels = item.get("kernels").list(MOST_KERNELS).map((kernel) => parseKernel(kernel, limits));
+    const programs: Alternative["programs"] = new Map();
+    for (const [program, list] of item.get("programs").entries(100)) {
+      if (!own.has(program)) fail(node.file, `${item.path}.programs`, program, `names of the plan's programs (${[...own].join(", ")})`);
+      programs.set(program, parseProgram(list, plan, [...plan.kernels, ...kernels], limits, variant));
+    }
+    if (programs.size === 0) item.get("programs").fail("at least one of the plan's programs");
+    plan.alternatives.push({ name, kernelsFile, languageFeatures, tolerance, kernels, programs });
+  }
+}
+
+function parseProgram(node: Node, plan: Plan, kernels: readonly Kernel[], limits: Limits, variant: Variant): Dispatch[] {
   return node.list(MOST_DISPATCHES).map((item) => {
-    const kernelIndex = item.get("kernel").int(0, plan.kernels.length - 1);
-    const kernel = plan.kernels[kernelIndex];
+    const kernelIndex = item.get("kernel").int(0, kernels.length - 1);
+    const kernel = kernels[kernelIndex];
     if (kernel === undefined) return item.get("kernel").fail("the index of a kernel");
     const bind = item.get("bind");
     const buffers = bind.list(64).map((index) => index.int(0, plan.buffers.length - 1));

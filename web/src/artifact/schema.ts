@@ -104,6 +104,19 @@ export interface Dispatch {
   grid: [number, number, number];
 }
 
+/** Programs that may be run in place of the plan's own of the same names, with kernels in a module of their own. */
+export interface Alternative {
+  name: string;
+  kernelsFile: string;
+  /** What its module needs of `navigator.gpu.wgslLanguageFeatures`. */
+  languageFeatures: string[];
+  /** How far its logits may be from those of the plan's own programs, of the largest. */
+  tolerance: number;
+  kernels: Kernel[];
+  /** By names of programs. Their dispatches count the plan's kernels first, then `kernels`. */
+  programs: Map<string, Dispatch[]>;
+}
+
 export interface Plan {
   variant: string;
   context: number;
@@ -115,6 +128,7 @@ export interface Plan {
   kernels: Kernel[];
   decode: Dispatch[];
   prefill: Map<number, Dispatch[]>;
+  alternatives: Alternative[];
 }
 
 export const DTYPE_BYTES: Record<WeightDtype, number> = { uint32: 4, float16: 2, float32: 4 };

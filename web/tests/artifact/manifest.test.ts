@@ -2,6 +2,7 @@
 import { readdirSync, readFileSync } from "node:fs";
 import { resolve } from "node:path";
 import { describe, expect, test } from "vitest";
+import { compose, type Composition, replaced } from "../../src/artifact/choice";
 import { parseManifest, parseTensorCache } from "../../src/artifact/manifest";
 import { parsePlan } from "../../src/artifact/plan";
 import { ArtifactError } from "../../src/errors";
@@ -38,6 +39,32 @@ test("the base that the fixtures patch is valid", () => {
   expect(weights.tensors.get("model.embed_tokens.q_weight")).toEqual({ shape: [128, 4], dtype: "uint32" });
   expect(plan.prefillChunks).toEqual([16, 4]);
   expect(plan.decode).toHaveLength(3);
+});
+
+test("a plan may have alternatives", () => {
+  const { plan } = validate(read("base_alternatives.json") as Documents);
+  expect(plan.alternatives).toMatchObject([{ name: "wide", kernelsFile: "webgpu-f32/wide.wgsl", tolerance: 0.001 }]);
+  expect([...(plan.alternatives[0]?.programs.keys() ?? [])]).toEqual(["decode", "prefill_4"]);
+  expect(plan.kernels).toHaveLength(3);
+});
+
+test("a choice of programs takes the kernels that they need, and no others", () => {
+  const { plan } = validate(read("base_alternatives.json") as Documents);
+  const entries = ({ modules }: Composition) => modules.map(({ file, kernels }) => [file, kernels.map(({ entry }) => entry)]);
+  const named = ({ plan: made }: Composition) => [made.decode, ...made.prefill.values()].map((program) => program.map(({ kernel }) => made.kernels[kernel]?.entry));
+  const own = compose(plan, "own.wgsl", {});
+  expect(entries(own)).toEqual([["own.wgsl", ["embed", "append", "sample"]]]);
+  expect(named(own)).toEqual([["embed", "append", "sample"], ["embed", "append"], ["embed", "append"]]);
+  const decode = compose(plan, "own.wgsl", { decode: "wide" });
+  expect(entries(decode)).toEqual([["own.wgsl", ["embed", "sample", "append"]], ["webgpu-f32/wide.wgsl", ["append_wide"]]]);
+  expect(named(decode)).toEqual([["embed", "append_wide", "sample"], ["embed", "append"], ["embed", "append"]]);
+  const both = compose({ ...plan, prefill: new Map([...plan.prefill].filter(([size]) => size === 4)) }, "own.wgsl", { decode: "wide", prefill_4: "wide" });
+  expect(entries(both)).toEqual([["own.wgsl", ["embed", "sample"]], ["webgpu-f32/wide.wgsl", ["append_wide"]]]);
+  expect(named(both)).toEqual([["embed", "append_wide", "sample"], ["embed", "append_wide"]]);
+  const [alternative] = plan.alternatives;
+  if (alternative === undefined) throw new Error("no alternative");
+  expect(replaced(plan, alternative, 7).decode.map(({ kernel }) => kernel)).toEqual([0, 7, 2]);
+  expect(plan.decode.map(({ kernel }) => kernel)).toEqual([0, 1, 2]);
 });
 
 test("WebGPU's limits do not bind a plan of the CPU", () => {
