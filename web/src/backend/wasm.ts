@@ -20,7 +20,7 @@ export interface WasmOptions extends Patience {
   spawn?: SpawnThread;
 }
 
-const MOST_THREADS = 32;
+const MOST_THREADS = 64;
 
 type Job =
   | { type: "write"; address: number; data: Uint8Array }
