@@ -194,11 +194,19 @@ def tokenizer() -> Tokenizer:
 
 
 def write(
-    directory: Path, model: Toy, *, source: str = KERNELS, cpu: bool = False, scratch: int = 64, **changes: Any
+    directory: Path,
+    model: Toy,
+    *,
+    source: str = KERNELS,
+    cpu: bool = False,
+    scratch: int = 64,
+    alternatives: dict[str, tuple[dict[str, Any], str]] | None = None,
+    **changes: Any,
 ) -> None:
     """Writes the artifact with these kernels. `changes` replace keys of model.json.
 
-    `cpu` adds the variant of the CPU, whose plan has a scratch buffer of `scratch` bytes.
+    `cpu` adds the variant of the CPU, whose plan has a scratch buffer of `scratch` bytes. `alternatives` are those of
+    the GPU's plan, by name: what is said of one there, and the WGSL of its kernels.
     """
     low, high = model.weight[:128], model.weight[128:]
     name = "model.embed_tokens.weight"
@@ -232,7 +240,14 @@ def write(
         for i, (part, offset) in enumerate([(low, 0), (high, 128)])
     ]
     files["tensor-cache.json"] = json.dumps({"metadata": {"ParamBytes": 4 * VOCAB}, "records": records}).encode()
-    files["webgpu-f32/plan.json"] = json.dumps(plan(name)).encode()
+    offered = []
+    for alternative, (description, its_source) in (alternatives or {}).items():
+        file = f"webgpu-f32/{alternative}.wgsl"
+        files[file] = with_numbers(its_source).encode()
+        common = {"name": alternative, "kernels_file": file, "language_features": [], "tolerance": 0.001}
+        offered.append({**common, **description})
+    gpu_plan = {**plan(name), "alternatives": offered} if offered else plan(name)
+    files["webgpu-f32/plan.json"] = json.dumps(gpu_plan).encode()
     if cpu:
         files["wasm-simd/plan.json"] = json.dumps(cpu_plan(plan(name), scratch)).encode()
         module = bytes(wasmtime.wat2wasm(with_numbers(WASM_KERNELS, suffix="")))

@@ -28,6 +28,11 @@ export interface EngineOptions {
   onDeviceLost?: (error: WispError) => void;
   /** Cancels the load. What was downloaded whole stays cached. */
   signal?: AbortSignal;
+  /**
+   * Measure, at the first load on a device, which of the artifact's alternative kernels are fastest there (about half a
+   * second, at most a few), and remember it with the files. Default: on GPUs, not on software adapters. True: on those too, at length.
+   */
+  autotune?: boolean;
   /** Keep the files in the Cache API for the next visit (default true). */
   cache?: boolean;
 }
@@ -47,6 +52,18 @@ export interface SkippedVariant {
   reason: string;
 }
 
+/** Which of the artifact's kernels run, program by program (`decode`, and `prefill_N` for chunks of N tokens of a prompt). */
+export interface Tuning {
+  /** `own`: nothing was measured; `remembered`: on an earlier visit. */
+  source: "own" | "measured" | "remembered";
+  /** The alternative's name for each program that does not run with the artifact's own kernels. */
+  programs: Record<string, string>;
+  /** Milliseconds of a run by program and alternative (`own`: the artifact's own kernels), when they were measured now. */
+  milliseconds: Record<string, Record<string, number>>;
+  /** Alternatives that cannot be taken here, and why in plain words. */
+  rejected: { alternative: string; reason: string }[];
+}
+
 export interface EngineInfo {
   /** The model's id. */
   model: string;
@@ -59,6 +76,7 @@ export interface EngineInfo {
   skipped: SkippedVariant[];
   /** What would make it faster here, in plain words. */
   hints: string[];
+  tuning: Tuning;
   /** Tokens that prompt and answer may have together. */
   contextLength: number;
   vocabSize: number;
@@ -124,6 +142,8 @@ export interface EngineStats {
   gpuBytes: number;
   loadMs: number;
   compileMs: number;
+  /** What measuring alternative kernels took; 0 when there was nothing to measure. */
+  tuneMs: number;
   /** From a request's start to its first token, summed; and from the first to the last. */
   prefillMs: number;
   decodeMs: number;

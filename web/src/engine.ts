@@ -307,12 +307,12 @@ class PageEngine implements Engine {
  * @throws ArtifactError, NetworkError, DeviceError, RequestError, or the signal's reason
  */
 export async function createEngine(url: string | URL, options: EngineOptions = {}): Promise<Engine> {
-  const { backend = "auto", contextLength, threads, cache = true, signal } = options;
+  const { backend = "auto", contextLength, threads, cache = true, autotune, signal } = options;
   signal?.throwIfAborted();
   const link = new WorkerLink(options);
   try {
     const { origin, pathname } = new URL(url, document.baseURI);
-    const info = await link.call("load", { url: origin + pathname, options: { backend, contextLength, threads, cache } }, { signal });
+    const info = await link.call("load", { url: origin + pathname, options: { backend, contextLength, threads, cache, autotune } }, { signal });
     return new PageEngine(link, info);
   } catch (error) {
     link.terminate();

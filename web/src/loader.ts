@@ -5,12 +5,13 @@
 import type { LoadProgress } from "./api";
 import { noCache, openCache } from "./artifact/cache";
 import { fail, GIB } from "./artifact/checks";
+import { compose, type Module } from "./artifact/choice";
 import { Fetcher, inOrder } from "./artifact/fetch";
 import { parseManifest, parseTensorCache } from "./artifact/manifest";
 import { parsePlan } from "./artifact/plan";
 import type { FileEntry, Manifest, Plan, TensorCache, Variant } from "./artifact/schema";
 import { probe, requestDevice } from "./backend/adapter";
-import type { Backend, BufferHandle, KernelSource } from "./backend/backend";
+import type { Backend, BufferHandle } from "./backend/backend";
 import { eligible, inspect, negotiate } from "./backend/negotiate";
 import { LIMIT_BYTES, memoryNeeded, WasmBackend, wasmSupport } from "./backend/wasm";
 import { WebGPUBackend } from "./backend/webgpu";
@@ -22,6 +23,7 @@ import { Session } from "./runtime/session";
 import { planUploads } from "./runtime/upload";
 import { type ChatTemplate, chatTemplateOf } from "./text/chat-template";
 import { Tokenizer } from "./text/tokenizer";
+import { decide, measure, TuningMemory, UNTUNED } from "./tuning";
 
 /** Shards under way or waiting for their upload. */
 const SHARDS_AHEAD = 2;
@@ -37,6 +39,8 @@ export interface Artifact {
   fetcher: Fetcher;
   meter: ProgressMeter;
   threads: number | undefined;
+  memory: TuningMemory;
+  autotune: boolean | undefined;
 }
 
 export interface LoadedModel {
@@ -105,6 +109,8 @@ export async function load(
   meter.enter("manifest");
 
   const threads = checkThreads(options.threads);
+  const autotune = checkAutotune(options.autotune);
+  const memory = new TuningMemory(cache, base);
   const manifest = parseManifest(await fetcher.manifest());
   const contextLength = capacity(options.contextLength, manifest);
   const candidates = negotiate(manifest.variants, await inspect(eligible(manifest.variants, options.backend)), options.backend);
@@ -115,12 +121,12 @@ export async function load(
   ]);
   const weights = parseTensorCache(weightsJson, manifest);
   meter.keep();
-  const artifact: Artifact = { manifest, weights, contextLength, ...texts, fetcher, meter, threads };
+  const artifact: Artifact = { manifest, weights, contextLength, ...texts, fetcher, meter, threads, memory, autotune };
   const start = (variant: Variant, until: AbortSignal) => startVariant(artifact, variant, until);
   const runner = await Runner.start({ candidates, fixed: options.backend !== "auto", start, ...events }, signal);
   const session = new Session(runner.running.machine, (failed, error) => runner.replace(failed, error));
   try {
-    await cache.prune(base, new Set([`${base}model.json`, ...[...manifest.files].map(([path, entry]) => fetcher.url(path, entry))]));
+    await cache.prune(base, new Set([`${base}model.json`, ...memory.keys, ...[...manifest.files].map(([path, entry]) => fetcher.url(path, entry))]));
     signal.throwIfAborted();
     meter.enter("ready");
     return { artifact, runner, session, loadMs: performance.now() - startedAt };
@@ -130,34 +136,52 @@ export async function load(
   }
 }
 
-/** One variant: plan -> device -> kernels and weights at once -> machine. No weight is fetched for a device that cannot hold it. */
-async function startVariant(artifact: Artifact, variant: Variant, signal: AbortSignal): Promise<Running> {
-  const { manifest, weights, contextLength, meter } = artifact;
+/**
+ * One variant: plan -> device -> kernels and weights at once -> machine, measured or remembered alternatives in it. No weight
+ * is fetched for a device that cannot hold it.
+ */
+async function startVariant(artifact: Artifact, variant: Variant, signal: AbortSignal, mayMeasure = true): Promise<Running> {
+  const { manifest, weights, contextLength, meter, memory, autotune } = artifact;
   const failure = new AbortController();
   const ends = AbortSignal.any([signal, failure.signal]);
   const fetcher = artifact.fetcher.until(ends);
   meter.restart();
-  const [planJson, source] = await Promise.all([fetcher.json(variant.plan, entryOf(manifest, variant.plan)), loadKernels(fetcher, manifest, variant)]);
+  const file = kernelsPath(variant);
+  const [planJson, ownKernels] = await Promise.all([fetcher.json(variant.plan, entryOf(manifest, variant.plan)), fetcher.file(file, entryOf(manifest, file))]);
   const plan = parsePlan(planJson, manifest, variant, weights);
   signal.throwIfAborted();
   const device = await openDevice(variant, artifact.threads);
   const { backend } = device;
+  let measuring = false;
   try {
     if (variant.backend === "wasm") checkMemory(plan, contextLength, device.threads);
+    const decision = await decide(memory, mayMeasure ? autotune : false, { manifest, variant, plan, adapter: device.adapter });
+    const whole = { plan, modules: [{ file, kernels: plan.kernels }] };
+    const composed = decision.kind === "remembered" ? compose(plan, file, decision.choice) : whole;
     const buffers = await allocate(backend, plan, contextLength);
-    meter.expect(variantBytes(manifest, variant, plan, weights));
+    const files = [...composed.modules.map((module) => module.file), ...(decision.kind === "measure" ? decision.alternatives.map((a) => a.kernelsFile) : [])];
+    meter.expect(variantBytes(manifest, variant, plan, weights, files));
     meter.enter("weights");
     const compileStart = performance.now();
-    const compiled = backend.compile(source, plan.kernels).then(() => performance.now() - compileStart);
+    const load = (path: string) => (path === file ? Promise.resolve(ownKernels) : fetcher.file(path, entryOf(manifest, path)));
+    const compiled = compile(backend, variant, composed.modules, load).then(() => performance.now() - compileStart);
     const uploaded = uploadWeights(fetcher, backend, manifest, plan, weights, buffers, ends).then(() => meter.enter("kernels"));
     const [compileMs] = await Promise.all([compiled, uploaded]);
-    const machine = new Replay(backend, plan, buffers, contextLength);
+    const own = new Replay(backend, composed.plan, buffers, contextLength);
     await backend.idle();
     signal.throwIfAborted();
-    return { ...device, variant, machine, compileMs };
+    const running = { ...device, variant, compileMs };
+    if (decision.kind === "own") return { ...running, machine: own, tuning: UNTUNED, tuneMs: 0 };
+    if (decision.kind === "remembered") return { ...running, machine: own, tuning: { ...UNTUNED, source: "remembered", programs: decision.choice }, tuneMs: 0 };
+    measuring = true;
+    const tuneStart = performance.now();
+    const read = async (path: string) => new TextDecoder().decode(await load(path));
+    const measured = await measure(memory, decision, { backend, plan, buffers, capacity: contextLength, own, read, signal: ends });
+    return { ...running, ...measured, tuneMs: performance.now() - tuneStart };
   } catch (error) {
     failure.abort(); // A kernel that does not compile ends the download.
     backend.dispose();
+    if (measuring && error instanceof DeviceError && !signal.aborted) return startVariant(artifact, variant, signal, false);
     throw error;
   }
 }
@@ -184,10 +208,16 @@ const ONE_THREAD =
   "Cross-Origin-Opener-Policy: same-origin and Cross-Origin-Embedder-Policy: require-corp, or register isolation.js, which adds them.";
 
 /** The CPU's kernels are a module, with relaxed SIMD where the artifact and the engine have it; the GPU's are text. */
-async function loadKernels(fetcher: Fetcher, manifest: Manifest, variant: Variant): Promise<KernelSource> {
-  const path = kernelsPath(variant);
-  const bytes = await fetcher.file(path, entryOf(manifest, path));
-  return variant.backend === "wasm" ? bytes : new TextDecoder().decode(bytes);
+async function compile(
+  backend: Backend,
+  variant: Variant,
+  modules: readonly Module[],
+  load: (path: string) => Promise<Uint8Array<ArrayBuffer>>,
+): Promise<void> {
+  for (const { file, kernels } of modules) {
+    const bytes = await load(file);
+    await backend.compile(variant.backend === "wasm" ? bytes : new TextDecoder().decode(bytes), kernels);
+  }
 }
 
 function kernelsPath({ kernels, kernelsRelaxed }: Variant): string {
@@ -212,6 +242,11 @@ function checkThreads(threads: number | undefined): number | undefined {
   if (threads !== undefined && (!Number.isInteger(threads) || threads < 1 || threads > MOST_THREADS))
     throw new RequestError({ what: "threads", got: String(threads), expected: `an integer from 1 to ${MOST_THREADS}` });
   return threads;
+}
+
+function checkAutotune(autotune: unknown): boolean | undefined {
+  if (autotune !== undefined && typeof autotune !== "boolean") throw new RequestError({ what: "autotune", got: JSON.stringify(autotune), expected: "true or false" });
+  return autotune;
 }
 
 function capacity(wanted: number | undefined, manifest: Manifest): number {
@@ -241,10 +276,10 @@ function needsConstants(plan: Plan): boolean {
   return plan.buffers.some((buffer) => buffer.kind === "constant");
 }
 
-/** What this variant needs beyond what every one needs. */
-function variantBytes(manifest: Manifest, variant: Variant, plan: Plan, weights: TensorCache): number {
+/** What this variant needs beyond what every one needs. @param kernels the files of its kernels */
+function variantBytes(manifest: Manifest, variant: Variant, plan: Plan, weights: TensorCache, kernels: readonly string[]): number {
   const shards = [...planUploads(plan, weights).keys()].map((shard) => shard.path);
-  const paths = [variant.plan, kernelsPath(variant), ...(needsConstants(plan) ? [CONSTANTS] : []), ...shards];
+  const paths = [variant.plan, ...kernels, ...(needsConstants(plan) ? [CONSTANTS] : []), ...shards];
   return paths.reduce((sum, path) => sum + entryOf(manifest, path).bytes, 0);
 }
 

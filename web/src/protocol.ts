@@ -8,6 +8,7 @@ export interface LoadOptions {
   contextLength: number | undefined;
   threads: number | undefined;
   cache: boolean;
+  autotune: boolean | undefined;
 }
 
 /** A chat request after its OpenAI shape was checked on the page. */

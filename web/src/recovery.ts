@@ -4,7 +4,7 @@
 // machine is not its business. The policy: a device that is lost is taken again; lost twice within a minute, or not to be
 // had again, the CPU takes over. A variant that was named by hand is never exchanged for another.
 
-import type { AdapterInfo, SkippedVariant } from "./api";
+import type { AdapterInfo, SkippedVariant, Tuning } from "./api";
 import type { Variant } from "./artifact/schema";
 import type { Backend, BackendCounters } from "./backend/backend";
 import { type Candidate, reasons } from "./backend/negotiate";
@@ -22,6 +22,8 @@ export interface Running {
   backend: Backend;
   machine: Machine;
   compileMs: number;
+  tuning: Tuning;
+  tuneMs: number;
 }
 
 export interface RunnerOptions {

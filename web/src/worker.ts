@@ -199,7 +199,7 @@ async function chat(id: number, call: ChatCall, signal: AbortSignal): Promise<Ch
 
 function describe({ artifact, runner }: LoadedModel): EngineInfo {
   const { manifest, contextLength, template } = artifact;
-  const { variant, adapter, threads, hints } = runner.running;
+  const { variant, adapter, threads, hints, tuning } = runner.running;
   return {
     model: manifest.id,
     variant: variant.name,
@@ -208,6 +208,7 @@ function describe({ artifact, runner }: LoadedModel): EngineInfo {
     threads,
     skipped: runner.skipped,
     hints,
+    tuning,
     contextLength,
     vocabSize: manifest.vocabSize,
     quantization: manifest.quantization,
@@ -239,6 +240,7 @@ const NOTHING: EngineStats = {
   gpuBytes: 0,
   loadMs: 0,
   compileMs: 0,
+  tuneMs: 0,
   prefillMs: 0,
   decodeMs: 0,
   recoveries: 0,
@@ -248,5 +250,5 @@ function stats(): EngineStats {
   if (model === undefined) return NOTHING;
   const { session, runner, artifact, loadMs } = model;
   const { recoveries, running } = runner;
-  return { ...NOTHING, ...session.counters, ...runner.counters, ...artifact.fetcher.counters, loadMs, compileMs: running.compileMs, recoveries };
+  return { ...NOTHING, ...session.counters, ...runner.counters, ...artifact.fetcher.counters, loadMs, compileMs: running.compileMs, tuneMs: running.tuneMs, recoveries };
 }

@@ -6,6 +6,7 @@ import { Runner, type RunnerOptions, type Running } from "../src/recovery";
 import { allocate, Replay } from "../src/runtime/replay";
 import { GREEDY } from "../src/runtime/sampling";
 import { Session } from "../src/runtime/session";
+import { UNTUNED } from "../src/tuning";
 import { CONTEXT, PLAN, reference, ToyDevice } from "./support/toy-device";
 import { variant } from "./support/variants";
 
@@ -32,7 +33,7 @@ async function world(candidates: Candidate[], script: Script, options: Partial<R
     devices.push(backend);
     const machine = new Replay(backend, PLAN, await allocate(backend, PLAN, CONTEXT), CONTEXT);
     const adapter = { vendor: "", architecture: "", device: "", description: "", isFallback: false };
-    return { variant: chosen, adapter, threads: 0, hints: [], backend, machine, compileMs: 0 };
+    return { variant: chosen, adapter, threads: 0, hints: [], backend, machine, compileMs: 0, tuning: UNTUNED, tuneMs: 0 };
   };
   const runner = await Runner.start(
     {

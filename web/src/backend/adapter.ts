@@ -44,6 +44,11 @@ function describe(adapter: GPUAdapter): AdapterInfo {
   return { vendor, architecture, device, description, isFallback };
 }
 
+/** Whether the CPU plays the GPU: SwiftShader, Mesa's llvmpipe, Windows' WARP. */
+export function isSoftware({ architecture, device, description, isFallback }: AdapterInfo): boolean {
+  return isFallback || /swiftshader|llvmpipe|lavapipe|basic render/i.test(`${architecture} ${device} ${description}`);
+}
+
 /** Limits are getters on the prototype. */
 function readLimits(limits: GPUSupportedLimits): Record<string, number> {
   const read: Record<string, number> = {};

@@ -45,7 +45,10 @@ export interface Backend {
   createBuffers(sizes: readonly { bytes: number; label: string }[]): Promise<BufferHandle[]>;
   /** `offset` is a multiple of 4; a length that is not is padded with zeros. */
   write(buffer: BufferHandle, offset: number, data: Uint8Array<ArrayBuffer>): void;
-  /** @throws DeviceError("shader"), for WGSL with line, column and the line itself */
+  /**
+   * Called again, it adds kernels (not on the CPU): their numbers go on where the last ones ended.
+   * @throws DeviceError("shader"), for WGSL with line, column and the line itself; then nothing is added
+   */
   compile(source: KernelSource, kernels: readonly Kernel[]): Promise<void>;
   /** After compile(): everything that running the program needs is made here, once. */
   record(label: string, dispatches: readonly Recorded[]): ProgramHandle;

@@ -40,7 +40,7 @@ export class WebGPUBackend implements Backend {
   private readonly groups = new Map<string, GPUBindGroup>();
   /** Mappable buffers that wait to be used again, by size. */
   private readonly staging = new Map<number, GPUBuffer[]>();
-  private kernels: { pipeline: GPUComputePipeline; pattern: string }[] = [];
+  private readonly kernels: { pipeline: GPUComputePipeline; pattern: string }[] = [];
   private failure: Error | undefined;
   private disposed = false;
 
@@ -111,7 +111,7 @@ export class WebGPUBackend implements Backend {
     const errors = messages.filter(({ type }) => type === "error");
     if (errors.length > 0) throw shaderError(source, errors);
     try {
-      this.kernels = await compiled;
+      this.kernels.push(...(await compiled));
     } catch (error) {
       this.check();
       throw new DeviceError("shader", { what: `A kernel was refused: ${error instanceof Error ? error.message : String(error)}` });

@@ -1,0 +1,217 @@
+// Measures which of a plan's alternatives runs each program fastest on the device at hand, and whether it computes the same.
+//
+// Knows machines (replay.ts) that share buffers; not where their kernels come from, nor how a choice is remembered. Whole
+// programs are timed by the clock, as a session would run them. The KV cache and the state hold garbage afterwards.
+
+import type { Choice } from "../artifact/choice";
+import type { Machine } from "./replay";
+import { GREEDY } from "./sampling";
+
+/** A machine whose `programs` are an alternative's; the others are the plan's own. */
+export interface Contender {
+  name: string;
+  /** How far its logits may be from those of the plan's own programs, of the largest. */
+  tolerance: number;
+  programs: ReadonlySet<string>;
+  machine: Machine;
+}
+
+export interface Verdict {
+  choice: Choice;
+  /** Of a run, by program and contender; "own" is the plan's own program. */
+  milliseconds: Record<string, Record<string, number>>;
+  rejected: { alternative: string; reason: string }[];
+}
+
+export const OWN = "own";
+/** An alternative has to be this much faster: clocks and drivers are not exact, and the plan's own programs are known. */
+const GAIN = 0.97;
+const LEAST_ROUNDS = 2;
+const MOST_ROUNDS = 7;
+/** Runs that the comparison of outputs takes of each contender. */
+const CHECK_RUNS = 2;
+/** A sample takes about this long, so that what a submit costs does not hide what kernels cost. */
+const SAMPLE_MS = 6;
+const MOST_REPEATS = 16;
+const LEAST_POSITIONS = 8;
+/** A step of `decode` takes at least this many times as long as a token of a chunk. */
+const LEAST_PREFILL_GAIN = 0.3;
+const FEW_TOKENS = 16;
+
+interface Task {
+  program: string;
+  /** Runs it `times` times and waits for the end. */
+  run(machine: Machine, times: number): Promise<void>;
+  /** The logits after a sequence that went through the program; those of one machine and another's are to be compared. */
+  probe(machine: Machine): Promise<Float32Array>;
+}
+
+/**
+ * @param own runs the plan's own programs
+ * @param budgetMs about what all of it may take; what cannot be measured within it runs as the plan's own
+ * @throws what the device throws when it goes away
+ */
+export async function autotune(
+  own: Machine,
+  contenders: readonly Contender[],
+  { budgetMs, signal, now = () => performance.now() }: { budgetMs: number; signal: AbortSignal; now?: () => number },
+): Promise<Verdict> {
+  const choice: Record<string, string> = {};
+  const verdict: Verdict = { choice, milliseconds: {}, rejected: [] };
+  const wrong = new Set<string>();
+  const deadline = now() + budgetMs;
+  const timed = async (task: Task, machine: Machine, times: number): Promise<number> => {
+    signal.throwIfAborted();
+    const started = now();
+    await task.run(machine, times);
+    return (now() - started) / times;
+  };
+  if (own.capacity < LEAST_POSITIONS) return verdict;
+  own.writeSampling(GREEDY);
+  // The most important first: each gets its share of what is left.
+  const programs = ["decode", ...own.prefillChunks.toSorted((x, y) => y - x).map((size) => `prefill_${size}`)];
+  const measured = programs.filter((program) => contenders.some((contender) => contender.programs.has(program)));
+  const weight = (program: string) => (program === programs[0] || program === programs[1] ? 2 : 1);
+  let stepMs = 0;
+  for (const [i, program] of measured.entries()) {
+    const entrants = contenders.filter((contender) => contender.programs.has(program) && !wrong.has(contender.name));
+    if (entrants.length === 0) continue;
+    const weights = measured.slice(i).reduce((sum, name) => sum + weight(name), 0);
+    const end = now() + ((deadline - now()) * weight(program)) / weights;
+    // A run may take this long.
+    const most = (end - now()) / ((entrants.length + 1) * (CHECK_RUNS + LEAST_ROUNDS) + 1);
+    const task = program === "decode" ? decodeTask(own) : await prefillTaskWithin(most, stepMs, program, own, timed);
+    if (task === undefined) continue;
+    if (program === "decode") await timed(task, own, 1); // A first run may compile.
+    const once = await timed(task, own, 1);
+    if (program === "decode") stepMs = once;
+    if (once > most) continue;
+    const right = await check(task, own, entrants, verdict.rejected);
+    for (const { name } of entrants.filter((entrant) => !right.includes(entrant))) {
+      wrong.add(name); // What it computed right so far does not speak for it any more.
+      for (const earlier of Object.keys(choice)) if (choice[earlier] === name) Reflect.deleteProperty(choice, earlier);
+    }
+    if (right.length === 0) continue;
+    const repeats = Math.max(1, Math.min(MOST_REPEATS, own.capacity - 1, own.ringSize, Math.floor(SAMPLE_MS / Math.max(once, 0.01))));
+    const racers = [{ name: OWN, machine: own }, ...right];
+    const samples = racers.map((): number[] => []);
+    // In turns, so that a clock that rises or falls meanwhile favours nobody.
+    for (let round = 0; round < MOST_ROUNDS && (round < LEAST_ROUNDS || now() < end); round++) {
+      for (const [at, { machine }] of racers.entries()) samples[at]?.push(await timed(task, machine, repeats));
+    }
+    const figures = racers.map(({ name }, at) => ({ name, ms: median(samples[at] ?? []) }));
+    verdict.milliseconds[program] = Object.fromEntries(figures.map(({ name, ms }) => [name, ms]));
+    const [mine, ...others] = figures;
+    const best = others.toSorted((a, b) => a.ms - b.ms)[0];
+    if (mine !== undefined && best !== undefined && best.ms < GAIN * mine.ms) choice[program] = best.name;
+  }
+  await own.idle();
+  return verdict;
+}
+
+/** The program on as many tokens as `most` milliseconds allow; undefined where not even a few do. */
+async function prefillTaskWithin(
+  most: number,
+  stepMs: number,
+  program: string,
+  own: Machine,
+  timed: (task: Task, machine: Machine, times: number) => Promise<number>,
+): Promise<Task | undefined> {
+  const size = Number(program.slice("prefill_".length));
+  const fitting = Math.min(size, own.capacity - 2);
+  const few = Math.min(fitting, FEW_TOKENS);
+  if (LEAST_PREFILL_GAIN * stepMs * few > most) return undefined;
+  const small = prefillTask(program, size, few, own);
+  if ((await timed(small, own, 1)) > 4 * most) return undefined;
+  const once = await timed(small, own, 1);
+  if (once > most) return undefined;
+  return prefillTask(program, size, Math.min(fitting, Math.max(few, Math.floor((few * most) / Math.max(once, 0.01)))), own);
+}
+
+/** Ids that have nothing to do with each other; the same for everyone. */
+function someIds(count: number, vocabSize: number, salt: number): number[] {
+  return Array.from({ length: count }, (_, i) => ((i + salt) * 7919 + 13) % vocabSize);
+}
+
+function prefillTask(program: string, size: number, length: number, own: Machine): Task {
+  const ids = someIds(length, own.vocabSize, 1);
+  return {
+    program,
+    run: async (machine, times) => {
+      for (let i = 0; i < times; i++) machine.prefill(size, 0, ids);
+      await machine.idle();
+    },
+    probe: async (machine) => {
+      own.prefill(size, 0, someIds(length, own.vocabSize, 2)); // Rows that a program does not write must not be right.
+      machine.prefill(size, 0, ids);
+      own.seek(length, 3 % own.vocabSize);
+      await own.decode(1, length);
+      return own.logits();
+    },
+  };
+}
+
+/** A step at position 1: it writes its row, rotated, and reads that and another one. */
+function decodeTask(own: Machine): Task {
+  const [first = 0, token = 0, other = 0] = someIds(3, own.vocabSize, 1);
+  const step = async (machine: Machine, position: number, id: number) => {
+    machine.seek(position, id);
+    const [sampled] = await machine.decode(1, position);
+    if (sampled === undefined || sampled >= own.vocabSize) throw new Wrong("it sampled no token");
+  };
+  return {
+    program: "decode",
+    run: async (machine, times) => {
+      machine.seek(0, first);
+      await machine.decode(Math.min(times, own.capacity - 1, own.ringSize), 0);
+    },
+    probe: async (machine) => {
+      await step(own, 0, first);
+      await step(own, 1, other); // A row that a program does not write must not be right.
+      await step(machine, 1, token);
+      return machine.logits();
+    },
+  };
+}
+
+class Wrong extends Error {}
+
+/** The entrants whose logits are within their tolerance of the plan's own. */
+async function check(task: Task, own: Machine, entrants: readonly Contender[], rejected: Verdict["rejected"]): Promise<Contender[]> {
+  const want = await task.probe(own).catch((error: unknown) => {
+    if (error instanceof Wrong) return new Float32Array();
+    throw error;
+  });
+  const largest = want.reduce((most, logit) => Math.max(most, Math.abs(logit)), 0);
+  if (!(largest > 0 && Number.isFinite(largest))) {
+    for (const { name } of entrants) rejected.push({ alternative: name, reason: `${task.program}: there are no logits to compare its own with` });
+    return [];
+  }
+  const right: Contender[] = [];
+  for (const entrant of entrants) {
+    let reason: string | undefined;
+    try {
+      const got = await task.probe(entrant.machine);
+      let furthest = 0;
+      // `!(x <= y)`, not `x > y`: NaN is far.
+      got.forEach((logit, i) => {
+        const distance = Math.abs(logit - (want[i] ?? NaN)) / largest;
+        if (!(distance <= furthest)) furthest = Number.isNaN(distance) ? Infinity : distance;
+      });
+      if (!(furthest <= entrant.tolerance)) reason = `its logits are off by ${furthest.toPrecision(2)} of the largest, at most ${entrant.tolerance} is right`;
+    } catch (error) {
+      if (!(error instanceof Wrong)) throw error;
+      reason = error.message;
+    }
+    if (reason === undefined) right.push(entrant);
+    else rejected.push({ alternative: entrant.name, reason: `${task.program}: ${reason}` });
+  }
+  return right;
+}
+
+function median(values: readonly number[]): number {
+  const sorted = values.toSorted((a, b) => a - b);
+  const middle = sorted.length >> 1;
+  const high = sorted[middle] ?? Infinity;
+  return sorted.length % 2 === 1 ? high : ((sorted[middle - 1] ?? high) + high) / 2;
+}
