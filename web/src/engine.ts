@@ -16,6 +16,7 @@ import type {
 } from "./api";
 import { chunk, completion, newEnvelope, PushStream, toCall, usageChunk } from "./chat";
 import { abortError, deserializeError, RequestError, WispError } from "./errors";
+import { addressOf, type EngineWorker, startWorker } from "./host";
 import type { Call, CallName, Calls, FromWorker, ToWorker } from "./protocol";
 
 export type * from "./api";
@@ -61,18 +62,16 @@ class WorkerLink {
   private nextId = 0;
   /** Why no call can be made any more. */
   private closed: Error | undefined;
-  private readonly worker: Worker;
+  private readonly worker: EngineWorker;
 
   constructor(
     private readonly events: Pick<EngineOptions, "onProgress" | "onRecovering" | "onBackendChange" | "onDeviceLost">,
   ) {
-    // The worker is a file beside this one, by name: bundlers must not inline it (a strict CSP forbids blob: workers).
-    this.worker = new Worker(new URL(/* @vite-ignore */ "./worker.js", import.meta.url), { type: "module", name: "wisp" });
-    this.worker.onmessage = ({ data }: MessageEvent<FromWorker>) => this.receive(data);
-    this.worker.onerror = (event) => {
-      const what = event.message === "" ? "The engine's worker could not be started" : `The engine's worker failed: ${event.message}`;
+    const onError = (message: string) => {
+      const what = message === "" ? "The engine's worker could not be started" : `The engine's worker failed: ${message}`;
       this.close(new WispError("internal", { what, remedy: "Check that worker.js lies beside wisp.js and that the page's CSP allows it." }));
     };
+    this.worker = startWorker({ onMessage: (message) => this.receive(message), onError });
   }
 
   call<N extends CallName>(name: N, args: Calls[N]["args"], options: CallOptions = {}): Promise<Calls[N]["result"]> {
@@ -134,7 +133,7 @@ class WorkerLink {
   }
 
   private send(message: ToWorker): void {
-    this.worker.postMessage(message);
+    this.worker.post(message);
   }
 
   private receive(message: FromWorker): void {
@@ -303,7 +302,7 @@ class PageEngine implements Engine {
 
 /**
  * Loads an artifact: chooses a variant, downloads (or finds in the cache) and checks its files, fills the device's memory.
- * @param url the artifact's directory, absolute or relative to the page
+ * @param url the artifact's directory, absolute or relative to the page; in Node a path too
  * @throws ArtifactError, NetworkError, DeviceError, RequestError, or the signal's reason
  */
 export async function createEngine(url: string | URL, options: EngineOptions = {}): Promise<Engine> {
@@ -311,8 +310,7 @@ export async function createEngine(url: string | URL, options: EngineOptions = {
   signal?.throwIfAborted();
   const link = new WorkerLink(options);
   try {
-    const { origin, pathname } = new URL(url, document.baseURI);
-    const info = await link.call("load", { url: origin + pathname, options: { backend, contextLength, threads, cache, autotune } }, { signal });
+    const info = await link.call("load", { url: addressOf(url), options: { backend, contextLength, threads, cache, autotune } }, { signal });
     return new PageEngine(link, info);
   } catch (error) {
     link.terminate();

@@ -69,8 +69,10 @@ async function spawnInNode(script: URL, { onMessage, onEnd }: ThreadEvents): Pro
   return { post: (message) => worker.postMessage(message), terminate: () => void worker.terminate() };
 }
 
-/** thread.js lies beside the built file that holds this module, and is found by name: bundlers must not inline it. */
-export const spawnThread: SpawnThread = (events) => spawner(new URL(/* @vite-ignore */ "./thread.js", import.meta.url))(events);
+/** Lies beside the built file that holds this module, and is found by name: bundlers must not inline it. */
+const THREAD = inNode() ? "./wisp-node-thread.mjs" : "./thread.js";
+
+export const spawnThread: SpawnThread = (events) => spawner(new URL(/* @vite-ignore */ THREAD, import.meta.url))(events);
 
 export class Pool {
   /** Called once, when a thread has failed or ended by itself. */

@@ -1,0 +1,29 @@
+// Where the engine lives: how its worker is started and what an artifact's address is relative to. This is the page's;
+// node/host.ts takes its place in the build for Node.
+
+import type { FromWorker, ToWorker } from "./protocol";
+
+export interface EngineWorker {
+  post(message: ToWorker): void;
+  terminate(): void;
+}
+
+export interface WorkerEvents {
+  onMessage: (message: FromWorker) => void;
+  /** It could not be started (then without a word, in browsers) or failed. */
+  onError: (message: string) => void;
+}
+
+/** The worker is a file beside this one, by name: bundlers must not inline it (a strict CSP forbids blob: workers). */
+export function startWorker({ onMessage, onError }: WorkerEvents): EngineWorker {
+  const worker = new Worker(new URL(/* @vite-ignore */ "./worker.js", import.meta.url), { type: "module", name: "wisp" });
+  worker.onmessage = ({ data }: MessageEvent<FromWorker>) => onMessage(data);
+  worker.onerror = ({ message }) => onError(message);
+  return { post: (message) => worker.postMessage(message), terminate: () => worker.terminate() };
+}
+
+/** Absolute, without query and fragment. */
+export function addressOf(artifact: string | URL): string {
+  const { origin, pathname } = new URL(artifact, document.baseURI);
+  return origin + pathname;
+}

@@ -1,0 +1,23 @@
+// host.ts for Node: the engine's worker is a worker thread, and an artifact may also be a directory. Built into
+// wisp-node.mjs in place of the page's.
+
+import { resolve } from "node:path";
+import { pathToFileURL } from "node:url";
+import { Worker } from "node:worker_threads";
+import type { EngineWorker, WorkerEvents } from "../host";
+
+export function startWorker({ onMessage, onError }: WorkerEvents): EngineWorker {
+  // Not the options of this process: with --input-type, for one, a thread does not start.
+  const thread = new Worker(new URL(/* @vite-ignore */ "./wisp-node-worker.mjs", import.meta.url), { execArgv: [] });
+  thread.on("message", onMessage);
+  thread.on("error", ({ message }) => onError(message));
+  return { post: (message) => thread.postMessage(message), terminate: () => void thread.terminate() };
+}
+
+/** A URL, or the path of a directory. */
+export function addressOf(artifact: string | URL): string {
+  const isPath = typeof artifact === "string" && !/^[a-z]+:\/\//i.test(artifact);
+  const url = isPath ? pathToFileURL(resolve(artifact)) : new URL(artifact);
+  url.search = url.hash = "";
+  return url.href;
+}
