@@ -49,7 +49,10 @@ def native_source(kernels: str) -> str:
 
 
 class NativeRuntime(Session):
-    """A plan on a native device: buffers, pipelines and bind groups made once; programs replayed."""
+    """A plan on a native device: buffers, pipelines and bind groups made once; programs replayed.
+
+    `alternatives` are modules of the plan's alternatives, by their `kernels_file`: those are there to `choose` from.
+    """
 
     def __init__(
         self,
@@ -59,6 +62,7 @@ class NativeRuntime(Session):
         read_rows: ReadRows,
         constants: bytes,
         adapter: Any = None,
+        alternatives: Mapping[str, str] | None = None,
     ) -> None:
         adapter = adapter or request_adapter()
         missing = missing_features(adapter, required_features)
@@ -81,9 +85,37 @@ class NativeRuntime(Session):
         self.synchronize()
         self.upload_seconds = time.perf_counter() - started
         started = time.perf_counter()
-        module = self.device.create_shader_module(code=native_source(kernels))
-        self._layouts, self._pipelines = [], []
-        for kernel in plan["kernels"]:
+        self._layouts: list[Any] = []
+        self._pipelines: list[Any] = []
+        self._compile(kernels, plan["kernels"])
+        self._groups: dict[tuple[int, ...], Any] = {}
+        self._own = self._programs = self._record(plan["programs"], len(plan["kernels"]))
+        self._sources = dict(alternatives or {})
+        self._alternatives: dict[str, dict[str, list[tuple[Any, Any, list[int]]]]] = {}
+        self.compile_seconds = time.perf_counter() - started
+
+    def choose(self, name: str | None) -> None:
+        """Run an alternative's programs where it has them; None runs the plan's own. Compiles it the first time."""
+        if name is not None and name not in self._alternatives:
+            (alternative,) = (a for a in self.plan.get("alternatives", []) if a["name"] == name)
+            first = len(self._pipelines)
+            self._compile(self._sources[alternative["kernels_file"]], alternative["kernels"])
+            self._alternatives[name] = self._record(alternative["programs"], first)
+        self._programs = self._own | (self._alternatives[name] if name is not None else {})
+
+    def _record(self, programs: Mapping[str, Any], first: int) -> dict[str, list[tuple[Any, Any, list[int]]]]:
+        """Programs whose kernels beyond the plan's own are pipelines from `first` on."""
+        beyond = first - len(self.plan["kernels"])
+
+        def numbered(dispatch: Mapping[str, Any]) -> Mapping[str, Any]:
+            kernel = dispatch["kernel"]
+            return {**dispatch, "kernel": kernel if kernel < len(self.plan["kernels"]) else kernel + beyond}
+
+        return {name: [self._bind(numbered(d)) for d in program] for name, program in programs.items()}
+
+    def _compile(self, source: str, kernels: Sequence[Mapping[str, Any]]) -> None:
+        module = self.device.create_shader_module(code=native_source(source))
+        for kernel in kernels:
             entries = [
                 {
                     "binding": i,
@@ -100,11 +132,6 @@ class NativeRuntime(Session):
                     compute={"module": module, "entry_point": kernel["entry"]},
                 )
             )
-        self.compile_seconds = time.perf_counter() - started
-        groups: dict[tuple[int, ...], Any] = {}
-        self._programs = {
-            name: [self._bind(dispatch, groups) for dispatch in program] for name, program in plan["programs"].items()
-        }
 
     def _create(self, index: int, buffer: Mapping[str, Any], read_rows: ReadRows, constants: bytes) -> Any:
         if buffer["kind"] != "scratch":
@@ -118,17 +145,17 @@ class NativeRuntime(Session):
             self.device.queue.write_buffer(created, 0, padded)
         return created
 
-    def _bind(self, dispatch: Mapping[str, Any], groups: dict[tuple[int, ...], Any]) -> tuple[Any, Any, list[int]]:
+    def _bind(self, dispatch: Mapping[str, Any]) -> tuple[Any, Any, list[int]]:
         key = (dispatch["kernel"], *dispatch["bind"])
-        if key not in groups:
-            groups[key] = self.device.create_bind_group(
+        if key not in self._groups:
+            self._groups[key] = self.device.create_bind_group(
                 layout=self._layouts[dispatch["kernel"]],
                 entries=[
                     {"binding": i, "resource": {"buffer": self._buffers[b], "offset": 0, "size": self._buffers[b].size}}
                     for i, b in enumerate(dispatch["bind"])
                 ],
             )
-        return self._pipelines[dispatch["kernel"]], groups[key], dispatch["grid"]
+        return self._pipelines[dispatch["kernel"]], self._groups[key], dispatch["grid"]
 
     def buffer(self, name: str) -> Any:
         """A buffer by its name in the plan."""

@@ -1,11 +1,10 @@
 """The engine measures a plan's alternatives, takes the fastest that is right, and remembers it.
 
-On a software adapter it does so only when it is told to. The toy model's own `decode` wastes time, so that an alternative
-without the waste has to win.
+On a software adapter it does so only when it is told to. The toy model's own `decode` wastes time, so that an
+alternative without the waste has to win.
 """
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,7 +25,8 @@ REPORT = """
   const tokens = await engine.generateIds(args, { maxTokens: 30, ignoreEos: true });
   const { source, programs, milliseconds, rejected } = engine.info.tuning;
   const { tuneMs } = engine.stats();
-  return { tokens, source, programs, milliseconds, tuneMs, rejected: Object.fromEntries(rejected.map((r) => [r.alternative, r.reason])) };
+  const reasons = Object.fromEntries(rejected.map(({ alternative, reason }) => [alternative, reason]));
+  return { tokens, source, programs, milliseconds, tuneMs, rejected: reasons };
 """
 
 

@@ -31,6 +31,11 @@ def test_every_kernel_compiles_in_chromium(name: str, variant: str, page: Page, 
     model, context, chunks = architecture(name)
     lowered = lower_variant(model, SCHEMES["q4f16_1"], VARIANTS[variant], context, chunks)
     entries = [kernel["entry"] for kernel in lowered.plan["kernels"]]
+    modules = [(lowered.kernels, entries)]
+    for alternative in lowered.plan["alternatives"]:
+        source = lowered.alternatives[alternative["kernels_file"]].decode()
+        modules.append((source, [kernel["entry"] for kernel in alternative["kernels"]]))
     page.goto(server_url + "healthz")
-    arguments: list[Any] = [lowered.kernels, entries, list(VARIANTS[variant].required_features)]
-    assert page.evaluate(COMPILE, arguments) == []
+    for source, its_entries in modules:
+        arguments: list[Any] = [source, its_entries, list(VARIANTS[variant].required_features)]
+        assert page.evaluate(COMPILE, arguments) == []

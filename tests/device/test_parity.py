@@ -26,6 +26,7 @@ from compiler.native import NativeRuntime, missing_features
 from compiler.native_wasm import WasmRuntime
 from compiler.quantize import SCHEMES, quantize
 from compiler.session import SamplingParameters, Session
+from compiler.tuning import ALTERNATIVES
 from compiler.variants import VARIANTS
 from tests.checkpoints import FAMILIES, make_family, make_llama, make_phi3, model_logits, reference_model
 from tests.conftest import unavailable
@@ -185,7 +186,8 @@ def compiled(path: Path, context: int, scheme: str, variant: str, gpu: Gpu) -> S
     if VARIANTS[variant].backend == "wasm":
         return WasmRuntime(lowered.plan, lowered.modules["kernels"], rows, constants)
     features = VARIANTS[variant].required_features
-    return NativeRuntime(lowered.plan, lowered.kernels, features, rows, constants, gpu.adapter)
+    alternatives = {file: source.decode() for file, source in lowered.alternatives.items()}
+    return NativeRuntime(lowered.plan, lowered.kernels, features, rows, constants, gpu.adapter, alternatives)
 
 
 @pytest.fixture(scope="module")
@@ -216,6 +218,34 @@ def test_logits_are_those_of_transformers(models: Models, name: str, scheme: str
     assert reference.logits.std() > 0.5, "a model whose logits hardly differ would hide errors"
     for length in (1, 2, 17, 33, 40, TOKENS):
         assert error(runtime.logits(reference.ids[:length]), reference.logits[length - 1]) < tolerance, length
+
+
+@pytest.mark.parametrize(
+    ("name", "scheme", "variant", "alternative"),
+    [
+        (name, scheme, variant, alternative.name)
+        for name, scheme, variant in (*CASES[:11], ("phi", "q8f16_1", "webgpu-f16"))
+        for alternative in ALTERNATIVES.get(variant, ())
+    ],
+)
+def test_alternatives_are_those_of_transformers_too(
+    models: Models, name: str, scheme: str, variant: str, alternative: str
+) -> None:
+    """Every alternative of the plan, its prefill after prompts that fill no chunk and several, and its decode."""
+    runtime, reference = models.runtime(name, scheme, variant), models.reference(name, scheme)
+    assert isinstance(runtime, NativeRuntime)
+    tolerance = TOLERANCE[VARIANTS[variant].activation_dtype]
+    (described,) = [a for a in runtime.plan.get("alternatives", []) if a["name"] == alternative]
+    runtime.choose(alternative)
+    try:
+        for length in (1, 2, 17, 33, TOKENS):
+            got = runtime.logits(reference.ids[:length])
+            assert error(got, reference.logits[length - 1]) < min(tolerance, described["tolerance"]), length
+        runtime.logits(reference.ids[:17])
+        for step in range(17, 25):
+            assert error(runtime.next_logits(reference.ids[step]), reference.logits[step]) < tolerance
+    finally:
+        runtime.choose(None)
 
 
 @pytest.mark.parametrize(("name", "scheme", "variant"), CASES)
