@@ -23,14 +23,17 @@ from tests.browser.conftest import serving
 from tests.checkpoints import FAMILIES, make_family, make_llama, make_phi3, model_logits, reference_model
 from tests.conftest import ROOT
 
-TOLERANCE = 1e-3  # of the largest logit, for the f32 variants that a software adapter runs
+TOLERANCE = 1e-3  # of the largest logit, for the f32 variants, which a software adapter and the CPU run
 STEPS = 64
 CHECKPOINTS: dict[str, tuple[Callable[[Path], Path], str]] = {
     "llama": (make_llama, "q8f16_1"),
     "phi3": (make_phi3, "q0f32"),
     **{name: (functools.partial(make_family, name), "q4f16_1") for name in FAMILIES},
 }
-VARIANTS = ("webgpu-f32-sg", "webgpu-f32")
+GPU_VARIANTS = ("webgpu-f32-sg", "webgpu-f32")
+VARIANTS = (*GPU_VARIANTS, "wasm-simd")
+# Dispatches: of a decode step a layer and around them, of a prefill chunk likewise.
+DISPATCHES = {"webgpu": (6, 5, 9, 6), "wasm": (10, 6, 9, 0)}
 MEASURE = """async ([model, backend, prompts, start, steps]) => {
   const { createEngine } = await import("/static/wisp.js");
   const engine = await createEngine(`/models/${model}/`, { backend });
@@ -45,9 +48,9 @@ MEASURE = """async ([model, backend, prompts, start, steps]) => {
     await engine.dispose();
   }
 }"""
-CHAT = """async ([model, questions]) => {
+CHAT = """async ([model, backend, questions]) => {
   const { createEngine } = await import("/static/wisp.js");
-  const engine = await createEngine(`/models/${model}/`, {});
+  const engine = await createEngine(`/models/${model}/`, { backend });
   const answer = async (messages) => {
     const made = await engine.chat.completions.create({ messages, temperature: 0, max_tokens: 48 });
     return made.choices[0].message.content;
@@ -107,10 +110,13 @@ def error(got: list[float], want: np.ndarray) -> float:
     return float(np.abs(np.asarray(got) - want).max() / np.abs(want).max())
 
 
+@pytest.mark.parametrize("backend", ["webgpu", "wasm"])
 @pytest.mark.parametrize("name", CHECKPOINTS)
-def test_a_family_in_chromium_is_transformers(name: str, checkpoints: Path, url: str, bare_page: Page) -> None:
+def test_a_family_in_chromium_is_transformers(
+    name: str, backend: str, checkpoints: Path, url: str, bare_page: Page
+) -> None:
     """Logits after prompts of several lengths, then 64 greedy steps, each the reference's first choice."""
-    variant = VARIANTS[list(CHECKPOINTS).index(name) % 2]
+    variant = "wasm-simd" if backend == "wasm" else GPU_VARIANTS[list(CHECKPOINTS).index(name) % 2]
     model = reference_model(checkpoints / name, CHECKPOINTS[name][1])
     ids = np.random.default_rng(7).integers(3, 300, 90).tolist()
     want = model_logits(model, ids)
@@ -150,17 +156,18 @@ def test_the_embedded_model_in_chromium_is_transformers(variant: str, server_url
     assert spent["submits"] <= steps + 4  # and the prompt's chunks
     assert spent["bytesReadBack"] <= 8 * steps
     assert spent["bytesUploaded"] <= 16 * steps + 4096  # the prompt
-    prefill = 2 * (9 * layers + 6)
-    assert spent["dispatches"] <= steps * (6 * layers + 5) + prefill
+    each, around, chunk_each, chunk_around = DISPATCHES[variant.split("-")[0]]
+    assert spent["dispatches"] <= steps * (each * layers + around) + 2 * (chunk_each * layers + chunk_around)
 
 
-def test_greedy_text_in_chromium_is_that_of_transformers(server_url: str, bare_page: Page) -> None:
+@pytest.mark.parametrize("backend", ["auto", "wasm-simd"])
+def test_greedy_text_in_chromium_is_that_of_transformers(backend: str, server_url: str, bare_page: Page) -> None:
     """A conversation: each answer equals transformers' and that of an engine which reuses nothing."""
     source = ROOT / "configs" / "demo"
     model, tokenizer = reference_model(source, "q4f16_1"), AutoTokenizer.from_pretrained(source)
     questions = ["Hello!", "My name is Ada.", "What is 12 + 30?", "What is my name?", "Ein Café in 東京? 🙂"]
     bare_page.goto(server_url + "healthz")
-    got = bare_page.evaluate(CHAT, ["demo", questions])
+    got = bare_page.evaluate(CHAT, ["demo", backend, questions])
     messages: list[dict[str, str]] = []
     for question, answer in zip(questions, got["continued"], strict=True):
         messages.append({"role": "user", "content": question})

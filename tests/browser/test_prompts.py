@@ -22,9 +22,9 @@ ASK = """async (content) => {
   });
   return made.choices[0].message.content;
 }"""
-LOAD = """async () => {
+LOAD = """async (backend) => {
   const { createEngine } = await import("/static/wisp.js");
-  window.engine = await createEngine("/models/demo/", {});
+  window.engine = await createEngine("/models/demo/", { backend });
 }"""
 REFUSED = """async (content) => {
   try {
@@ -36,13 +36,15 @@ REFUSED = """async (content) => {
 }"""
 
 
-@pytest.fixture(scope="module")
-def loaded(webgpu_adapter: dict[str, Any], browser: Browser, server_url: str) -> Iterator[Page]:
+@pytest.fixture(scope="module", params=["auto", "wasm-simd"])
+def loaded(
+    webgpu_adapter: dict[str, Any], browser: Browser, server_url: str, request: pytest.FixtureRequest
+) -> Iterator[Page]:
     """A page with the demo model in `window.engine`."""
     context = browser.new_context()
     page = context.new_page()
     page.goto(server_url + "healthz")
-    page.evaluate(LOAD)
+    page.evaluate(LOAD, request.param)
     yield page
     context.close()
 
