@@ -103,8 +103,9 @@ def lower_variant(
     else:
         kernels, modules = _compile_wgsl(graph, variant, show)
     made = [
-        _lower_alternative(replace(geometry, alternative=alternative), graph, kernels, show)
+        found
         for alternative in ALTERNATIVES.get(variant.name, ())
+        if (found := _lower_alternative(replace(geometry, alternative=alternative), graph, kernels, show))
     ]
     alternatives = {a.kernels_file: source for a, source in made}
     header = {
@@ -140,8 +141,11 @@ def _plan_programs(geometry: Geometry, show: Show) -> tuple[Graph, dict[str, Pro
 
 def _lower_alternative(
     geometry: Geometry, own: Graph, kernels: Mapping[str, KernelInfo], show: Show
-) -> tuple[AlternativePrograms, bytes]:
-    """The programs of `geometry.alternative` and the WGSL of the kernels that `own`, the plan's graph, lacks."""
+) -> tuple[AlternativePrograms, bytes] | None:
+    """The programs of `geometry.alternative` and the WGSL of the kernels that `own`, the plan's graph, lacks.
+
+    None where it lacks none: the alternative is one for other models.
+    """
     alternative, variant = geometry.alternative, geometry.variant
     assert alternative is not None
 
@@ -152,12 +156,20 @@ def _lower_alternative(
     known = {_identity(function): kernels[name] for name, function in own.kernels.functions.items()}
     shared = {name: known[key] for name, f in graph.kernels.functions.items() if (key := _identity(f)) in known}
     fresh = {name: f for name, f in graph.kernels.functions.items() if name not in shared}
+    if not fresh:
+        return None
     rendered = _render(fresh, variant)
     source = wgsl.join(_unique(rendered), variant.activation_dtype == "float16", variant.subgroups)
     show_prefixed("kernels.wgsl", lambda: source)
-    tolerance = TOLERANCE[variant.activation_dtype]
-    file = f"{variant.name}/{alternative.name}.wgsl"
-    return AlternativePrograms(alternative.name, file, (), tolerance, programs, shared | rendered), source.encode()
+    found = AlternativePrograms(
+        alternative.name,
+        f"{variant.name}/{alternative.name}.wgsl",
+        alternative.language_features,
+        TOLERANCE[variant.activation_dtype],
+        programs,
+        shared | rendered,
+    )
+    return found, source.encode()
 
 
 def _compile_wgsl(graph: Graph, variant: Variant, show: Dump) -> tuple[dict[str, KernelInfo], dict[str, bytes]]:

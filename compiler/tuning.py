@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from compiler.kernels import packed
 from compiler.kernels.matmul import Tiling
 from compiler.kernels.matvec import Tuning
 
@@ -24,6 +25,7 @@ class VariantTuning:
     single: Tuning
     paired: Tuning
     tiling: Tiling
+    packed: Tiling | None = None  # prefill's products in integers instead, where weights are quantized
 
 
 @dataclass(frozen=True)
@@ -33,10 +35,16 @@ class Alternative:
     name: str  # letters, digits and _, for files and entry points
     vectors: tuple[Tuning, Tuning] | None = None  # of decode: single, paired
     tiling: Tiling | None = None  # of prefill
+    packed: Tiling | None = None  # of prefill
+
+    @property
+    def language_features(self) -> tuple[str, ...]:
+        """What its kernels need of the browser's WGSL."""
+        return packed.LANGUAGE_FEATURES if self.packed else ()
 
     def of(self, own: VariantTuning) -> VariantTuning:
         single, paired = self.vectors or (own.single, own.paired)
-        return VariantTuning(single, paired, self.tiling or own.tiling)
+        return VariantTuning(single, paired, self.tiling or own.tiling, packed=self.packed)
 
 
 SUBGROUP_VECTORS = (Tuning("subgroup", 64, 0, 4, 16), Tuning("subgroup", 64, 0, 2, 8))
@@ -58,24 +66,31 @@ NARROW_VECTORS = (Tuning("subgroup", 64, 0, 2, 4), Tuning("subgroup", 64, 0, 1, 
 # Tiles of 16 rows, half as high as the usual ones: no idle invocations in a chunk of 16, more workgroups in others.
 LOW_TILING = Tiling(32, 2, 8, 4, quads=False)
 
+# Integer products are faster on NVIDIA, Intel and AMD, and slower on Apple.
+PACKED = Alternative("packed", packed=Tiling(16, 4, 8, 4, quads=False))
+
 # Subgroups of 64 or 128 (AMD, Adreno) leave lanes idle on short rows, and small ones (Intel) make many sums: eight
 # lanes do neither.
 ALTERNATIVES: dict[str, tuple[Alternative, ...]] = {
     "webgpu-f16-sg": (
         Alternative("narrow", NARROW_VECTORS, LOW_TILING),
         Alternative("lanes", LANE_VECTORS),
+        PACKED,
     ),
     "webgpu-f16": (
         Alternative("narrow", (Tuning("lanes", 64, 16, 2), Tuning("lanes", 64, 16, 1)), LOW_TILING),
         Alternative("wide", (Tuning("lanes", 128, 32, 4), Tuning("lanes", 128, 32, 2))),
+        PACKED,
     ),
     "webgpu-f32-sg": (
         Alternative("narrow", NARROW_VECTORS, LOW_TILING),
         Alternative("lanes", LANE_VECTORS, Tiling(16, 4, 8, 4, quads=True)),
+        PACKED,
     ),
     "webgpu-f32": (
         Alternative("narrow", (Tuning("lanes", 64, 16, 2), Tuning("lanes", 64, 16, 1)), LOW_TILING),
         Alternative("wide", (Tuning("lanes", 128, 32, 4), Tuning("lanes", 128, 32, 2))),
+        PACKED,
     ),
 }
 # How far the logits of an alternative may be from those of the plan's own programs, of the largest logit.

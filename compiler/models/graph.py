@@ -13,7 +13,7 @@ from typing import Any
 from tvm import tirx
 from tvm.relax.frontend import nn
 
-from compiler.kernels import attention, embed, epilogue, matmul, matvec, norm, sample
+from compiler.kernels import attention, embed, epilogue, matmul, matvec, norm, packed, sample
 from compiler.kernels.builder import Kernel
 from compiler.models.base import Role, WeightSpec
 from compiler.models.layers import RING_SIZE, Geometry, KernelTable, Matrix, Runtime, declare_weights
@@ -183,6 +183,11 @@ class Graph(nn.Module):
             )
             gamma = [self.weights[norm_role, layer]] if norm_role else []
             arguments = [x, *gamma, *matrix.whole(), *bias]
+        elif (packing := g.tuning.packed) and scheme in packed.SCHEMES:
+            quantized = self.quantize(scheme, layer, chunk, k, x, norm_role)
+            shared = (chunk, rows, k, units, unit_rows, declare, g.state_words, packing)
+            name = self.kernels.build(key, lambda name: packed.matmul(name, scheme, *shared))
+            arguments = [*quantized, *matrix.whole(), self.runtime.state, *bias]
         else:
             if norm_role:
                 x = self.rms_norm(norm_role, layer, chunk, x)
@@ -205,6 +210,20 @@ class Graph(nn.Module):
             arguments = [x, *matrix.whole(), self.runtime.state, *bias]
         places = [r + len(arguments) if isinstance(r, int) else r for r in results]
         return self.kernels.call(name, [*arguments, *extra], places)
+
+    def quantize(
+        self, scheme: str, layer: int | None, chunk: int, k: int, x: nn.Tensor, norm_role: Role | None
+    ) -> list[nn.Tensor]:
+        """x, through the norm first when there is one, as words and scales for a product in integers."""
+        g = self.geometry
+        rms = g.norm if norm_role else None
+        name = self.kernels.build(
+            ("norm_quantize" if norm_role else "quantize", chunk, scheme, k),
+            lambda name: packed.quantize(name, scheme, chunk, k, rms, g.state_words, self.activation),
+        )
+        gamma = [self.weights[norm_role, layer]] if norm_role else []
+        words, scales = packed.quantized_shapes(chunk, k)
+        return self.kernels.call(name, [x, *gamma, self.runtime.state], [(words, "uint32"), (scales, "float32")])
 
     def with_bias(
         self, declare: epilogue.Declare, role: str, layer: int | None, unit_rows: UnitRows

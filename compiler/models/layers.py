@@ -61,7 +61,9 @@ class Geometry:
         decode, prefill = ("decode",), tuple(f"prefill_{chunk}" for chunk in self.prefill_chunks)
         if self.alternative is None:
             return decode + prefill
-        return (decode if self.alternative.vectors else ()) + (prefill if self.alternative.tiling else ())
+        return (decode if self.alternative.vectors else ()) + (
+            prefill if self.alternative.tiling or self.alternative.packed else ()
+        )
 
     @property
     def state_words(self) -> int:

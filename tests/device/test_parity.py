@@ -226,6 +226,7 @@ def test_logits_are_those_of_transformers(models: Models, name: str, scheme: str
         (name, scheme, variant, alternative.name)
         for name, scheme, variant in (*CASES[:11], ("phi", "q8f16_1", "webgpu-f16"))
         for alternative in ALTERNATIVES.get(variant, ())
+        if not (alternative.packed and scheme.startswith("q0"))
     ],
 )
 def test_alternatives_are_those_of_transformers_too(
@@ -234,7 +235,8 @@ def test_alternatives_are_those_of_transformers_too(
     """Every alternative of the plan, its prefill after prompts that fill no chunk and several, and its decode."""
     runtime, reference = models.runtime(name, scheme, variant), models.reference(name, scheme)
     assert isinstance(runtime, NativeRuntime)
-    tolerance = TOLERANCE[VARIANTS[variant].activation_dtype]
+    # Activations of 15 bits; measured: 2e-4.
+    tolerance = 1e-3 if alternative == "packed" else TOLERANCE[VARIANTS[variant].activation_dtype]
     (described,) = [a for a in runtime.plan.get("alternatives", []) if a["name"] == alternative]
     runtime.choose(alternative)
     try:

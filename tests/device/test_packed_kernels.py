@@ -1,0 +1,67 @@
+"""Products of quantized activations against the numpy twin: odd sizes, both schemes, norms, epilogues, padding."""
+
+import numpy as np
+import pytest
+
+from compiler.kernels import epilogue, packed, reference
+from compiler.tuning import PACKED
+from tests.device.harness import Gpu, assert_untouched, poison
+from tests.device.test_matrix_kernels import (
+    ACTIVATIONS,
+    EPSILON,
+    STATE_WORDS,
+    gamma_of,
+    norm_of,
+    require,
+    state,
+    stored_matrix,
+)
+
+# Of the largest element. A step is 1 / 16256 of a group's largest activation; measured: 6e-5.
+TOLERANCE = 2e-4
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("scheme", packed.SCHEMES)
+@pytest.mark.parametrize(
+    ("chunk", "length", "rows", "k", "normed", "gated"),
+    [
+        (16, 16, 203, 72, False, False),  # a last group of one part
+        (37, 21, 101, 40, True, False),  # a chunk that is no multiple of a tile, mostly padding
+        (16, 1, 64, 1000, True, True),
+        (33, 33, 33, 136, False, True),
+    ],
+)
+def test_packed_product(
+    gpu: Gpu, chunk: int, length: int, rows: int, k: int, normed: bool, gated: bool, scheme: str, activation: str
+) -> None:
+    require(gpu, activation)
+    assert PACKED.packed is not None
+    rng = np.random.default_rng(chunk * k)
+    weight = stored_matrix(rng, scheme, 2 * rows if gated else rows, k)
+    x, gamma = poison((chunk, k), activation), gamma_of(rng, scheme, k)
+    x[:length] = rng.normal(0, 1, (length, k)).astype(activation)
+    x[0, :32] = 0  # a group without a scale
+    x[0, -1] = 40  # an outlier costs its own group precision, no other
+    words, scales = packed.quantized_shapes(chunk, k)
+    arrays = {"x": x, "state": state(3, 0, length), "words": poison(words, "uint32")}
+    arrays |= {"scales": poison(scales, "float32")} | ({"gamma": gamma} if normed else {})
+    norm = norm_of(scheme) if normed else None
+    quantized = gpu.run_kernel(packed.quantize("quantize", scheme, chunk, k, norm, STATE_WORDS, activation), arrays)
+    for made in quantized.values():
+        assert_untouched(made[length:])
+    kernel = packed.matmul(
+        "packed", scheme, chunk, len(weight.values), k, rows,
+        (lambda unit: (unit, unit + rows)) if gated else (lambda unit: (unit,)),
+        epilogue.store_gated(chunk, rows, "float32") if gated else epilogue.store(chunk, rows, "float32"),
+        STATE_WORDS, PACKED.packed,
+    )  # fmt: skip
+    arrays = {"words": quantized["words"], "row_scales": quantized["scales"], **weight.arrays}
+    out = gpu.run_kernel(kernel, {**arrays, "state": state(3, 0, length), "out": poison((chunk, rows), "float32")})[
+        "out"
+    ]
+    want = reference.matmul(reference.rms_norm(x[:length], gamma, EPSILON) if normed else x[:length], weight.values)
+    want = reference.gated(want) if gated else want
+    assert np.isfinite(out[:length]).all()
+    assert np.abs(out[:length] - want).max() <= TOLERANCE * np.abs(want).max()
+    assert_untouched(out[length:])
