@@ -33,7 +33,9 @@ from tests.conftest import unavailable
 from tests.device.harness import Gpu
 
 TOKENS = 100
-TOLERANCE = {"float32": 1e-4, "float16": 5e-3}  # of the largest logit of a step; measured: 2e-6 and 1e-3
+# Of the largest logit of a step; measured: 2e-6 and 1e-3.
+TOLERANCE = {"float32": 1e-4, "float16": 5e-3}
+STEPS_TOLERANCE = 4e-4  # of the CPU, whose products of 4 and 8 bits take activations of 16 bits; measured: 1.7e-4
 CHUNKS = (32, 16)
 
 
@@ -206,6 +208,13 @@ def error(got: NDArray[np.float32], want: NDArray[np.float32]) -> float:
     return float(np.abs(got - want).max() / np.abs(want).max())
 
 
+def tolerance_of(scheme: str, variant: str) -> float:
+    """How far the logits of a variant may be off."""
+    if VARIANTS[variant].backend == "wasm" and not scheme.startswith("q0"):
+        return STEPS_TOLERANCE
+    return TOLERANCE[VARIANTS[variant].activation_dtype]
+
+
 def rewind(runtime: Session, length: int) -> None:
     runtime.history = runtime.history[:length]
 
@@ -214,7 +223,7 @@ def rewind(runtime: Session, length: int) -> None:
 def test_logits_are_those_of_transformers(models: Models, name: str, scheme: str, variant: str) -> None:
     """After prompts that fill no chunk, one, several, and several with padding."""
     runtime, reference = models.runtime(name, scheme, variant), models.reference(name, scheme)
-    tolerance = TOLERANCE[VARIANTS[variant].activation_dtype]
+    tolerance = tolerance_of(scheme, variant)
     assert reference.logits.std() > 0.5, "a model whose logits hardly differ would hide errors"
     for length in (1, 2, 17, 33, 40, TOKENS):
         assert error(runtime.logits(reference.ids[:length]), reference.logits[length - 1]) < tolerance, length
@@ -254,7 +263,7 @@ def test_alternatives_are_those_of_transformers_too(
 def test_prefill_and_decode_agree(models: Models, name: str, scheme: str, variant: str) -> None:
     """Chunks, single tokens through the prefill program, and decode steps: three ways to the same logits."""
     runtime, reference = models.runtime(name, scheme, variant), models.reference(name, scheme)
-    ids, tolerance = reference.ids[:40], TOLERANCE[VARIANTS[variant].activation_dtype]
+    ids, tolerance = reference.ids[:40], tolerance_of(scheme, variant)
     assert error(runtime.logits(ids, one_by_one=True), reference.logits[39]) < tolerance
     runtime.logits(ids[:1])
     for token in ids[1:]:
@@ -266,12 +275,13 @@ def test_prefill_and_decode_agree(models: Models, name: str, scheme: str, varian
 def test_forced_decoding_has_the_same_first_choice(models: Models, name: str, scheme: str, variant: str) -> None:
     """64 steps, each on the given tokens; a step whose best two are closer than the tolerance does not count."""
     runtime, reference = models.runtime(name, scheme, variant), models.reference(name, scheme)
+    tolerance = tolerance_of(scheme, variant)
     runtime.logits(reference.ids[:36])
     counted = 0
     for i in range(36, 100):
         got, want = runtime.next_logits(reference.ids[i]), reference.logits[i]
-        assert error(got, want) < TOLERANCE["float32"], i
-        if _lead(want) > 2 * TOLERANCE["float32"]:
+        assert error(got, want) < tolerance, i
+        if _lead(want) > 2 * tolerance:
             assert got.argmax() == want.argmax(), i
             counted += 1
     assert counted >= 60
