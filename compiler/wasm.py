@@ -75,7 +75,8 @@ def plain_function(function: tirx.PrimFunc) -> tirx.PrimFunc:
 def compile_module(functions: Mapping[str, tirx.PrimFunc], relaxed: bool = False) -> bytes:
     """One module that exports `functions` under their names.
 
-    Raises `RuntimeError` when the result imports anything but memory: then a kernel called a library function.
+    Raises `RuntimeError` when a kernel calls a library function: the linker takes no symbol that nothing defines, so
+    memory is all that is left to import.
     """
     attributes = [*FEATURES, *([RELAXED] if relaxed else [])]
     target = tvm.target.Target(

@@ -94,7 +94,9 @@ def open_page(browser: Browser, url: str) -> Page:
     return page
 
 
-def run(place: Place, body: str, args: Any = None, options: dict[str, Any] | None = None) -> Any:
+def run(where: Place | Page, body: str, args: Any = None, options: dict[str, Any] | None = None) -> Any:
+    """What BODY returns. On a mere page the engine chooses its backend."""
+    place = where if isinstance(where, Place) else Place(where, "auto")
     given = {"backend": place.backend, **(options or {})}
     return place.page.evaluate(WITH_ENGINE.replace("BODY", body), [given, args])
 
@@ -392,7 +394,7 @@ def test_a_shader_error_shows_its_line(browser: Browser, tmp_path: Path) -> None
     with serving(tmp_path) as address:
         page = browser.new_page()
         page.goto(address + "healthz")
-        error = run(Place(page, "auto"), "")
+        error = run(page, "")
         page.close()
     assert error["kind"] == "shader"
     line = next(i for i, text in enumerate(broken.split("\n"), 1) if "nonsense" in text)
@@ -408,7 +410,7 @@ def test_without_a_chat_template_chat_is_refused(browser: Browser, tmp_path: Pat
         body = """
           return [await engine.chat.completions.create({messages: args}).catch(plain),
                   await engine.generateIds([1, 2], {maxTokens: 3, ignoreEos: true})];"""
-        error, ids = run(Place(page, "auto"), body, MESSAGES)
+        error, ids = run(page, body, MESSAGES)
         page.close()
     assert "chat template" in error["message"]
     assert len(ids) == 3
