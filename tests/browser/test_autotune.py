@@ -5,15 +5,21 @@ alternative without the waste has to win.
 """
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from playwright.sync_api import Browser, Page
 
+from compiler.build import build
+from compiler.config import resolve_config
+from compiler.tuning import ALTERNATIVES as COMPILED
 from tests.browser import toy_artifact
 from tests.browser.conftest import serving
-from tests.browser.test_engine_loop import PROMPT, run
+from tests.browser.test_engine_loop import PROMPT, WITH_ENGINE
 from tests.browser.toy_artifact import KERNELS
+from tests.checkpoints import make_llama, model_logits, reference_model
 from tests.conftest import unavailable
 
 TOY = toy_artifact.toy()
@@ -28,6 +34,10 @@ REPORT = """
   const reasons = Object.fromEntries(rejected.map(({ alternative, reason }) => [alternative, reason]));
   return { tokens, source, programs, milliseconds, tuneMs, rejected: reasons };
 """
+
+
+def run(page: Page, body: str, args: Any, options: dict[str, Any]) -> Any:
+    return page.evaluate(WITH_ENGINE.replace("BODY", body), [options, args])
 
 
 def decode_with(entry: str) -> dict[str, Any]:
@@ -127,3 +137,49 @@ def test_software_adapters_run_the_plans_own_programs(page: Page, options: dict[
 
 def test_the_option_is_checked(page: Page) -> None:
     assert "autotune" in run(page, REPORT, PROMPT, {"autotune": "fast"})["message"]
+
+
+# --------------------------------------------------------------------------------------------- what the compiler offers
+
+VARIANT = "webgpu-f32-sg"
+LOGITS = """async ([options, prompts]) => {
+  const { createEngine } = await import("/static/wisp.js");
+  const engine = await createEngine("/models/llama/", options);
+  try {
+    const logits = [];
+    for (const ids of prompts) logits.push([...await engine.logits(ids)]);
+    return { logits, tuning: engine.info.tuning, variant: engine.info.variant };
+  } finally {
+    await engine.dispose();
+  }
+}"""
+
+
+def test_compiled_alternatives_are_measured_and_right(browser: Browser, tmp_path: Path) -> None:
+    """Every alternative compiles and passes the comparison; whatever is chosen gives the reference's logits."""
+    make_llama(tmp_path / "checkpoint")
+    output = tmp_path / "artifacts" / "llama"
+    source = str(tmp_path / "checkpoint")
+    options: dict[str, Any] = {"identifier": "llama", "quantization": "q4f16_1", "context": 192, "scales": "absmax"}
+    build(resolve_config(source, output=output, variants=[VARIANT], **options))
+    ids = np.random.default_rng(0).integers(3, 300, 70).tolist()
+    want = model_logits(reference_model(tmp_path / "checkpoint", "q4f16_1"), ids)
+    with serving(output.parent) as url:
+        context = browser.new_context()
+        page = context.new_page()
+        page.goto(url + "healthz")
+        if not page.evaluate("async () => (await navigator.gpu?.requestAdapter())?.features.has('subgroups') === true"):
+            unavailable(f"Chromium {browser.version} offers no WebGPU adapter with subgroups")
+        for source_of_choice in ("measured", "remembered"):
+            prompts = [ids[:1], ids[:18], ids]
+            got = page.evaluate(LOGITS, [{"autotune": True, "backend": VARIANT}, prompts])
+            assert (got["variant"], got["tuning"]["source"]) == (VARIANT, source_of_choice)
+            assert got["tuning"]["rejected"] == []
+            if source_of_choice == "measured":
+                times = got["tuning"]["milliseconds"]
+                assert {"decode", "prefill_16"} <= set(times)
+                assert set().union(*times.values()) == {"own", *(a.name for a in COMPILED[VARIANT])}
+            for prompt, logits in zip(prompts, got["logits"], strict=True):
+                expected = want[len(prompt) - 1]
+                assert np.abs(np.array(logits) - expected).max() < 1e-3 * np.abs(expected).max()
+        context.close()
