@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from compiler.kernels import packed
 from compiler.kernels.matmul import Tiling
 from compiler.kernels.matvec import Tuning
+from compiler.kernels.prefill_attention import AttentionTiling
 
 MAX_SPLITS = 16  # workgroups that share a query's keys in decode
 POSITIONS_PER_SPLIT = 256
@@ -20,11 +21,12 @@ POSITIONS_PER_SPLIT = 256
 
 @dataclass(frozen=True)
 class VariantTuning:
-    """Mat-vecs by how many matrix rows make a unit of output, and the prefill product."""
+    """Mat-vecs by how many matrix rows make a unit of output, and prefill's product and attention."""
 
     single: Tuning
     paired: Tuning
     tiling: Tiling
+    attention: AttentionTiling
     packed: Tiling | None = None  # prefill's products in integers instead, where weights are quantized
 
 
@@ -35,6 +37,7 @@ class Alternative:
     name: str  # letters, digits and _, for files and entry points
     vectors: tuple[Tuning, Tuning] | None = None  # of decode: single, paired
     tiling: Tiling | None = None  # of prefill
+    attention: AttentionTiling | None = None  # of prefill
     packed: Tiling | None = None  # of prefill
 
     @property
@@ -44,20 +47,28 @@ class Alternative:
 
     def of(self, own: VariantTuning) -> VariantTuning:
         single, paired = self.vectors or (own.single, own.paired)
-        return VariantTuning(single, paired, self.tiling or own.tiling, packed=self.packed)
+        return VariantTuning(single, paired, self.tiling or own.tiling, self.attention or own.attention, self.packed)
 
 
 SUBGROUP_VECTORS = (Tuning("subgroup", 64, 0, 4, 16), Tuning("subgroup", 64, 0, 2, 8))
 # Eight lanes read 128 consecutive bytes of a q4 row and meet once.
 LANE_VECTORS = (Tuning("lanes", 64, 8, 4), Tuning("lanes", 64, 8, 2))
+# Queries and sums take 160 of the 128..256 registers that GPUs give an invocation; software adapters keep theirs in
+# memory, where more rows cost little but the time to compile them.
+QUAD_ATTENTION = AttentionTiling(16, 4, 20, 8, subgroups=True)
+WORKGROUP_ATTENTION = AttentionTiling(8, 4, 20, 4, subgroups=False)
+SOFTWARE_ATTENTION = AttentionTiling(8, 8, 48, 4, subgroups=True)
 TUNING: dict[str, VariantTuning] = {
-    "webgpu-f16-sg": VariantTuning(*SUBGROUP_VECTORS, Tiling(16, 4, 8, 4, quads=True)),
-    "webgpu-f16": VariantTuning(*LANE_VECTORS, Tiling(16, 4, 8, 4, quads=False)),
+    "webgpu-f16-sg": VariantTuning(*SUBGROUP_VECTORS, Tiling(16, 4, 8, 4, quads=True), QUAD_ATTENTION),
+    "webgpu-f16": VariantTuning(*LANE_VECTORS, Tiling(16, 4, 8, 4, quads=False), WORKGROUP_ATTENTION),
     # What software adapters and GPUs without 16-bit floats run.
     "webgpu-f32-sg": VariantTuning(
-        Tuning("subgroup", 64, 0, 4, 32), Tuning("subgroup", 64, 0, 2, 16), Tiling(16, 2, 16, 4, quads=True)
+        Tuning("subgroup", 64, 0, 4, 32),
+        Tuning("subgroup", 64, 0, 2, 16),
+        Tiling(16, 2, 16, 4, quads=True),
+        SOFTWARE_ATTENTION,
     ),
-    "webgpu-f32": VariantTuning(*LANE_VECTORS, Tiling(16, 4, 8, 4, quads=False)),
+    "webgpu-f32": VariantTuning(*LANE_VECTORS, Tiling(16, 4, 8, 4, quads=False), WORKGROUP_ATTENTION),
 }
 
 # Four times as many workgroups as SUBGROUP_VECTORS, each with a quarter of the rows: GPUs with many cores and subgroups
@@ -83,8 +94,8 @@ ALTERNATIVES: dict[str, tuple[Alternative, ...]] = {
         PACKED,
     ),
     "webgpu-f32-sg": (
-        Alternative("narrow", NARROW_VECTORS, LOW_TILING),
-        Alternative("lanes", LANE_VECTORS, Tiling(16, 4, 8, 4, quads=True)),
+        Alternative("narrow", NARROW_VECTORS, LOW_TILING, QUAD_ATTENTION),
+        Alternative("lanes", LANE_VECTORS, Tiling(16, 4, 8, 4, quads=True), QUAD_ATTENTION),
         PACKED,
     ),
     "webgpu-f32": (

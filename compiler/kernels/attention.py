@@ -1,10 +1,10 @@
-"""Attention over the KV cache: one kernel for decode and prefill, and the reduction that joins decode's splits.
+"""Decode's attention over the KV cache, and the reduction that joins its splits.
 
-A workgroup holds up to eight queries that read the same keys: in decode the query heads that share a KV head, in
-prefill neighbouring rows of one head. It walks the used positions (not the capacity) 64 at a time: an invocation
-scores one key, the workgroup finds the running maximum, then each invocation sums four dimensions of the values
-(online softmax in f32; Milakov and Gimelshein, arXiv:1805.02867). In decode the positions are dealt out to `splits`
-workgroups (flash-decoding), whose partial sums `combine` joins. The numpy twin is `reference.attention`."""
+A workgroup holds up to eight queries that read the same keys: the query heads that share a KV head. It walks the used
+positions (not the capacity) 64 at a time: an invocation scores one key, the workgroup finds the running maximum, then
+each invocation sums four dimensions of the values (online softmax in f32; Milakov and Gimelshein, arXiv:1805.02867).
+The positions are dealt out to `splits` workgroups (flash-decoding), whose partial sums `combine` joins. The numpy twin
+is `reference.attention`. Prefill's attention is in `prefill_attention`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LOWEST = -1.0e30  # stands for minus infinity without making NaN
 
 @dataclass(frozen=True)
 class Shape:
-    """Which queries a workgroup holds."""
+    """The queries and keys of a kernel, of decode or of prefill."""
 
     heads: Heads
     chunk: int  # rows of queries; 1 in decode
@@ -37,9 +37,8 @@ class Shape:
 
     @property
     def queries(self) -> int:
-        """Queries of a workgroup."""
-        most = 8 if self.heads.size <= 128 else 4
-        return min(most, self.shared_heads if self.chunk == 1 else self.chunk)
+        """Queries of a workgroup in decode."""
+        return min(8 if self.heads.size <= 128 else 4, self.shared_heads)
 
     @property
     def dims(self) -> int:
@@ -48,51 +47,37 @@ class Shape:
 
 
 def attention(name: str, shape: Shape, state_words: int, activation: str) -> tirx.PrimFunc:
-    """Bindings: query (activation x4), cache (activation x4), state, out.
+    """Decode; bindings: query (activation x4), cache (activation x4), state, out.
 
-    With one split, out is the attention output `[chunk, query heads, size]`. With more, out is f32
+    With one split, out is the attention output `[query heads, size]`. With more, out is f32
     `[query heads, splits, size + 4]`: the unnormalized sum, then the maximum and the sum of exponentials.
     """
     heads, dims, queries = shape.heads, shape.dims, shape.queries
-    groups = ceil_div(shape.shared_heads, queries) if shape.chunk == 1 else 1
+    groups = ceil_div(shape.shared_heads, queries)
     with Kernel(name) as kernel:
-        query = kernel.buffer("query", shape.chunk * heads.query * dims, f"{activation}x4")
+        query = kernel.buffer("query", heads.query * dims, f"{activation}x4")
         cache = kernel.buffer("cache", shape.context * 2 * heads.key_value * dims, f"{activation}x4")
         state = kernel.buffer("state", state_words, "uint32")
         if shape.splits == 1:
-            out = kernel.buffer("out", shape.chunk * heads.query * dims, f"{activation}x4")
+            out = kernel.buffer("out", heads.query * dims, f"{activation}x4")
         else:
             out = kernel.buffer("out", heads.query * shape.splits * (dims + 1), "float32x4")
-        if shape.chunk == 1:
-            block_x, split = kernel.grid(heads.key_value * groups, shape.splits)
-            kv_head = kernel.let(div(block_x, groups))
-            first = kernel.let(kv_head * shape.shared_heads + mod(block_x, groups) * queries)
-        else:
-            head, block_y = kernel.grid(heads.query, ceil_div(shape.chunk, queries), varies=True)
-            split = 0
-            kv_head = kernel.let(div(head, shape.shared_heads))
-            first = kernel.let(block_y * queries)
+        block_x, split = kernel.grid(heads.key_value * groups, shape.splits)
+        kv_head = kernel.let(div(block_x, groups))
+        first = kernel.let(kv_head * shape.shared_heads + mod(block_x, groups) * queries)
         thread = kernel.threads(BLOCK)
-        position = kernel.let(i32(state[0]))
-        length = kernel.let(i32(state[2])) if shape.chunk > 1 else 1
+        used = kernel.let(i32(state[0]) + 1)
 
-        def row_and_head(j: Expr) -> tuple[Expr, Expr]:
-            """Query j of this workgroup, clamped to one that exists."""
-            if shape.chunk == 1:
-                return 0, tirx.min(first + j, kv_head * shape.shared_heads + shape.shared_heads - 1)
-            return tirx.min(first + j, length - 1), head
+        def head(j: Expr) -> Expr:
+            """The head of this workgroup's query j, clamped to one that exists."""
+            return tirx.min(first + j, kv_head * shape.shared_heads + shape.shared_heads - 1)
 
-        active = True if shape.chunk == 1 else first < length
-        with kernel.when(active):
-            last = 0 if shape.chunk == 1 else tirx.min(first + queries, length) - 1
-            used = kernel.let(position + last + 1)
-            limits = [position + (0 if shape.chunk == 1 else first + j) + 1 for j in range(queries)]
-            sums, weights = _walk(kernel, shape, query, cache, row_and_head, thread, split, kv_head, used, limits)
-            _store(kernel, shape, out, row_and_head, first, length, thread, split, sums, weights, activation)
+        sums, weights = _walk(kernel, shape, query, cache, head, thread, split, kv_head, used)
+        _store(kernel, shape, out, head, first, thread, split, sums, weights, activation)
     return kernel.function
 
 
-def _walk(kernel, shape, query, cache, row_and_head, thread, split, kv_head, used, limits):  # type: ignore[no-untyped-def]
+def _walk(kernel, shape, query, cache, head, thread, split, kv_head, used):  # type: ignore[no-untyped-def]
     """The online softmax over this split's blocks; returns the sums (four dimensions an invocation) and (max, sum)."""
     heads, dims, queries = shape.heads, shape.dims, shape.queries
     teams = BLOCK // dims  # invocations with the same four dimensions; they deal out the keys
@@ -104,8 +89,7 @@ def _walk(kernel, shape, query, cache, row_and_head, thread, split, kv_head, use
     with kernel.loop(ceil_div(queries * dims, BLOCK)) as step:
         index = kernel.let(step * BLOCK + thread)
         with kernel.when(index < queries * dims):
-            query_row, query_head = row_and_head(kernel.let(div(index, dims)))
-            source = (query_row * heads.query + query_head) * dims + mod(index, dims)
+            source = head(kernel.let(div(index, dims))) * dims + mod(index, dims)
             asked[index] = cast4(query[source], "float32") * scale
     top = [kernel.registers() for _ in range(queries)]
     total = [kernel.registers() for _ in range(queries)]
@@ -116,14 +100,13 @@ def _walk(kernel, shape, query, cache, row_and_head, thread, split, kv_head, use
     team, dim = kernel.let(div(thread, dims)), kernel.let(mod(thread, dims))
     blocks = kernel.let(div(used + BLOCK - 1, BLOCK))
     window = shape.window if shape.window is not None and shape.window < shape.context else None
-    start = 0 if window is None else kernel.let(div(tirx.max(limits[0] - window, 0), BLOCK))
+    start = 0 if window is None else kernel.let(div(tirx.max(used - window, 0), BLOCK))
     share = kernel.let(div(blocks - start + shape.splits - 1, shape.splits))
     first_block = kernel.let(start + split * share)
 
-    def sees(j: int, key: Expr) -> Expr:
-        """Query j attends to this key."""
-        below = key < limits[j]
-        return below if window is None else tirx.And(below, key >= limits[j] - window)
+    def seen(key: Expr) -> Expr:
+        """The queries attend to this key."""
+        return key < used if window is None else tirx.And(key < used, key >= used - window)
 
     kernel.barrier()
     with kernel.loop(tirx.max(tirx.min(share, blocks - first_block), 0)) as step:
@@ -137,7 +120,7 @@ def _walk(kernel, shape, query, cache, row_and_head, thread, split, kv_head, use
             for j in range(queries):
                 score[j][0] = score[j][0] + dot(asked[j * dims + d], value)
         for j in range(queries):
-            score[j][0] = select(sees(j, key), score[j][0], f32(LOWEST))
+            score[j][0] = select(seen(key), score[j][0], f32(LOWEST))
             scores[j * BLOCK + thread] = score[j][0]
         kernel.barrier()
         with kernel.when(True if queries * FINDERS == BLOCK else thread < queries * FINDERS):
@@ -156,7 +139,7 @@ def _walk(kernel, shape, query, cache, row_and_head, thread, split, kv_head, use
             top[j][0] = most[0]
             total[j][0] = total[j][0] * shrink
             sums[j][0] = sums[j][0] * T.broadcast(shrink, 4)
-            odds[j * BLOCK + thread] = select(sees(j, key), T.exp(score[j][0] - most[0]), f32(0.0))
+            odds[j * BLOCK + thread] = select(seen(key), T.exp(score[j][0] - most[0]), f32(0.0))
         kernel.barrier()
         count = kernel.let(tirx.min(BLOCK, used - base))
         with (
@@ -197,22 +180,17 @@ def _join_teams(
             total[j][0] = total[j][0] + scalars[j * BLOCK + dims + place]
 
 
-def _store(kernel, shape, out, row_and_head, first, length, thread, split, sums, weights, activation) -> None:  # type: ignore[no-untyped-def]
+def _store(kernel, shape, out, head, first, thread, split, sums, weights, activation) -> None:  # type: ignore[no-untyped-def]
     dims = shape.dims
     with kernel.when(True if dims == BLOCK else thread < dims):
         for j in range(shape.queries):
-            row, head = row_and_head(j)
             top, total = weights[j]
-            if shape.chunk == 1:
-                exists = True if shape.shared_heads % shape.queries == 0 else first + j == head
-            else:
-                exists = first + j < length
-            with kernel.when(exists):
+            with kernel.when(True if shape.shared_heads % shape.queries == 0 else first + j == head(j)):
                 if shape.splits == 1:
                     value = sums[j][0] * T.broadcast(f32(1.0) / total[0], 4)
-                    out[(row * shape.heads.query + head) * dims + thread] = cast4(value, activation)
+                    out[head(j) * dims + thread] = cast4(value, activation)
                 else:
-                    base = kernel.let((head * shape.splits + split) * (dims + 1))
+                    base = kernel.let((head(j) * shape.splits + split) * (dims + 1))
                     out[base + thread] = sums[j][0]
                     with kernel.when(thread == 0):
                         zero = f32(0.0)

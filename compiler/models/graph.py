@@ -13,7 +13,7 @@ from typing import Any
 from tvm import tirx
 from tvm.relax.frontend import nn
 
-from compiler.kernels import attention, embed, epilogue, matmul, matvec, norm, packed, sample
+from compiler.kernels import attention, embed, epilogue, matmul, matvec, norm, packed, prefill_attention, sample
 from compiler.kernels.builder import Kernel
 from compiler.models.base import Role, WeightSpec
 from compiler.models.layers import RING_SIZE, Geometry, KernelTable, Matrix, Runtime, declare_weights
@@ -303,12 +303,18 @@ class Graph(nn.Module):
     def attend(self, chunk: int, query: nn.Tensor, cache: nn.Tensor) -> nn.Tensor:
         """Attention `[chunk, heads x size]`; in decode split over workgroups when the context is long."""
         g, heads = self.geometry, self.geometry.heads
+        result = ((chunk, self.query_columns), self.activation)
         splits = splits_for(g.context) if chunk == 1 else 1
         shape = attention.Shape(heads, chunk, splits, g.context, g.model.sliding_window)
+        if chunk > 1:
+            tiling, shared = g.tuning.attention, (g.state_words, self.activation)
+            name = self.kernels.build(
+                ("attention", chunk), lambda name: prefill_attention.attention(name, shape, *shared, tiling)
+            )
+            return self.kernels.call(name, [query, cache, self.runtime.state], [result])[0]
         name = self.kernels.build(
             ("attention", chunk), lambda name: attention.attention(name, shape, g.state_words, self.activation)
         )
-        result = ((chunk, self.query_columns), self.activation)
         partial = ((heads.query * splits, heads.size + 4), "float32")
         (out,) = self.kernels.call(name, [query, cache, self.runtime.state], [result if splits == 1 else partial])
         if splits == 1:

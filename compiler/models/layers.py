@@ -61,9 +61,8 @@ class Geometry:
         decode, prefill = ("decode",), tuple(f"prefill_{chunk}" for chunk in self.prefill_chunks)
         if self.alternative is None:
             return decode + prefill
-        return (decode if self.alternative.vectors else ()) + (
-            prefill if self.alternative.tiling or self.alternative.packed else ()
-        )
+        own_prefill = self.alternative.tiling or self.alternative.attention or self.alternative.packed
+        return (decode if self.alternative.vectors else ()) + (prefill if own_prefill else ())
 
     @property
     def state_words(self) -> int:

@@ -19,7 +19,10 @@ STATE_WORDS = 192
 CONTEXT = 600  # three coarse rows of the rotary table, the last one partial
 EPSILON = 1e-2  # large enough to matter
 ONE_LANE = VariantTuning(
-    matvec.Tuning("lanes", 64, 1, 2), matvec.Tuning("lanes", 64, 1, 1), TUNING["webgpu-f32"].tiling
+    matvec.Tuning("lanes", 64, 1, 2),
+    matvec.Tuning("lanes", 64, 1, 1),
+    TUNING["webgpu-f32"].tiling,
+    TUNING["webgpu-f32"].attention,
 )
 TUNINGS = {"subgroup": TUNING["webgpu-f16-sg"], "lanes8": TUNING["webgpu-f32"], "lanes1": ONE_LANE}
 SCHEME_NAMES = tuple(SCHEMES)
