@@ -29,21 +29,11 @@ class CpuGraph(Graph):
     kernel_type = CpuKernel
     sampler = (sample.scan, sample.limit, sample.draw)
 
-    def rms_norm(self, role: Role, layer: int | None, chunk: int, x: nn.Tensor) -> nn.Tensor:
-        g, k = self.geometry, self.geometry.model.hidden_size
-        name = self.kernels.build(
-            ("rms_norm", chunk), lambda name: norm.rms_norm(name, chunk, k, g.norm, g.state_words)
-        )
-        arguments = [x, self.weights[role, layer], self.runtime.state]
-        return self.kernels.call(name, arguments, [((chunk, k), self.activation)])[0]
+    def rms_norm_kernel(self, name: str, chunk: int, k: int) -> tirx.PrimFunc:
+        return norm.rms_norm(name, chunk, k, self.geometry.norm, self.geometry.state_words)
 
-    def layer_norm(self, role: str, layer: int | None, chunk: int, x: nn.Tensor) -> nn.Tensor:
-        g, k = self.geometry, self.geometry.model.hidden_size
-        name = self.kernels.build(
-            ("layer_norm", chunk), lambda name: norm.layer_norm(name, chunk, k, g.norm, g.state_words)
-        )
-        arguments = [x, self.weights[role, layer], self.weights[f"{role}_bias", layer], self.runtime.state]
-        return self.kernels.call(name, arguments, [((chunk, k), self.activation)])[0]
+    def layer_norm_kernel(self, name: str, chunk: int, k: int) -> tirx.PrimFunc:
+        return norm.layer_norm(name, chunk, k, self.geometry.norm, self.geometry.state_words)
 
     def product(
         self,

@@ -137,19 +137,23 @@ class Graph(nn.Module):
 
     def rms_norm(self, role: Role, layer: int | None, chunk: int, x: nn.Tensor) -> nn.Tensor:
         """RMS norm with a dispatch of its own."""
-        g, k = self.geometry, self.geometry.model.hidden_size
-        name = self.kernels.build(
-            ("rms_norm", chunk), lambda name: norm.rms_norm(name, chunk, k, g.norm, g.state_words, self.activation)
-        )
+        k = self.geometry.model.hidden_size
+        name = self.kernels.build(("rms_norm", chunk), lambda name: self.rms_norm_kernel(name, chunk, k))
         arguments = [x, self.weights[role, layer], self.runtime.state]
         return self.kernels.call(name, arguments, [((chunk, k), self.activation)])[0]
 
+    def rms_norm_kernel(self, name: str, chunk: int, k: int) -> tirx.PrimFunc:
+        g = self.geometry
+        return norm.rms_norm(name, chunk, k, g.norm, g.state_words, self.activation)
+
+    def layer_norm_kernel(self, name: str, chunk: int, k: int) -> tirx.PrimFunc:
+        g = self.geometry
+        return norm.layer_norm(name, chunk, k, g.norm, g.state_words, self.activation)
+
     def layer_norm(self, role: str, layer: int | None, chunk: int, x: nn.Tensor) -> nn.Tensor:
         """Layer norm, weight and bias."""
-        g, k = self.geometry, self.geometry.model.hidden_size
-        name = self.kernels.build(
-            ("layer_norm", chunk), lambda name: norm.layer_norm(name, chunk, k, g.norm, g.state_words, self.activation)
-        )
+        k = self.geometry.model.hidden_size
+        name = self.kernels.build(("layer_norm", chunk), lambda name: self.layer_norm_kernel(name, chunk, k))
         arguments = [x, self.weights[role, layer], self.weights[f"{role}_bias", layer], self.runtime.state]
         return self.kernels.call(name, arguments, [((chunk, k), self.activation)])[0]
 
