@@ -58,7 +58,7 @@ types: $(PYTHON_READY) $(NODE_READY)
 	cd web && npm run --silent types
 
 test-python: $(PYTHON_READY)
-	$(BIN)/pytest tests/pure tests/device
+	$(BIN)/pytest -n auto --dist loadfile tests/pure tests/device
 
 test-web: $(NODE_READY)
 	cd web && npm test

@@ -87,8 +87,11 @@ def lower_variant(
     context: int,
     prefill_chunks: tuple[int, ...],
     dump: Path | None = None,
+    alternatives: bool = True,
 ) -> Lowered:
     """Compile one variant. With `dump`, every stage's result is written to `dump/<variant>/`.
+
+    Without `alternatives` only the default programs, which takes half the time.
 
     Raises `WispError` when the model does not fit WebGPU's default limits at this context.
     """
@@ -104,10 +107,9 @@ def lower_variant(
         kernels, modules = _compile_wgsl(graph, variant, show)
     made = [
         found
-        for alternative in ALTERNATIVES.get(variant.name, ())
+        for alternative in (ALTERNATIVES.get(variant.name, ()) if alternatives else ())
         if (found := _lower_alternative(replace(geometry, alternative=alternative), graph, kernels, show))
     ]
-    alternatives = {a.kernels_file: source for a, source in made}
     header = {
         "format": "wisp-plan",
         "format_version": 1,
@@ -124,7 +126,7 @@ def lower_variant(
     show("plan.json", lambda: json.dumps(plan, indent=1))
     if variant.backend == "webgpu":
         _check_limits(plan)
-    return Lowered(plan, modules, alternatives)
+    return Lowered(plan, modules, {a.kernels_file: source for a, source in made})
 
 
 def _plan_programs(geometry: Geometry, show: Show) -> tuple[Graph, dict[str, Program], dict[str, Any]]:

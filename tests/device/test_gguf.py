@@ -27,7 +27,7 @@ def logits(file: Path, scheme_name: str, gpu: Gpu) -> np.ndarray:
     model = config_from_huggingface(checkpoint.config, CONTEXT)
     specs = weight_specs(model)
     checkpoint.check_weights(specs, tied=model.tie_word_embeddings)
-    lowered = lower_variant(model, scheme, variant, CONTEXT, (16,))
+    lowered = lower_variant(model, scheme, variant, CONTEXT, (16,), alternatives=False)
     stored: dict[str, np.ndarray] = {}
     for spec in specs:
         stored |= dict(quantize(spec, checkpoint.blocks(spec), scheme, checkpoint.source_scales(spec)))

@@ -108,6 +108,7 @@ CASES = [
     ("phi3-mqa-partial", "q0f16", "wasm-simd"),
     *((name, "q0f32", "wasm-simd") for name in ("qwen3", "phi")),
 ]
+CASES_OF_ALTERNATIVES = (*CASES[:11], ("phi", "q8f16_1", "webgpu-f16"))
 FLOAT32_CASES = [case for case in CASES if VARIANTS[case[2]].activation_dtype == "float32"]
 
 
@@ -167,14 +168,15 @@ class Models:
         return self._runtimes[name, scheme, variant]
 
     def _compile(self, name: str, scheme: str, variant: str) -> Session:
-        return compiled(self.path(name), CHECKPOINTS[name].context, scheme, variant, self._gpu)
+        alternatives = (name, scheme, variant) in CASES_OF_ALTERNATIVES
+        return compiled(self.path(name), CHECKPOINTS[name].context, scheme, variant, self._gpu, alternatives)
 
 
-def compiled(path: Path, context: int, scheme: str, variant: str, gpu: Gpu) -> Session:
+def compiled(path: Path, context: int, scheme: str, variant: str, gpu: Gpu, with_alternatives: bool = False) -> Session:
     """A checkpoint on the device, compiled in memory for `context` tokens."""
     checkpoint = open_checkpoint(path)
     model = config_from_huggingface(json.loads((path / "config.json").read_text()), context)
-    lowered = lower_variant(model, SCHEMES[scheme], VARIANTS[variant], context, CHUNKS)
+    lowered = lower_variant(model, SCHEMES[scheme], VARIANTS[variant], context, CHUNKS, alternatives=with_alternatives)
     tensors = {
         tensor: array
         for spec in weight_specs(model)
@@ -233,7 +235,7 @@ def test_logits_are_those_of_transformers(models: Models, name: str, scheme: str
     ("name", "scheme", "variant", "alternative"),
     [
         (name, scheme, variant, alternative.name)
-        for name, scheme, variant in (*CASES[:11], ("phi", "q8f16_1", "webgpu-f16"))
+        for name, scheme, variant in CASES_OF_ALTERNATIVES
         for alternative in ALTERNATIVES.get(variant, ())
         if not (alternative.packed and scheme.startswith("q0"))
     ],
