@@ -220,8 +220,8 @@ class _Prefill:
         limit = self.position + self.first + (j + 1)
         seen = key < limit
         if self.window is not None:
-            # Keys from limit - window to limit - 1, by one comparison: `&&` is a branch, which software adapters compile
-            # slowly, once for every row and key.
+            # Keys from limit - window to limit - 1, by one comparison: `&&` is a branch, one for every row and key, and
+            # software adapters are slow at compiling so many.
             seen = u32(limit - 1 - key) < T.uint32(self.window)
         return self.kernel.let(select(seen, score, f32(2 * LOWEST)))
 
