@@ -76,7 +76,6 @@ class CpuGraph(Graph):
         return self.kernels.call(name, [out], [result])[0]
 
     def normalize_rotate(self, name: str, heads: epilogue.Heads, chunk: int, context: int) -> tirx.PrimFunc:
-
         return embed.normalize_rotate_chunk(name, heads, chunk, context, self.geometry.norm, self.geometry.state_words)
 
     def vocabulary_product(self, x: nn.Tensor, norm_role: Role | None) -> None:

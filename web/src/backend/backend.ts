@@ -31,6 +31,10 @@ export interface BackendCounters {
   gpuBytes: number;
 }
 
+export function noCounts(): BackendCounters {
+  return { dispatches: 0, submits: 0, readbacks: 0, bindGroupsCreated: 0, bytesUploaded: 0, bytesReadBack: 0, gpuBytes: 0 };
+}
+
 /**
  * Work runs in the order in which it was handed over: a write is seen by every program submitted after it.
  * Every method throws the first error that the device has reported, and DeviceError("device-lost") once it is gone.

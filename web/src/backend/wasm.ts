@@ -3,7 +3,7 @@
 
 import type { Kernel } from "../artifact/schema";
 import { DeviceError, RequestError } from "../errors";
-import type { Backend, BackendCounters, BufferHandle, KernelSource, ProgramHandle, Recorded, Slice } from "./backend";
+import { type Backend, type BufferHandle, noCounts, type KernelSource, type ProgramHandle, type Recorded, type Slice } from "./backend";
 import { Executor, type Patience } from "./wasm-executor";
 import { layOut, makeMemory, type Placed } from "./wasm-memory";
 import { compileModule, wasmSupport } from "./wasm-module";
@@ -35,15 +35,7 @@ interface Program {
 
 export class WasmBackend implements Backend {
   readonly padding = false;
-  readonly counters: BackendCounters = {
-    dispatches: 0,
-    submits: 0,
-    readbacks: 0,
-    bindGroupsCreated: 0,
-    bytesUploaded: 0,
-    bytesReadBack: 0,
-    gpuBytes: 0,
-  };
+  readonly counters = noCounts();
   readonly lost: Promise<Error>;
   readonly threads: number;
   private buffers: readonly Placed[] = [];

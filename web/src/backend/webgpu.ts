@@ -3,7 +3,7 @@
 
 import type { Access, Kernel } from "../artifact/schema";
 import { DeviceError } from "../errors";
-import type { Backend, BackendCounters, BufferHandle, KernelSource, ProgramHandle, Recorded, Slice } from "./backend";
+import { type Backend, type BufferHandle, noCounts, type KernelSource, type ProgramHandle, type Recorded, type Slice } from "./backend";
 
 interface Step {
   pipeline: GPUComputePipeline;
@@ -24,15 +24,7 @@ const align4 = (bytes: number): number => Math.ceil(bytes / 4) * 4;
 
 export class WebGPUBackend implements Backend {
   readonly padding = true;
-  readonly counters: BackendCounters = {
-    dispatches: 0,
-    submits: 0,
-    readbacks: 0,
-    bindGroupsCreated: 0,
-    bytesUploaded: 0,
-    bytesReadBack: 0,
-    gpuBytes: 0,
-  };
+  readonly counters = noCounts();
   readonly lost: Promise<Error>;
   private readonly buffers: GPUBuffer[] = [];
   private readonly programs: Step[][] = [];
