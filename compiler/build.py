@@ -5,6 +5,7 @@ Every stage takes and gives frozen values; what a stage does is in the module it
 
 import math
 import shutil
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -85,7 +86,8 @@ def build(config: BuildConfig, report: Report | None = None) -> Path:
     network = plan_network(config, source)
     check_weights(config, source, network)
     text = read_text(config, source, network)
-    unchecked = check_tokenizer(text.files, text.chat_template, text.bos_token_id, text.stop_token_ids)
+    with report.stage("checking the tokenizer", 1):
+        unchecked = check_tokenizer(text.files, text.chat_template, text.bos_token_id, text.stop_token_ids)
     lowered = lower(config, network, report)
     with ArtifactWriter(config.output, mlc_shards=config.mlc_shards) as writer:
         calibration = calibrate(config, source, network, report)
@@ -216,13 +218,16 @@ def read_text(config: BuildConfig, source: Source, network: Network) -> Text:
 
 def lower(config: BuildConfig, network: Network, report: Report) -> dict[str, Lowered]:
     """The plan and the kernels of every variant."""
-    lowered = {}
+    lowered, seconds = {}, {}
     with report.stage("lowering", len(config.variants)) as advance:
         for name in config.variants:
+            started = time.monotonic()
             lowered[name] = lower_variant(
                 network.model, network.scheme, VARIANTS[name], network.context, network.prefill_chunks, config.dump
             )
+            seconds[name] = time.monotonic() - started
             advance(1)
+    report.note(", ".join(f"{name} {taken:.1f} s" for name, taken in seconds.items()))
     return lowered
 
 

@@ -17,6 +17,7 @@ from compiler.config import ARTIFACTS, DEFAULT_SCALES, resolve_config
 from compiler.errors import WispError
 from compiler.quantize import SCHEMES
 from compiler.scales import RULES
+from compiler.tvm_import import import_tvm
 from compiler.variants import VARIANTS
 
 DEMO = Path(__file__).resolve().parent.parent / "configs" / "demo"
@@ -106,6 +107,7 @@ def _check_address(host: str, port: int) -> None:
 
 
 def _models(parsed: argparse.Namespace) -> None:
+    import_tvm()
     from compiler.recipes import print_recipes, recipe_paths, recipes_json, summarize_recipe
 
     summaries = [summarize_recipe(path) for path in recipe_paths()]
@@ -126,6 +128,7 @@ def _inspect(parsed: argparse.Namespace) -> None:
 
 
 def _check(parsed: argparse.Namespace) -> None:
+    import_tvm()
     from compiler.check import check, exit_status, print_report
     from compiler.progress import Terminal
 
@@ -151,6 +154,7 @@ def _bench(parsed: argparse.Namespace) -> None:
 
     if parsed.plot is not None:
         check_plot(parsed.plot)
+    import_tvm()
     from compiler.bench import bench
     from compiler.progress import Terminal
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import tvm
 from tvm import relax, tirx
-from tvm_ffi import structural_hash
+from tvm_ffi import StructuralKey
 
 from compiler import wasm, wgsl
 from compiler.errors import WispError
@@ -45,6 +45,7 @@ MAX_WORKGROUP_BYTES = 16384
 MAX_INVOCATIONS = 256
 
 
+Identity = tuple[tuple[str, ...], StructuralKey]
 Show = Callable[[str, Callable[[], str]], None]  # (name, text): what dumps a stage's result
 
 
@@ -160,7 +161,7 @@ def _lower_alternative(
     fresh = {name: f for name, f in graph.kernels.functions.items() if name not in shared}
     if not fresh:
         return None
-    rendered = _render(fresh, variant)
+    rendered = _render(fresh)
     source = wgsl.join(_unique(rendered), variant.activation_dtype == "float16", variant.subgroups)
     show_prefixed("kernels.wgsl", lambda: source)
     found = AlternativePrograms(
@@ -175,7 +176,7 @@ def _lower_alternative(
 
 
 def _compile_wgsl(graph: Graph, variant: Variant, show: Dump) -> tuple[dict[str, KernelInfo], dict[str, bytes]]:
-    kernels = _render(graph.kernels.functions, variant)
+    kernels = _render(graph.kernels.functions)
     source = wgsl.join(_unique(kernels), variant.activation_dtype == "float16", variant.subgroups)
     show("kernels.wgsl", lambda: source)
     return kernels, {"kernels": source.encode()}
@@ -186,10 +187,8 @@ def _compile_wasm(graph: Graph, show: Dump) -> tuple[dict[str, KernelInfo], dict
     kernels = wasm.describe(functions)
     entries = {name: functions[name] for name in _unique(kernels)}
     show("kernels.py", lambda: "\n".join(function.script() for function in entries.values()))
-    return kernels, {
-        "kernels": wasm.compile_module(entries),
-        "kernels_relaxed": wasm.compile_module(entries, relaxed=True),
-    }
+    plain, relaxed = wasm.compile_modules(entries, relaxed=(False, True))
+    return kernels, {"kernels": plain, "kernels_relaxed": relaxed}
 
 
 def graph_type(model: ModelConfig, variant: Variant) -> type[Graph]:
@@ -217,35 +216,35 @@ def _read_programs(module: tvm.IRModule, graph: Graph, names: list[str]) -> dict
     return {name: read_program(module[name], names, callees) for name in graph.geometry.programs}
 
 
-def _render(functions: Mapping[str, tirx.PrimFunc], variant: Variant) -> dict[str, KernelInfo]:
+def _render(functions: Mapping[str, tirx.PrimFunc]) -> dict[str, KernelInfo]:
     """Render every kernel; those of equal text share an entry point."""
     seen: dict[str, str] = {}
     rendered: dict[str, KernelInfo] = {}
     for name, function in functions.items():
-        info = _render_once(function, name, variant.subgroups)
-        text = info.source.replace(name, "")
-        entry = seen.setdefault(text, name)
-        rendered[name] = replace(info, entry=entry, source=rendered[entry].source if entry in rendered else info.source)
+        info = _render_once(function)
+        entry = seen.setdefault(info.source, name)
+        rendered[name] = replace(info, entry=entry, source=info.source.replace(UNNAMED, entry))
     return rendered
 
 
+UNNAMED = "wisp_unnamed_kernel"  # the entry point of a kernel that is rendered for all who have it, under any name
 # Rendering takes most of a compile, and variants, chunks and models have many kernels in common.
-_RENDERED: dict[tuple[str, int, str, bool], KernelInfo] = {}
+_RENDERED: dict[Identity, KernelInfo] = {}
 
 
-def _identity(function: tirx.PrimFunc) -> tuple[str, int]:
-    """What a kernel is but for its name. The hash tells constants apart that print alike."""
-    anonymous = function.without_attr("wisp.name")
-    return anonymous.script(), structural_hash(anonymous)
+def _identity(function: tirx.PrimFunc) -> Identity:
+    """What a kernel is but for its name. Its parameters' names are in its text, and in no comparison of structure."""
+    return tuple(parameter.name for parameter in function.params), StructuralKey(function.without_attr("wisp.name"))
 
 
-def _render_once(function: tirx.PrimFunc, name: str, subgroups: bool) -> KernelInfo:
-    """`wgsl.render`, once for a kernel of this text and name."""
-    script, digest = _identity(function)
-    # Only TVM's own warp primitives ask what the target can do; Wisp's kernels call WGSL's builtins by name.
-    key = (script, digest, name, subgroups and "tvm_warp" in script)
+def _render_once(function: tirx.PrimFunc) -> KernelInfo:
+    """`wgsl.render`, once for kernels that differ in name alone; its entry point is `UNNAMED`.
+
+    What the device can do is no matter: only TVM's own warp primitives ask, and Wisp's kernels call WGSL's builtins.
+    """
+    key = _identity(function)
     if key not in _RENDERED:
-        _RENDERED[key] = wgsl.render(function, name, subgroups)
+        _RENDERED[key] = wgsl.render(function, UNNAMED)
     return _RENDERED[key]
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import compiler
 from compiler.config import BuildConfig
 from compiler.progress import Report, Silent
+from compiler.tvm_import import import_tvm
 
 CHECKPOINT_FILES = ("*.json", "*.safetensors", "*.bin", "*.jinja", "*.pt")
 COMMIT_DIGITS = 40
@@ -32,6 +33,7 @@ def build_if_stale(config: BuildConfig, report: Report | None = None, *, force: 
     if inputs is not None and not force and config.dump is None and _is_fresh(config.output, stamp, inputs):
         report.note(f"{config.output}: unchanged")
         return config.output
+    import_tvm()
     from compiler.build import build
 
     build(config, report)

@@ -11,13 +11,13 @@ import importlib.util
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import tvm
 from tvm import tirx
 from tvm.tirx.build import codegen_build
-from tvm_ffi import structural_hash
+from tvm_ffi import StructuralKey
 
 from compiler.errors import WispError
 from compiler.kernels.cpu.builder import STACK_BYTES
@@ -38,11 +38,11 @@ PASSES = (
 
 def describe(functions: Mapping[str, tirx.PrimFunc]) -> dict[str, KernelInfo]:
     """What a plan says of each kernel; kernels that compute alike share the entry of the first."""
-    entries: dict[tuple[str, int], str] = {}
+    entries: dict[StructuralKey, str] = {}
     described = {}
     for name, function in functions.items():
         anonymous = function.without_attr("wisp.name").without_attr("wisp.grid")
-        entry = entries.setdefault((anonymous.script(), structural_hash(anonymous)), name)
+        entry = entries.setdefault(StructuralKey(anonymous), name)
         bindings = tuple(str(access) for access in function.attrs["wisp.bindings"])
         items = int(function.attrs["wisp.grid"][0])
         described[name] = KernelInfo(
@@ -78,17 +78,33 @@ def compile_module(functions: Mapping[str, tirx.PrimFunc], relaxed: bool = False
     Raises `RuntimeError` when a kernel calls a library function: the linker takes no symbol that nothing defines, so
     memory is all that is left to import.
     """
-    attributes = [*FEATURES, *([RELAXED] if relaxed else [])]
-    target = tvm.target.Target(
-        {"kind": "llvm", "mtriple": "wasm32-unknown-unknown", "mattr": attributes, "vector-width": 128}
-    )
+    return compile_modules(functions, (relaxed,))[0]
+
+
+def compile_modules(functions: Mapping[str, tirx.PrimFunc], relaxed: Sequence[bool]) -> list[bytes]:
+    """`compile_module` for several choices of `relaxed`; what precedes LLVM is done once."""
+    target = _target(False)
     plain = {
         name: plain_function(function).with_attr("global_symbol", name).with_attr("target", target)
         for name, function in functions.items()
     }
     with tvm.transform.PassContext(opt_level=3), target:
         module = tvm.transform.Sequential([make() for make in PASSES])(tvm.IRModule(plain))
-        built = codegen_build(module, target)
+    return [_assemble(module, _target(choice)) for choice in relaxed]
+
+
+def _target(relaxed: bool) -> tvm.target.Target:
+    attributes = [*FEATURES, *([RELAXED] if relaxed else [])]
+    return tvm.target.Target(
+        {"kind": "llvm", "mtriple": "wasm32-unknown-unknown", "mattr": attributes, "vector-width": 128}
+    )
+
+
+def _assemble(module: tvm.IRModule, target: tvm.target.Target) -> bytes:
+    """LLVM's object of lowered functions, linked."""
+    functions = {variable.name_hint: f.with_attr("target", target) for variable, f in module.functions.items()}
+    with tvm.transform.PassContext(opt_level=3), target:
+        built = codegen_build(tvm.IRModule(functions), target)
     with tempfile.TemporaryDirectory() as folder:
         compiled, linked = Path(folder) / "kernels.o", Path(folder) / "kernels.wasm"
         built.write_to_file(str(compiled), "o")

@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import tvm
-from tvm import tirx
-from tvm.tirx.build import codegen_build, split_host_device_mods
+from tvm import s_tir, tirx
+from tvm.tirx.build import codegen_build
 
 HELPERS = """\
 fn wisp_f16(pair: u32, odd: i32) -> f32 {
@@ -34,6 +34,21 @@ fn wisp_q8(word: u32) -> vec4<f32> {
   return vec4<f32>((vec4<u32>(word) >> vec4<u32>(0u, 8u, 16u, 24u)) & vec4<u32>(255u)) - vec4<f32>(127.0);
 }
 """
+
+# Those of TVM's passes for a GPU that find something to do in Wisp's kernels; the other forty take as long again.
+PASSES = (
+    s_tir.transform.UnifyThreadBinding,
+    s_tir.transform.StmtSimplify,
+    s_tir.transform.LowerOpaqueBlock,
+    tirx.transform.FlattenBuffer,
+    s_tir.transform.RenormalizeSplitPattern,
+    tirx.transform.StmtSimplify,
+    s_tir.transform.RewriteUnsafeSelect,
+    tirx.transform.CommonSubexprElim,
+    tirx.transform.SplitHostDevice,
+    tirx.transform.StmtSimplify,
+    tirx.transform.LowerIntrin,
+)
 
 _POD = re.compile(
     r"struct PODArgs \{\s*packGridDimX: u32\s*\}\s*@group\(0\) @binding\(\d+\) var<uniform> podArgs : PODArgs;\n"
@@ -99,23 +114,19 @@ def _strip(source: str) -> str:
     return source.replace("blockIdx.z * gridDim.x + blockIdx.x", "blockIdx.x")
 
 
-def render(function: tirx.PrimFunc, entry: str, subgroups: bool) -> KernelInfo:
+def render(function: tirx.PrimFunc, entry: str) -> KernelInfo:
     """Generate one kernel's WGSL. `entry` must be unique in the module; every global is prefixed with it.
 
     `function` carries `wisp.grid` (see `kernels.builder`). Raises `RuntimeError` when TVM's output is not of the known
     form.
     """
-    target = tvm.target.Target({"kind": "webgpu", "supports_subgroups": subgroups}, host="llvm")
+    target = tvm.target.Target("webgpu", host="llvm")
     grid = [int(extent) for extent in function.attrs["wisp.grid"]]
     module = tvm.IRModule({"kernel": function.with_attr("global_symbol", "kernel")})
-    # StorageRewrite may merge workgroup arrays of different element types, which WGSL cannot express. Compaction looks
-    # for unused parts of buffers, which takes a third of the time and finds none.
-    options = {"tirx.disable_storage_rewrite": True}
-    with tvm.transform.PassContext(config=options, disabled_pass=["s_tir.CompactBufferAllocation"]), target:
-        lower, _, finalize_device = tirx.get_default_tir_pipeline(target)
-        _, devices = split_host_device_mods(lower(tirx.transform.BindTarget(target)(module)))
-        ((device, functions),) = devices.items()
-        raw = codegen_build(finalize_device()(functions), device).inspect_source()
+    with tvm.transform.PassContext(), target:
+        lowered = tvm.transform.Sequential([tirx.transform.BindTarget(target), *(make() for make in PASSES)])(module)
+        device = lowered["kernel_kernel"]  # beside it is the host's part, which calls it
+        raw = codegen_build(tvm.IRModule({"kernel_kernel": device}), device.attrs["target"]).inspect_source()
     source = _scalarize(_strip(raw))
     names = [parameter.name for parameter in function.params]
     bindings = _BINDING.findall(source)

@@ -68,7 +68,7 @@ class Kernel:
 
     def buffer(self, name: str, length: int, dtype: str) -> Array:
         """Declare the next storage binding: `length` elements of `dtype` (`float32x4` is a `vec4<f32>`)."""
-        self.bindings.append(Array(T.arg(name, T.buffer((length,), dtype)), length))
+        self.bindings.append(Array(T.arg(name, T.buffer((length,), dtype, layout=None)), length))
         return self.bindings[-1]
 
     def grid(self, x: int, y: int = 1, varies: bool = False) -> tuple[Expr, Expr]:
@@ -90,11 +90,11 @@ class Kernel:
 
     def registers(self, length: int = 1, dtype: str = "float32") -> Array:
         """Private memory of an invocation. Index it with Python integers only."""
-        return Array(T.alloc_buffer((length,), dtype, scope="local"), length)
+        return Array(T.alloc_buffer((length,), dtype, scope="local", layout=None), length)
 
     def shared(self, length: int, dtype: str = "float32") -> Array:
         """Workgroup memory."""
-        return Array(T.alloc_buffer((length,), dtype, scope="shared"), length)
+        return Array(T.alloc_buffer((length,), dtype, scope="shared", layout=None), length)
 
     def let(self, value: Expr) -> Expr:
         """Name a value, so that it is computed once. (TVM's simplifier inlines its own `let`s.)"""

@@ -59,7 +59,7 @@ class Gpu:
 
     def compile(self, function: tirx.PrimFunc, subgroups: bool = False) -> Compiled:
         """Render a kernel and make its pipeline."""
-        info = wgsl.render(function, "kernel_under_test", subgroups)
+        info = wgsl.render(function, "kernel_under_test")
         source = native_source(wgsl.join({info.entry: info}, self.f16, subgroups))
         entries = [
             {

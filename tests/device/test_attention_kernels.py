@@ -197,7 +197,6 @@ def test_prefill_is_one_kernel_for_every_chunk_size(tiling: AttentionTiling) -> 
         wgsl.render(
             prefill_attention.attention("a", attention.Shape(heads, n, 1, CONTEXT), STATE_WORDS, "float32", tiling),
             "attention",
-            tiling.subgroups,
         ).source
         for n in (8, 16, 256)
     ]

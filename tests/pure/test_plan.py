@@ -93,7 +93,7 @@ def unplanned(model: ModelConfig) -> Unplanned:
         if name != "static_plan_block_memory":
             module = make()(module)
     names = [lower._label(name) for name, _ in parameters]
-    kernels = lower._render(graph.kernels.functions, VARIANT)
+    kernels = lower._render(graph.kernels.functions)
     flow, sizes = {}, {}
     for name, program in lower._read_programs(module, graph, names).items():
         bound = [[call.operands[i] for i in kernels[call.kernel].parameters] for call in program.calls]

@@ -34,7 +34,7 @@ def toy(loops: int = 3, dynamic: bool = False) -> tirx.PrimFunc:
 
 
 def test_what_the_plan_says_of_a_kernel() -> None:
-    info = wgsl.render(toy(), "first", subgroups=False)
+    info = wgsl.render(toy(), "first")
     assert info.entry == "first"
     assert info.grid == (2, 1, 1)
     assert info.workgroup_size == (32, 1, 1)
@@ -44,7 +44,7 @@ def test_what_the_plan_says_of_a_kernel() -> None:
 
 
 def test_bindings_are_numbered_as_the_parameters_say() -> None:
-    info = wgsl.render(toy(), "first", subgroups=False)
+    info = wgsl.render(toy(), "first")
     names = ["out", "x", "state"]
     declared = re.findall(r"@binding\((\d+)\) var<storage, (\w+)> first_(\w+) :", info.source)
     assert [(int(i), access, name) for i, access, name in declared] == [
@@ -55,7 +55,7 @@ def test_bindings_are_numbered_as_the_parameters_say() -> None:
 
 def test_every_global_bears_the_name_of_its_kernel() -> None:
     """Two kernels of the same text in one module declare nothing twice."""
-    kernels = {name: wgsl.render(toy(), name, subgroups=False) for name in ("first", "second")}
+    kernels = {name: wgsl.render(toy(), name) for name in ("first", "second")}
     module = wgsl.join(kernels, f16=False, subgroups=False)
     declared = re.findall(r"^(?:@\S+ |@\w+\(\d+\) )*(?:var<[^>]+>|fn|struct) ?(\w+)", module, re.MULTILINE)
     assert len(declared) == len(set(declared))
@@ -64,31 +64,31 @@ def test_every_global_bears_the_name_of_its_kernel() -> None:
 
 
 def test_the_uniform_for_wide_grids_is_gone() -> None:
-    source = wgsl.render(toy(), "first", subgroups=False).source
+    source = wgsl.render(toy(), "first").source
     for word in ("podArgs", "PODArgs", "uniform", "gridDim", "num_workgroups", "blockIdx.z", "enable "):
         assert word not in source
 
 
 def test_registers_are_plain_variables_at_every_depth() -> None:
-    source = wgsl.render(toy(), "first", subgroups=False).source
+    source = wgsl.render(toy(), "first").source
     assert not re.search(r"^ +var \w+ : array<", source, re.MULTILINE)
     assert len(re.findall(r"^ +var \w+ : f32;", source, re.MULTILINE)) >= 6
 
 
 def test_a_register_array_with_a_run_time_index_stays_an_array() -> None:
-    source = wgsl.render(toy(dynamic=True), "first", subgroups=False).source
+    source = wgsl.render(toy(dynamic=True), "first").source
     assert len(re.findall(r"^ +var \w+ : array<f32, 4>;", source, re.MULTILINE)) == 1
 
 
 def test_constants_are_exact() -> None:
     """TVM writes seven digits; a constant that needs more comes as its bits."""
-    source = wgsl.render(toy(), "first", subgroups=False).source
+    source = wgsl.render(toy(), "first").source
     assert "bitcast<f32>(1051372203u)" in source  # 1/3
     assert "1.000000e-01f" in source
 
 
 def test_directives_stand_first_and_naga_gets_those_it_knows() -> None:
-    kernels = {"first": wgsl.render(toy(), "first", subgroups=True)}
+    kernels = {"first": wgsl.render(toy(), "first")}
     module = wgsl.join(kernels, f16=True, subgroups=True)
     assert module.splitlines()[:3] == ["enable f16;", "enable subgroups;", "diagnostic(off, subgroup_uniformity);"]
     native = native_source(module)
@@ -105,7 +105,7 @@ def test_text_of_another_form_is_refused(monkeypatch: pytest.MonkeyPatch, missin
     value = re.compile("not in the text") if missing == "uniform" else "not in the text"
     monkeypatch.setattr(wgsl, changed, value)
     with pytest.raises(RuntimeError, match="lacks the expected"):
-        wgsl.render(toy(), "first", subgroups=False)
+        wgsl.render(toy(), "first")
 
 
 def test_a_kernel_opens_its_grid_within_the_limit() -> None:
