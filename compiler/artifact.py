@@ -36,6 +36,15 @@ def dump_json(value: Any, indent: int | None = 2) -> bytes:
     ).encode()
 
 
+def is_json(value: Any) -> bool:
+    """Whether `dump_json` can write it: Python also reads NaN, infinity and half of a surrogate pair."""
+    try:
+        dump_json(value)
+    except ValueError:
+        return False
+    return True
+
+
 # ------------------------------------------------------------------------------------------------------------- writing
 
 

@@ -14,15 +14,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compiler.artifact import TENSOR_CACHE, ArtifactWriter, check_output, dump_json, tensor_metadata
-from compiler.checkpoint import Checkpoint, CheckpointSource, open_checkpoint
+from compiler.artifact import TENSOR_CACHE, ArtifactWriter, check_output, dump_json, is_json, tensor_metadata
+from compiler.checkpoint import Checkpoint, CheckpointSource, checked_token_id, open_checkpoint
 from compiler.config import BuildConfig, clip_prefill_chunks, default_context, generation_defaults
 from compiler.errors import WispError
 from compiler.lora import Adapter, open_adapter
 from compiler.lower import Lowered, lower_variant, rope_constants
 from compiler.mlc import MLC_CONFIG, mlc_chat_config
 from compiler.mlc_source import MlcCheckpoint
-from compiler.models import config_from_huggingface, weight_specs
+from compiler.models import config_from_huggingface, weight_specs, without_ignored
 from compiler.models.base import ModelConfig, WeightSpec
 from compiler.progress import Report, Silent, human_bytes
 from compiler.quantize import SCHEMES, Scheme, parameter_layout, quantize, with_exceptions
@@ -110,8 +110,8 @@ def open_source(config: BuildConfig) -> Source:
     """The checkpoint, or the recipe's architecture alone when no weights are wanted."""
     if config.weights == "none" and config.architecture is not None:
         described = CheckpointSource(config.source_kind, config.source, config.revision)
-        return Source(None, config.architecture, described)
-    checkpoint = open_checkpoint(config.source, config.revision)
+        return Source(None, without_ignored(config.architecture, config.ignore_fields), described)
+    checkpoint = open_checkpoint(config.source, config.revision, ignored_fields=config.ignore_fields)
     if isinstance(checkpoint, MlcCheckpoint):
         checkpoint.check_request(config.quantization, config.lora)
         checkpoint.check_overrides(config.quantization_overrides)
@@ -124,7 +124,8 @@ def plan_network(config: BuildConfig, source: Source) -> Network:
     context = config.context or default_context(source.config)
     model = config_from_huggingface(source.config, context)
     if config.architecture is not None:
-        _check_architecture(config_from_huggingface(config.architecture, context), model)
+        stated = without_ignored(config.architecture, config.ignore_fields)
+        _check_architecture(config_from_huggingface(stated, context), model)
     specs, scheme = weight_specs(model), _scheme(config, source, model)
     layouts = [tensor for spec in specs for tensor in parameter_layout(spec, scheme)]
     return Network(
@@ -186,9 +187,11 @@ def read_text(config: BuildConfig, source: Source, network: Network) -> Text:
     """The tokenizer's files and ids, checked against the vocabulary; no files when compiling without weights."""
     checkpoint, vocab_size = source.checkpoint, network.model.vocab_size
     if checkpoint is None or config.weights == "none":
-        end = source.config.get("eos_token_id")
-        stops = tuple(token for token in (end if isinstance(end, list) else [end]) if token is not None)
-        text = Text((), None, source.config.get("bos_token_id"), stops, generation_defaults({}, config.generation))
+        bos, end = source.config.get("bos_token_id"), source.config.get("eos_token_id")
+        ends = [token for token in (end if isinstance(end, list) else [end]) if token is not None]
+        stops = tuple(checked_token_id(token, "config.json eos_token_id") for token in ends)
+        start = None if bos is None else checked_token_id(bos, "config.json bos_token_id")
+        text = Text((), None, start, stops, generation_defaults({}, config.generation))
     else:
         text = Text(
             files=checkpoint.tokenizer_files,
@@ -323,7 +326,8 @@ def write_text(source: Source, network: Network, text: Text, writer: ArtifactWri
     )
     writer.add_file(MLC_CONFIG, dump_json(description))
     # What the architecture is read from, so that an artifact can be compiled again; less what may name this machine.
-    fields = {k: v for k, v in source.config.items() if not k.startswith("_") and k not in ("name_or_path", "auto_map")}
+    private = ("name_or_path", "auto_map")
+    fields = {k: v for k, v in source.config.items() if not k.startswith("_") and k not in private and is_json(v)}
     writer.add_file("config.json", dump_json(fields))
 
 
@@ -340,7 +344,7 @@ def describe(
     return {
         "id": config.id,
         "name": config.name,
-        "source": asdict(source.described) | ({"adapter": source.adapter.described()} if source.adapter else {}),
+        "source": _source(config, source),
         "architecture": {
             "model_type": model.model_type,
             "hidden_size": model.hidden_size,
@@ -367,6 +371,15 @@ def describe(
         "weights": TENSOR_CACHE if config.weights == "full" else None,
         "variants": [describe_variant(name, result) for name, result in lowered.items()],
     }
+
+
+def _source(config: BuildConfig, source: Source) -> dict[str, Any]:
+    found = asdict(source.described)
+    if source.adapter is not None:
+        found["adapter"] = source.adapter.described()
+    if config.ignore_fields:
+        found["ignored_fields"] = list(config.ignore_fields)
+    return found
 
 
 def _quantized_how(config: BuildConfig, source: Source, network: Network) -> dict[str, Any]:

@@ -38,7 +38,9 @@ class Reference:
 
 def match(artifact: Artifact, reference: str, lora: Path | None) -> tuple[ModelConfig, Scheme, Reference]:
     """The reference and its network at the artifact's context. Raises WispError when it is another network."""
-    request = resolve_config(reference, quantization=artifact.model["quantization"], lora=lora)
+    ignored = artifact.model["source"].get("ignored_fields", ())
+    quantization = artifact.model["quantization"]
+    request = resolve_config(reference, quantization=quantization, lora=lora, ignore_fields=ignored)
     source = open_source(request)
     assert source.checkpoint is not None
     config = config_from_huggingface(source.checkpoint.config, artifact.model["context"])

@@ -11,7 +11,7 @@ import os
 import re
 import struct
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +26,7 @@ from safetensors import SafetensorError, safe_open
 
 from compiler import pytorch_source
 from compiler.errors import WispError
+from compiler.models import without_ignored
 from compiler.models.base import WeightSpec
 from compiler.quantize import GroupScales
 
@@ -245,24 +246,34 @@ class Checkpoint:
 # ------------------------------------------------------------------------------------------------------------- opening
 
 
-def open_checkpoint(source: str | Path, revision: str | None = None, token: str | None = None) -> Checkpoint:
-    """Opens a directory, a GGUF file, or a Hub id `org/name`: small files are downloaded now, weights when needed."""
+def open_checkpoint(
+    source: str | Path, revision: str | None = None, token: str | None = None, ignored_fields: Collection[str] = ()
+) -> Checkpoint:
+    """Opens a directory, a GGUF file, or a Hub id `org/name`: small files are downloaded now, weights when needed.
+
+    Fields of the configuration that nobody knows are refused but those in `ignored_fields`.
+    """
     path = Path(source)
     if path.is_dir():
-        return _opened(path, CheckpointSource("directory", path.resolve().name, None), lambda: None)
+        described = CheckpointSource("directory", path.resolve().name, None)
+        return _opened(path, described, lambda: None, ignored_fields)
     if path.is_file() and path.suffix.lower() == ".gguf":
         from compiler.gguf import GgufCheckpoint  # which builds on this module
 
-        return GgufCheckpoint(path)
-    return _open_hub(str(source), revision, token)
+        return GgufCheckpoint(path, ignored_fields)
+    return _open_hub(str(source), revision, token, ignored_fields)
 
 
-def _opened(directory: Path, source: CheckpointSource, fetch_weights: Callable[[], object]) -> Checkpoint:
+def _opened(
+    directory: Path, source: CheckpointSource, fetch_weights: Callable[[], object], ignored_fields: Collection[str]
+) -> Checkpoint:
     """A Hugging Face checkpoint, or weights in MLC's format."""
     from compiler.mlc_source import MlcCheckpoint, holds_mlc_weights  # which builds on this module
 
     kind = MlcCheckpoint if holds_mlc_weights(directory) else Checkpoint
-    return kind(directory, source, fetch_weights)
+    checkpoint = kind(directory, source, fetch_weights)
+    checkpoint.config = dict(without_ignored(checkpoint.config, ignored_fields))
+    return checkpoint
 
 
 def is_hub_id(source: str) -> bool:
@@ -270,7 +281,7 @@ def is_hub_id(source: str) -> bool:
     return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9][A-Za-z0-9_.-]*", source) is not None
 
 
-def _open_hub(repo: str, revision: str | None, token: str | None) -> Checkpoint:
+def _open_hub(repo: str, revision: str | None, token: str | None, ignored_fields: Collection[str]) -> Checkpoint:
     small = [*CONFIG_FILES, *TOKENIZER_FILES, TEMPLATE_FILE, *MLC_FILES]
     with _no_progress_bars():
         directory = _download(repo, revision, token, small)
@@ -282,7 +293,7 @@ def _open_hub(repo: str, revision: str | None, token: str | None) -> Checkpoint:
             if not any((directory / name).is_file() for name in (WEIGHTS_FILE, INDEX_FILE, *MLC_FILES)):
                 _download(repo, commit, token, [pytorch_source.TORCH_PATTERN, pytorch_source.TORCH_INDEX])
 
-    return _opened(directory, CheckpointSource("hub", repo, commit), fetch_weights)
+    return _opened(directory, CheckpointSource("hub", repo, commit), fetch_weights, ignored_fields)
 
 
 @contextlib.contextmanager

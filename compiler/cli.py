@@ -69,6 +69,7 @@ def _compile(parsed: argparse.Namespace) -> None:
         dump=parsed.dump,
         scales=parsed.scales,
         calibration=parsed.calibration,
+        ignore_fields=parsed.ignore_field,
     )
     build_if_stale(config, Terminal(), force=parsed.force)
 
@@ -228,6 +229,8 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--calibration", type=Path, metavar="FILE", help="weigh errors by the activations on this text (runs the model)"
     )
+    ignored = "compile although config.json has this field, which Wisp does not know (can be given again)"
+    command.add_argument("--ignore-field", action="append", default=[], metavar="NAME", help=ignored)
     command.add_argument("--force", action="store_true", help="compile even when nothing has changed")
     command.add_argument("--dump", type=Path, metavar="DIR", help="write the program after each pass, WGSL and plan")
     command.set_defaults(run=_compile)

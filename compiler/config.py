@@ -15,7 +15,7 @@ from compiler.checkpoint import is_hub_id
 from compiler.errors import WispError
 from compiler.manifest import is_safe_id
 from compiler.mlc_source import stored_quantization
-from compiler.models.base import Role
+from compiler.models.base import Role, shortened
 from compiler.quantize import SCHEMES, with_exceptions
 from compiler.scales import RULES, Rule
 from compiler.variants import VARIANTS
@@ -52,6 +52,7 @@ RECIPE_TYPES: dict[str, type] = {
     "suggestions": list,
     "generation": dict,
     "architecture": dict,
+    "ignore_fields": list,
 }
 
 
@@ -79,6 +80,7 @@ class BuildConfig:
     scales: Rule = DEFAULT_SCALES
     quantization_overrides: Mapping[Role, str] = field(default_factory=dict)  # schemes of some matrices, by role
     calibration: Path | None = None  # a text whose activations weigh the error of the weights
+    ignore_fields: tuple[str, ...] = ()  # unknown fields of config.json that the user says are inert
 
 
 def resolve_config(
@@ -96,6 +98,7 @@ def resolve_config(
     dump: Path | None = None,
     scales: str | None = None,
     calibration: Path | None = None,
+    ignore_fields: Iterable[str] = (),
 ) -> BuildConfig:
     """The complete configuration for a recipe, a directory, a GGUF file or `org/name[@revision]`; arguments win.
 
@@ -135,6 +138,7 @@ def resolve_config(
         scales=_scales(scales if scales is not None else recipe.get("scales"), calibration),
         quantization_overrides=_overrides(scheme, recipe.get("quantization_overrides", {})),
         calibration=calibration,
+        ignore_fields=tuple(dict.fromkeys((*recipe.get("ignore_fields", ()), *ignore_fields))),
     )
 
 
@@ -176,9 +180,12 @@ def _read_recipe(path: Path) -> dict[str, Any]:
     for key, value in recipe.items():
         if not isinstance(value, RECIPE_TYPES[key]):
             expected = f"a TOML value of type {RECIPE_TYPES[key].__name__}"
-            raise WispError(f"recipe key '{key}' is not usable", got=repr(value), expected=expected)
-    if not all(isinstance(text, str) for text in recipe.get("suggestions", [])):
-        raise WispError("recipe key 'suggestions' is not usable", expected="a list of strings")
+            raise WispError(f"recipe key '{key}' is not usable", got=shortened(value), expected=expected)
+    for key in ("suggestions", "ignore_fields", "variants"):
+        if not all(isinstance(text, str) for text in recipe.get(key, [])):
+            raise WispError(
+                f"recipe key '{key}' is not usable", got=shortened(recipe[key]), expected="a list of strings"
+            )
     return recipe
 
 

@@ -52,6 +52,8 @@ REFUSED_FIELDS: dict[str, Any] = {
     "use_qalora": False,
     "use_bdlora": False,
 }
+# What PEFT writes of methods that are not used.
+NEUTRAL_FIELDS: dict[str, tuple[Any, ...]] = {"loftq_config": ({},), "ensure_weight_tying": (False,)}
 REFUSED_UNLESS_EMPTY = ("modules_to_save", "trainable_token_indices", "layer_replication", "target_parameters")
 # The other initializations (PiSSA, OLoRA, LoftQ, ...) change the base weights too.
 INITIALIZATIONS = (True, False, "gaussian", "eva", "orthogonal")
@@ -200,7 +202,7 @@ class Adapter:
 
 def open_adapter(directory: Path) -> Adapter:
     """Reads an adapter's configuration and the header of its weights; refuses by name what is not plain LoRA."""
-    reader = FieldReader(_read_config(directory), ADAPTER_CONFIG, INERT_FIELDS)
+    reader = FieldReader(_read_config(directory), ADAPTER_CONFIG, INERT_FIELDS, NEUTRAL_FIELDS, prefix=None)
     reader.require("peft_type", "LORA", remedy=MERGE_WITH_PEFT)
     for name, plain in REFUSED_FIELDS.items():
         reader.require(name, plain, remedy=MERGE_WITH_PEFT)

@@ -190,6 +190,8 @@ def validate_model(model: Any) -> None:
         _text(source.get(key), f"model.json source.{key}")
     if source.get("revision") is not None:
         _text(source["revision"], "model.json source.revision")
+    for name in _list(source.get("ignored_fields", []), "model.json source.ignored_fields", "records"):
+        _text(name, "model.json source.ignored_fields")
     architecture = _object(model.get("architecture"), "model.json architecture")
     _text(architecture.get("model_type"), "model.json architecture.model_type")
     for key in ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim"):

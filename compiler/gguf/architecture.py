@@ -5,7 +5,7 @@ checked where every checkpoint's is, in `compiler.models`; here only what GGUF s
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -87,6 +87,17 @@ FAMILIES: dict[str, Family] = {
 
 # Keys that never change the network. `rope.scaling.finetuned` says how it was trained.
 _INERT = (".rope.scaling.finetuned", ".tensor_data_layout")
+# What a dense decoder without scaled activations or caps says, where it says anything.
+_NEUTRAL = {
+    ".expert_count": 0,
+    ".expert_used_count": 0,
+    ".use_parallel_residual": False,
+    ".logit_scale": 1.0,
+    ".residual_scale": 1.0,
+    ".embedding_scale": 1.0,
+    ".attention.clamp_kqv": 0.0,
+    ".attention.max_alibi_bias": 0.0,
+}
 
 
 def family(metadata: Metadata) -> Family:
@@ -100,14 +111,16 @@ def family(metadata: Metadata) -> Family:
     return FAMILIES[name]
 
 
-def huggingface_config(metadata: Metadata, tensors: Mapping[str, tuple[int, ...]], read: ReadVector) -> dict[str, Any]:
-    """The `config.json` of the network; `tensors` maps the GGUF names to shapes."""
+def huggingface_config(
+    metadata: Metadata, tensors: Mapping[str, tuple[int, ...]], read: ReadVector, ignored: Collection[str] = ()
+) -> dict[str, Any]:
+    """The `config.json` of the network; `tensors` maps the GGUF names to shapes. Refuses unknown keys but `ignored`."""
     kind = family(metadata)
     arch = metadata.with_prefix(metadata.text("general.architecture"))
     if "token_embd.weight" not in tensors:
         raise WispError(f"{metadata.file} holds no token_embd.weight", remedy="give the GGUF file of a whole model")
-    heads = arch.integer(".attention.head_count")
-    hidden = arch.integer(".embedding_length")
+    heads = arch.integer(".attention.head_count", least=1)
+    hidden = arch.integer(".embedding_length", least=1)
     config: dict[str, Any] = {
         "model_type": kind.model_type,
         "hidden_size": hidden,
@@ -121,10 +134,11 @@ def huggingface_config(metadata: Metadata, tensors: Mapping[str, tuple[int, ...]
         kind.norm_eps[1]: arch.number(kind.norm_eps[0]),
         **kind.fixed,
     }
-    head_dim = arch.optional_integer(".attention.key_length")
-    if head_dim is not None:
+    head_dim = None
+    if arch.get(".attention.key_length") is not None:
+        head_dim = arch.integer(".attention.key_length", least=1)
         config["head_dim"] = head_dim
-    elif not heads or hidden % heads:
+    elif hidden % heads:
         arch.refuse(".attention.head_count", f"a divisor of the embedding length ({hidden})")
     head_dim = head_dim or hidden // heads
     if arch.integer(".attention.value_length", default=head_dim) != head_dim:
@@ -143,13 +157,13 @@ def huggingface_config(metadata: Metadata, tensors: Mapping[str, tuple[int, ...]
         if kind.model_type == "llama":
             config["model_type"] = "mistral"  # llama.cpp has no architecture of this name
     _add_rope(config, arch, head_dim, read)
-    unknown = arch.unread(_INERT)
+    unknown = arch.unread(_INERT, _NEUTRAL, ignored)
     if unknown:
         raise WispError(
             f"{metadata.file} describes a network that is not supported",
             got=", ".join(f"{key} = {str(arch.get(key))[:40]}" for key in unknown),
             expected="no such metadata",
-            remedy="compile a plain Llama, Mistral, Qwen or Phi",
+            remedy=f"compile a plain Llama, Mistral, Qwen or Phi; if it is inert, use --ignore-field {unknown[0]}",
         )
     return config
 
@@ -157,6 +171,8 @@ def huggingface_config(metadata: Metadata, tensors: Mapping[str, tuple[int, ...]
 def _add_rope(config: dict[str, Any], arch: Metadata, head_dim: int, read: ReadVector) -> None:
     """The rotary embedding: theta, how much of a head it turns, and how its frequencies are scaled."""
     theta = arch.number(".rope.freq_base", default=10000.0)
+    if theta < 1:
+        arch.refuse(".rope.freq_base", "at least 1")
     config["rope_theta"] = theta
     rotary_dim = arch.integer(".rope.dimension_count", default=head_dim)
     if rotary_dim != head_dim or config["model_type"] == "phi":  # where Hugging Face's default is a half
@@ -167,6 +183,8 @@ def _add_rope(config: dict[str, Any], arch: Metadata, head_dim: int, read: ReadV
         )
     scaling = arch.text(".rope.scaling.type", default="none")
     original = arch.integer(".rope.scaling.original_context_length", default=0)
+    if original == 1:  # its logarithm is divided by
+        arch.refuse(".rope.scaling.original_context_length", "at least 2, or 0 for none")
     freqs, long, short = (read(name) for name in ROPE_TENSORS)
     stretch = arch.number(".rope.scaling.attn_factor", default=1.0)
     match scaling:

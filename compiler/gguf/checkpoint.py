@@ -8,7 +8,7 @@ import json
 import shutil
 import tempfile
 import weakref
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -50,13 +50,13 @@ class _Part:
 class GgufCheckpoint(Checkpoint):
     """An open GGUF file. The header is read and proven at once; weights when they are asked for."""
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, ignored_fields: Collection[str] = ()) -> None:
         self.file, self.directory = file, file.parent
         self.source = CheckpointSource("gguf", file.name, None)
         self._header = read_header(file)
         metadata = Metadata(file.name, self._header.metadata)
         shapes = {name: tensor.shape for name, tensor in self._header.tensors.items()}
-        self.config: dict[str, Any] = huggingface_config(metadata, shapes, self._read_vector)
+        self.config: dict[str, Any] = huggingface_config(metadata, shapes, self._read_vector, ignored_fields)
         tokens = rebuild_tokenizer(metadata)
         self.config |= {"bos_token_id": tokens.bos_token_id, "eos_token_id": list(tokens.end_token_ids)}
         self.generation_config = {

@@ -3,11 +3,11 @@
 Knows nothing of what the keys mean, but which of them were asked for, so that those nobody read can be refused.
 """
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Any, NoReturn
 
 from compiler.errors import WispError
+from compiler.models.base import LARGEST_INTEGER, LEAST_NUMBER, MOST_NUMBER
 
 
 class Metadata:
@@ -40,27 +40,30 @@ class Metadata:
             remedy=remedy or "convert the original checkpoint again",
         )
 
-    def integer(self, name: str, default: int | None = None) -> int:
-        """A whole number, not negative; a list that repeats one counts as that one."""
+    def integer(self, name: str, default: int | None = None, least: int = 0) -> int:
+        """A whole number that a network can have; a list that repeats one counts as that one."""
         value = self.get(name)
         if isinstance(value, list) and value and all(v == value[0] for v in value):
             value = value[0]
         if value is None and default is not None:
             return default
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            self.refuse(name, "one whole number for all layers" if isinstance(value, list) else "a whole number")
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        if not whole or not least <= value <= LARGEST_INTEGER:
+            kind = "one whole number for all layers" if isinstance(value, list) else "a whole number"
+            self.refuse(name, f"{kind} from {least} to {LARGEST_INTEGER}")
         return value
 
     def optional_integer(self, name: str) -> int | None:
         return None if self.get(name) is None else self.integer(name)
 
     def number(self, name: str, default: float | None = None) -> float:
-        """A positive finite number."""
+        """A positive number that float32 holds with room for products."""
         value = self.get(name)
         if value is None and default is not None:
             return default
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-            self.refuse(name, "a positive number")
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not LEAST_NUMBER <= value <= MOST_NUMBER:
+            self.refuse(name, f"a number from {LEAST_NUMBER:g} to {MOST_NUMBER:g}")
         return float(value)
 
     def boolean(self, name: str, default: bool) -> bool:
@@ -90,11 +93,16 @@ class Metadata:
         value = self.get(name)
         if not isinstance(value, list) or len(value) != length:
             self.refuse(name, f"a list of {length} numbers, one for each token")
-        if not all(isinstance(v, int | float) and math.isfinite(v) for v in value):
-            self.refuse(name, "finite numbers")
+        if not all(isinstance(v, int | float) and abs(v) <= MOST_NUMBER for v in value):
+            self.refuse(name, f"numbers up to {MOST_NUMBER:g}")
         return value
 
-    def unread(self, inert: Sequence[str]) -> list[str]:
-        """Keys of the prefix that nobody asked for, that say something, and that are not `inert`."""
-        known = self._read | {self._key(name) for name in inert}
-        return [k for k, v in self._values.items() if k.startswith(self.prefix + ".") and v and k not in known]
+    def unread(self, inert: Collection[str], neutral: Mapping[str, Any], ignored: Collection[str]) -> list[str]:
+        """Keys of the prefix that nobody asked for, neither inert nor `ignored`, and not of their `neutral` value."""
+        known = self._read | {self._key(name) for name in inert} | set(ignored)
+        plain = {self._key(name): value for name, value in neutral.items()}
+        return [
+            key
+            for key, value in self._values.items()
+            if key.startswith(self.prefix + ".") and key not in known and not (key in plain and value == plain[key])
+        ]

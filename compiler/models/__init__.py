@@ -1,11 +1,11 @@
 """The architectures that can be compiled, one module a `model_type`. A new one is a file and a line here."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 from compiler.errors import WispError
 from compiler.models import llama, mistral, phi, phi3, qwen2, qwen3
-from compiler.models.base import ModelConfig, WeightSpec
+from compiler.models.base import ModelConfig, UnknownField, WeightSpec, shortened
 
 
 class Architecture(Protocol):
@@ -31,7 +31,7 @@ def architecture(model_type: object) -> Architecture:
     if not isinstance(model_type, str) or model_type not in ARCHITECTURES:
         raise WispError(
             "the architecture is not supported",
-            got=f"model_type {model_type!r}",
+            got=f"model_type {shortened(model_type)}",
             expected=" or ".join(repr(name) for name in ARCHITECTURES),
             remedy="compile a checkpoint of one of these",
         )
@@ -41,6 +41,28 @@ def architecture(model_type: object) -> Architecture:
 def config_from_huggingface(raw: Mapping[str, Any], context: int) -> ModelConfig:
     """The network that a Hugging Face `config.json` describes, for sequences of up to `context` tokens."""
     return architecture(raw.get("model_type")).config_from_huggingface(raw, context)
+
+
+def without_ignored(raw: Mapping[str, Any], ignored: Collection[str]) -> Mapping[str, Any]:
+    """The fields less those of these names that would be refused as unknown, `rope_scaling.mscale` for an inner one.
+
+    A field that an architecture reads stays: nobody can take rotary scaling out of a network by calling it inert.
+    """
+    while ignored:
+        try:
+            config_from_huggingface(raw, context=1)
+        except UnknownField as error:
+            if error.path is None or error.path not in ignored:
+                raise
+            raw = _without(raw, error.path.split(".", 1) if error.path not in raw else [error.path])
+        else:
+            break
+    return raw
+
+
+def _without(fields: Mapping[str, Any], path: Sequence[str]) -> dict[str, Any]:
+    kept = {name: value for name, value in fields.items() if name != path[0]}
+    return kept if len(path) == 1 else kept | {path[0]: _without(fields[path[0]], path[1:])}
 
 
 def weight_specs(config: ModelConfig) -> tuple[WeightSpec, ...]:

@@ -4,12 +4,12 @@ Knows Hugging Face's `config.json` fields and the rotary embedding formulas; kno
 of quantization or of kernels.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NoReturn
 
 from compiler.errors import WispError
+from compiler.models.inert import INERT_FIELDS, NEUTRAL_FIELDS, is_one_of
 
 Role = Literal[
     "embedding",
@@ -103,57 +103,48 @@ def bias(name: str, sources: Mapping[str, int], role: Role, layer: int | None = 
     return WeightSpec(name, "vector", (sum(rows),), tuple(sources), rows, role, layer)
 
 
-# Fields of config.json that change training, generation or bookkeeping, never the network that is compiled.
-INERT_FIELDS = frozenset(
-    (
-        "architectures",
-        "attention_dropout",
-        "auto_map",
-        "bos_token_id",
-        "eos_token_id",
-        "pad_token_id",
-        "unk_token_id",
-        "sep_token_id",
-        "dtype",
-        "torch_dtype",
-        "initializer_range",
-        "is_llama_config",
-        "model_type",
-        "name_or_path",
-        "problem_type",
-        "pretraining_tp",
-        "return_dict",
-        "id2label",
-        "label2id",
-        "task_specific_params",
-        "tokenizer_class",
-        "torchscript",
-        "transformers_version",
-        "unsloth_version",
-        "unsloth_fixed",
-        "use_cache",
-        "embd_pdrop",
-        "resid_pdrop",
-        "hidden_dropout",
-        "use_return_dict",
-        "transformers.js_config",
-        "generation_config",
-        "prefix",
-        "chunk_size_feed_forward",
-        "finetuning_task",
-        "language_model_only",
-    )
-)
+# What float32 holds with room for the products of a network.
+LEAST_NUMBER, MOST_NUMBER = 1e-20, 1e20
+LARGEST_INTEGER = 2**24
+
+
+class UnknownField(WispError):
+    """A field that no architecture reads and that is not known to be inert; `path` is what `--ignore-field` takes."""
+
+    def __init__(self, where: str, name: str, value: Any, path: str | None) -> None:
+        remedy = "it may change the network; if it does not, "
+        remedy += "remove it" if path is None else f"compile with --ignore-field {path}"
+        got = shortened(value)
+        super().__init__(f"{where} field '{name}' is not supported", got=got, expected="no such field", remedy=remedy)
+        self.path = path
+
+
+def shortened(value: Any) -> str:
+    """A value of a checkpoint as an error shows it."""
+    try:
+        shown = repr(value)
+    except ValueError:  # of more digits than Python writes
+        return f"a {type(value).__name__} too long to show"
+    return shown if len(shown) <= 120 else f"{shown[:117]}..."
 
 
 class FieldReader:
     """Reads the fields of a `config.json` object by name and, at the end, refuses every field nobody asked for.
 
-    A null field counts as absent. `finish` lets pass what is inert or empty (null, false, 0, "", [], {}).
+    A null field counts as absent. `finish` lets pass what is inert, or neutral with the value that it has. `prefix` is
+    what `--ignore-field` wants before a name; None where it has no say.
     """
 
-    def __init__(self, fields: Mapping[str, Any], where: str = "config.json", inert: frozenset[str] = INERT_FIELDS):
-        self._fields, self._where, self._inert = fields, where, inert
+    def __init__(
+        self,
+        fields: Mapping[str, Any],
+        where: str = "config.json",
+        inert: frozenset[str] = INERT_FIELDS,
+        neutral: Mapping[str, tuple[Any, ...]] = NEUTRAL_FIELDS,
+        prefix: str | None = "",
+    ) -> None:
+        self._fields, self._where, self._inert, self._neutral = fields, where, inert, neutral
+        self._prefix = prefix
         self._read: set[str] = set()
 
     def get(self, name: str) -> Any:
@@ -162,26 +153,36 @@ class FieldReader:
 
     def refuse(self, name: str, expected: str, remedy: str | None = None) -> NoReturn:
         got = self._fields.get(name)
-        shown = "nothing" if got is None else repr(got)
+        shown = "nothing" if got is None else shortened(got)
         raise WispError(f"{self._where} field '{name}' is not supported", got=shown, expected=expected, remedy=remedy)
 
-    def integer(self, name: str, default: int | None = None, multiple_of: int = 1, maximum: int = 2**24) -> int:
+    def integer(
+        self,
+        name: str,
+        default: int | None = None,
+        multiple_of: int = 1,
+        maximum: int = LARGEST_INTEGER,
+        minimum: int = 1,
+    ) -> int:
         """A positive integer; without a default it has to be there."""
         value = self.get(name)
         if value is None and default is not None:
             value = default
-        if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= maximum or value % multiple_of:
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        if not whole or not minimum <= value <= maximum or value % multiple_of:
             kind = "a positive integer" if multiple_of == 1 else f"a positive multiple of {multiple_of}"
-            self.refuse(name, f"{kind} up to {maximum}")
+            self.refuse(name, f"{kind} " + (f"up to {maximum}" if minimum == 1 else f"from {minimum} to {maximum}"))
         return value
 
-    def number(self, name: str, default: float | None = None) -> float:
-        """A positive finite number; without a default it has to be there."""
+    def number(
+        self, name: str, default: float | None = None, least: float = LEAST_NUMBER, most: float = MOST_NUMBER
+    ) -> float:
+        """A number within bounds that keep what is computed of it finite; without a default it has to be there."""
         value = self.get(name)
         if value is None and default is not None:
             return default
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-            self.refuse(name, "a positive number")
+        if not _is_number(value, least, most):
+            self.refuse(name, f"a number from {least:g} to {most:g}")
         return float(value)
 
     def boolean(self, name: str, default: bool) -> bool:
@@ -198,20 +199,22 @@ class FieldReader:
             self.refuse(name, "an object")
         return value
 
-    def numbers(self, name: str, length: int) -> tuple[float, ...]:
-        """A list of exactly `length` positive finite numbers."""
+    def numbers(
+        self, name: str, length: int, least: float = LEAST_NUMBER, most: float = MOST_NUMBER
+    ) -> tuple[float, ...]:
+        """A list of exactly `length` numbers within bounds."""
         value = self.get(name)
         if not isinstance(value, list) or len(value) != length:
             self.refuse(name, f"a list of {length} numbers")
-        if any(isinstance(v, bool) or not isinstance(v, int | float) or not 0 < v < math.inf for v in value):
-            self.refuse(name, f"a list of {length} positive numbers")
+        if not all(_is_number(v, least, most) for v in value):
+            self.refuse(name, f"a list of {length} numbers from {least:g} to {most:g}")
         return tuple(float(v) for v in value)
 
     def require(self, name: str, *supported: Any, remedy: str | None = None) -> None:
         """An optional field whose value has to be one of `supported`; the first is what absence means."""
         value = self.get(name)
-        if value is not None and (value not in supported or isinstance(value, bool) != isinstance(supported[0], bool)):
-            self.refuse(name, " or ".join(repr(s) for s in supported), remedy)
+        if value is not None and not is_one_of(value, supported):
+            self.refuse(name, " or ".join(shortened(s) for s in supported), remedy)
 
     def finish(self) -> None:
         if self._fields.get("quantization_config"):
@@ -221,12 +224,25 @@ class FieldReader:
                 "compile the bfloat16, float16 or float32 checkpoint it was made from",
             )
         for name, value in self._fields.items():
-            if value and name not in self._read and name not in self._inert and not name.startswith("_"):
-                self.refuse(
-                    name,
-                    "no such field",
-                    "it may change the network; if it does not, remove it from the configuration",
-                )
+            known = name in self._read or name in self._inert or name.startswith("_")
+            if not known and value is not None and not is_one_of(value, self._neutral.get(name, ())):
+                path = None if self._prefix is None else self._prefix + name
+                raise UnknownField(self._where, name, value, path)
+
+
+def _is_number(value: Any, least: float, most: float) -> bool:
+    return not isinstance(value, bool) and isinstance(value, int | float) and least <= value <= most
+
+
+def require_swiglu(reader: FieldReader) -> None:
+    """The activation of the gated networks, under both names that it goes by."""
+    reader.require("hidden_act", "silu", remedy="only SwiGLU networks can be compiled")
+    reader.require("activation", "swiglu", "silu", remedy="only SwiGLU networks can be compiled")
+
+
+def read_norm_eps(reader: FieldReader, name: str, default: float) -> float:
+    """What is added to the mean of the squares under a norm's root."""
+    return reader.number(name, default=default, most=1.0)
 
 
 @dataclass(frozen=True)
@@ -292,21 +308,42 @@ def rope_fields(reader: FieldReader) -> tuple[str, FieldReader]:
         if fields.get(name) is None:
             fields[name] = outer
         elif outer is not None and outer != fields[name]:
-            reader.refuse(name, f"{fields[name]!r}, as in {where}")
-    kinds = {fields[name] for name in ("rope_type", "type") if isinstance(fields.get(name), str)}
+            reader.refuse(name, f"{shortened(fields[name])}, as in {where}")
+    prefix = where.removeprefix("config.json ") + "."
+    inner = FieldReader(fields, where, frozenset({"rope_type", "type"}), {}, prefix)
+    for name in ("rope_type", "type"):
+        if not isinstance(inner.get(name), str | None):
+            inner.refuse(name, "a name")
+    kinds = {fields[name] for name in ("rope_type", "type") if fields.get(name) is not None}
     if len(kinds) > 1:
         raise WispError(f"{where} names two types", got=" and ".join(sorted(kinds)), expected="one")
-    inner = FieldReader(fields, where, frozenset({"rope_type", "type"}))
     return (kinds.pop() if kinds else "default"), inner
 
 
 def refuse_rope_type(kind: str, supported: Sequence[str]) -> NoReturn:
     raise WispError(
         "config.json rope type is not supported",
-        got=repr(kind),
+        got=shortened(kind),
         expected=" or ".join(repr(s) for s in supported),
         remedy="compile a checkpoint that uses one of these",
     )
+
+
+# How far a frequency may be stretched: published factors are between 1 and 200.
+LEAST_FACTOR, MOST_FACTOR = 1e-3, 1e6
+
+
+def read_theta(rope: FieldReader) -> float:
+    """The base of the frequencies; none of them turns more than a radian a position."""
+    return rope.number("rope_theta", default=10000.0, least=1.0)
+
+
+def read_rotary_dim(rope: FieldReader, head_dim: int, default: float) -> int:
+    """How many dimensions of a head are rotated, by `partial_rotary_factor`."""
+    rotary_dim = int(head_dim * rope.number("partial_rotary_factor", default=default, most=1.0))
+    if rotary_dim == 0 or rotary_dim % 2:
+        rope.refuse("partial_rotary_factor", f"an even part of the head dimension ({head_dim})")
+    return rotary_dim
 
 
 def default_inv_freq(rotary_dim: int, theta: float) -> tuple[float, ...]:

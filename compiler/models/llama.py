@@ -9,6 +9,8 @@ from dataclasses import asdict
 from typing import Any
 
 from compiler.models.base import (
+    LEAST_FACTOR,
+    MOST_FACTOR,
     FieldReader,
     ModelConfig,
     WeightSpec,
@@ -16,7 +18,10 @@ from compiler.models.base import (
     default_inv_freq,
     matrix,
     read_dimensions,
+    read_norm_eps,
+    read_theta,
     refuse_rope_type,
+    require_swiglu,
     rope_fields,
     vector,
 )
@@ -31,10 +36,10 @@ def config_from_huggingface(raw: Mapping[str, Any], context: int) -> ModelConfig
     """
     reader = FieldReader(raw)
     dimensions = read_dimensions(reader, context)
-    reader.require("hidden_act", "silu", remedy="only SwiGLU networks can be compiled")
+    require_swiglu(reader)
     attention_bias = reader.boolean("attention_bias", default=False)
     mlp_bias = reader.boolean("mlp_bias", default=False)
-    norm_eps = reader.number("rms_norm_eps", default=1e-6)
+    norm_eps = read_norm_eps(reader, "rms_norm_eps", 1e-6)
     tied = reader.boolean("tie_word_embeddings", default=False)
     inv_freq = read_inv_freq(reader, dimensions.head_dim, dimensions.max_position_embeddings)
     reader.finish()
@@ -58,12 +63,12 @@ def read_inv_freq(reader: FieldReader, head_dim: int, max_position: int) -> tupl
     """Rotary frequencies of whole heads, by any of `ROPE_TYPES`."""
     kind, rope = rope_fields(reader)
     rope.require("partial_rotary_factor", 1.0, 1)
-    inv_freq = default_inv_freq(head_dim, rope.number("rope_theta", default=10000.0))
+    inv_freq = default_inv_freq(head_dim, read_theta(rope))
     match kind:
         case "default":
             pass
         case "linear":
-            factor = rope.number("factor")
+            factor = rope.number("factor", least=LEAST_FACTOR, most=MOST_FACTOR)
             inv_freq = tuple(f / factor for f in inv_freq)
         case "llama3":
             inv_freq = _llama3_inv_freq(rope, inv_freq, max_position)
@@ -75,7 +80,8 @@ def read_inv_freq(reader: FieldReader, head_dim: int, max_position: int) -> tupl
 
 def _llama3_inv_freq(rope: FieldReader, inv_freq: tuple[float, ...], max_position: int) -> tuple[float, ...]:
     """Llama 3.1: long wavelengths are stretched by `factor`, short ones kept, those between interpolated."""
-    factor, low, high = (rope.number(name) for name in ("factor", "low_freq_factor", "high_freq_factor"))
+    names = ("factor", "low_freq_factor", "high_freq_factor")
+    factor, low, high = (rope.number(name, least=LEAST_FACTOR, most=MOST_FACTOR) for name in names)
     original = rope.integer("original_max_position_embeddings", default=max_position)
     if high <= low:
         rope.refuse("high_freq_factor", f"more than low_freq_factor ({low:g})")

@@ -15,6 +15,9 @@ from compiler.models.base import (
     default_inv_freq,
     matrix,
     read_dimensions,
+    read_norm_eps,
+    read_rotary_dim,
+    read_theta,
     refuse_rope_type,
     rope_fields,
     vector,
@@ -30,14 +33,11 @@ def config_from_huggingface(raw: Mapping[str, Any], context: int) -> ModelConfig
     dimensions = read_dimensions(reader, context)
     reader.require("hidden_act", "gelu_new", remedy="only the tanh form of GELU can be compiled")
     reader.require("qk_layernorm", False, remedy="compile a checkpoint without query and key norms")
-    norm_eps = reader.number("layer_norm_eps", default=1e-5)
+    norm_eps = read_norm_eps(reader, "layer_norm_eps", 1e-5)
     tied = reader.boolean("tie_word_embeddings", default=False)
     kind, rope = rope_fields(reader)
-    fraction = rope.number("partial_rotary_factor", default=0.5)
-    rotary_dim = int(dimensions.head_dim * fraction)
-    if fraction > 1 or rotary_dim == 0 or rotary_dim % 2:
-        rope.refuse("partial_rotary_factor", f"an even part of the head dimension ({dimensions.head_dim})")
-    inv_freq = default_inv_freq(rotary_dim, rope.number("rope_theta", default=10000.0))
+    rotary_dim = read_rotary_dim(rope, dimensions.head_dim, 0.5)
+    inv_freq = default_inv_freq(rotary_dim, read_theta(rope))
     if kind != "default":
         refuse_rope_type(kind, ("default",))
     rope.finish()

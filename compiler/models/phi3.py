@@ -9,6 +9,8 @@ from dataclasses import asdict
 from typing import Any
 
 from compiler.models.base import (
+    LEAST_FACTOR,
+    MOST_FACTOR,
     Dimensions,
     FieldReader,
     ModelConfig,
@@ -16,7 +18,11 @@ from compiler.models.base import (
     default_inv_freq,
     matrix,
     read_dimensions,
+    read_norm_eps,
+    read_rotary_dim,
+    read_theta,
     refuse_rope_type,
+    require_swiglu,
     rope_fields,
     vector,
 )
@@ -32,14 +38,14 @@ def config_from_huggingface(raw: Mapping[str, Any], context: int) -> ModelConfig
     """
     reader = FieldReader(raw)
     dimensions = read_dimensions(reader, context)
-    reader.require("hidden_act", "silu", remedy="only SwiGLU networks can be compiled")
+    require_swiglu(reader)
     reader.require("attention_bias", False, remedy="compile a checkpoint without attention biases")
     reader.require("mlp_bias", False, remedy="compile a checkpoint without MLP biases")
     reader.require("lm_head_bias", False, remedy="compile a checkpoint without a bias of the vocabulary projection")
     # Phi-4-mini states these; transformers knows no other values.
     for name in ("full_attn_mod", "interpolate_factor"):
         reader.require(name, 1)
-    norm_eps = reader.number("rms_norm_eps", default=1e-5)
+    norm_eps = read_norm_eps(reader, "rms_norm_eps", 1e-5)
     tied = reader.boolean("tie_word_embeddings", default=False)
     window = None if reader.get("sliding_window") is None else reader.integer("sliding_window")
     rotary_dim, inv_freq, attention_scaling = _rope(reader, dimensions, context)
@@ -63,27 +69,29 @@ def config_from_huggingface(raw: Mapping[str, Any], context: int) -> ModelConfig
 def _rope(reader: FieldReader, dimensions: Dimensions, context: int) -> tuple[int, tuple[float, ...], float]:
     """Rotary dimensions of a head, their frequencies, and the factor on cosines and sines."""
     kind, rope = rope_fields(reader)
-    original = reader.integer("original_max_position_embeddings", default=4096)
-    fraction = rope.number("partial_rotary_factor", default=1.0)
-    rotary_dim = int(dimensions.head_dim * fraction)
-    if fraction > 1 or rotary_dim == 0 or rotary_dim % 2:
-        rope.refuse("partial_rotary_factor", f"an even part of the head dimension ({dimensions.head_dim})")
-    inv_freq = default_inv_freq(rotary_dim, rope.number("rope_theta", default=10000.0))
+    # Its logarithm is divided by.
+    original = reader.integer("original_max_position_embeddings", default=4096, minimum=2)
+    rotary_dim = read_rotary_dim(rope, dimensions.head_dim, 1.0)
+    inv_freq = default_inv_freq(rotary_dim, read_theta(rope))
     match kind:
         case "default":
             scaling = 1.0
             rope.require("original_max_position_embeddings", original)
         case "longrope" | "su":
             # The field beside rope_scaling, when there, wins over the one inside (as in transformers).
-            inner = rope.integer("original_max_position_embeddings", default=original)
+            inner = rope.integer("original_max_position_embeddings", default=original, minimum=2)
             if reader.get("original_max_position_embeddings") is None:
                 original = inner
-            factors = {name: rope.numbers(name, rotary_dim // 2) for name in ("short_factor", "long_factor")}
+            factors = {
+                name: rope.numbers(name, rotary_dim // 2, LEAST_FACTOR, MOST_FACTOR)
+                for name in ("short_factor", "long_factor")
+            }
             chosen = factors["long_factor" if context > original else "short_factor"]
             inv_freq = tuple(f / c for f, c in zip(inv_freq, chosen, strict=True))
-            stretch = rope.number("factor", default=dimensions.max_position_embeddings / original)
+            ratio = dimensions.max_position_embeddings / original
+            stretch = rope.number("factor", default=ratio, least=LEAST_FACTOR, most=MOST_FACTOR)
             default = math.sqrt(1 + math.log(stretch) / math.log(original)) if stretch > 1 else 1.0
-            scaling = rope.number("attention_factor", default=default)
+            scaling = rope.number("attention_factor", default=default, least=LEAST_FACTOR, most=1 / LEAST_FACTOR)
         case _:
             refuse_rope_type(kind, ROPE_TYPES)
     rope.finish()

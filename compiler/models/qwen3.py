@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from compiler.models.base import FieldReader, ModelConfig, read_dimensions
+from compiler.models.base import FieldReader, ModelConfig, read_dimensions, read_norm_eps, require_swiglu
 from compiler.models.llama import read_inv_freq, weight_specs
 
 __all__ = ["config_from_huggingface", "weight_specs"]
@@ -20,14 +20,14 @@ def config_from_huggingface(raw: Mapping[str, Any], context: int) -> ModelConfig
     """
     reader = FieldReader(raw)
     dimensions = read_dimensions(reader, context)
-    reader.require("hidden_act", "silu", remedy="only SwiGLU networks can be compiled")
+    require_swiglu(reader)
     # These switch sliding windows on for some layers; none of the published checkpoints does.
     reader.require("use_sliding_window", False, remedy="compile a checkpoint without sliding windows")
     reader.require("layer_types", ["full_attention"] * dimensions.num_hidden_layers)
     for name in ("sliding_window", "max_window_layers"):
         reader.get(name)
     biased = reader.boolean("attention_bias", default=False)
-    norm_eps = reader.number("rms_norm_eps", default=1e-6)
+    norm_eps = read_norm_eps(reader, "rms_norm_eps", 1e-6)
     tied = reader.boolean("tie_word_embeddings", default=False)
     inv_freq = read_inv_freq(reader, dimensions.head_dim, dimensions.max_position_embeddings)
     reader.finish()
