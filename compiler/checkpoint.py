@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import ml_dtypes  # noqa: F401 (gives numpy the bfloat16 that safetensors asks it for)
 import numpy as np
@@ -26,8 +26,10 @@ from safetensors import SafetensorError, safe_open
 
 from compiler import pytorch_source
 from compiler.errors import WispError
+from compiler.files import checked_file, is_file
+from compiler.manifest import is_safe_id
 from compiler.models import without_ignored
-from compiler.models.base import WeightSpec
+from compiler.models.base import WeightSpec, shortened
 from compiler.quantize import GroupScales
 
 CONFIG_FILES = ("config.json", "generation_config.json")
@@ -36,6 +38,8 @@ TEMPLATE_FILE = "chat_template.jinja"
 MLC_FILES = ("mlc-chat-config.json", "tensor-cache.json", "ndarray-cache.json")
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
+# In order of preference, each beside the index of its shards.
+WEIGHT_FILES = ((WEIGHTS_FILE, INDEX_FILE), (pytorch_source.TORCH_FILE, pytorch_source.TORCH_INDEX))
 DTYPES = ("F32", "F16", "BF16")
 BLOCK_ELEMENTS = 1 << 24
 
@@ -74,17 +78,20 @@ class Checkpoint:
 
     # ------------------------------------------------------------------------------------------------------- tokenizer
 
-    @property
+    @cached_property
     def tokenizer_files(self) -> tuple[Path, ...]:
-        """The files that the artifact copies. Raises WispError when there is no tokenizer.json."""
-        if not (self.directory / "tokenizer.json").is_file():
+        """The files that the artifact copies. Raises WispError for a damaged one, and without tokenizer.json."""
+        if not is_file(self.directory / "tokenizer.json"):
             raise WispError(
                 "the checkpoint has no tokenizer.json",
                 got=", ".join(sorted(path.name for path in self.directory.glob("*token*"))) or "no tokenizer file",
                 expected="a fast tokenizer",
                 remedy="write one with transformers: AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)",
             )
-        return tuple(path for name in TOKENIZER_FILES if (path := self.directory / name).is_file())
+        files = tuple(path for name in TOKENIZER_FILES if is_file(path := self.directory / name))
+        for file in files:  # what is copied has to be what it is called
+            read_object(file, strict=True)
+        return files
 
     @cached_property
     def tokenizer(self) -> dict[str, Any]:
@@ -94,22 +101,33 @@ class Checkpoint:
     @cached_property
     def token_ids(self) -> dict[str, int]:
         """Every token of tokenizer.json and its id."""
-        vocabulary = (self.tokenizer.get("model") or {}).get("vocab") or {}
-        if isinstance(vocabulary, list):  # Unigram: [[token, score], ...]
-            vocabulary = {entry[0]: i for i, entry in enumerate(vocabulary)}
-        return vocabulary | {token["content"]: token["id"] for token in self.tokenizer.get("added_tokens") or []}
+        try:
+            vocabulary = (self.tokenizer.get("model") or {}).get("vocab") or {}
+            if isinstance(vocabulary, list):  # Unigram: [[token, score], ...]
+                vocabulary = {entry[0]: i for i, entry in enumerate(vocabulary)}
+            ids = vocabulary | {token["content"]: token["id"] for token in self.tokenizer.get("added_tokens") or []}
+        except (AttributeError, LookupError, TypeError) as error:
+            raise _unusable_tokenizer(repr(error)) from error
+        for text, token in ids.items():
+            if not isinstance(text, str) or type(token) is not int:
+                raise _unusable_tokenizer(f"token {shortened(text)} with id {shortened(token)}")
+        return ids
 
     @property
     def chat_template(self) -> str | None:
         """The Jinja template of a conversation; None when the checkpoint has none."""
-        if (self.directory / TEMPLATE_FILE).is_file():
-            return (self.directory / TEMPLATE_FILE).read_text(encoding="utf-8")
+        if is_file(self.directory / TEMPLATE_FILE):
+            try:
+                return (self.directory / TEMPLATE_FILE).read_text(encoding="utf-8")
+            except (OSError, ValueError) as error:
+                raise WispError(f"{TEMPLATE_FILE} cannot be read", got=str(error), expected="UTF-8") from error
         template = self.tokenizer_config.get("chat_template")
         if isinstance(template, list):  # several named ones
-            template = {entry["name"]: entry["template"] for entry in template}.get("default")
-        if template is not None and not isinstance(template, str):
+            named = [entry for entry in template if isinstance(entry, dict) and entry.get("name") == "default"]
+            template = named[-1].get("template") if named else None
+        if template is not None and not (isinstance(template, str) and is_unicode(template)):
             raise WispError(
-                "tokenizer_config.json chat_template is not usable", got=type(template), expected="a string"
+                "tokenizer_config.json chat_template is not usable", got=shortened(template), expected="a string"
             )
         return template
 
@@ -154,10 +172,10 @@ class Checkpoint:
 
     def _weight_files(self) -> list[Path]:
         single, index = self.directory / WEIGHTS_FILE, self.directory / INDEX_FILE
-        if not single.is_file() and not index.is_file():
+        if not is_file(single) and not is_file(index):
             single, index = self.directory / pytorch_source.TORCH_FILE, self.directory / pytorch_source.TORCH_INDEX
-        if single.is_file() or not index.is_file():
-            if not single.is_file():
+        if is_file(single) or not is_file(index):
+            if not is_file(single):
                 others = sorted(
                     path.name for pattern in ("*.bin", "*.pt", "*.gguf") for path in self.directory.glob(pattern)
                 )
@@ -168,11 +186,8 @@ class Checkpoint:
                     remedy="save it with transformers: model.save_pretrained(DIR)",
                 )
             return [single]
-        names = read_object(index).get("weight_map")
-        if not isinstance(names, dict) or not all(isinstance(n, str) and Path(n).name == n for n in names.values()):
-            raise WispError(f"{index.name} is not usable", expected="a weight_map of tensor names to file names")
-        files = [self.directory / name for name in sorted(set(names.values()))]
-        missing = [file.name for file in files if not file.is_file()]
+        files = [self.directory / name for name in indexed_files(index)]
+        missing = [file.name for file in files if not is_file(file)]
         if missing:
             raise WispError(
                 "files of the checkpoint are missing",
@@ -278,7 +293,7 @@ def _opened(
 
 def is_hub_id(source: str) -> bool:
     """Whether a source reads like `org/name`."""
-    return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9][A-Za-z0-9_.-]*", source) is not None
+    return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}/[A-Za-z0-9][A-Za-z0-9_.-]{0,95}", source) is not None
 
 
 def _open_hub(repo: str, revision: str | None, token: str | None, ignored_fields: Collection[str]) -> Checkpoint:
@@ -287,11 +302,25 @@ def _open_hub(repo: str, revision: str | None, token: str | None, ignored_fields
         directory = _download(repo, revision, token, small)
     commit = directory.name  # the cache names a snapshot after its commit
 
+    def fetch(*names: str) -> None:
+        if names:
+            _download(repo, commit, token, names)
+
     def fetch_weights() -> None:
+        """What the indexes list, whatever it is called, and nothing else."""
+        from compiler.mlc_cache import CACHES, shard_files  # which builds on this module
+
         with contextlib.nullcontext() if sys.stderr.isatty() else _no_progress_bars():
-            _download(repo, commit, token, [WEIGHTS_FILE, INDEX_FILE, "model-*.safetensors", "params_shard_*.bin"])
-            if not any((directory / name).is_file() for name in (WEIGHTS_FILE, INDEX_FILE, *MLC_FILES)):
-                _download(repo, commit, token, [pytorch_source.TORCH_PATTERN, pytorch_source.TORCH_INDEX])
+            cache = next((path for name in CACHES if is_file(path := directory / name)), None)
+            if cache is not None:
+                return fetch(*shard_files(cache))
+            for single, index in WEIGHT_FILES:
+                fetch(single, index)
+                if is_file(directory / single):
+                    return None
+                if is_file(directory / index):
+                    return fetch(*indexed_files(directory / index))
+        return None
 
     return _opened(directory, CheckpointSource("hub", repo, commit), fetch_weights, ignored_fields)
 
@@ -341,12 +370,16 @@ def _download(repo: str, revision: str | None, token: str | None, files: Sequenc
 # --------------------------------------------------------------------------------------------------------------- files
 
 
-def read_object(path: Path, optional: bool = False) -> dict[str, Any]:
-    """A JSON object; an empty one when the file is optional and not there."""
+def read_object(path: Path, optional: bool = False, strict: bool = False) -> dict[str, Any]:
+    """A JSON object; an empty one when the file is optional and not there. `strict`: as a browser reads JSON.
+
+    Raises WispError for anything else, and for a link that leads out of the file's directory.
+    """
+    checked_file(path)
     if optional and not path.is_file():
         return {}
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_constant if strict else None)
     except FileNotFoundError:
         raise WispError(
             f"the checkpoint has no {path.name}",
@@ -359,6 +392,40 @@ def read_object(path: Path, optional: bool = False) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise WispError(f"{path.name} is not usable", got=type(value).__name__, expected="a JSON object")
     return value
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name}, which is not JSON")
+
+
+def is_unicode(text: str) -> bool:
+    """Whether a text can be written: JSON may hold half of a surrogate pair."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def indexed_files(index: Path) -> list[str]:
+    """The plain names of the shards that an index lists. Raises WispError for an index that lists anything else."""
+    names = read_object(index).get("weight_map")
+    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+        raise WispError(f"{index.name} is not usable", expected="a weight_map of tensor names to file names")
+    files = sorted(set(names.values()))
+    odd = [name for name in files if not is_safe_id(name)]
+    if odd:
+        raise WispError(f"{index.name} is not usable", got=shortened(odd[0]), expected="plain file names")
+    return files
+
+
+def _unusable_tokenizer(got: str) -> WispError:
+    return WispError(
+        "tokenizer.json cannot be read",
+        got=got,
+        expected="what Hugging Face's tokenizers writes",
+        remedy="save the tokenizer again with a current transformers",
+    )
 
 
 def checked_token_id(value: Any, where: str) -> int:

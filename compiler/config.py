@@ -4,15 +4,17 @@ Knows names and ranges; opens recipes and nothing else. What depends on the chec
 function of its configuration here, so that `build.py` decides nothing.
 """
 
+import contextlib
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from compiler.checkpoint import is_hub_id
 from compiler.errors import WispError
+from compiler.files import checked_file
 from compiler.manifest import is_safe_id
 from compiler.mlc_source import stored_quantization
 from compiler.models.base import Role, shortened
@@ -27,7 +29,21 @@ DEFAULT_PREFILL_CHUNKS = (256, 64, 16)
 SMALLEST_CONTEXT, LARGEST_CONTEXT = 16, 1 << 20
 LARGEST_CHUNK = 4096
 ARTIFACTS = Path("artifacts")
-BESIDE = "wisp.toml"  # a recipe without a source that a checkpoint's directory may hold
+BESIDE = "wisp.toml"  # a recipe that a checkpoint's directory may hold: what its author recommends
+# What it may say. Where the artifact goes, what it is called and what is ignored is the user's to say.
+BESIDE_KEYS = frozenset(
+    (
+        "name",
+        "quantization",
+        "quantization_overrides",
+        "scales",
+        "context",
+        "prefill_chunks",
+        "variants",
+        "suggestions",
+        "generation",
+    )
+)
 
 # Greedy answers of small models loop; these are what a chat starts with when the checkpoint says nothing.
 DEFAULT_GENERATION = {"temperature": 0.7, "top_k": 0, "top_p": 0.95, "min_p": 0.0, "repetition_penalty": 1.0}
@@ -81,6 +97,7 @@ class BuildConfig:
     quantization_overrides: Mapping[Role, str] = field(default_factory=dict)  # schemes of some matrices, by role
     calibration: Path | None = None  # a text whose activations weigh the error of the weights
     ignore_fields: tuple[str, ...] = ()  # unknown fields of config.json that the user says are inert
+    output_named: bool = True  # by the user; else after the source, and then only an artifact of that source gives way
 
 
 def resolve_config(
@@ -106,9 +123,8 @@ def resolve_config(
     """
     recipe_path = Path(source) if source.endswith(".toml") else None
     recipe: dict[str, Any] = _read_recipe(recipe_path) if recipe_path is not None else {"source": source}
-    beside = Path(source) / BESIDE
-    if recipe_path is None and beside.is_file():
-        recipe = {**_read_recipe(beside), "source": source}
+    if recipe_path is None and _what_is(beside := Path(source) / BESIDE) == "file":
+        recipe = {**_read_recipe(checked_file(beside), BESIDE_KEYS), "source": source}
     location, kind, pinned = _locate(recipe.get("source"), recipe_path.parent if recipe_path is not None else None)
     default_id = Path(location).resolve().name if kind == "directory" else location.rsplit("/", 1)[-1]
     if kind == "gguf":
@@ -138,6 +154,7 @@ def resolve_config(
         scales=_scales(scales if scales is not None else recipe.get("scales"), calibration),
         quantization_overrides=_overrides(scheme, recipe.get("quantization_overrides", {})),
         calibration=calibration,
+        output_named=output is not None or identifier is not None or recipe_path is not None,
         ignore_fields=tuple(dict.fromkeys((*recipe.get("ignore_fields", ()), *ignore_fields))),
     )
 
@@ -165,7 +182,7 @@ def generation_defaults(checkpoint: Mapping[str, Any], overrides: Mapping[str, f
 # ----------------------------------------------------------------------------------------------------------- one by one
 
 
-def _read_recipe(path: Path) -> dict[str, Any]:
+def _read_recipe(path: Path, allowed: Collection[str] = RECIPE_TYPES) -> dict[str, Any]:
     try:
         recipe = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -176,7 +193,15 @@ def _read_recipe(path: Path) -> dict[str, Any]:
         raise WispError(f"the recipe {path} cannot be read", got=str(error), expected="a TOML file") from error
     unknown = sorted(set(recipe) - set(RECIPE_TYPES))
     if unknown:
-        raise WispError(f"the recipe {path} has unknown keys", got=", ".join(unknown), expected=", ".join(RECIPE_TYPES))
+        raise WispError(f"the recipe {path} has unknown keys", got=", ".join(unknown), expected=", ".join(allowed))
+    presumed = sorted(set(recipe) - set(allowed))
+    if presumed:
+        raise WispError(
+            f"{path} says what only the user may say, not a checkpoint",
+            got=", ".join(presumed),
+            expected=", ".join(sorted(allowed)),
+            remedy="take it out; --name and -o name the output",
+        )
     for key, value in recipe.items():
         if not isinstance(value, RECIPE_TYPES[key]):
             expected = f"a TOML value of type {RECIPE_TYPES[key].__name__}"
@@ -193,14 +218,17 @@ def _locate(source: Any, recipe_directory: Path | None) -> tuple[str, Literal["d
     """(path or Hub id, kind, revision after the @). In a recipe a path begins with '.' or '/' and is relative to it."""
     if not isinstance(source, str) or not source:
         raise WispError("the recipe has no source", expected="source = 'org/name' or a path that begins with ./ or /")
-    path = Path(source).expanduser()
+    path = Path(source)
+    with contextlib.suppress(RuntimeError):  # the ~ of a user who is not there
+        path = path.expanduser()
     if recipe_directory is not None and source.startswith("."):
         path = recipe_directory / source
-    if path.is_dir() and (recipe_directory is None or source.startswith((".", "/", "~"))):
+    found = _what_is(path)
+    if found == "directory" and (recipe_directory is None or source.startswith((".", "/", "~"))):
         return str(path), "directory", None
-    if path.is_file() and path.suffix.lower() == ".gguf":
+    if found == "file" and path.suffix.lower() == ".gguf":
         return str(path), "gguf", None
-    if path.is_file():
+    if found == "file":
         raise WispError(
             "the source is a file of a kind that cannot be compiled",
             got=source,
@@ -212,10 +240,17 @@ def _locate(source: Any, recipe_directory: Path | None) -> tuple[str, Literal["d
         return repo, "hub", revision or None
     raise WispError(
         "there is no such source",
-        got=source,
+        got=source[:200],
         expected="a recipe (.toml), a directory or GGUF file that exists, or a Hub id, org/name[@revision]",
         remedy="check the spelling",
     )
+
+
+def _what_is(path: Path) -> Literal["directory", "file"] | None:
+    try:
+        return "directory" if path.is_dir() else "file" if path.is_file() else None
+    except (OSError, ValueError):  # a name that is too long, or that no file can have
+        return None
 
 
 def _slug(name: str) -> str:

@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 
 from compiler.checkpoint import read_object
 from compiler.errors import WispError
+from compiler.files import checked_file, is_file
 from compiler.manifest import DTYPE_BYTES, is_safe_id
+from compiler.models.base import shortened
 
 CACHES = ("tensor-cache.json", "ndarray-cache.json")
 FORMATS = ("raw", "f32-to-bf16")
@@ -45,7 +47,7 @@ class TensorCache:
     def __init__(self, directory: Path) -> None:
         """Raises WispError for a cache that does not hold together. Opens no shard."""
         self._directory = directory
-        self._path = next(path for name in CACHES if (path := directory / name).is_file())
+        self._path = next(path for name in CACHES if is_file(path := directory / name))
         self._shards: list[dict[str, Any]] = read_object(self._path).get("records", [])
         self._maps: dict[str, NDArray[np.uint8]] = {}
         self.tensors = self._parse()
@@ -72,7 +74,7 @@ class TensorCache:
         """Every shard is there, of its size."""
         for shard in self._shards:
             path = self._directory / shard["dataPath"]
-            size = path.stat().st_size if path.is_file() else None
+            size = path.stat().st_size if is_file(path) else None
             if size != shard["nbytes"]:
                 raise WispError(
                     f"{path.name} is not whole",
@@ -98,7 +100,7 @@ class TensorCache:
 
     def _mapped(self, shard: str) -> NDArray[np.uint8]:
         if shard not in self._maps:
-            path = self._directory / shard
+            path = checked_file(self._directory / shard)
             expected = next(s for s in self._shards if s["dataPath"] == shard).get("md5sum")
             with path.open("rb") as file:
                 digest = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
@@ -108,6 +110,19 @@ class TensorCache:
                 )
             self._maps[shard] = np.memmap(path, np.uint8, "r")
         return self._maps[shard]
+
+
+def shard_files(cache: Path) -> list[str]:
+    """The plain names of the shards that a cache lists. Raises WispError for a cache that lists anything else."""
+    shards = read_object(cache).get("records")
+    shards = shards if isinstance(shards, list) else []
+    found = {shard.get("dataPath") if isinstance(shard, dict) else None for shard in shards or [None]}
+    names = sorted(name for name in found if isinstance(name, str) and is_safe_id(name))
+    if len(names) < len(found):
+        raise WispError(
+            f"{cache.name} is not usable", got=shortened(shards), expected="shards of plain names", remedy=REMEDY
+        )
+    return names
 
 
 def _converted(name: str, array: NDArray, dtype: np.dtype) -> NDArray:

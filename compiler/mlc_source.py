@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from compiler.checkpoint import Checkpoint, CheckpointSource, checked_token_id, read_object
 from compiler.errors import WispError
+from compiler.files import is_file
 from compiler.mlc_cache import CACHES, REMEDY, TensorCache
 from compiler.mlc_conversation import chat_template
 from compiler.models import config_from_huggingface, weight_specs
@@ -41,7 +42,7 @@ BLOCK_ROWS = 4096
 
 def holds_mlc_weights(directory: Path) -> bool:
     """Whether a directory is one for `MlcCheckpoint`."""
-    return (directory / MLC_CONFIG).is_file() and any((directory / name).is_file() for name in CACHES)
+    return is_file(directory / MLC_CONFIG) and any(is_file(directory / name) for name in CACHES)
 
 
 def stored_quantization(directory: Path) -> str | None:
@@ -63,7 +64,7 @@ class MlcCheckpoint(Checkpoint):
         self.tokenizer_config = read_object(directory / "tokenizer_config.json", optional=True)
         self.generation_config = self._model["generation"] if self._model else self._chat
         # An artifact of Wisp holds config.json; MLC's description leaves out what MLC does not use.
-        own = self._model is not None and (directory / "config.json").is_file()
+        own = self._model is not None and is_file(directory / "config.json")
         self.config = read_object(directory / "config.json") if own else huggingface_config(self._chat, self._is_tied)
 
     def check_request(self, quantization: str, lora: Path | None) -> None:

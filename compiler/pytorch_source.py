@@ -19,7 +19,6 @@ from compiler.errors import WispError
 
 TORCH_FILE = "pytorch_model.bin"
 TORCH_INDEX = "pytorch_model.bin.index.json"
-TORCH_PATTERN = "pytorch_model*.bin"
 # Before 2.6 the restricted unpickler could be made to run code (CVE-2025-32434).
 LEAST_TORCH = (2, 6)
 CONVERT = "save it as model.safetensors with transformers: model.save_pretrained(DIR)"

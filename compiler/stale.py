@@ -5,12 +5,15 @@ Knows digests of files. Importing it loads neither TVM nor anything else that a 
 
 import hashlib
 import json
+import os
+import stat
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
 import compiler
 from compiler.config import BuildConfig
+from compiler.errors import WispError
 from compiler.progress import Report, Silent
 from compiler.tvm_import import import_tvm
 
@@ -33,19 +36,60 @@ def build_if_stale(config: BuildConfig, report: Report | None = None, *, force: 
     if inputs is not None and not force and config.dump is None and _is_fresh(config.output, stamp, inputs):
         report.note(f"{config.output}: unchanged")
         return config.output
+    if not config.output_named:
+        check_replacement(config, stamp)
     import_tvm()
     from compiler.build import build
 
     build(config, report)
-    if inputs is not None:
-        stamp.write_text(inputs + _digest([config.output / "model.json"], config.output))
+    made = _digest([config.output / "model.json"], config.output)
+    stamp.write_text(f"{inputs or ''}{made}\n{_location(config)}\n")
     return config.output
+
+
+def check_replacement(config: BuildConfig, stamp: Path) -> None:
+    """Raises WispError when an output that nobody named holds the artifact of another source.
+
+    The artifact says its source by name alone; the line beside it says where that was, relative to the artifact, so
+    that both may be moved together.
+    """
+    try:
+        model = json.loads((config.output / "model.json").read_bytes())
+        found = (model["source"]["kind"], model["source"]["id"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return  # no artifact: `check_output` decides
+    stated = {"hub": config.source, "gguf": Path(config.source).name}
+    ours = (config.source_kind, stated.get(config.source_kind, Path(config.source).resolve().name))
+    was = _stamped(config.output, stamp)[1]
+    if found != ours or was not in (None, _location(config)):
+        raise WispError(
+            f"{config.output} holds an artifact of another source, and nobody said to replace it",
+            got=was if found == ours else f"{found[0]} {found[1]}",
+            expected=config.source,
+            remedy="name the output with -o or --name",
+        )
+
+
+def _location(config: BuildConfig) -> str:
+    if config.source_kind == "hub":
+        return config.source
+    return os.path.relpath(Path(config.source).resolve(), config.output.absolute().parent)
+
+
+def _stamped(output: Path, stamp: Path) -> tuple[str | None, str | None]:
+    """What the artifact that is there was made from: the digest of its inputs, and where its source lay."""
+    try:
+        first, _, where = stamp.read_text().partition("\n")
+        made = _digest([output / "model.json"], output)
+    except (OSError, ValueError):
+        return None, None
+    return (first.removesuffix(made), where.strip() or None) if first.endswith(made) else (None, None)
 
 
 def _is_fresh(output: Path, stamp: Path, inputs: str) -> bool:
     """Whether the stamp is of these inputs and of the artifact that is there, with every file of its size."""
     try:
-        if stamp.read_text() != inputs + _digest([output / "model.json"], output):
+        if _stamped(output, stamp)[0] != inputs:
             return False
         files = json.loads((output / "model.json").read_bytes())["files"]
         return all((output / name).stat().st_size == entry["bytes"] for name, entry in files.items())
@@ -76,10 +120,19 @@ def _inputs_digest(config: BuildConfig) -> str | None:
 def _digest(files: Iterable[Path], root: Path) -> str:
     digest = hashlib.sha256()
     for file in sorted(set(files)):
-        status = file.stat()
-        if status.st_size > LARGE_FILE:
-            content = f"{status.st_size} {status.st_mtime_ns}"
-        else:
-            content = hashlib.sha256(file.read_bytes()).hexdigest()
+        content = _content(file)
         digest.update(f"{file.relative_to(root).as_posix()} {content}\n".encode())
     return digest.hexdigest()
+
+
+def _content(file: Path) -> str:
+    """What a file is recognized by; a link to nowhere, a pipe or a device by its being none."""
+    try:
+        status = file.stat()
+        if not stat.S_ISREG(status.st_mode):
+            return "no file"
+        if status.st_size > LARGE_FILE:
+            return f"{status.st_size} {status.st_mtime_ns}"
+        return hashlib.sha256(file.read_bytes()).hexdigest()
+    except OSError as error:
+        return f"not readable: {error.errno}"

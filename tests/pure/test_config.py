@@ -182,15 +182,45 @@ def test_the_recipes_that_come_along(name: str, parameters: int) -> None:
 
 def test_a_directory_may_hold_a_recipe(tmp_path: Path) -> None:
     assert resolve_config(str(tmp_path)).scales == "search"
-    text = 'source = "elsewhere"\nname = "A title"\nscales = "absmax"\ncontext = 64\nsuggestions = ["Hi"]\n'
+    text = 'name = "A title"\nscales = "absmax"\ncontext = 64\nsuggestions = ["Hi"]\n'
     (tmp_path / "wisp.toml").write_text(text)
     config = resolve_config(str(tmp_path), context=128)
-    assert (config.source, config.source_kind) == (str(tmp_path), "directory"), "whatever the recipe says"
+    assert (config.source, config.source_kind) == (str(tmp_path), "directory")
     assert (config.name, config.scales, config.context) == ("A title", "absmax", 128), "arguments win"
     assert config.suggestions == ("Hi",)
     (tmp_path / "wisp.toml").write_text('scale = "absmax"\n')
     with pytest.raises(WispError, match="unknown keys"):
         resolve_config(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "line",
+    ['id = "demo"', 'source = "org/other"', 'revision = "main"', 'ignore_fields = ["x"]', "[architecture]\nx = 1"],
+)
+def test_a_checkpoint_does_not_say_what_the_user_says(tmp_path: Path, line: str) -> None:
+    (tmp_path / "wisp.toml").write_text(line)
+    with pytest.raises(WispError, match=rf"only the user.*got {line.strip('[').split(' ')[0].split(']')[0]}.*-o"):
+        resolve_config(str(tmp_path))
+
+
+def test_a_recipe_of_a_directory_is_no_link_to_elsewhere(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "secret.toml").write_text('name = "A secret"')
+    (tmp_path / "model" / "wisp.toml").symlink_to(tmp_path / "secret.toml")
+    with pytest.raises(WispError, match=r"wisp\.toml is a link"):
+        resolve_config(str(tmp_path / "model"))
+
+
+def test_the_output_is_named_by_the_user_or_after_the_source(tmp_path: Path) -> None:
+    directory = tmp_path / "Some Model"
+    directory.mkdir()
+    derived = resolve_config(str(directory))
+    assert (derived.id, derived.output, derived.output_named) == ("some-model", Path("artifacts/some-model"), False)
+    assert resolve_config("org/Model").output == Path("artifacts/model")
+    assert not resolve_config("org/Model").output_named
+    assert resolve_config(str(directory), identifier="mine").output_named
+    assert resolve_config(str(directory), output=tmp_path / "out").output_named
+    assert resolve_config(recipe(tmp_path, 'source = "org/model"')).output_named
 
 
 def test_overrides_are_checked_and_those_of_the_main_scheme_dropped(tmp_path: Path) -> None:

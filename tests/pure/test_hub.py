@@ -1,17 +1,23 @@
 """Checkpoints from the Hub, against a stand-in on loopback."""
 
+import json
 import os
+import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import huggingface_hub.constants
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from compiler.checkpoint import open_checkpoint
 from compiler.errors import WispError
+from compiler.models import config_from_huggingface, weight_specs
 from tests import hub as stand_in
 from tests.checkpoints import make_llama
+from tests.mlc_pack import llama_tensors, write_directory
+from tests.mlc_pack import pack as pack_tensors
 
 
 @pytest.fixture(scope="module")
@@ -86,3 +92,55 @@ def test_nothing_is_drawn_on_stderr(hub: stand_in.Hub, capfd: pytest.CaptureFixt
     assert not os.isatty(2)
     assert open_checkpoint("org/tiny").tensors
     assert capfd.readouterr().err == ""
+
+
+def fetched_weights(hub: stand_in.Hub, repo: str) -> set[str]:
+    """What opening the weights of a repository downloads."""
+    checkpoint = open_checkpoint(repo)
+    hub.requests.clear()
+    assert checkpoint.tensors
+    return {path.rsplit("/", 1)[1] for path in hub.requests if path.startswith(f"GET /{repo}/resolve")}
+
+
+def test_the_shards_that_the_index_lists_are_fetched_and_no_others(
+    hub: stand_in.Hub, llama: Path, tmp_path: Path
+) -> None:
+    """Whatever they are called; what merely looks like a shard is left."""
+    tensors = load_file(llama / "model.safetensors")
+    names = sorted(tensors)
+    parts = {"weights_a.safetensors": names[::2], "consolidated_b.safetensors": names[1::2]}
+    repository = tmp_path / "sharded"
+    repository.mkdir()
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(llama / name, repository / name)
+    for file, members in parts.items():
+        save_file({name: tensors[name] for name in members}, repository / file)
+    shutil.copy(llama / "model.safetensors", repository / "model-00001-of-00009.safetensors")
+    index = {"weight_map": {name: file for file, members in parts.items() for name in members}}
+    (repository / "model.safetensors.index.json").write_text(json.dumps(index))
+    hub.repositories["org/sharded"] = repository
+    assert fetched_weights(hub, "org/sharded") == {"model.safetensors.index.json", *parts}
+    assert len(open_checkpoint("org/sharded").tensors) == len(tensors)
+
+
+def test_the_shards_of_an_mlc_pack_are_those_of_its_cache(hub: stand_in.Hub, llama: Path, tmp_path: Path) -> None:
+    pack = write_directory(tmp_path / "pack", llama, pack_tensors(llama_tensors(llama)))
+    (pack / "params_shard_99.bin").write_bytes(b"of nobody")
+    listed = {record["dataPath"] for record in json.loads((pack / "tensor-cache.json").read_text())["records"]}
+    hub.repositories["org/pack"] = pack
+    checkpoint = open_checkpoint("org/pack")
+    hub.requests.clear()
+    checkpoint.check_weights(weight_specs(config_from_huggingface(checkpoint.config, 32)), tied=True)
+    fetched = {path.rsplit("/", 1)[1] for path in hub.requests if path.startswith("GET /org/pack/resolve")}
+    assert fetched == listed
+
+
+def test_an_index_cannot_fetch_from_elsewhere(hub: stand_in.Hub, llama: Path, tmp_path: Path) -> None:
+    repository = tmp_path / "hostile"
+    shutil.copytree(llama, repository)
+    (repository / "model.safetensors").unlink()
+    for name in ("../../other/resolve/main/secret", "*", "a/b.safetensors"):
+        (repository / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": name}}))
+        hub.repositories[f"org/hostile-{len(name)}"] = repository
+        with pytest.raises(WispError, match="plain file names"):
+            _ = open_checkpoint(f"org/hostile-{len(name)}").tensors

@@ -1,0 +1,43 @@
+"""Files of a checkpoint or an adapter, which somebody else wrote: read only where they really lie in its directory.
+
+Knows links and paths; nothing of what the files hold. What is read may end in a public artifact, so a link that leads
+elsewhere is refused.
+"""
+
+import stat
+from pathlib import Path
+
+from compiler.errors import WispError
+
+REMEDY = "put a copy of the file there"
+
+
+def checked_file(path: Path) -> Path:
+    """The path of a file in its directory, links followed or not. A path that is not there is handed back too.
+
+    Raises WispError for a link out of the directory, and for what is no regular file. The Hub's cache keeps a snapshot
+    as links to `blobs`, two levels up.
+    """
+    try:
+        real, root = path.resolve(), path.parent.resolve()
+        mode = real.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return path
+    except (OSError, RuntimeError) as error:  # RuntimeError: a circle of links
+        raise WispError(f"{path.name} cannot be read", got=str(error), remedy=REMEDY) from error
+    roots = [root, *([root.parent.parent / "blobs"] if root.parent.name == "snapshots" else [])]
+    if not any(real.is_relative_to(allowed) for allowed in roots):
+        raise WispError(
+            f"{path.name} is a link that leads out of the checkpoint",
+            got="a file elsewhere",
+            expected=f"a file in {root.name}",
+            remedy=REMEDY,
+        )
+    if not stat.S_ISREG(mode):
+        raise WispError(f"{path.name} is not a file", got=stat.filemode(mode), expected="a regular file", remedy=REMEDY)
+    return path
+
+
+def is_file(path: Path) -> bool:
+    """Whether a file is there. Raises WispError like `checked_file`."""
+    return checked_file(path).is_file()
