@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from compiler.errors import WispError
 from compiler.models.base import ModelConfig, WeightSpec
 from compiler.reference_model import ReadRows, ReferenceModel
+from compiler.sandbox import encode
 
 CALIBRATION_TOKENS = 256
 # A column that the text leaves silent still counts this much of the mean one.
@@ -49,16 +50,14 @@ class _Recording(ReferenceModel):
 
 def read_calibration_text(path: Path, tokenizer: Path, vocab_size: int, context: int) -> CalibrationText:
     """The first tokens of a text. Raises WispError when it cannot be read or holds next to nothing."""
-    from tokenizers import Tokenizer  # only who calibrates needs it
-
     try:
         content = path.read_bytes()
-        ids = Tokenizer.from_file(str(tokenizer)).encode(content.decode()).ids
+        text = content.decode()
     except (OSError, UnicodeDecodeError) as error:
         raise WispError(
             "the calibration text cannot be read", got=f"{path}: {error}", expected="a UTF-8 file"
         ) from error
-    ids = [token for token in ids if token < vocab_size][: min(CALIBRATION_TOKENS, context)]
+    ids = [token for token in encode(tokenizer, text) if token < vocab_size][: min(CALIBRATION_TOKENS, context)]
     if len(ids) < 16:
         raise WispError(f"the calibration text {path} is too short", got=f"{len(ids)} tokens", expected="at least 16")
     return CalibrationText(tuple(ids), hashlib.sha256(content).hexdigest())

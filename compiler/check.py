@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
-from tokenizers import Tokenizer
 
 from compiler.artifact import Artifact, load_artifact
 from compiler.check_weights import compare_weights, match, stored_rows
@@ -27,6 +26,7 @@ from compiler.native import missing_features, open_variant, request_adapter
 from compiler.native_wasm import open_wasm_variant
 from compiler.progress import Report, Silent
 from compiler.reference_model import ReadRows, ReferenceModel
+from compiler.sandbox import encode
 from compiler.session import Session
 
 # The largest error of a logit, relative to the largest logit of its step.
@@ -145,11 +145,7 @@ def choose_ids(artifact: Artifact, tokens: int, text: Path | None) -> Sample:
 
 
 def _tokenize(artifact: Artifact, text: str) -> list[int]:
-    try:
-        tokenizer = Tokenizer.from_file(str(artifact.path / "tokenizer.json"))
-    except Exception as error:  # the library raises plain Exception
-        raise WispError("tokenizer.json cannot be read", got=str(error), remedy="repair the checkpoint") from error
-    ids: list[int] = tokenizer.encode(text).ids
+    ids = encode(artifact.path / "tokenizer.json", text)
     largest, vocab_size = max(ids, default=0), artifact.model["architecture"]["vocab_size"]
     if largest >= vocab_size:
         raise WispError("the tokenizer does not fit the model", got=f"id {largest}", expected=f"below {vocab_size}")

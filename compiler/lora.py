@@ -19,7 +19,9 @@ from safetensors import safe_open
 
 from compiler.checkpoint import DTYPES, TensorInfo, is_hub_id, read_header
 from compiler.errors import WispError
-from compiler.models.base import FieldReader, WeightSpec
+from compiler.files import checked_file, is_file
+from compiler.models.base import MOST_NUMBER, FieldReader, WeightSpec, shortened
+from compiler.sandbox import first_matches, match_patterns
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -61,6 +63,8 @@ INITIALIZATIONS = (True, False, "gaussian", "eva", "orthogonal")
 TENSOR = re.compile(
     r"(?:base_model\.model\.)?(?P<module>.+)\.lora_(?P<embedding>embedding_)?(?P<half>[AB])(?:\.weight)?"
 )
+# Patterns of these characters alone have nothing to try again, and need no process of their own.
+WITHOUT_REPETITION = re.compile(r"[A-Za-z0-9_.^-]*")
 # PEFT saves an adapted embedding's base weight too; it is the one that the adapter goes on top of.
 BASE_TENSOR = re.compile(
     r"(?:base_model\.model\.)?(?P<module>(?:.+\.)?(?:embed_tokens|lm_head))(?:\.base_layer)?\.weight"
@@ -242,7 +246,7 @@ def open_adapter(directory: Path) -> Adapter:
 
 
 def _read_config(directory: Path) -> dict[str, Any]:
-    path = directory / ADAPTER_CONFIG
+    path = checked_file(directory / ADAPTER_CONFIG)
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
@@ -261,7 +265,7 @@ def _read_config(directory: Path) -> dict[str, Any]:
 
 def _weights_file(directory: Path) -> Path:
     file = directory / ADAPTER_WEIGHTS
-    if not file.is_file():
+    if not is_file(file):
         raise WispError(
             "the adapter has no weights",
             got=", ".join(sorted(path.name for path in directory.glob("adapter_model*"))) or "none",
@@ -281,46 +285,48 @@ class _Scale:
     rank_pattern: Mapping[str, Any]
     alpha_pattern: Mapping[str, Any]
 
-    def module(self, name: str) -> Module:
-        rank = _by_pattern(name, self.rank_pattern, self.rank, "rank_pattern")
-        alpha = _by_pattern(name, self.alpha_pattern, self.alpha, "alpha_pattern")
-        if rank != int(rank):
-            raise WispError(f"{ADAPTER_CONFIG} rank_pattern is not usable", got=rank, expected="whole numbers")
-        return Module(int(rank), alpha / math.sqrt(rank) if self.rank_stabilized else alpha / rank)
+    def modules(self, names: Sequence[str]) -> dict[str, Module]:
+        """Each module of these names, still without tensors."""
+        ranks = _by_pattern(names, self.rank_pattern, self.rank, "rank_pattern")
+        alphas = _by_pattern(names, self.alpha_pattern, self.alpha, "alpha_pattern")
+        if odd := [rank for rank in ranks if rank != int(rank)]:
+            raise WispError(f"{ADAPTER_CONFIG} rank_pattern is not usable", got=odd[0], expected="whole numbers")
+        scalings = [a / math.sqrt(r) if self.rank_stabilized else a / r for r, a in zip(ranks, alphas, strict=True)]
+        return {n: Module(int(r), scaling) for n, r, scaling in zip(names, ranks, scalings, strict=True)}
 
 
-def _by_pattern(module: str, patterns: Mapping[str, Any], default: float, where: str) -> float:
-    """The value of the first pattern that matches the end of a module's name (`peft.utils.get_pattern_key`)."""
-    for pattern, value in patterns.items():
-        try:
-            matches = re.match(rf"(.*\.)?({pattern})$", module)
-        except re.error as error:
-            raise WispError(
-                f"{ADAPTER_CONFIG} {where} is not usable", got=repr(pattern), expected=str(error)
-            ) from error
-        if matches:
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-                raise WispError(f"{ADAPTER_CONFIG} {where} is not usable", got=repr(value), expected="positive numbers")
-            return value
-    return default
+def _by_pattern(names: Sequence[str], patterns: Mapping[str, Any], default: float, where: str) -> list[float]:
+    """For each module the value of the first pattern that matches the end of its name (PEFT's `get_pattern_key`)."""
+    what = f"{ADAPTER_CONFIG} {where}"
+    for value in patterns.values():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= MOST_NUMBER:
+            raise WispError(f"{what} is not usable", got=shortened(value), expected="positive numbers")
+    whole = [rf"(.*\.)?({pattern})$" for pattern in patterns]
+    match = match_patterns if all(WITHOUT_REPETITION.fullmatch(pattern) for pattern in patterns) else first_matches
+    values = [float(value) for value in patterns.values()]
+    return [default if i is None else values[i] for i in match(whole, names, what)]
 
 
 def _modules(tensors: Mapping[str, TensorInfo], scale: _Scale) -> dict[str, Module]:
     """Sorts the tensors by the weight that they change. Raises WispError that lists those of unknown names or types."""
-    modules: dict[str, Module] = {}
+    matched: list[tuple[str, re.Match[str] | None, str]] = []  # name, match of a factor, module
     unknown = []
     for name, info in tensors.items():
         match, base = TENSOR.fullmatch(name), BASE_TENSOR.fullmatch(name)
         found = match or base
         if found is None or info.dtype not in DTYPES or len(info.shape) != 2:
             unknown.append(f"{name} {info.dtype} {list(info.shape)}")
-            continue
-        module = modules.setdefault(f"{found['module']}.weight", scale.module(found["module"]))
+        else:
+            matched.append((name, match, found["module"]))
+    named = scale.modules(list(dict.fromkeys(module for _, _, module in matched)))
+    modules = {f"{name}.weight": module for name, module in named.items()}
+    for name, match, stem in matched:
+        module = modules[f"{stem}.weight"]
         if match is not None:
             halves, embedding = {**module.halves, match["half"]: name}, match["embedding"] is not None
-            modules[f"{found['module']}.weight"] = replace(module, embedding=embedding, halves=halves)
+            modules[f"{stem}.weight"] = replace(module, embedding=embedding, halves=halves)
         else:
-            modules[f"{found['module']}.weight"] = replace(module, base=name)
+            modules[f"{stem}.weight"] = replace(module, base=name)
     if unknown:
         raise WispError(
             "the adapter holds tensors that are not LoRA's",

@@ -1,29 +1,26 @@
 """Holds tokenizer and chat template as a page reads them against Hugging Face's own, before anything is written.
 
 Node runs the page's own code (`web/src/node/check-tokenizer.ts`) on a corpus and on a conversation; `tokenizers` and
-Jinja say what should come out. Knows files and texts; nothing of the model.
+Jinja (`sandbox.py`) say what should come out. Knows files and texts; nothing of the model.
 """
 
+import contextlib
 import json
 import shutil
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NoReturn
-
-from jinja2 import TemplateError, nodes
-from jinja2.ext import Extension, loopcontrols
-from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-from tokenizers import Tokenizer
+from typing import Any, BinaryIO, NoReturn
 
 from compiler.errors import WispError
+from compiler.sandbox import Outcome, encode_all, render_all
 
 CHECKER = Path(__file__).resolve().parent.parent / "web" / "dist" / "check-tokenizer.mjs"
 TIMEOUT = 120.0  # seconds; a vocabulary of 128,000 takes about one
+NODE_MEGABYTES = 4096
 FILES = ("tokenizer.json", "tokenizer_config.json")
 UNCHECKED = "tokenizer not checked in JavaScript"
 
@@ -57,8 +54,6 @@ _TURNS = (
 # The first has to work; a template may refuse the second, in both languages.
 CONVERSATIONS = (_TURNS, ({"role": "system", "content": "Be brief.\n"}, *_TURNS))
 
-Outcome = Mapping[str, Any]  # what came out, or {"error": why nothing did}
-
 
 def check_tokenizer(
     files: Sequence[Path], chat_template: str | None, bos_token_id: int | None, stop_token_ids: Sequence[int]
@@ -75,9 +70,10 @@ def check_tokenizer(
         return f"{UNCHECKED}: there is no node on PATH"
     if not CHECKER.is_file():
         return f"{UNCHECKED}: {CHECKER.name} is not built; `make build` builds it"
-    tokenizer = _python_tokenizer(contents["tokenizer.json"])
+    tokenizer = json.loads(contents["tokenizer.json"])
     texts = [*CORPUS, *_texts_of_added_tokens(tokenizer)]
     end_token_id = next(iter(stop_token_ids), None)
+    config = json.loads(contents.get("tokenizer_config.json", "{}"))
     request = {
         "tokenizer": contents["tokenizer.json"],
         "config": contents.get("tokenizer_config.json"),
@@ -87,14 +83,8 @@ def check_tokenizer(
         "eosTokenId": end_token_id,
         "conversations": CONVERSATIONS,
     }
-    with ThreadPoolExecutor(1) as pool:  # both languages at once
-        pending = pool.submit(_ask_page, node, json.dumps(request))
-        encoded = [_attempt(_encode, tokenizer, text) for text in texts]
-        config = json.loads(contents.get("tokenizer_config.json", "{}"))
-        rendered = []
-        if chat_template is not None:
-            rendered = render(chat_template, _special_tokens(config, tokenizer, bos_token_id, end_token_id))
-        page = pending.result()
+    special_tokens = _special_tokens(config, tokenizer, bos_token_id, end_token_id)
+    page, encoded, rendered = _ask_both(node, json.dumps(request), json.dumps(special_tokens))
     if isinstance(page, str):
         return f"{UNCHECKED}: {page}"
     if "error" in page:
@@ -107,28 +97,50 @@ def check_tokenizer(
 
 
 @lru_cache(maxsize=4)  # a process that compiles the same tokenizer again need not wait again
-def _ask_page(node: str, request: str) -> Outcome | str:
-    """What the page makes of a request; why it could not be asked, as a string."""
-    command = [node, str(CHECKER)]
+def _ask_both(node: str, content: str, special_tokens: str) -> tuple[Outcome | str, list[Outcome], list[Outcome]]:
+    """What the page makes of a request (why it could not be asked, as a string), and what the reference does.
+
+    Both at once. Raises WispError, and waits for the page no longer, when the reference cannot be had.
+    """
+    request = json.loads(content)
+    with tempfile.TemporaryFile() as sent, _started(node, sent, content) as page, ThreadPoolExecutor(1) as pool:
+        encoded = pool.submit(encode_all, request["tokenizer"], request["texts"])
+        rendered: list[Outcome] = []
+        if request["template"] is not None:
+            rendered = render_all(request["template"], CONVERSATIONS, json.loads(special_tokens))
+        return page(), encoded.result(), rendered
+
+
+@contextlib.contextmanager
+def _started(node: str, sent: BinaryIO, content: str) -> Iterator[Callable[[], Outcome | str]]:
+    """Node at work on a request; the function waits for its answer. It ends when the block does."""
+    sent.write(content.encode())
+    sent.seek(0)
+    command = [node, f"--max-old-space-size={NODE_MEGABYTES}", str(CHECKER)]
     try:
-        done = subprocess.run(command, input=request, capture_output=True, encoding="utf-8", timeout=TIMEOUT)
-    except subprocess.TimeoutExpired:
-        return {"error": f"no answer in {TIMEOUT:g} s"}
+        process = subprocess.Popen(command, stdin=sent, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     except OSError as error:
-        return str(error)
-    if done.returncode != 0:
-        complaints = [line for line in done.stderr.splitlines() if "Error" in line]
-        return f"{node} failed: {complaints[0] if complaints else f'exit status {done.returncode}'}"
-    answer: Outcome = json.loads(done.stdout)
-    return answer
+        reason = str(error)
+        yield lambda: reason
+        return
+    with process, ThreadPoolExecutor(1) as pool:
+        pending = pool.submit(process.communicate, timeout=TIMEOUT)
 
+        def wait() -> Outcome | str:
+            try:
+                out, complaint = pending.result()
+            except subprocess.TimeoutExpired:
+                return {"error": f"no answer in {TIMEOUT:g} s"}
+            if process.returncode != 0:
+                lines = [line for line in complaint.decode(errors="replace").splitlines() if "Error" in line]
+                return f"{node} failed: {lines[0] if lines else f'exit status {process.returncode}'}"
+            answer: Outcome = json.loads(out)
+            return answer
 
-def _attempt(make: Callable[..., Outcome], *arguments: Any) -> Outcome:
-    """What a function makes, or why it makes nothing: templates are programs, and may raise anything."""
-    try:
-        return make(*arguments)
-    except Exception as error:
-        return {"error": str(error) or type(error).__name__}
+        try:
+            yield wait
+        finally:
+            process.kill()
 
 
 def _refuse(what: str, got: object, expected: object) -> NoReturn:
@@ -143,30 +155,11 @@ def _refuse(what: str, got: object, expected: object) -> NoReturn:
 # ---------------------------------------------------------------------------------------------------------- tokenizer
 
 
-def _python_tokenizer(content: str) -> Tokenizer:
-    try:
-        tokenizer = Tokenizer.from_str(content)
-    except Exception as error:  # `tokenizers` raises nothing more special
-        raise WispError(
-            "tokenizer.json cannot be read",
-            got=str(error),
-            expected="what Hugging Face's tokenizers writes",
-            remedy="save the tokenizer again with a current transformers",
-        ) from error
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return tokenizer
-
-
-def _texts_of_added_tokens(tokenizer: Tokenizer) -> list[str]:
+def _texts_of_added_tokens(tokenizer: Mapping[str, Any]) -> list[str]:
     """Each of the first added tokens between words and spaces, where stripping shows, and all of them in a row."""
-    tokens = [token.content for _, token in sorted(tokenizer.get_added_tokens_decoder().items())][:MOST_ADDED_TOKENS]
+    added = {token["id"]: token["content"] for token in tokenizer.get("added_tokens") or []}
+    tokens = [text for _, text in sorted(added.items())][:MOST_ADDED_TOKENS]
     return [*(f"one {token} two{token}\nthree" for token in tokens), "".join(tokens)]
-
-
-def _encode(tokenizer: Tokenizer, text: str) -> Outcome:
-    ids = tokenizer.encode(text, add_special_tokens=False).ids
-    return {"ids": ids, "special": tokenizer.encode(text).ids, "decoded": tokenizer.decode(ids)}
 
 
 def _compare_encoded(text: str, got: Outcome, expected: Outcome) -> None:
@@ -196,46 +189,18 @@ def _around_difference(got: Any, expected: Any) -> tuple[str, str]:
 # ------------------------------------------------------------------------------------------------------ chat template
 
 
-class _Generation(Extension):
-    """`{% generation %}`, which marks answers for training and writes nothing."""
-
-    tags = {"generation"}  # noqa: RUF012 (as jinja2 declares it)
-
-    def parse(self, parser: Parser) -> list[nodes.Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-
-def render(chat_template: str, special_tokens: Mapping[str, str]) -> list[Outcome]:
-    """Each of `CONVERSATIONS` as transformers renders it (`transformers/utils/chat_template_utils.py`)."""
-
-    def raise_exception(message: str) -> NoReturn:
-        raise TemplateError(message)
-
-    def to_json(value: Any, ensure_ascii: bool = False, indent: int | None = None, **options: Any) -> str:
-        return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, **options)
-
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
-    )
-    environment.filters["tojson"] = to_json
-    environment.globals["raise_exception"] = raise_exception
-    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
-
-    def render_one(messages: Sequence[Mapping[str, str]]) -> Outcome:
-        template = environment.from_string(chat_template)
-        given = {"messages": messages, "tools": None, "documents": None, "add_generation_prompt": True}
-        return {"text": template.render(**given, **special_tokens)}
-
-    return [_attempt(render_one, messages) for messages in CONVERSATIONS]
-
-
 def _special_tokens(
-    config: Mapping[str, Any], tokenizer: Tokenizer, bos_token_id: int | None, eos_token_id: int | None
+    config: Mapping[str, Any], tokenizer: Mapping[str, Any], bos_token_id: int | None, eos_token_id: int | None
 ) -> dict[str, str]:
     """`bos_token` and so on as tokenizer_config.json names them, else the texts of the model's ids, as on the page."""
+    vocabulary = (tokenizer.get("model") or {}).get("vocab") or {}
+    if isinstance(vocabulary, list):  # Unigram: [[token, score], ...]
+        texts = {i: entry[0] for i, entry in enumerate(vocabulary)}
+    else:
+        texts = {i: text for text, i in vocabulary.items()}
+    texts |= {token["id"]: token["content"] for token in tokenizer.get("added_tokens") or []}
     ids = {"bos_token": bos_token_id, "eos_token": eos_token_id}
-    found = {name: tokenizer.id_to_token(token) for name, token in ids.items() if token is not None}
+    found = {name: texts.get(token) for name, token in ids.items() if token is not None}
     for name, value in config.items():
         text = value.get("content") if isinstance(value, dict) else value
         if name.endswith("_token") and isinstance(text, str):

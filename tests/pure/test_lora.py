@@ -100,6 +100,16 @@ CASES: dict[str, tuple[Callable[..., Path], dict[str, Any], dict[str, Any]]] = {
             "rank_pattern": {"gate_proj": 5},
         },
     ),
+    "rank by an expression": (
+        make_llama,
+        {},
+        {
+            "r": 4,
+            "lora_alpha": 8,
+            "target_modules": ["q_proj", "up_proj"],
+            "rank_pattern": {r"model\.layers\.[1-9]+\..*_proj": 2, "up_proj": 3},
+        },
+    ),
     "embedding and head": (
         make_llama,
         {"tie_word_embeddings": False},
@@ -200,9 +210,11 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "PiSSA": (edit_config(init_lora_weights="pissa_niter_4"), "init_lora_weights.*pissa"),
     "another method": (edit_config(peft_type="IA3"), "peft_type.*IA3.*LORA"),
     "an unknown field": (edit_config(use_something_new=True), "use_something_new"),
+    "an unknown field that is off": (edit_config(use_something_new=False), "use_something_new.*remove it"),
     "no rank": (edit_config(r=0), "'r'"),
     "no alpha": (edit_config(lora_alpha="8"), "lora_alpha"),
     "a bad pattern": (edit_config(rank_pattern={"(": 3}), r"rank_pattern.*\("),
+    "a pattern that backtracks": (edit_config(alpha_pattern={"((.*)*)*!": 3}), "alpha_pattern cannot be used.*limits"),
     "a bad rank": (edit_config(rank_pattern={"down_proj": -1}), "rank_pattern.*-1"),
     "another rank": (edit_config(r=8), r"down_proj\.lora_A\.weight \[4, 352\] instead of \[8, 352\]"),
     "a target without tensors": (
