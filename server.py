@@ -11,7 +11,9 @@ for ever; every other one is revalidated by its ETag.
 
 import contextlib
 import functools
+import gzip
 import hashlib
+import ipaddress
 import json
 import logging
 import os
@@ -19,7 +21,10 @@ import re
 import socket
 import stat
 import sys
-from collections.abc import AsyncIterator, Iterator
+import threading
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +36,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Mount, Route
@@ -75,6 +81,8 @@ MEDIA_TYPES = {
 }
 
 NOT_COMPRESSED = ("application/octet-stream", "image/png", "image/webp", "image/jpeg", "font/woff2")
+GZIP_LEVEL = 6
+LEAST_COMPRESSED = 500  # bytes; below, a header more costs what is saved
 IMMUTABLE = "public, max-age=31536000, immutable"
 
 Sha256 = str  # 64 lower-case hex digits
@@ -240,6 +248,47 @@ class ArtifactFile(FileResponse):
     chunk_size = 256 * 1024
 
 
+class CompressedFiles:
+    """Files as gzip, each compressed once; the least recently used ones go when there are too many bytes of them."""
+
+    def __init__(self, largest: int = 64 << 20, capacity: int = 64 << 20) -> None:
+        self.largest, self.capacity = largest, capacity
+        self._lock = threading.Lock()
+        self._files: OrderedDict[tuple[str, int, int], Future[bytes]] = OrderedDict()
+        self._bytes = 0
+
+    def get(self, path: Path, found: os.stat_result) -> bytes:
+        """The content of a file of this state. Whoever asks while it is being compressed waits for that."""
+        key = (str(path), found.st_mtime_ns, found.st_size)
+        with self._lock:
+            ours = key not in self._files
+            compressed = self._files.setdefault(key, Future())
+            self._files.move_to_end(key)
+        if ours:
+            try:
+                compressed.set_result(gzip.compress(path.read_bytes(), GZIP_LEVEL, mtime=0))
+            except BaseException as error:
+                compressed.set_exception(error)
+                with self._lock:
+                    del self._files[key]
+                raise
+            self._evict(len(compressed.result()))
+        return compressed.result()
+
+    def _evict(self, added: int) -> None:
+        with self._lock:
+            self._bytes += added
+            for key, compressed in list(self._files.items()):
+                if self._bytes <= self.capacity:
+                    return
+                if compressed.done():
+                    self._bytes -= len(compressed.result())
+                    del self._files[key]
+
+
+compressed_files = CompressedFiles()
+
+
 def file_response(path: Path, found: os.stat_result, sha256: Sha256, scope: Scope, *, trusted: bool = True) -> Response:
     """A whole file, a range of it or 304. `trusted` is false when the bytes on disk cannot be those of `sha256`."""
     query = scope["query_string"].decode("latin-1").split("&")
@@ -253,7 +302,16 @@ def file_response(path: Path, found: os.stat_result, sha256: Sha256, scope: Scop
     response = ArtifactFile(path, headers=headers, media_type=media_type, stat_result=found)
     if trusted and _etag_matches(Headers(scope=scope).get("if-none-match", ""), sha256):
         return NotModifiedResponse(response.headers)
+    if trusted and _wants_gzip(Headers(scope=scope), media_type, found.st_size):
+        content = compressed_files.get(path, found)
+        return Response(content, headers={**headers, "content-encoding": "gzip"}, media_type=media_type)
     return response
+
+
+def _wants_gzip(headers: Headers, media_type: str, size: int) -> bool:
+    """Whether to answer with a compressed copy; a range is one of the file itself."""
+    accepted = "gzip" in headers.get("accept-encoding", "") and "range" not in headers
+    return accepted and media_type not in NOT_COMPRESSED and LEAST_COMPRESSED <= size <= compressed_files.largest
 
 
 def _etag_matches(if_none_match: str, sha256: Sha256) -> bool:
@@ -381,8 +439,15 @@ def check_built(static_dir: Path) -> None:
         raise ServeError(f"the page is not built: {static_dir} lacks {', '.join(missing)}; run `make build` first")
 
 
-def create_app(artifacts_dir: str | os.PathLike[str], static_dir: str | os.PathLike[str] = WEB / "dist") -> Starlette:
-    """The application. That the page is built is checked when it starts, so that importing this module never fails."""
+def create_app(
+    artifacts_dir: str | os.PathLike[str],
+    static_dir: str | os.PathLike[str] = WEB / "dist",
+    allowed_hosts: Sequence[str] = ("*",),
+) -> Starlette:
+    """The application, for requests to any of these names.
+
+    That the page is built is checked when it starts, so that importing this module never fails.
+    """
     static = Path(static_dir)
 
     @contextlib.asynccontextmanager
@@ -401,7 +466,9 @@ def create_app(artifacts_dir: str | os.PathLike[str], static_dir: str | os.PathL
         ],
         middleware=[
             Middleware(ResponseHeaders),
-            Middleware(GZipMiddleware, compresslevel=6, exclude_content_types=NOT_COMPRESSED),
+            Middleware(TrustedHostMiddleware, allowed_hosts=list(allowed_hosts), www_redirect=False),
+            # What is made for each request; files come compressed.
+            Middleware(GZipMiddleware, compresslevel=GZIP_LEVEL, exclude_content_types=NOT_COMPRESSED),
         ],
         exception_handlers={Exception: internal_error},
         lifespan=lifespan,
@@ -440,6 +507,22 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
+def allowed_hosts(host: str, address: str, others: Sequence[str] = ()) -> list[str]:
+    """The names in a request's Host header that are answered, for a server that was asked to listen on `host`.
+
+    A page anywhere can have its own name resolve to this machine (DNS rebinding) and then read what is served on a
+    loopback; so there only the loopback's names are answered, `host` itself, and `others`. On an interface that other
+    machines reach, names are many and nothing is hidden by them: any, unless `others` says which. Raises ServeError.
+    """
+    for name in others:
+        if not re.fullmatch(r"(\*\.)?[A-Za-z0-9_.-]+|\*|\[?[0-9A-Fa-f:]+\]?", name):
+            raise ServeError(f"--allowed-host {name!r} is no name; give one without port, or *.example.org, or *")
+    if not ipaddress.ip_address(address.partition("%")[0]).is_loopback and not others:
+        return ["*"]
+    names = ["localhost", "127.0.0.1", "::1", host, *others]
+    return [form for name in names for form in ((name, f"[{name}]") if ":" in name else (name,))]
+
+
 class _Server(uvicorn.Server):
     """uvicorn's server, saying where it is once it answers."""
 
@@ -461,8 +544,16 @@ def _listening(host: str, port: int) -> Iterator[tuple[socket.socket, str]]:
         listener.close()
 
 
-def serve(artifacts_dir: str | os.PathLike[str], host: str = "127.0.0.1", port: int = 8000) -> None:
-    """Serve until interrupted. Port 0 takes a free one. Raises ServeError before anything is served."""
+def serve(
+    artifacts_dir: str | os.PathLike[str],
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    other_hosts: Sequence[str] = (),
+) -> None:
+    """Serve until interrupted. Port 0 takes a free one. Raises ServeError before anything is served.
+
+    `other_hosts` are names that requests may be to, as `allowed_hosts` says.
+    """
     root = Path(artifacts_dir)
     if not root.is_dir():
         raise ServeError(
@@ -470,7 +561,7 @@ def serve(artifacts_dir: str | os.PathLike[str], host: str = "127.0.0.1", port: 
         )
     check_built(WEB / "dist")
     with _listening(host, port) as (listener, url):
-        application = create_app(root, WEB / "dist")
+        application = create_app(root, WEB / "dist", allowed_hosts(host, listener.getsockname()[0], other_hosts))
         if not application.state.catalogue.read().models:
             print(f"no model in {root} yet; `wisp compile` puts one there, a reload shows it", file=sys.stderr)
         server = _Server(

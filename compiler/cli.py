@@ -75,7 +75,7 @@ def _compile(parsed: argparse.Namespace) -> None:
 
 
 def _serve(parsed: argparse.Namespace) -> None:
-    _serve_directory(parsed.artifacts, parsed.host, parsed.port)
+    _serve_directory(parsed.artifacts, parsed)
 
 
 def _demo(parsed: argparse.Namespace) -> None:
@@ -84,16 +84,16 @@ def _demo(parsed: argparse.Namespace) -> None:
 
     if not parsed.compile_only:
         _check_address(parsed.host, parsed.port)  # before the wait, not after it
-    build_if_stale(resolve_config(str(DEMO), output=parsed.output), Terminal())
+    build_if_stale(resolve_config(str(DEMO), output=parsed.output, identifier="demo"), Terminal())
     if not parsed.compile_only:
-        _serve_directory(ARTIFACTS if parsed.output is None else parsed.output.parent, parsed.host, parsed.port)
+        _serve_directory(ARTIFACTS if parsed.output is None else parsed.output.parent, parsed)
 
 
-def _serve_directory(artifacts: Path, host: str, port: int) -> None:
+def _serve_directory(artifacts: Path, parsed: argparse.Namespace) -> None:
     import server
 
     try:
-        server.serve(artifacts, host, port)
+        server.serve(artifacts, parsed.host, parsed.port, parsed.allowed_host)
     except server.ServeError as error:
         raise WispError(str(error)) from error
 
@@ -284,6 +284,8 @@ def _parser() -> argparse.ArgumentParser:
 def _add_address(command: argparse.ArgumentParser) -> None:
     command.add_argument("--host", default="127.0.0.1", metavar="HOST")
     command.add_argument("--port", type=int, default=8000, metavar="PORT", help="0 takes a free one")
+    allowed = "a name that requests may be to (a loopback answers its own names alone; given again: several)"
+    command.add_argument("--allowed-host", action="append", default=[], metavar="NAME", help=allowed)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -362,6 +363,131 @@ def test_a_range_of_text_is_of_the_file(client: TestClient) -> None:
     assert "content-encoding" not in response.headers
 
 
+class Counted:
+    """How often what was compressed, by either of the two places that do."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.sizes: list[int] = []
+        whole = gzip.compress
+
+        def compress(data: bytes, *arguments: Any, **options: Any) -> bytes:
+            self.sizes.append(len(data))
+            return whole(data, *arguments, **options)
+
+        async def refuse(*_: Any, **__: Any) -> bytes:
+            raise AssertionError("a file was compressed while it was sent")
+
+        monkeypatch.setattr(gzip, "compress", compress)
+        monkeypatch.setattr("starlette.middleware.gzip.GZipResponder.apply_compression", refuse)
+        monkeypatch.setattr(server, "compressed_files", server.CompressedFiles())
+
+
+def test_a_file_is_compressed_once(client: TestClient, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    counted = Counted(monkeypatch)
+    paths = ["/models/demo/tokenizer.json", "/models/demo/webgpu-f32/kernels.wgsl", "/static/page.js"]
+    first = [client.get(path, headers={"accept-encoding": "gzip"}).content for path in paths]
+    for _ in range(3):
+        assert [client.get(path, headers={"accept-encoding": "gzip"}).content for path in paths] == first
+    assert len(counted.sizes) == len(paths)
+    (root / "dist" / "page.js").write_text("/* another */" * 100)
+    assert b"another" in client.get(paths[2], headers={"accept-encoding": "gzip"}).content
+    assert len(counted.sizes) == len(paths) + 1, "a file that changed is another file"
+
+
+def test_those_who_ask_at_once_wait_for_one_compression(
+    client: TestClient, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted = Counted(monkeypatch)
+    path = root / "artifacts" / "demo" / "tokenizer.json"
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: server.compressed_files.get(path, path.stat()), range(8)))
+    assert len(set(answers)) == 1
+    assert len(counted.sizes) == 1
+
+
+def test_compressed_copies_are_bounded(tmp_path: Path) -> None:
+    files = server.CompressedFiles(capacity=1000)
+    for i in range(20):
+        path = tmp_path / str(i)
+        path.write_bytes(os.urandom(300))
+        assert gzip.decompress(files.get(path, path.stat())) == path.read_bytes()
+    kept = [future.result() for future in files._files.values()]
+    assert sum(map(len, kept)) <= 1000
+    assert len(kept) == 3
+    (tmp_path / "gone").write_bytes(b"x")
+    found = (tmp_path / "gone").stat()
+    (tmp_path / "gone").unlink()
+    with pytest.raises(FileNotFoundError):
+        files.get(tmp_path / "gone", found)
+    (tmp_path / "gone").write_bytes(b"back")
+    os.utime(tmp_path / "gone", ns=(found.st_mtime_ns, found.st_mtime_ns))
+    assert gzip.decompress(files.get(tmp_path / "gone", found)) == b"back", "a failure is not remembered"
+
+
+# ---------------------------------------------------------------------------------------------------------- host names
+
+
+def answers(app: Starlette, host: str, path: str = "/models") -> bool:
+    status = TestClient(app).get(path, headers={"host": host}).status_code
+    assert status in (200, 400)
+    return status == 200
+
+
+def local_app(root: Path, *names: str, host: str = "127.0.0.1", address: str = "127.0.0.1") -> Starlette:
+    return server.create_app(root / "artifacts", root / "dist", server.allowed_hosts(host, address, names))
+
+
+@pytest.mark.parametrize("path", ["/", "/models", "/models/demo/model.json", "/static/wisp.js", "/healthz"])
+def test_a_loopback_answers_to_its_own_names_alone(root: Path, path: str) -> None:
+    app = local_app(root)
+    for host in ("localhost", "LocalHost:8000", "127.0.0.1", "127.0.0.1:1", "[::1]", "[::1]:8000"):
+        assert answers(app, host, path), host
+    for host in (
+        "evil.example",
+        "evil.example:8000",
+        "127.0.0.1.evil.example",
+        "localhost.evil.example",
+        "127.0.0.1@evil.example",
+        "[::1].evil.example",
+        "[::2]:8000",
+        "192.168.0.1",
+        "::1",
+        "",
+        "*",
+    ):
+        assert not answers(app, host, path), host
+
+
+def test_the_host_that_was_asked_for_and_others_that_were_named(root: Path) -> None:
+    app = local_app(root, "wisp.example", "*.lan.example", "[fd00::1]", host="my-machine")
+    for host in ("my-machine:80", "wisp.example", "a.lan.example:8000", "[fd00::1]:8000", "localhost"):
+        assert answers(app, host), host
+    for host in ("lan.example.org", "example", "a.wisp.example", "[fd00::2]"):
+        assert not answers(app, host), host
+    assert answers(local_app(root, "*"), "anything.example")
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0", "::", "192.0.2.7", "fe80::1%eth0"])
+def test_a_public_interface_answers_to_any_name_unless_some_are_given(root: Path, address: str) -> None:
+    assert answers(local_app(root, host=address, address=address), "anything.example")
+    named = local_app(root, "wisp.example", host=address, address=address)
+    assert answers(named, "wisp.example:443")
+    assert not answers(named, "evil.example")
+
+
+def test_a_refused_name_comes_with_the_security_headers(root: Path) -> None:
+    response = TestClient(local_app(root)).get("/models", headers={"host": "evil.example"})
+    assert response.status_code == 400
+    assert "demo" not in response.text
+    assert_security_headers(response.headers)
+
+
+@pytest.mark.parametrize("name", ["", "a b", "http://wisp.example", "wisp.example:80", "*evil", "a*", "x/y"])
+def test_what_is_no_name_is_refused_at_start(root: Path, name: str) -> None:
+    with pytest.raises(server.ServeError, match="--allowed-host"):
+        server.allowed_hosts("127.0.0.1", "127.0.0.1", [name])
+
+
 # ---------------------------------------------------------------------------------------------------- nothing escapes
 
 
@@ -553,6 +679,9 @@ def test_serve_says_where_it_is_and_stops_on_interrupt(root: Path) -> None:
         url = found(r"(http://127\.0\.0\.1:\d+/)", process.stdout.readline())
         with urllib.request.urlopen(f"{url}healthz", timeout=10) as response:
             assert json.load(response) == {"status": "ok"}
+        rebound = urllib.request.Request(f"{url}models", headers={"Host": "evil.example"})
+        with pytest.raises(urllib.error.HTTPError, match="400"):
+            urllib.request.urlopen(rebound, timeout=10)
         process.send_signal(2)
         assert process.wait(timeout=10) == 0, process.stderr.read()
         assert process.stderr.read() == ""
