@@ -10,7 +10,7 @@ HOST ?= 127.0.0.1
 
 # Each is newer than what it was made from, so that a second `make setup` has nothing to do.
 PYTHON_READY := $(VENV)/.ready
-VULKAN_READY := $(VENV)/.vulkan
+MACHINE_READY := $(VENV)/.machine
 NODE_READY := web/node_modules/.ready
 PAGE := web/dist/page.js
 PAGE_SOURCES := $(shell find web/src -type f) $(wildcard web/vite*.config.ts) web/tsconfig.json
@@ -19,8 +19,7 @@ PAGE_SOURCES := $(shell find web/src -type f) $(wildcard web/vite*.config.ts) we
 help:
 	@head -1 Makefile
 
-setup: $(PYTHON_READY) $(PAGE) $(VULKAN_READY)
-	@$(BIN)/python -m tests.chromium --install >/dev/null || echo "setup: browser tests will be skipped" >&2
+setup: $(PYTHON_READY) $(PAGE) $(MACHINE_READY)
 
 build: $(PAGE)
 
@@ -38,10 +37,9 @@ $(PAGE): $(NODE_READY) $(PAGE_SOURCES)
 	cd web && npm run --silent build
 	@touch $@
 
-# The native tests replay plans through Vulkan; Mesa's software driver will do.
-$(VULKAN_READY): $(PYTHON_READY)
-	@$(BIN)/python -m tests.adapter 2>/dev/null || .ci/apt-install mesa-vulkan-drivers || true
-	@if $(BIN)/python -m tests.adapter; then touch $@; else echo "setup: native tests will be skipped" >&2; fi
+# Drivers and browsers. On CI all of them have to be there; elsewhere tests are skipped without them.
+$(MACHINE_READY): $(PYTHON_READY) tests/machine.py tests/adapter.py tests/chromium.py
+	@if $(BIN)/python -m tests.machine --install; then touch $@; else case "$(CI)" in 1|true) exit 1;; esac; fi
 
 demo: $(PYTHON_READY) $(PAGE)
 	@$(BIN)/wisp demo --host $(HOST) --port $(PORT)

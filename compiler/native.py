@@ -16,25 +16,36 @@ from compiler.artifact import Artifact
 from compiler.errors import WispError
 from compiler.session import ReadRows, Session, initial_content
 
+BACKENDS = ("Vulkan", "Metal", "D3D12")
 NATIVE_FEATURES = {"shader-f16": "shader-f16", "subgroups": "subgroup"}
 
 
 def request_adapter() -> Any:
-    """The machine's best adapter. Raises WispError when there is none."""
+    """The machine's best adapter. Raises WispError when there is none.
+
+    OpenGL's adapters are none: they lack 16-bit floats and subgroups, and naga's GLSL is no shader that a browser runs.
+    """
     try:
-        adapter = wgpu.gpu.request_adapter_sync(power_preference="high-performance")
+        best = wgpu.gpu.request_adapter_sync(power_preference="high-performance")
+        found = [adapter for adapter in (best, *wgpu.gpu.enumerate_adapters_sync()) if adapter is not None]
     except Exception as error:  # wgpu raises RuntimeError subclasses of its own
-        adapter, reason = None, str(error)
+        found, reason = [], str(error)
     else:
-        reason = "none found"
-    if adapter is None:
+        reason = ", ".join(f"{name} over {api}" for name, api in sorted({_name(a) for a in found})) or "none found"
+    usable = [adapter for adapter in found if _name(adapter)[1] in BACKENDS]
+    if not usable:
         raise WispError(
             "no GPU adapter for wgpu",
             got=reason,
-            expected="a Vulkan, Metal or DX12 driver",
+            expected="a Vulkan, Metal or D3D12 driver",
             remedy="install one (on Debian, the package mesa-vulkan-drivers has a software one)",
         )
-    return adapter
+    return usable[0]
+
+
+def _name(adapter: Any) -> tuple[str, str]:
+    """What an adapter is called, and the API behind it."""
+    return adapter.info["device"], adapter.info["backend_type"]
 
 
 def missing_features(adapter: Any, required: Sequence[str]) -> list[str]:

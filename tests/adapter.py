@@ -2,21 +2,29 @@
 
 import sys
 
+from compiler.errors import WispError
 
-def describe() -> str | None:
-    """The name of the adapter that wgpu takes, or None."""
-    import wgpu
+REQUIRED = ("shader-f16", "subgroups")  # what some variant or kernel needs, so that every test can run
 
-    try:
-        return wgpu.gpu.request_adapter_sync(power_preference="high-performance").info["device"]
-    except RuntimeError:
-        return None
+
+def find() -> str:
+    """The name of the adapter that tests take. Raises WispError when there is none that runs them all."""
+    from compiler.native import missing_features, request_adapter
+
+    adapter = request_adapter()
+    name = str(adapter.info["device"])
+    if missing := missing_features(adapter, REQUIRED):
+        raise WispError(
+            "the GPU adapter cannot run every test",
+            got=f"{name} without {' and '.join(missing)}",
+            expected=", ".join(REQUIRED),
+            remedy="install another driver (on Debian, the package mesa-vulkan-drivers has a software one)",
+        )
+    return name
 
 
 if __name__ == "__main__":
-    found = describe()
-    print(
-        found or "no Vulkan adapter found; install a driver, for example the package mesa-vulkan-drivers",
-        file=sys.stderr,
-    )
-    sys.exit(found is None)
+    try:
+        print(find(), file=sys.stderr)
+    except WispError as error:
+        sys.exit(str(error))

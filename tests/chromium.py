@@ -1,9 +1,8 @@
-"""Finds a Chromium for the browser tests: `python -m tests.chromium` prints its path, `--install` gets one when needed.
+"""Finds a Chromium for the browser tests: `python -m tests.chromium` prints its path.
 
 Looked for in order: $WISP_CHROMIUM, a system browser on PATH, Playwright's own download.
 """
 
-import argparse
 import os
 import shutil
 import subprocess
@@ -59,14 +58,11 @@ def _playwright_path() -> Path:
         return Path(playwright.chromium.executable_path)
 
 
-def install() -> Path | None:
-    """Playwright's build where it can be downloaded, else the distribution's package."""
+def install() -> None:
+    """Playwright's build, for where the distribution has no package of its own."""
     _attempt([sys.executable, "-m", "playwright", "install", "chromium"])
     if find() is None and _playwright_path().is_file():  # there, but libraries are missing
         _attempt([sys.executable, "-m", "playwright", "install-deps", "chromium"])
-    if find() is None:
-        _attempt([str(Path(__file__).resolve().parent.parent / ".ci" / "apt-install"), "chromium"])
-    return find()
 
 
 def _attempt(command: list[str]) -> None:
@@ -78,10 +74,7 @@ def _attempt(command: list[str]) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--install", action="store_true", help="install one when there is none")
-    wanted = parser.parse_args()
-    path = find() or (install() if wanted.install else None)
+    path = find()
     if path is None:
         print("no Chromium found; install one or set WISP_CHROMIUM to its path", file=sys.stderr)
         return 1
