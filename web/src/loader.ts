@@ -66,6 +66,7 @@ export async function load(
   const session = new Session(runner.running.machine, (failed, error) => runner.replace(failed, error));
   try {
     await cache.prune(base, new Set([`${base}model.json`, ...memory.keys, ...[...manifest.files].map(([path, entry]) => fetcher.url(path, entry))]));
+    await session.measureLatency();
     signal.throwIfAborted();
     meter.enter("ready");
     return { artifact, runner, session, loadMs: performance.now() - startedAt };

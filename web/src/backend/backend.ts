@@ -21,6 +21,14 @@ export interface Slice {
   bytes: number;
 }
 
+/** One of several parts of a program, which are submitted in their order. */
+export interface Part {
+  index: number;
+  of: number;
+}
+
+export const WHOLE: Part = { index: 0, of: 1 };
+
 export interface BackendCounters {
   dispatches: number;
   submits: number;
@@ -43,6 +51,8 @@ export interface Backend {
   readonly counters: BackendCounters;
   /** A program takes as long for a chunk that is not full as for a full one. */
   readonly padding: boolean;
+  /** Programs run while the engine waits for earlier results. */
+  readonly overlaps: boolean;
   /** Resolves when the device goes away other than by dispose(). */
   readonly lost: Promise<Error>;
   /** Zeroed buffers of these sizes, rounded up to multiples of 4. @throws DeviceError("out-of-memory") */
@@ -56,10 +66,10 @@ export interface Backend {
   compile(source: KernelSource, kernels: readonly Kernel[]): Promise<void>;
   /** After compile(): everything that running the program needs is made here, once. */
   record(label: string, dispatches: readonly Recorded[]): ProgramHandle;
-  /** Runs a program `times` times in one submit. */
-  submit(program: ProgramHandle, times: number): void;
-  /** The same, and the bytes of `slices`, joined, as they are after the last run. */
-  submitAndRead(program: ProgramHandle, times: number, slices: readonly Slice[]): Promise<ArrayBuffer>;
+  /** Runs a program, or a part of it, `times` times in one submit. */
+  submit(program: ProgramHandle, times: number, part?: Part): void;
+  /** Runs it, each time in `parts` submits, and reads the bytes of `slices`, joined, as they are after the last run. */
+  submitAndRead(program: ProgramHandle, times: number, slices: readonly Slice[], parts?: number): Promise<ArrayBuffer>;
   read(slice: Slice): Promise<ArrayBuffer>;
   /** Everything handed over so far has run. */
   idle(): Promise<void>;

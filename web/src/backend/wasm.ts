@@ -3,7 +3,7 @@
 
 import type { Kernel } from "../artifact/schema";
 import { DeviceError, RequestError } from "../errors";
-import { type Backend, type BufferHandle, noCounts, type KernelSource, type ProgramHandle, type Recorded, type Slice } from "./backend";
+import { type Backend, type BufferHandle, noCounts, type KernelSource, type ProgramHandle, type Recorded, type Slice, WHOLE } from "./backend";
 import { Executor, type Patience } from "./wasm-executor";
 import { layOut, makeMemory, type Placed } from "./wasm-memory";
 import { compileModule, wasmSupport } from "./wasm-module";
@@ -35,6 +35,7 @@ interface Program {
 
 export class WasmBackend implements Backend {
   readonly padding = false;
+  readonly overlaps = false;
   readonly counters = noCounts();
   readonly lost: Promise<Error>;
   readonly threads: number;
@@ -124,8 +125,10 @@ export class WasmBackend implements Backend {
     return this.programs.length - 1;
   }
 
-  submit(program: ProgramHandle, times: number): void {
+  /** Programs run in slices of time anyway: they have no parts here. */
+  submit(program: ProgramHandle, times: number, part = WHOLE): void {
     this.check();
+    if (part.of !== 1) throw new Error(`part ${part.index} of ${part.of} of a program on the CPU`);
     const steps = this.programs[program]?.steps;
     if (steps === undefined) throw new Error(`program ${program} is not recorded`);
     this.counters.submits += 1;

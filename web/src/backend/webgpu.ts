@@ -3,7 +3,7 @@
 
 import type { Access, Kernel } from "../artifact/schema";
 import { DeviceError } from "../errors";
-import { type Backend, type BufferHandle, noCounts, type KernelSource, type ProgramHandle, type Recorded, type Slice } from "./backend";
+import { type Backend, type BufferHandle, noCounts, type KernelSource, type ProgramHandle, type Part, type Recorded, type Slice, WHOLE } from "./backend";
 
 interface Step {
   pipeline: GPUComputePipeline;
@@ -24,6 +24,7 @@ const align4 = (bytes: number): number => Math.ceil(bytes / 4) * 4;
 
 export class WebGPUBackend implements Backend {
   readonly padding = true;
+  readonly overlaps = true;
   readonly counters = noCounts();
   readonly lost: Promise<Error>;
   private readonly buffers: GPUBuffer[] = [];
@@ -36,7 +37,11 @@ export class WebGPUBackend implements Backend {
   private failure: Error | undefined;
   private disposed = false;
 
-  constructor(private readonly device: GPUDevice) {
+  /** @param mostDispatches in one submit: fewer for a device that did not survive more */
+  constructor(
+    private readonly device: GPUDevice,
+    private readonly mostDispatches = Infinity,
+  ) {
     device.onuncapturederror = ({ error }) => {
       const kind = error instanceof GPUOutOfMemoryError ? "out-of-memory" : "gpu";
       this.failure ??= new DeviceError(kind, { what: `The GPU reported an error: ${error.message}` });
@@ -121,14 +126,14 @@ export class WebGPUBackend implements Backend {
     return this.programs.length - 1;
   }
 
-  submit(program: ProgramHandle, times: number): void {
-    const encoder = this.encode(program, times);
-    this.device.queue.submit([encoder.finish()]);
-    this.counters.submits += 1;
+  submit(program: ProgramHandle, times: number, part: Part = WHOLE): void {
+    this.submitEncoded(this.encode(program, times, part));
   }
 
-  async submitAndRead(program: ProgramHandle, times: number, slices: readonly Slice[]): Promise<ArrayBuffer> {
-    return this.copyOut(this.encode(program, times), slices);
+  async submitAndRead(program: ProgramHandle, times: number, slices: readonly Slice[], parts = 1): Promise<ArrayBuffer> {
+    if (parts === 1) return this.copyOut(this.encode(program, times, WHOLE), slices);
+    for (let run = 0; run < times; run++) for (let index = 0; index < parts; index++) this.submit(program, 1, { index, of: parts });
+    return this.copyOut(this.device.createCommandEncoder(), slices);
   }
 
   async read(slice: Slice): Promise<ArrayBuffer> {
@@ -149,25 +154,34 @@ export class WebGPUBackend implements Backend {
     this.device.destroy();
   }
 
-  /** One command encoder with one compute pass a run. */
-  private encode(program: ProgramHandle, times: number): GPUCommandEncoder {
+  /** The last command encoder of those that it takes, with one compute pass a run; the others are submitted. */
+  private encode(program: ProgramHandle, times: number, { index, of }: Part): GPUCommandEncoder {
     this.check();
-    const steps = this.programs[program];
-    if (steps === undefined) throw new Error(`program ${program} is not recorded`);
-    const encoder = this.device.createCommandEncoder();
+    const all = this.programs[program];
+    if (all === undefined) throw new Error(`program ${program} is not recorded`);
+    const steps = all.slice(Math.floor((index * all.length) / of), Math.floor(((index + 1) * all.length) / of));
+    let encoder = this.device.createCommandEncoder();
+    let held = 0;
     for (let run = 0; run < times; run++) {
-      const pass = encoder.beginComputePass();
-      let current: GPUComputePipeline | undefined;
-      for (const { pipeline, group, grid } of steps) {
-        if (pipeline !== current) pass.setPipeline(pipeline);
-        current = pipeline;
-        pass.setBindGroup(0, group);
-        pass.dispatchWorkgroups(grid[0], grid[1], grid[2]);
+      for (let at = 0; at < steps.length; ) {
+        if (held === this.mostDispatches) {
+          this.submitEncoded(encoder);
+          encoder = this.device.createCommandEncoder();
+          held = 0;
+        }
+        const some = steps.slice(at, at + this.mostDispatches - held);
+        encodePass(encoder, some);
+        at += some.length;
+        held += some.length;
       }
-      pass.end();
     }
     this.counters.dispatches += times * steps.length;
     return encoder;
+  }
+
+  private submitEncoded(encoder: GPUCommandEncoder): void {
+    this.device.queue.submit([encoder.finish()]);
+    this.counters.submits += 1;
   }
 
   private async copyOut(encoder: GPUCommandEncoder, slices: readonly Slice[]): Promise<ArrayBuffer> {
@@ -179,8 +193,7 @@ export class WebGPUBackend implements Backend {
       encoder.copyBufferToBuffer(this.buffer(slice.buffer), slice.offset, staging, at, slice.bytes);
       at += slice.bytes;
     }
-    this.device.queue.submit([encoder.finish()]);
-    this.counters.submits += 1;
+    this.submitEncoded(encoder);
     try {
       await staging.mapAsync(1 /* GPUMapMode.READ */);
     } catch (error) {
@@ -242,6 +255,18 @@ export class WebGPUBackend implements Backend {
     if (this.disposed) throw new DeviceError("disposed", { what: "The GPU device was used after it was disposed of" });
     if (this.failure !== undefined) throw this.failure;
   }
+}
+
+function encodePass(encoder: GPUCommandEncoder, steps: readonly Step[]): void {
+  const pass = encoder.beginComputePass();
+  let current: GPUComputePipeline | undefined;
+  for (const { pipeline, group, grid } of steps) {
+    if (pipeline !== current) pass.setPipeline(pipeline);
+    current = pipeline;
+    pass.setBindGroup(0, group);
+    pass.dispatchWorkgroups(grid[0], grid[1], grid[2]);
+  }
+  pass.end();
 }
 
 function shaderError(source: string, errors: readonly GPUCompilationMessage[]): DeviceError {

@@ -10,6 +10,11 @@ export interface Chunk {
 /** What running a program costs besides its tokens, in tokens: every program reads all the weights once. */
 const PROGRAM_COST = 8;
 
+/** What a chunk's program costs, in tokens. */
+export function chunkCost({ size }: Chunk): number {
+  return size + PROGRAM_COST;
+}
+
 /**
  * The cheapest cover of `count` tokens, largest chunks first, so that only the last one has padding.
  * @param sizes compiled chunk sizes

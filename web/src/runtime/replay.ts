@@ -3,8 +3,10 @@
 // Knows the plan and the state buffer's layout; not what a sequence, an answer or a text is (that is session.ts).
 
 import type { Dispatch, IoName, Plan, PlanBuffer } from "../artifact/schema";
-import type { Backend, BufferHandle, ProgramHandle } from "../backend/backend";
+import { type Backend, type BufferHandle, type Part, type ProgramHandle, WHOLE } from "../backend/backend";
 import { samplingWords, STATE, type Sampling } from "./sampling";
+
+export { type Part, WHOLE };
 
 /** What a session needs of a loaded model; a fake one tests the session without a GPU. */
 export interface Machine {
@@ -16,17 +18,21 @@ export interface Machine {
   readonly prefillChunks: readonly number[];
   /** A chunk takes its full time however few of its tokens are valid. */
   readonly padding: boolean;
+  /** It runs while the engine waits for earlier results: running ahead hides the way to it and back. */
+  readonly overlaps: boolean;
   writeSampling(sampling: Sampling): void;
   writeCounts(counts: Uint32Array<ArrayBuffer>): void;
   /** `token` is processed at `position` by the next decode step. */
   seek(position: number, token: number): void;
-  /** Appends the KV rows of 1..size ids at `position`. */
-  prefill(size: number, position: number, ids: readonly number[]): void;
-  /** `steps` decode steps in one submit, the first at `position`: the tokens they sampled. */
-  decode(steps: number, position: number): Promise<Uint32Array>;
+  /** Appends the KV rows of 1..size ids at `position`, with the last of the program's parts. */
+  prefill(size: number, position: number, ids: readonly number[], part?: Part): void;
+  /** `steps` decode steps in one submit, or each in several `parts`, the first at `position`: the tokens they sampled. */
+  decode(steps: number, position: number, parts?: number): Promise<Uint32Array>;
   /** Those of the last decode step. */
   logits(): Promise<Float32Array>;
   idle(): Promise<void>;
+  /** A submit without work, and the way back. */
+  roundTrip(): Promise<void>;
 }
 
 /** What a plan's buffers take with a KV cache of `capacity` positions. */
@@ -47,6 +53,7 @@ export class Replay implements Machine {
   readonly ringSize: number;
   readonly prefillChunks: readonly number[];
   readonly padding: boolean;
+  readonly overlaps: boolean;
   private readonly decodeProgram: ProgramHandle;
   private readonly prefillPrograms = new Map<number, ProgramHandle>();
   private readonly state: BufferHandle;
@@ -63,6 +70,7 @@ export class Replay implements Machine {
     this.ringSize = plan.ringSize;
     this.prefillChunks = plan.prefillChunks;
     this.padding = backend.padding;
+    this.overlaps = backend.overlaps;
     let state: BufferHandle | undefined;
     plan.buffers.forEach((buffer, i) => {
       if (buffer.kind === "state") state = this.handle(i);
@@ -86,25 +94,27 @@ export class Replay implements Machine {
     this.backend.write(this.state, 4 * STATE.position, bytesOf(Uint32Array.of(position, token)));
   }
 
-  prefill(size: number, position: number, ids: readonly number[]): void {
+  prefill(size: number, position: number, ids: readonly number[], part = WHOLE): void {
     const program = this.prefillPrograms.get(size);
     if (program === undefined || ids.length === 0 || ids.length > size) throw new Error(`prefill_${size} of ${ids.length} tokens`);
-    // Padding gets an id too, so that no stale one is embedded.
-    const padded = new Uint32Array(size);
-    padded.set(ids);
-    this.backend.write(this.ioHandle("input_ids"), 0, bytesOf(padded));
-    this.backend.write(this.state, 4 * STATE.position, bytesOf(Uint32Array.of(position, 0, ids.length)));
-    this.backend.submit(program, 1);
+    if (part.index === 0) {
+      // Padding gets an id too, so that no stale one is embedded.
+      const padded = new Uint32Array(size);
+      padded.set(ids);
+      this.backend.write(this.ioHandle("input_ids"), 0, bytesOf(padded));
+      this.backend.write(this.state, 4 * STATE.position, bytesOf(Uint32Array.of(position, 0, ids.length)));
+    }
+    this.backend.submit(program, 1, part);
   }
 
-  async decode(steps: number, position: number): Promise<Uint32Array> {
+  async decode(steps: number, position: number, parts = 1): Promise<Uint32Array> {
     // Step i writes its token to ring[(position + i + 1) % ringSize]; a range that wraps is two slices.
     const buffer = this.ioHandle("token_ring");
     const start = (position + 1) % this.ringSize;
     const before = Math.min(steps, this.ringSize - start);
     const slices = [{ buffer, offset: 4 * start, bytes: 4 * before }];
     if (before < steps) slices.push({ buffer, offset: 0, bytes: 4 * (steps - before) });
-    return new Uint32Array(await this.backend.submitAndRead(this.decodeProgram, steps, slices));
+    return new Uint32Array(await this.backend.submitAndRead(this.decodeProgram, steps, slices, parts));
   }
 
   async logits(): Promise<Float32Array> {
@@ -113,6 +123,10 @@ export class Replay implements Machine {
 
   idle(): Promise<void> {
     return this.backend.idle();
+  }
+
+  async roundTrip(): Promise<void> {
+    await this.backend.read({ buffer: this.state, offset: 0, bytes: 4 });
   }
 
   private record(label: string, program: readonly Dispatch[]): ProgramHandle {

@@ -5,9 +5,11 @@
 // Invariant between calls: rows 0..resident.length-1 of the KV cache are those of the ids `resident`.
 
 import { RequestError } from "../errors";
-import { Pace } from "./pace";
-import { type Chunk, ChunkPace, commonPrefix, coverPrompt } from "./prefill";
-import type { Machine } from "./replay";
+import { type Clock, systemClock } from "./clock";
+import { type Paces, pacesOf } from "./paces";
+import { type Chunk, chunkCost, commonPrefix, coverPrompt } from "./prefill";
+import { pump, type Work } from "./pump";
+import { type Machine, type Part, WHOLE } from "./replay";
 import { answerCounts, GREEDY, penalizes, type Sampling } from "./sampling";
 
 export interface GenerateRequest {
@@ -44,8 +46,9 @@ export interface SessionCounters {
   decodeMs: number;
 }
 
-/** Prefill chunks handed to the device before waiting for the first of them, so that an abort takes effect soon. */
-const CHUNKS_IN_FLIGHT = 2;
+/** Programs that take longer are handed over in parts: between them an abort takes effect, and no watchdog bites. */
+const PART_MS = 200;
+const UNKNOWN_PARTS = 4;
 
 /** What the decode loop has done so far. */
 interface Progress {
@@ -78,13 +81,15 @@ export class Session {
     decodeMs: 0,
   };
   private resident: number[] = [];
-  private pace = new Pace();
-  private chunkPace = new ChunkPace();
+  private paces: Paces;
 
   constructor(
     private machine: Machine,
     private readonly replace: Replace = noOther,
-  ) {}
+    private readonly clock: Clock = systemClock,
+  ) {
+    this.paces = pacesOf(machine);
+  }
 
   /** Ids whose KV rows are there. */
   get residentIds(): readonly number[] {
@@ -93,6 +98,20 @@ export class Session {
 
   reset(): void {
     this.resident = [];
+  }
+
+  /** Learns how late the device answers, while nothing runs: the pace need not find out then. */
+  async measureLatency(): Promise<void> {
+    const { machine, clock, paces } = this;
+    if (!machine.overlaps) return;
+    try {
+      await machine.roundTrip(); // The next one starts when an answer has just come, as those of a running answer do.
+      const startedAt = clock.now();
+      await machine.roundTrip();
+      paces.decode.knowEmptyTrip(clock.now() - startedAt);
+    } catch {
+      // The first request meets the failure, and what replaces the machine.
+    }
   }
 
   /** f32 logits (vocabSize) after the last id, from position 0. @throws RequestError */
@@ -119,13 +138,15 @@ export class Session {
   async generate(request: GenerateRequest): Promise<Generation> {
     const { ids, sampling, signal } = request;
     this.checkIds(ids);
-    const startedAt = performance.now();
-    const reusedTokens = this.rewind(ids);
+    const startedAt = this.clock.now();
     this.counters.requests += 1;
-    this.counters.promptTokens += ids.length;
+    // A request that was given up while it waited leaves no trace in the KV cache.
+    const reusedTokens = signal.aborted ? 0 : this.rewind(ids);
+    if (!signal.aborted) this.counters.promptTokens += ids.length;
     this.counters.reusedTokens += reusedTokens;
     const progress: Progress = { submitted: 0, sampled: [], finishReason: "length", firstAt: startedAt, lastAt: startedAt };
     const ended = await this.persist(signal, async () => {
+      if (signal.aborted) return false;
       // What a machine that failed had sampled is prompt to the next one: the sampler knows seed and position only.
       const rows = [...ids, ...progress.sampled];
       progress.submitted = progress.sampled.length;
@@ -133,7 +154,7 @@ export class Session {
       this.machine.writeSampling(sampling);
       if (penalizes(sampling)) this.machine.writeCounts(answerCounts(ids, progress.sampled, this.machine.vocabSize));
       this.machine.seek(rows.length - 1, rows.at(-1) ?? 0);
-      if (progress.sampled.length > 0) progress.lastAt = performance.now(); // The way to here is no measure of the pace.
+      if (progress.sampled.length > 0) progress.lastAt = this.clock.now(); // The way to here is no measure of the pace.
       await this.decode(request, progress);
       this.settle(ids, progress);
       return true;
@@ -182,75 +203,87 @@ export class Session {
     return shared;
   }
 
-  /** Makes all but the last of `ids` resident. False when the signal ended it between two chunks. */
-  private async prefill(ids: readonly number[], signal: AbortSignal): Promise<boolean> {
-    const { machine } = this;
-    const left = () => ids.length - 1 - this.resident.length;
-    if (!machine.padding) {
-      while (left() > 0) {
-        if (signal.aborted) return false;
-        const chunk = this.chunkPace.next(left(), machine.prefillChunks);
-        const startedAt = performance.now();
-        await this.append(ids, chunk);
-        this.chunkPace.observe(performance.now() - startedAt, chunk.length);
-      }
-      return !signal.aborted;
-    }
-    const underWay: Promise<void>[] = [];
-    for (const chunk of coverPrompt(left(), machine.prefillChunks)) {
-      if (underWay.length >= CHUNKS_IN_FLIGHT) await underWay.shift();
+  /** Makes all but the last of `ids` resident. False when the signal ended it before. */
+  private prefill(ids: readonly number[], signal: AbortSignal): Promise<boolean> {
+    return this.machine.padding ? this.prefillAhead(ids, signal) : this.prefillSoon(ids, signal);
+  }
+
+  /** In chunks that end soon, one after another. */
+  private async prefillSoon(ids: readonly number[], signal: AbortSignal): Promise<boolean> {
+    const { machine, clock } = this;
+    const { chunks } = this.paces;
+    for (let left = ids.length - 1 - this.resident.length; left > 0; left = ids.length - 1 - this.resident.length) {
       if (signal.aborted) return false;
-      const idle = this.append(ids, chunk);
-      idle.catch(() => undefined);
-      underWay.push(idle);
+      const chunk = chunks.next(left, machine.prefillChunks);
+      const startedAt = clock.now();
+      this.append(ids, chunk);
+      await machine.idle();
+      chunks.observe(clock.now() - startedAt, chunk.length);
     }
     return !signal.aborted;
   }
 
-  /** Hands the next ids over; resolves when they have been processed. */
-  private append(ids: readonly number[], { size, length }: Chunk): Promise<void> {
+  /** Hands everything over at the device's pace; what follows queues behind it. */
+  private async prefillAhead(ids: readonly number[], signal: AbortSignal): Promise<boolean> {
+    const { machine, clock } = this;
+    const { prefill: pace, decode } = this.paces;
+    const chunks = coverPrompt(ids.length - 1 - this.resident.length, machine.prefillChunks);
+    pace.knowEmptyTrip(decode.latencyMs);
+    let part: Part | undefined;
+    const next = (): Work<void> | undefined => {
+      const chunk = chunks[0];
+      if (chunk === undefined) return undefined;
+      part ??= { index: 0, of: pace.unitMs === undefined ? UNKNOWN_PARTS : Math.ceil((pace.unitMs * chunkCost(chunk)) / PART_MS) };
+      const { index, of } = part;
+      const start = (): Promise<void> => {
+        this.append(ids, chunk, { index, of });
+        part = index + 1 < of ? { index: index + 1, of } : undefined;
+        if (part === undefined) chunks.shift();
+        return machine.idle();
+      };
+      return { units: chunkCost(chunk) / of, start };
+    };
+    return (await pump({ pace, clock, signal, next, onResult: () => false, handOver: true })) === "done";
+  }
+
+  /** Hands the next ids over, or a part of their program; they are resident with the last one. */
+  private append(ids: readonly number[], { size, length }: Chunk, part: Part = WHOLE): void {
     const position = this.resident.length;
-    const part = ids.slice(position, position + length);
-    this.machine.prefill(size, position, part);
-    this.resident.push(...part);
-    return this.machine.idle();
+    const piece = ids.slice(position, position + length);
+    this.machine.prefill(size, position, piece, part);
+    if (part.index === part.of - 1) this.resident.push(...piece);
   }
 
   private async decode(request: GenerateRequest, progress: Progress): Promise<void> {
-    const { machine, pace } = this;
+    const { machine, clock } = this;
+    const { decode: pace } = this.paces;
     const { ids, stopTokenIds, signal, onToken } = request;
     const limit = Math.min(request.maxTokens ?? Infinity, machine.capacity - ids.length + 1);
-    const underWay: { steps: number; tokens: Promise<Uint32Array> }[] = [];
-    while (progress.sampled.length < limit) {
-      if (signal.aborted) {
-        progress.finishReason = "abort";
-        return;
-      }
-      for (;;) {
-        const room = Math.min(limit - progress.submitted, pace.inFlight - (progress.submitted - progress.sampled.length));
-        const steps = Math.min(pace.perSubmit, room, machine.ringSize);
-        if (steps <= 0) break;
-        const tokens = machine.decode(steps, ids.length - 1 + progress.submitted);
-        tokens.catch(() => undefined); // After an early stop nobody waits for what is still under way.
-        underWay.push({ steps, tokens });
+    const next = (): Work<Uint32Array> | undefined => {
+      const steps = Math.min(pace.perSubmit, limit - progress.submitted, machine.ringSize);
+      if (steps <= 0) return undefined;
+      const start = (): Promise<Uint32Array> => {
+        const parts = Math.ceil((pace.unitMs ?? 0) / PART_MS);
+        const tokens = machine.decode(steps, ids.length - 1 + progress.submitted, Math.max(1, parts));
         progress.submitted += steps;
         this.counters.decodeSteps += steps;
-      }
-      const next = underWay.shift();
-      if (next === undefined) throw new Error("nothing is under way");
-      const tokens = await next.tokens;
-      const now = performance.now();
+        return tokens;
+      };
+      return { units: steps, start };
+    };
+    const onResult = (tokens: Uint32Array): boolean => {
+      const now = clock.now();
       if (progress.sampled.length === 0) progress.firstAt = now;
-      else pace.observe(now - progress.lastAt, next.steps);
       progress.lastAt = now;
       for (const token of tokens) {
         progress.sampled.push(token);
-        if (stopTokenIds.has(token) || onToken?.(token) === true) {
-          progress.finishReason = "stop";
-          return;
-        }
+        if (!stopTokenIds.has(token) && onToken?.(token) !== true) continue;
+        progress.finishReason = "stop";
+        return true;
       }
-    }
+      return false;
+    };
+    if ((await pump({ pace, clock, signal, next, onResult })) === "aborted") progress.finishReason = "abort";
   }
 
   /**
@@ -272,10 +305,9 @@ export class Session {
         return await work();
       } catch (error) {
         this.reset();
-        this.pace = new Pace();
-        this.chunkPace = new ChunkPace();
         const replaced = this.replace(this.machine, error).then((machine) => {
           this.machine = machine;
+          this.paces = pacesOf(machine);
           return true;
         });
         if (await Promise.race([replaced, aborted(signal)])) continue;

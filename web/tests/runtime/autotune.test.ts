@@ -29,6 +29,7 @@ function machine(device: Device, { decodeMs = 1, prefillMs = 0.1, error = 0, wri
     ringSize: 16,
     prefillChunks: [64, 16],
     padding: true,
+    overlaps: true,
     writeSampling: () => undefined,
     writeCounts: () => undefined,
     seek: (_, id) => (token = id),
@@ -47,6 +48,7 @@ function machine(device: Device, { decodeMs = 1, prefillMs = 0.1, error = 0, wri
     },
     logits: () => Promise.resolve(device.logits.slice()),
     idle: () => Promise.resolve(),
+    roundTrip: () => Promise.resolve(),
   };
 }
 

@@ -1,6 +1,5 @@
 import { describe, expect, test } from "vitest";
 import type { Plan, TensorCache } from "../../src/artifact/schema";
-import { Pace } from "../../src/runtime/pace";
 import { ChunkPace, commonPrefix, coverPrompt } from "../../src/runtime/prefill";
 import { penalizes, resolveSampling, samplingWords } from "../../src/runtime/sampling";
 import { planUploads } from "../../src/runtime/upload";
@@ -46,24 +45,6 @@ test("the common prefix", () => {
   expect(commonPrefix([], [1])).toBe(0);
   expect(commonPrefix([1, 2, 3], [1, 2, 4])).toBe(2);
   expect(commonPrefix([1, 2], [1, 2, 3])).toBe(2);
-});
-
-describe("the pace", () => {
-  const after = (ms: number) => {
-    const pace = new Pace();
-    for (let i = 0; i < 20; i++) pace.observe(ms, 1);
-    return [pace.inFlight, pace.perSubmit];
-  };
-  test("is one step at a time until one was timed, and on a slow device", () => {
-    expect([new Pace().inFlight, new Pace().perSubmit]).toEqual([1, 1]);
-    expect(after(400)).toEqual([1, 1]);
-  });
-  test("keeps about 100 ms of work in flight, a frame's worth a submit", () => {
-    expect(after(40)).toEqual([2, 1]);
-    expect(after(10)).toEqual([10, 1]);
-    expect(after(4)).toEqual([25, 4]);
-    expect(after(0.5)).toEqual([64, 8]);
-  });
 });
 
 describe("sampling parameters", () => {

@@ -21,6 +21,7 @@ class FakeMachine implements Machine {
   readonly ringSize = 16;
   readonly prefillChunks = [16, 4];
   padding = true;
+  overlaps = true;
   /** Milliseconds that a token of a prompt takes. */
   tokenMs = 0;
   readonly kv: number[] = [];
@@ -65,6 +66,9 @@ class FakeMachine implements Machine {
   }
   logits(): Promise<Float32Array> {
     return Promise.resolve(new Float32Array([this.token]));
+  }
+  roundTrip(): Promise<void> {
+    return Promise.resolve();
   }
   idle(): Promise<void> {
     const [, , tokens] = this.prefilled.at(-1) ?? [0, 0, 0];
@@ -154,6 +158,21 @@ describe("a session", () => {
     expect(seen).toEqual(tokens);
     expect(finishReason).toBe("stop");
     checkResident(session, machine);
+  });
+
+  test("keeps the rows of the conversation when a request is given up while it waits", async () => {
+    const machine = new FakeMachine();
+    const session = new Session(machine);
+    const { tokens } = await ask(session, PROMPT, 10);
+    const before = [...session.residentIds];
+    const other = await ask(session, [99, 98, 97], 10, { signal: AbortSignal.abort() });
+    expect(other).toMatchObject({ tokens: [], finishReason: "abort", reusedTokens: 0 });
+    expect(session.residentIds).toEqual(before);
+    checkResident(session, machine);
+    const continued = [...PROMPT, ...tokens, 3];
+    const then = await ask(session, continued, 5);
+    expect(then.reusedTokens).toBe(before.length);
+    expect(then.tokens).toEqual(reference(continued, 5));
   });
 
   test("ends at an abort, before or in the middle", async () => {
