@@ -135,6 +135,27 @@ def test_a_small_model_loads_by_itself_and_answers(page: Page, server_url: str) 
     assert used == page.evaluate("window.wisp.stats().promptTokens") + tokens(page.get_by_test_id("answer-tokens"))
 
 
+def test_the_meter_follows_the_first_answer(page: Page, server_url: str) -> None:
+    load(page, server_url)
+    page.evaluate(
+        """() => {
+            const meter = document.querySelector('[data-testid="context-meter"]');
+            window.values = [];
+            new MutationObserver((changes) => window.values.push(...changes.map(({ oldValue }) => Number(oldValue))))
+                .observe(meter, { attributes: true, attributeFilter: ["aria-valuenow"], attributeOldValue: true });
+        }"""
+    )
+    ask(page, "Say café.")
+    answered(page)
+    before = page.evaluate("window.values")  # what it showed before each change
+    prompt = tokens(page.get_by_test_id("prompt-tokens"))
+    grown = sorted({value for value in before if value > prompt})
+    assert before[0] == 0
+    assert before[1] >= prompt
+    assert len(grown) > 1, f"it grows with the answer: {before}"
+    assert grown[-1] <= prompt + tokens(page.get_by_test_id("answer-tokens")) + 1  # a stop token is sampled too
+
+
 def tokens(locator: Any) -> int:
     return int(locator.inner_text().split()[0].replace(",", ""))
 

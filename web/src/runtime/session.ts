@@ -172,7 +172,6 @@ export class Session {
       decodeMs: lastAt - firstAt,
       decodedTokens: Math.max(0, sampled.length - 1),
     };
-    this.counters.tokens += sampled.length;
     this.counters.prefillMs += generation.prefillMs;
     this.counters.decodeMs += generation.decodeMs;
     return generation;
@@ -277,6 +276,7 @@ export class Session {
       progress.lastAt = now;
       for (const token of tokens) {
         progress.sampled.push(token);
+        this.counters.tokens += 1;
         if (!stopTokenIds.has(token) && onToken?.(token) !== true) continue;
         progress.finishReason = "stop";
         return true;

@@ -167,6 +167,8 @@ export class Chat {
     let usage: Usage | null = null;
     let reason: FinishReason | null = null;
     let problem: string | undefined;
+    const { used } = this.#meter;
+    const meter = this.#follow(engine);
     try {
       const stream = await engine.chat.completions.create({
         ...this.#settings.sampling,
@@ -177,21 +179,45 @@ export class Chat {
       for await (const chunk of stream) {
         const choice = chunk.choices[0];
         answer.append(choice?.delta.content ?? "");
+        meter.grow();
         reason = choice?.finish_reason ?? reason;
         usage = chunk.usage ?? usage;
       }
     } catch (error) {
       if (kindOf(error) === "context-overflow" && answer.text === "") {
+        meter.end();
+        this.#meter.show(used);
         this.#takeBack(answer, previous);
         return;
       }
       problem = error instanceof Error ? error.message : String(error);
     }
+    meter.end();
     this.#turns.push({ role: "assistant", content: answer.text, element: answer.root });
     answer.finish(usage, reason, problem);
     if (usage !== null) this.#afterAnswer(usage, engine.info.contextLength);
     this.#announce(problem === undefined ? "Answer complete" : "The answer failed");
     this.#scroll.follow();
+  }
+
+  /** Shows what the conversation takes while its answer grows, until `end`. */
+  #follow(engine: Engine): { grow: () => void; end: () => void } {
+    const before = engine.stats();
+    let shown = 0;
+    const show = (used: number) => {
+      if (used <= shown) return;
+      shown = used;
+      this.#meter.show(used);
+    };
+    // A long prompt takes a while until its first piece. What is wrong with it the request itself says.
+    this.#countTokens(engine).then(show, () => undefined);
+    return {
+      grow: () => {
+        const { promptTokens, tokens } = engine.stats();
+        show(promptTokens + tokens - before.promptTokens - before.tokens);
+      },
+      end: () => (shown = Infinity),
+    };
   }
 
   #messages(): ChatMessage[] {

@@ -10,6 +10,7 @@ export class ContextMeter {
   readonly #fill = byId("meter-fill", HTMLElement);
   readonly #text = byId("meter-text", HTMLElement);
   #capacity = 1;
+  used = 0;
 
   reset(capacity: number): void {
     this.#capacity = capacity;
@@ -17,6 +18,7 @@ export class ContextMeter {
   }
 
   show(used: number): void {
+    this.used = used;
     const share = Math.min(1, used / this.#capacity);
     this.#fill.style.inlineSize = `${100 * share}%`;
     this.#text.textContent = `${count(used)} / ${count(this.#capacity)} tokens`;
