@@ -13,6 +13,16 @@ import { DeviceError } from "./errors";
 import { autotune, type Contender } from "./runtime/autotune";
 import { type Machine, Replay } from "./runtime/replay";
 
+/** Loads that may end without a verdict before the plan's own programs are kept for good. */
+const MOST_TRIES = 3;
+
+/** What was measured, in so many loads, and whether that is all that is to be known. */
+interface Remembered {
+  choice: Choice;
+  tries: number;
+  final: boolean;
+}
+
 /** The most, beside the compilation of the alternatives: fast GPUs need a third. Who asks for it gets it on slow ones too. */
 const BUDGET_MS = 1500;
 const FORCED_BUDGET_MS = 20_000;
@@ -23,11 +33,11 @@ export const UNTUNED: Tuning = { source: "own", programs: {}, milliseconds: {}, 
 export type Decision =
   | { kind: "own" }
   | { kind: "remembered"; choice: Choice }
-  | { kind: "measure"; alternatives: readonly Alternative[]; missing: Tuning["rejected"]; key: string; budgetMs: number };
+  | { kind: "measure"; alternatives: readonly Alternative[]; missing: Tuning["rejected"]; key: string; tries: number; budgetMs: number };
 
 export class TuningMemory {
   /** Of this session, cache or not. */
-  private readonly choices = new Map<string, Choice>();
+  private readonly remembered = new Map<string, Remembered>();
 
   constructor(
     private readonly cache: FileCache,
@@ -36,7 +46,7 @@ export class TuningMemory {
 
   /** Where in the cache choices of this session are. */
   get keys(): Iterable<string> {
-    return this.choices.keys();
+    return this.remembered.keys();
   }
 
   key(manifest: Manifest, variant: Variant, plan: Plan, adapter: AdapterInfo): string {
@@ -47,25 +57,30 @@ export class TuningMemory {
   }
 
   /** Undefined: nothing is remembered that fits the plan. */
-  async get(key: string, plan: Plan): Promise<Choice | undefined> {
-    const bytes = this.choices.has(key) ? undefined : await this.cache.get(key);
-    const choice = this.choices.get(key) ?? (bytes === undefined ? undefined : parseChoice(bytes, plan));
-    if (choice !== undefined) this.choices.set(key, choice);
-    return choice;
+  async get(key: string, plan: Plan): Promise<Remembered | undefined> {
+    const known = this.remembered.get(key);
+    if (known !== undefined) return { ...known, final: true }; // Once a session is enough.
+    const bytes = await this.cache.get(key);
+    return bytes === undefined ? undefined : parseRemembered(bytes, plan);
   }
 
-  async put(key: string, choice: Choice): Promise<void> {
-    this.choices.set(key, choice);
-    await this.cache.put(key, new TextEncoder().encode(JSON.stringify(choice)));
+  async put(key: string, remembered: Remembered): Promise<void> {
+    this.remembered.set(key, remembered);
+    await this.cache.put(key, new TextEncoder().encode(JSON.stringify(remembered)));
+  }
+
+  /** The cached file belongs to this session: it is not to be pruned. */
+  keep(key: string, remembered: Remembered): void {
+    this.remembered.set(key, remembered);
   }
 }
 
-function parseChoice(bytes: Uint8Array, plan: Plan): Choice | undefined {
+function parseRemembered(bytes: Uint8Array, plan: Plan): Remembered | undefined {
   try {
-    const json: unknown = JSON.parse(new TextDecoder().decode(bytes));
-    if (typeof json !== "object" || json === null) return undefined;
+    const { choice, tries, final } = JSON.parse(new TextDecoder().decode(bytes)) as Partial<Record<keyof Remembered, unknown>>;
+    if (typeof choice !== "object" || choice === null || typeof tries !== "number" || typeof final !== "boolean") return undefined;
     const known = ([program, name]: [string, unknown]) => plan.alternatives.some((alternative) => alternative.name === name && alternative.programs.has(program));
-    return Object.entries(json).every(known) ? (json as Choice) : undefined;
+    return Object.entries(choice).every(known) ? { choice: choice as Choice, tries, final } : undefined;
   } catch {
     return undefined;
   }
@@ -79,9 +94,13 @@ export async function decide(
 ): Promise<Decision> {
   if (plan.alternatives.length === 0 || wanted === false || (wanted !== true && isSoftware(adapter))) return { kind: "own" };
   const key = memory.key(manifest, variant, plan, adapter);
-  const choice = await memory.get(key, plan);
-  if (choice !== undefined) return { kind: "remembered", choice };
-  const { wgslLanguageFeatures: features } = (navigator as { gpu?: { wgslLanguageFeatures?: ReadonlySet<string> } }).gpu ?? {};
+  const remembered = await memory.get(key, plan);
+  if (remembered !== undefined && (remembered.final || remembered.tries >= MOST_TRIES)) {
+    memory.keep(key, remembered);
+    return { kind: "remembered", choice: remembered.choice };
+  }
+  const { navigator } = globalThis as { navigator?: { gpu?: { wgslLanguageFeatures?: ReadonlySet<string> } } };
+  const features = navigator?.gpu?.wgslLanguageFeatures;
   const lacks = ({ languageFeatures }: Alternative) => languageFeatures.filter((feature) => features?.has(feature) !== true);
   return {
     kind: "measure",
@@ -90,6 +109,7 @@ export async function decide(
       .filter((alternative) => lacks(alternative).length > 0)
       .map((alternative) => ({ alternative: alternative.name, reason: `the browser's WGSL lacks ${lacks(alternative).join(" and ")}` })),
     key,
+    tries: remembered?.tries ?? 0,
     budgetMs: wanted === true ? FORCED_BUDGET_MS : BUDGET_MS,
   };
 }
@@ -101,7 +121,7 @@ export async function decide(
  */
 export async function measure(
   memory: TuningMemory,
-  { alternatives, missing, key, budgetMs }: Extract<Decision, { kind: "measure" }>,
+  { alternatives, missing, key, tries, budgetMs }: Extract<Decision, { kind: "measure" }>,
   { backend, plan, buffers, capacity, own, read, signal }: {
     backend: Backend;
     plan: Plan;
@@ -113,7 +133,7 @@ export async function measure(
   },
 ): Promise<{ machine: Machine; tuning: Tuning }> {
   // A device or a tab that does not survive this is not asked again.
-  await memory.put(key, {});
+  await memory.put(key, { choice: {}, tries: tries + 1, final: true });
   const rejected = [...missing];
   const plans = new Map<string, Plan>();
   const contenders: Contender[] = [];
@@ -133,8 +153,8 @@ export async function measure(
     contenders.push({ name, tolerance, programs: new Set(programs.keys()), machine: new Replay(backend, its, buffers, capacity) });
   }
   const verdict = await autotune(own, contenders, { budgetMs, signal });
-  await memory.put(key, verdict.choice);
-  const { choice, milliseconds } = verdict;
+  const { choice, milliseconds, unmeasured } = verdict;
+  await memory.put(key, { choice, tries: tries + 1, final: unmeasured.length === 0 });
   const tuning: Tuning = { source: "measured", programs: choice, milliseconds, rejected: [...rejected, ...verdict.rejected] };
   if (Object.keys(choice).length === 0) return { machine: own, tuning };
   const from = (program: string): Plan => plans.get(choice[program] ?? "") ?? plan;

@@ -5,6 +5,7 @@
 
 import type { Choice } from "../artifact/choice";
 import type { Machine } from "./replay";
+import { type Clock, systemClock } from "./clock";
 import { GREEDY } from "./sampling";
 
 /** A machine whose `programs` are an alternative's; the others are the plan's own. */
@@ -21,6 +22,8 @@ export interface Verdict {
   /** Of a run, by program and contender; "own" is the plan's own program. */
   milliseconds: Record<string, Record<string, number>>;
   rejected: { alternative: string; reason: string }[];
+  /** Programs of which nothing can be said: the device's answers come too late or too irregularly for the budget. */
+  unmeasured: string[];
 }
 
 export const OWN = "own";
@@ -30,9 +33,15 @@ const LEAST_ROUNDS = 2;
 const MOST_ROUNDS = 7;
 /** Runs that the comparison of outputs takes of each contender. */
 const CHECK_RUNS = 2;
-/** A sample takes about this long, so that what a submit costs does not hide what kernels cost. */
+/** A sample takes about this long, and so many times what answers are irregular by, so that this does not hide what kernels cost. */
 const SAMPLE_MS = 6;
-const MOST_REPEATS = 16;
+const SAMPLE_JITTERS = 10;
+const MOST_REPEATS = 128;
+/** Answers that take longer than this may come on a timer: then it matters when one begins to wait. */
+const LATE_MS = 8;
+const TRIPS = 5;
+/** Of a program's time: where it is known no better, nothing is concluded from differences below it, and nothing for good. */
+const EXACT = 0.03;
 const LEAST_POSITIONS = 8;
 /** A step of `decode` takes at least this many times as long as a token of a chunk. */
 const LEAST_PREFILL_GAIN = 0.3;
@@ -40,11 +49,22 @@ const FEW_TOKENS = 16;
 
 interface Task {
   program: string;
+  /** In one call of run(). */
+  mostRuns: number;
   /** Runs it `times` times and waits for the end. */
   run(machine: Machine, times: number): Promise<void>;
   /** The logits after a sequence that went through the program; those of one machine and another's are to be compared. */
   probe(machine: Machine): Promise<Float32Array>;
 }
+
+/** A submit without work: how long it takes, and by how much that differs from one to the next. */
+interface EmptyTrip {
+  ms: number;
+  jitterMs: number;
+}
+
+/** What `task` takes, in milliseconds a run; each sample is of `times` runs. */
+type Timer = (task: Task, machine: Machine, times: number) => Promise<number>;
 
 /**
  * @param own runs the plan's own programs
@@ -54,69 +74,117 @@ interface Task {
 export async function autotune(
   own: Machine,
   contenders: readonly Contender[],
-  { budgetMs, signal, now = () => performance.now() }: { budgetMs: number; signal: AbortSignal; now?: () => number },
+  { budgetMs, signal, clock = systemClock }: { budgetMs: number; signal: AbortSignal; clock?: Clock },
 ): Promise<Verdict> {
+  const now = () => clock.now();
   const choice: Record<string, string> = {};
-  const verdict: Verdict = { choice, milliseconds: {}, rejected: [] };
+  const verdict: Verdict = { choice, milliseconds: {}, rejected: [], unmeasured: [] };
   const wrong = new Set<string>();
   const deadline = now() + budgetMs;
-  const timed = async (task: Task, machine: Machine, times: number): Promise<number> => {
+  if (own.capacity < LEAST_POSITIONS) return verdict;
+  const trip = await emptyTrip(own, clock);
+  const timed: Timer = async (task, machine, times) => {
     signal.throwIfAborted();
     const started = now();
     await task.run(machine, times);
-    return (now() - started) / times;
+    return Math.max(0, now() - started - trip.ms) / times;
   };
-  if (own.capacity < LEAST_POSITIONS) return verdict;
   own.writeSampling(GREEDY);
   // The most important first: each gets its share of what is left.
   const programs = ["decode", ...own.prefillChunks.toSorted((x, y) => y - x).map((size) => `prefill_${size}`)];
   const measured = programs.filter((program) => contenders.some((contender) => contender.programs.has(program)));
   const weight = (program: string) => (program === programs[0] || program === programs[1] ? 2 : 1);
+  // It is not the programs, then, that leave no time to measure them.
+  const late = trip.ms > LATE_MS;
   let stepMs = 0;
   for (const [i, program] of measured.entries()) {
     const entrants = contenders.filter((contender) => contender.programs.has(program) && !wrong.has(contender.name));
     if (entrants.length === 0) continue;
     const weights = measured.slice(i).reduce((sum, name) => sum + weight(name), 0);
     const end = now() + ((deadline - now()) * weight(program)) / weights;
-    // A run may take this long.
-    const most = (end - now()) / ((entrants.length + 1) * (CHECK_RUNS + LEAST_ROUNDS) + 1);
+    // A run may take this long, and a sample.
+    const most = (end - now()) / ((entrants.length + 1) * (CHECK_RUNS + LEAST_ROUNDS) + 1) - trip.ms;
     const task = program === "decode" ? decodeTask(own) : await prefillTaskWithin(most, stepMs, program, own, timed);
-    if (task === undefined) continue;
+    if (task === undefined) {
+      if (late) verdict.unmeasured.push(program);
+      continue;
+    }
     if (program === "decode") await timed(task, own, 1); // A first run may compile.
     const once = await timed(task, own, 1);
     if (program === "decode") stepMs = once;
-    if (once > most) continue;
+    if (once > most) {
+      if (late) verdict.unmeasured.push(program);
+      continue;
+    }
     const right = await check(task, own, entrants, verdict.rejected);
     for (const { name } of entrants.filter((entrant) => !right.includes(entrant))) {
       wrong.add(name); // What it computed right so far does not speak for it any more.
       for (const earlier of Object.keys(choice)) if (choice[earlier] === name) Reflect.deleteProperty(choice, earlier);
     }
     if (right.length === 0) continue;
-    const repeats = Math.max(1, Math.min(MOST_REPEATS, own.capacity - 1, own.ringSize, Math.floor(SAMPLE_MS / Math.max(once, 0.01))));
+    const times = await repeats(task, own, { once, most, trip, timed });
+    if (times === undefined) {
+      verdict.unmeasured.push(program);
+      continue;
+    }
     const racers = [{ name: OWN, machine: own }, ...right];
     const samples = racers.map((): number[] => []);
     // In turns, so that a clock that rises or falls meanwhile favours nobody.
     for (let round = 0; round < MOST_ROUNDS && (round < LEAST_ROUNDS || now() < end); round++) {
-      for (const [at, { machine }] of racers.entries()) samples[at]?.push(await timed(task, machine, repeats));
+      for (const [at, { machine }] of racers.entries()) samples[at]?.push(await timed(task, machine, times));
     }
     const figures = racers.map(({ name }, at) => ({ name, ms: median(samples[at] ?? []) }));
     verdict.milliseconds[program] = Object.fromEntries(figures.map(({ name, ms }) => [name, ms]));
     const [mine, ...others] = figures;
     const best = others.toSorted((a, b) => a.ms - b.ms)[0];
-    if (mine !== undefined && best !== undefined && best.ms < GAIN * mine.ms) choice[program] = best.name;
+    if (mine === undefined || best === undefined) continue;
+    // Of two samples, each as wrong as answers are irregular.
+    const unsure = (2 * trip.jitterMs) / (times * Math.max(mine.ms, 0.001));
+    if (best.ms < (GAIN - (unsure > EXACT ? unsure : 0)) * mine.ms) choice[program] = best.name;
+    else if (unsure > EXACT) verdict.unmeasured.push(program);
   }
   await own.idle();
   return verdict;
 }
 
-/** The program on as many tokens as `most` milliseconds allow; undefined where not even a few do. */
-async function prefillTaskWithin(
-  most: number,
-  stepMs: number,
-  program: string,
+async function emptyTrip(own: Machine, clock: Clock): Promise<EmptyTrip> {
+  await own.idle();
+  await own.roundTrip();
+  const trips: number[] = [];
+  for (let i = 0; i < TRIPS; i++) {
+    // A timer is found by beginning at other times of its period.
+    const late = trips[0] ?? 0;
+    if (late > LATE_MS) await clock.sleep((late * i) / TRIPS);
+    const started = clock.now();
+    await own.roundTrip();
+    trips.push(clock.now() - started);
+    if (late > LATE_MS && i === 2) break;
+  }
+  const ms = trips[0] ?? 0; // As samples are taken: right after an answer.
+  return { ms, jitterMs: Math.max(...trips) - Math.min(...trips) };
+}
+
+/** How many runs make a sample that says something; undefined where none does within `most` milliseconds. */
+async function repeats(
+  task: Task,
   own: Machine,
-  timed: (task: Task, machine: Machine, times: number) => Promise<number>,
-): Promise<Task | undefined> {
+  { once, most, trip, timed }: { once: number; most: number; trip: EmptyTrip; timed: Timer },
+): Promise<number | undefined> {
+  const wanted = Math.max(Math.min(SAMPLE_MS, most), SAMPLE_JITTERS * trip.jitterMs);
+  const limit = Math.min(MOST_REPEATS, task.mostRuns);
+  if (wanted > most) return undefined;
+  let ms = once;
+  let times = 1;
+  while (ms * times < wanted / 2) {
+    if (times === limit) return undefined;
+    times = Math.min(limit, Math.ceil(times * Math.max(2, Math.min(8, wanted / Math.max(ms * times, 0.01)))));
+    ms = await timed(task, own, times);
+  }
+  return Math.max(1, Math.min(limit, Math.ceil(wanted / ms)));
+}
+
+/** The program on as many tokens as `most` milliseconds allow; undefined where not even a few do. */
+async function prefillTaskWithin(most: number, stepMs: number, program: string, own: Machine, timed: Timer): Promise<Task | undefined> {
   const size = Number(program.slice("prefill_".length));
   const fitting = Math.min(size, own.capacity - 2);
   const few = Math.min(fitting, FEW_TOKENS);
@@ -137,6 +205,7 @@ function prefillTask(program: string, size: number, length: number, own: Machine
   const ids = someIds(length, own.vocabSize, 1);
   return {
     program,
+    mostRuns: Infinity,
     run: async (machine, times) => {
       for (let i = 0; i < times; i++) machine.prefill(size, 0, ids);
       await machine.idle();
@@ -161,9 +230,10 @@ function decodeTask(own: Machine): Task {
   };
   return {
     program: "decode",
+    mostRuns: Math.min(own.capacity - 1, own.ringSize),
     run: async (machine, times) => {
       machine.seek(0, first);
-      await machine.decode(Math.min(times, own.capacity - 1, own.ringSize), 0);
+      await machine.decode(times, 0);
     },
     probe: async (machine) => {
       await step(own, 0, first);

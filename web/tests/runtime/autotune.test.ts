@@ -1,10 +1,24 @@
 // The rules by which an alternative wins, with a clock that fakes advance.
 import { describe, expect, test } from "vitest";
 import { autotune, type Contender } from "../../src/runtime/autotune";
+import type { Clock } from "../../src/runtime/clock";
 import type { Machine } from "../../src/runtime/replay";
 
 const VOCAB = 50;
 let clock = 0;
+/** Answers come at multiples of this. */
+let timer = 0;
+const time: Clock = {
+  now: () => clock,
+  sleep: (milliseconds) => {
+    clock += milliseconds;
+    return Promise.resolve();
+  },
+};
+const answered = () => {
+  if (timer > 0) clock = Math.ceil(clock / timer + 1e-9) * timer;
+  return Promise.resolve();
+};
 
 /** What machines of a plan share: KV rows, and the logits of the last step. */
 class Device {
@@ -44,11 +58,11 @@ function machine(device: Device, { decodeMs = 1, prefillMs = 0.1, error = 0, wri
       if (writesRows) device.rows[position] = token;
       const sum = device.rows.slice(0, position + 1).reduce((total, id, i) => (total * 31 + id + i) % 1009, 0);
       device.logits = device.logits.map((__, i) => Math.sin(sum + i) + error);
-      return Promise.resolve(new Uint32Array(steps));
+      return answered().then(() => new Uint32Array(steps));
     },
     logits: () => Promise.resolve(device.logits.slice()),
-    idle: () => Promise.resolve(),
-    roundTrip: () => Promise.resolve(),
+    idle: answered,
+    roundTrip: answered,
   };
 }
 
@@ -60,7 +74,7 @@ async function run(own: Behaviour, others: Record<string, [Behaviour, string[]]>
   clock = 0;
   const device = new Device();
   const contenders = Object.entries(others).map(([name, [behaviour, programs]]) => contender(name, device, behaviour, programs));
-  const verdict = await autotune(machine(device, own, capacity), contenders, { budgetMs, signal: new AbortController().signal, now: () => clock });
+  const verdict = await autotune(machine(device, own, capacity), contenders, { budgetMs, signal: new AbortController().signal, clock: time });
   return { ...verdict, took: clock };
 }
 
@@ -102,7 +116,7 @@ describe("an alternative", () => {
     const mixed: Machine = { ...right, decode: right.decode.bind(right), prefill: wrong.prefill.bind(wrong) };
     clock = 0;
     const contenders = [{ name: "mixed", tolerance: 1e-3, programs: new Set(["decode", "prefill_16"]), machine: mixed }];
-    const { choice } = await autotune(machine(device), contenders, { budgetMs: 1000, signal: new AbortController().signal, now: () => clock });
+    const { choice } = await autotune(machine(device), contenders, { budgetMs: 1000, signal: new AbortController().signal, clock: time });
     expect(choice).toEqual({});
   });
 
@@ -132,6 +146,43 @@ describe("the budget", () => {
   });
 });
 
+describe("a device whose answers come every 100 ms", () => {
+  const programs = ["decode", "prefill_16", "prefill_64"];
+  const late = async (budgetMs: number, mine: Behaviour, other: Behaviour) => {
+    timer = 100;
+    try {
+      return await run(mine, { a: [other, programs] }, budgetMs);
+    } finally {
+      timer = 0;
+    }
+  };
+
+  test("is not judged by what the timer says", async () => {
+    for (const [mine, other] of [[1, 0.9], [0.9, 1], [5, 2], [30, 20]] as const) {
+      const { choice, unmeasured, took } = await late(1500, { decodeMs: mine, prefillMs: mine / 10 }, { decodeMs: other, prefillMs: other / 10 });
+      expect(choice).toEqual({});
+      expect(unmeasured.length, "nothing is final").toBeGreaterThan(0);
+      expect(took).toBeLessThan(2500);
+    }
+  });
+
+  test("shows large differences when there is time", async () => {
+    const { choice } = await late(60_000, { decodeMs: 30, prefillMs: 4 }, { decodeMs: 18, prefillMs: 9 });
+    expect(choice).toEqual({ decode: "a" });
+  });
+
+  test("never shows a slower one to be faster", async () => {
+    for (const decodeMs of [3, 11, 29, 47]) {
+      const { choice } = await late(60_000, { decodeMs, prefillMs: 1 }, { decodeMs: 1.02 * decodeMs, prefillMs: 1.02 });
+      expect(choice).toEqual({});
+    }
+  });
+});
+
+test("nothing is left open where answers are regular", async () => {
+  expect((await run({}, { a: [{ decodeMs: 0.98, prefillMs: 0.05 }, ["decode", "prefill_64"]] })).unmeasured).toEqual([]);
+});
+
 test("a cache of a few positions leaves nothing to measure", async () => {
   expect((await run({}, { a: [{ decodeMs: 0.1 }, ["decode"]] }, 1000, 4)).milliseconds).toEqual({});
 });
@@ -140,5 +191,5 @@ test("an abort ends it", async () => {
   const device = new Device();
   const contenders = [contender("a", device, {}, ["decode"])];
   const signal = AbortSignal.abort(new Error("enough"));
-  await expect(autotune(machine(device), contenders, { budgetMs: 100, signal, now: () => clock })).rejects.toThrow("enough");
+  await expect(autotune(machine(device), contenders, { budgetMs: 100, signal, clock: time })).rejects.toThrow("enough");
 });
