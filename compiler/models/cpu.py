@@ -27,7 +27,7 @@ class CpuGraph(Graph):
     """Every step by a kernel of the CPU. Goes before the graph of a network in the order of base classes."""
 
     kernel_type = CpuKernel
-    sampler = (sample.scan, sample.limit, sample.draw)
+    sampler = sample.SAMPLER
 
     def rms_norm_kernel(self, name: str, chunk: int, k: int) -> tirx.PrimFunc:
         return norm.rms_norm(name, chunk, k, self.geometry.norm, self.geometry.state_words)

@@ -31,7 +31,7 @@ class Graph(nn.Module):
     """The programs of one geometry. Build it, then `export_tvm` with an empty specification a program."""
 
     kernel_type: type[Kernel] = Kernel
-    sampler: tuple[Callable[..., tirx.PrimFunc], ...] = (sample.scan, sample.limit, sample.draw)
+    sampler: sample.Sampler = sample.SAMPLER
 
     def __init__(self, geometry: Geometry, specs: Sequence[WeightSpec]) -> None:
         self.geometry = geometry
@@ -355,15 +355,16 @@ class Graph(nn.Module):
         """The next token, from the logits, into state and ring."""
         g, r = self.geometry, self.runtime
         vocab, words = g.model.vocab_size, g.state_words
-        scan, limit, draw = self.sampler
-        name = self.kernels.build(("scan",), lambda name: scan(name, vocab, words))
-        fresh = [((vocab,), "float32"), ((sample.scan_blocks(vocab), 2), "uint32")]
-        adjusted, tops = self.kernels.call(name, [r.logits, r.token_counts, r.state], fresh)
-        name = self.kernels.build(("limit",), lambda name: limit(name, vocab, words))
-        (cut,) = self.kernels.call(name, [adjusted, tops, r.state], [((1,), "uint32")])
-        name = self.kernels.build(("draw",), lambda name: draw(name, vocab, RING_SIZE, words))
-        arguments = [adjusted, tops, cut, r.state, r.token_ring, r.token_counts]
-        return self.kernels.call(name, arguments, [3, 4, 5])[0]
+        sampler = self.sampler
+        name = self.kernels.build(("scan",), lambda name: sampler.scan(name, vocab, words))
+        found = self.kernels.call(name, [r.logits, r.token_counts, r.state], sampler.scanned(vocab))
+        name = self.kernels.build(("limit",), lambda name: sampler.limit(name, vocab, words))
+        arguments = [*(found[i] for i in sampler.limit_reads), r.state]
+        (cut,) = self.kernels.call(name, arguments, [((1,), "uint32")])
+        name = self.kernels.build(("draw",), lambda name: sampler.draw(name, vocab, RING_SIZE, words))
+        arguments = [*(found[i] for i in sampler.draw_reads), cut, r.state, r.token_ring, r.token_counts]
+        written = len(arguments) - 3
+        return self.kernels.call(name, arguments, [written, written + 1, written + 2])[0]
 
 
 def _shifted_row(start: int, unit: Any) -> Sequence[Any]:

@@ -17,6 +17,7 @@ from tests.device.harness import Compiled, Gpu, poison
 
 STATE_WORDS = 64
 RING = 256
+SCANNED = ("tops", "keys", "masses", "scores", "tokens")
 VOCABULARIES = (5, 331, 2000)
 LARGE_VOCABULARIES = (32064, 128256)
 # Gumbel scores by two f32 logarithms: where the best two are closer, devices may differ.
@@ -57,8 +58,10 @@ class Sampler:
             "logits": logits.astype(np.float32),
             "counts": np.zeros(self.vocab, np.uint32) if counts is None else counts,
             "state": words,
-            "adjusted": poison(self.vocab, "float32"),
-            "tops": poison(sample.scan_blocks(self.vocab) * 2, "uint32"),
+            **{
+                name: poison(shape, dtype)
+                for name, (shape, dtype) in zip(SCANNED, sample.scanned(self.vocab), strict=True)
+            },
             "cut": poison(1, "uint32"),
             "ring": poison(RING, "uint32"),
         }
@@ -76,12 +79,20 @@ class Sampler:
     def kept(self, logits: NDArray[np.float32], sampling: Sampling) -> NDArray[np.bool_]:
         """Which tokens are not below the cut."""
         out = self.run(logits, sampling)
-        return _order(out["adjusted"]) >= out["cut"][0]
+        adjusted = reference.penalize(logits, np.zeros(self.vocab, np.uint32), sampling)
+        return _order(adjusted) >= out["cut"][0]
 
 
 def _order(values: NDArray[np.float32]) -> NDArray[np.uint32]:
     bits = values.view(np.uint32)
     return np.where(bits >> np.uint32(31) == 1, ~bits, bits | np.uint32(0x80000000))
+
+
+def sorted_parts(out: dict[str, NDArray], vocab: int) -> NDArray[np.float32]:
+    """The logits as `scan` sorted them, penalties and temperature in: a row a part, its largest first."""
+    keys = out["keys"]
+    bits = np.where(keys >> np.uint32(31) == 1, keys ^ np.uint32(0x80000000), ~keys)
+    return bits.view(np.float32).reshape(-1, sample.PART)
 
 
 class Samplers:
@@ -223,6 +234,34 @@ def test_no_uniform_number_is_zero_or_one() -> None:
     assert numbers.max() <= np.float32(1 - 2.0**-24)
 
 
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(1.0, seed=2), Sampling(1.0, top_k=9, top_p=0.9, seed=3)])
+def test_what_is_not_a_number_is_never_drawn(samplers: Samplers, sampling: Sampling) -> None:
+    logits = random_logits(2000)
+    holes = np.arange(0, 2000, 3)
+    logits[holes] = np.nan
+    logits[holes[::2]] = -np.nan
+    sound = logits.copy()
+    sound[holes] = -np.inf
+    assert not np.isin(samplers(2000).draws(logits, sampling, 0, 50), holes).any()
+    assert_draws(samplers(2000), sound, sampling, 0, 50)
+    assert samplers(2000).draws(logits, sampling, 0, 50) == samplers(2000).draws(sound, sampling, 0, 50)
+
+
+def test_a_large_vocabulary_is_spread_over_many_workgroups() -> None:
+    """Only `scan` reads the logits, once; what the others search grows with the logarithm of a part."""
+    for vocab in (32064, 49152, 128256, 151936, 262144):
+        assert sample.parts(vocab) >= 32
+
+
+@pytest.mark.parametrize("vocab", [5, 513, 2000])
+def test_parts_are_sorted_where_something_is_cut(samplers: Samplers, vocab: int) -> None:
+    logits = (np.round(random_logits(vocab) * 2) / 2).astype(np.float32)  # many ties
+    parts = sorted_parts(samplers(vocab).run(logits, Sampling(1.0, top_p=0.5)), vocab)
+    for i, part in enumerate(parts):
+        own = logits[i * sample.PART : (i + 1) * sample.PART]
+        np.testing.assert_array_equal(part[: own.size], -np.sort(-own))
+
+
 # ---------------------------------------------------------------------------------------------------------------- cuts
 
 
@@ -285,7 +324,13 @@ def test_penalties_are_those_of_the_twin(samplers: Samplers, vocab: int, samplin
     counts = rng.choice(np.array([0, PROMPT_BIT, 1, 5, PROMPT_BIT | 3], np.uint32), vocab)
     out = samplers(vocab).run(logits, sampling, counts=counts)
     want = reference.penalize(logits, counts, sampling)
-    np.testing.assert_allclose(out["adjusted"], want, rtol=1e-6, atol=1e-6)
+    size = sample.PART
+    parts = [want[start : start + size] for start in range(0, vocab, size)]
+    tops = out["tops"].reshape(-1, 2)
+    np.testing.assert_allclose(tops[:, 0].copy().view(np.float32), [part.max() for part in parts], rtol=1e-6, atol=1e-6)
+    if sampling.temperature > 0:
+        for got, part in zip(sorted_parts(out, vocab), parts, strict=True):
+            np.testing.assert_allclose(np.sort(got[: part.size]), np.sort(part), rtol=1e-6, atol=1e-6)
     token = int(out["state"][1])
     scores = reference.scores(want, sampling, 1)
     assert scores[token] >= scores.max() - CLOSE

@@ -17,7 +17,6 @@ from compiler import wasm
 from compiler.kernels import reference
 from compiler.kernels.cpu import sample
 from compiler.kernels.reference import PROMPT_BIT, Sampling
-from compiler.kernels.sample import scan_blocks
 from tests.wasm_module import WasmModule
 
 STATE_WORDS = 64
@@ -66,7 +65,7 @@ class Sampler:
             (10, sampling.frequency_penalty),
         ):
             words[word] = np.float32(value).view(np.uint32)
-        blocks = scan_blocks(self.vocab)
+        blocks = sample.scan_blocks(self.vocab)
         arrays: dict[str, NDArray[Any]] = {
             "logits": logits.astype(np.float32),
             "counts": np.zeros(self.vocab, np.uint32) if counts is None else counts,

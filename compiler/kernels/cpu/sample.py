@@ -1,4 +1,4 @@
-"""Sampling on the CPU: the three kernels of `compiler.kernels.sample`, with its bindings, buffers and results.
+"""Sampling on the CPU: three kernels as in `compiler.kernels.sample`, with its results by other ways.
 
 `scan` runs on blocks, the others are one item each and make few passes over the logits, four at a time. `limit` finds
 the least logit that top_k and top_p leave by a radix descent: it adds up how many logits (or how much probability) fall
@@ -43,11 +43,21 @@ from compiler.kernels.cpu.builder import (
     store,
     wrapping,
 )
-from compiler.kernels.sample import LOWEST, SCAN_PER_THREAD, SCAN_THREADS, scan_blocks
+from compiler.kernels.sample import LOWEST, Sampler, Shapes
 
-BLOCK = SCAN_THREADS * SCAN_PER_THREAD  # logits an item of `scan` reads
+BLOCK = 1024  # logits an item of `scan` reads
 LEVELS = ((21, 11), (10, 11), (0, 10))  # of the descent: lowest bit and number of bits
 MOST_GUMBEL = 16.75  # a little more than -log(-log(1 - 2^-24))
+
+
+def scan_blocks(vocab: int) -> int:
+    """Items of `scan`."""
+    return ceil_div(vocab, BLOCK)
+
+
+def scanned(vocab: int) -> Shapes:
+    """What `scan` writes: adjusted, tops."""
+    return [((vocab,), "float32"), ((scan_blocks(vocab), 2), "uint32")]
 
 
 def scan(name: str, vocab: int, state_words: int) -> tirx.PrimFunc:
@@ -342,3 +352,6 @@ def draw(name: str, vocab: int, ring: int, state_words: int) -> tirx.PrimFunc:
         counts[i32(token)] = counts[i32(token)] + T.uint32(1)
         state[0] = position
     return kernel.function
+
+
+SAMPLER = Sampler(scan, limit, draw, scanned, limit_reads=(0, 1), draw_reads=(0, 1))
