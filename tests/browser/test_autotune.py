@@ -170,12 +170,18 @@ def test_compiled_alternatives_are_measured_and_right(browser: Browser, tmp_path
         page.goto(url + "healthz")
         if not page.evaluate("async () => (await navigator.gpu?.requestAdapter())?.features.has('subgroups') === true"):
             unavailable(f"Chromium {browser.version} offers no WebGPU adapter with subgroups")
-        for source_of_choice in ("measured", "remembered"):
+        sources: list[str] = []
+        while "remembered" not in sources:
             prompts = [ids[:1], ids[:18], ids]
             got = page.evaluate(LOGITS, [{"autotune": True, "backend": VARIANT}, prompts])
-            assert (got["variant"], got["tuning"]["source"]) == (VARIANT, source_of_choice)
+            sources.append(got["tuning"]["source"])
+            # On a busy computer nothing may be sure at first: three loads may try.
+            assert sources in ([*["measured"] * n, last] for n in range(4) for last in ("measured", "remembered"))
+            assert sources[0] == "measured"
+            assert len(sources) <= 4
+            assert got["variant"] == VARIANT
             assert got["tuning"]["rejected"] == []
-            if source_of_choice == "measured":
+            if sources == ["measured"]:
                 times = got["tuning"]["milliseconds"]
                 assert {"decode", "prefill_16"} <= set(times)
                 assert set().union(*times.values()) == {"own", *(a.name for a in COMPILED[VARIANT])}

@@ -6,7 +6,7 @@ import type { LoadProgress } from "./api";
 import { noCache, openCache } from "./artifact/cache";
 import { Fetcher } from "./artifact/fetch";
 import { parseManifest, parseTensorCache } from "./artifact/manifest";
-import type { Manifest, Variant } from "./artifact/schema";
+import type { Manifest } from "./artifact/schema";
 import { eligible, inspect, negotiate } from "./backend/negotiate";
 import { RequestError } from "./errors";
 import { ProgressMeter } from "./load/progress";
@@ -61,7 +61,7 @@ export async function load(
   const weights = parseTensorCache(weightsJson, manifest);
   meter.keep();
   const artifact: Artifact = { manifest, weights, contextLength, ...texts, fetcher, meter, threads, memory, autotune };
-  const start = (variant: Variant, until: AbortSignal) => startVariant(artifact, variant, until);
+  const start: RunnerOptions["start"] = (variant, until, gently) => startVariant(artifact, variant, until, { gently });
   const runner = await Runner.start({ candidates, fixed: options.backend !== "auto", start, ...events }, signal);
   const session = new Session(runner.running.machine, (failed, error) => runner.replace(failed, error));
   try {

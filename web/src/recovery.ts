@@ -31,8 +31,8 @@ export interface RunnerOptions {
   candidates: readonly Candidate[];
   /** One variant was named: it or none. */
   fixed: boolean;
-  /** Whatever it made is disposed of when it throws. */
-  start: (variant: Variant, signal: AbortSignal) => Promise<Running>;
+  /** Whatever it made is disposed of when it throws. `gently`: in small submits, on a device that was lost before. */
+  start: (variant: Variant, signal: AbortSignal, gently: boolean) => Promise<Running>;
   /** The device is gone; another one is being made ready. */
   onRecovering?: (error: WispError) => void;
   /** `runner.running` is a new one. */
@@ -82,7 +82,7 @@ export class Runner {
     for (const { variant, obstacle } of options.candidates) {
       if (obstacle === undefined) {
         try {
-          return new Runner(options, skipped, await options.start(variant, signal));
+          return new Runner(options, skipped, await options.start(variant, signal, false));
         } catch (error) {
           if (options.fixed || !isDevices(error)) throw error;
           last = error;
@@ -192,7 +192,7 @@ export class Runner {
   private async start(variant: Variant): Promise<Running> {
     const { signal } = this.ends;
     signal.throwIfAborted();
-    const running = await this.options.start(variant, signal);
+    const running = await this.options.start(variant, signal, true);
     if (!signal.aborted) return running;
     running.backend.dispose();
     throw abortError(signal);

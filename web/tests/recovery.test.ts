@@ -24,8 +24,10 @@ async function world(candidates: Candidate[], script: Script, options: Partial<R
   const devices: ToyDevice[] = [];
   const events: string[] = [];
   let time = 0;
-  const start = async (chosen: Candidate["variant"]): Promise<Running> => {
+  const gentle: boolean[] = [];
+  const start: RunnerOptions["start"] = async (chosen, _signal, gently): Promise<Running> => {
     started.push(chosen.name);
+    gentle.push(gently);
     const outcome = script[chosen.name]?.shift() ?? Infinity;
     if (typeof outcome !== "number") throw outcome;
     const backend = new ToyDevice();
@@ -63,7 +65,7 @@ async function world(candidates: Candidate[], script: Script, options: Partial<R
     expect(seen).toEqual(tokens);
     return tokens;
   };
-  return { runner, session, ask, started, devices, events, pass: (ms: number) => (time += ms) };
+  return { runner, session, ask, started, gentle, devices, events, pass: (ms: number) => (time += ms) };
 }
 
 describe("at the start", () => {
@@ -108,9 +110,10 @@ describe("at the start", () => {
 
 describe("a device that is lost", () => {
   test.each([0, 1, 7, 29])("after %i steps comes back, and the answer goes on", async (lasts) => {
-    const { runner, ask, started, devices, events } = await world([GPU, CPU], { "webgpu-f32": [lasts] });
+    const { runner, ask, started, gentle, devices, events } = await world([GPU, CPU], { "webgpu-f32": [lasts] });
     expect(await ask(30, 5)).toEqual(reference(PROMPT, 30, 5));
     expect(started).toEqual(["webgpu-f32", "webgpu-f32"]);
+    expect(gentle, "it may have been lost to a submit that took too long").toEqual([false, true]);
     expect(devices.map(({ disposed }) => disposed)).toEqual([true, false]);
     expect(events).toEqual(["recovering device-lost", "moved"]);
     expect(runner.skipped).toEqual([]);

@@ -1,5 +1,5 @@
 // What one load learns of a plan's alternatives and the next one believes.
-import { describe, expect, test } from "vitest";
+import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import type { FileCache } from "../src/artifact/cache";
 import type { Manifest, Plan } from "../src/artifact/schema";
 import { decide, type Decision, measure, TuningMemory } from "../src/tuning";
@@ -43,7 +43,22 @@ class LateDevice extends ToyDevice {
   }
 }
 
+beforeEach(() => {
+  vi.useFakeTimers({ toFake: ["performance", "setTimeout"] });
+});
+afterEach(() => {
+  vi.useRealTimers();
+});
+
+/** In simulated time. */
 async function load(cache: MapCache, timerMs: number): Promise<Decision["kind"]> {
+  const state = { done: false };
+  const kind = loadNow(cache, timerMs).finally(() => (state.done = true));
+  while (!state.done) await vi.advanceTimersByTimeAsync(1);
+  return kind;
+}
+
+async function loadNow(cache: MapCache, timerMs: number): Promise<Decision["kind"]> {
   const memory = new TuningMemory(cache as unknown as FileCache, "https://example.org/");
   const decision = await decide(memory, undefined, place);
   if (decision.kind !== "measure") return decision.kind;

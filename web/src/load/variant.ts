@@ -36,7 +36,7 @@ export interface Artifact {
  * One variant: plan -> device -> kernels and weights at once -> machine, measured or remembered alternatives in it. No weight
  * is fetched for a device that cannot hold it.
  */
-export async function startVariant(artifact: Artifact, variant: Variant, signal: AbortSignal, mayMeasure = true): Promise<Running> {
+export async function startVariant(artifact: Artifact, variant: Variant, signal: AbortSignal, { gently = false, mayMeasure = true } = {}): Promise<Running> {
   const { manifest, weights, contextLength, meter, memory, autotune } = artifact;
   const failure = new AbortController();
   const ends = AbortSignal.any([signal, failure.signal]);
@@ -46,7 +46,7 @@ export async function startVariant(artifact: Artifact, variant: Variant, signal:
   const [planJson, ownKernels] = await Promise.all([fetcher.json(variant.plan, entryOf(manifest, variant.plan)), fetcher.file(file, entryOf(manifest, file))]);
   const plan = parsePlan(planJson, manifest, variant, weights);
   signal.throwIfAborted();
-  const device = await openDevice(variant, artifact.threads);
+  const device = await openDevice(variant, artifact.threads, gently);
   const { backend } = device;
   let measuring = false;
   try {
@@ -77,18 +77,21 @@ export async function startVariant(artifact: Artifact, variant: Variant, signal:
   } catch (error) {
     failure.abort(); // A kernel that does not compile ends the download.
     backend.dispose();
-    if (measuring && error instanceof DeviceError && !signal.aborted) return startVariant(artifact, variant, signal, false);
+    if (measuring && error instanceof DeviceError && !signal.aborted) return startVariant(artifact, variant, signal, { gently: true, mayMeasure: false });
     throw error;
   }
 }
 
-async function openDevice(variant: Variant, threads: number | undefined): Promise<Pick<Running, "backend" | "adapter" | "threads" | "hints">> {
+/** In a submit, on a device that was lost: a driver may have thought that it hangs. */
+const GENTLE_DISPATCHES = 16;
+
+async function openDevice(variant: Variant, threads: number | undefined, gently: boolean): Promise<Pick<Running, "backend" | "adapter" | "threads" | "hints">> {
   switch (variant.backend) {
     case "webgpu": {
       // A new adapter each time: one that has given a device gives no other.
       const gpu = await probe();
       if (gpu.adapter === undefined) throw gpu.error;
-      return { backend: new WebGPUBackend(await requestDevice(gpu.adapter, variant)), adapter: gpu.info, threads: 0, hints: [] };
+      return { backend: new WebGPUBackend(await requestDevice(gpu.adapter, variant), gently ? GENTLE_DISPATCHES : Infinity), adapter: gpu.info, threads: 0, hints: [] };
     }
     case "wasm": {
       const backend = await WasmBackend.create({ threads });

@@ -61,6 +61,8 @@ interface Task {
 interface EmptyTrip {
   ms: number;
   jitterMs: number;
+  /** So long that there may be a timer. */
+  late: boolean;
 }
 
 /** What `task` takes, in milliseconds a run; each sample is of `times` runs. */
@@ -94,8 +96,6 @@ export async function autotune(
   const programs = ["decode", ...own.prefillChunks.toSorted((x, y) => y - x).map((size) => `prefill_${size}`)];
   const measured = programs.filter((program) => contenders.some((contender) => contender.programs.has(program)));
   const weight = (program: string) => (program === programs[0] || program === programs[1] ? 2 : 1);
-  // It is not the programs, then, that leave no time to measure them.
-  const late = trip.ms > LATE_MS;
   let stepMs = 0;
   for (const [i, program] of measured.entries()) {
     const entrants = contenders.filter((contender) => contender.programs.has(program) && !wrong.has(contender.name));
@@ -106,14 +106,14 @@ export async function autotune(
     const most = (end - now()) / ((entrants.length + 1) * (CHECK_RUNS + LEAST_ROUNDS) + 1) - trip.ms;
     const task = program === "decode" ? decodeTask(own) : await prefillTaskWithin(most, stepMs, program, own, timed);
     if (task === undefined) {
-      if (late) verdict.unmeasured.push(program);
+      if (trip.late) verdict.unmeasured.push(program); // It is not the program that leaves no time.
       continue;
     }
     if (program === "decode") await timed(task, own, 1); // A first run may compile.
     const once = await timed(task, own, 1);
     if (program === "decode") stepMs = once;
     if (once > most) {
-      if (late) verdict.unmeasured.push(program);
+      if (trip.late) verdict.unmeasured.push(program);
       continue;
     }
     const right = await check(task, own, entrants, verdict.rejected);
@@ -123,10 +123,6 @@ export async function autotune(
     }
     if (right.length === 0) continue;
     const times = await repeats(task, own, { once, most, trip, timed });
-    if (times === undefined) {
-      verdict.unmeasured.push(program);
-      continue;
-    }
     const racers = [{ name: OWN, machine: own }, ...right];
     const samples = racers.map((): number[] => []);
     // In turns, so that a clock that rises or falls meanwhile favours nobody.
@@ -153,34 +149,34 @@ async function emptyTrip(own: Machine, clock: Clock): Promise<EmptyTrip> {
   const trips: number[] = [];
   for (let i = 0; i < TRIPS; i++) {
     // A timer is found by beginning at other times of its period.
-    const late = trips[0] ?? 0;
-    if (late > LATE_MS) await clock.sleep((late * i) / TRIPS);
+    const longest = Math.max(0, ...trips);
+    if (longest > LATE_MS) await clock.sleep((longest * i) / TRIPS);
     const started = clock.now();
     await own.roundTrip();
     trips.push(clock.now() - started);
-    if (late > LATE_MS && i === 2) break;
   }
-  const ms = trips[0] ?? 0; // As samples are taken: right after an answer.
-  return { ms, jitterMs: Math.max(...trips) - Math.min(...trips) };
+  const sorted = trips.toSorted((a, b) => a - b);
+  const [least = 0] = sorted;
+  // One may be late because the computer was busy.
+  const most = sorted.at(-2) ?? 0;
+  return { ms: trips[0] ?? 0, jitterMs: most - least, late: most > LATE_MS }; // The first one began as samples do: at an answer.
 }
 
-/** How many runs make a sample that says something; undefined where none does within `most` milliseconds. */
+/** How many runs make a sample that says something, as far as `most` milliseconds allow. */
 async function repeats(
   task: Task,
   own: Machine,
   { once, most, trip, timed }: { once: number; most: number; trip: EmptyTrip; timed: Timer },
-): Promise<number | undefined> {
-  const wanted = Math.max(Math.min(SAMPLE_MS, most), SAMPLE_JITTERS * trip.jitterMs);
+): Promise<number> {
+  const wanted = Math.min(most, Math.max(SAMPLE_MS, SAMPLE_JITTERS * trip.jitterMs));
   const limit = Math.min(MOST_REPEATS, task.mostRuns);
-  if (wanted > most) return undefined;
   let ms = once;
   let times = 1;
-  while (ms * times < wanted / 2) {
-    if (times === limit) return undefined;
+  while (ms * times < wanted / 2 && times < limit) {
     times = Math.min(limit, Math.ceil(times * Math.max(2, Math.min(8, wanted / Math.max(ms * times, 0.01)))));
     ms = await timed(task, own, times);
   }
-  return Math.max(1, Math.min(limit, Math.ceil(wanted / ms)));
+  return Math.max(1, Math.min(limit, Math.ceil(wanted / Math.max(ms, 0.01))));
 }
 
 /** The program on as many tokens as `most` milliseconds allow; undefined where not even a few do. */
