@@ -1,4 +1,4 @@
-# setup: everything a fresh clone needs    demo: compile and serve the demo model    test: every check, as CI runs them
+# setup: everything a fresh clone needs    demo: compile and serve the demo models    test: every check, as CI runs them
 
 .PHONY: setup build demo test lint types test-python test-web test-browser format lock clean
 .DEFAULT_GOAL := help

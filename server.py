@@ -172,15 +172,30 @@ def read_artifact(directory: Path) -> Artifact:
         "weight_bytes": manifest["weight_bytes"],
         "variants": [variant["name"] for variant in variants],
         "suggestions": [text for text in manifest.get("suggestions") or [] if isinstance(text, str)],
+        "license": _text(manifest.get("license")),
+        "homepage": _web_address(manifest.get("homepage")),
     }
     return Artifact(identifier, directory, files, sizes, summary)
 
 
-class Catalogue:
-    """The artifacts under one directory, read again whenever a `model.json` comes, goes or changes."""
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None
 
-    def __init__(self, root: Path) -> None:
+
+def _web_address(value: object) -> str | None:
+    """What a page may link to; nothing that runs."""
+    return value if isinstance(value, str) and re.fullmatch(r"https?://[!-~]+", value) else None
+
+
+class Catalogue:
+    """The artifacts under one directory, read again whenever a `model.json` comes, goes or changes.
+
+    The smallest comes first, but for the one whose id is `first`.
+    """
+
+    def __init__(self, root: Path, first: str | None = None) -> None:
         self.root = root.absolute()
+        self.first = first
         self._fingerprint: object = None
         self._snapshot = Snapshot()
 
@@ -221,7 +236,7 @@ class Catalogue:
             key = artifact.directory.name if taken else artifact.id
             snapshot.by_key[key] = snapshot.by_key[artifact.directory.name] = artifact
             snapshot.models.append({**artifact.summary, "id": key, "url": f"/models/{quote(key)}/"})
-        snapshot.models.sort(key=lambda model: (model["weight_bytes"], model["id"]))
+        snapshot.models.sort(key=lambda model: (model["id"] != self.first, model["weight_bytes"], model["id"]))
         return snapshot
 
 
@@ -443,9 +458,11 @@ def create_app(
     artifacts_dir: str | os.PathLike[str],
     static_dir: str | os.PathLike[str] = WEB / "dist",
     allowed_hosts: Sequence[str] = ("*",),
+    first: str | None = None,
 ) -> Starlette:
     """The application, for requests to any of these names.
 
+    `first` is the id of the model that leads the list and that the page chooses by itself.
     That the page is built is checked when it starts, so that importing this module never fails.
     """
     static = Path(static_dir)
@@ -475,7 +492,7 @@ def create_app(
     )
     app.router.redirect_slashes = False
     app.state.static = static
-    app.state.catalogue = Catalogue(Path(artifacts_dir))
+    app.state.catalogue = Catalogue(Path(artifacts_dir), first)
     app.state.templates = Jinja2Templates(directory=WEB / "templates")
     app.state.templates.env.globals["static"] = functools.partial(static_url, static)
     return app
@@ -549,10 +566,12 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8000,
     other_hosts: Sequence[str] = (),
+    *,
+    first: str | None = None,
 ) -> None:
     """Serve until interrupted. Port 0 takes a free one. Raises ServeError before anything is served.
 
-    `other_hosts` are names that requests may be to, as `allowed_hosts` says.
+    `other_hosts` are names that requests may be to, as `allowed_hosts` says; `first` is the model that leads the list.
     """
     root = Path(artifacts_dir)
     if not root.is_dir():
@@ -561,7 +580,8 @@ def serve(
         )
     check_built(WEB / "dist")
     with _listening(host, port) as (listener, url):
-        application = create_app(root, WEB / "dist", allowed_hosts(host, listener.getsockname()[0], other_hosts))
+        names = allowed_hosts(host, listener.getsockname()[0], other_hosts)
+        application = create_app(root, WEB / "dist", names, first)
         if not application.state.catalogue.read().models:
             print(f"no model in {root} yet; `wisp compile` puts one there, a reload shows it", file=sys.stderr)
         server = _Server(

@@ -367,6 +367,7 @@ def describe(
         "generation": dict(text.generation),
         "chat_template": text.chat_template,
         "suggestions": list(config.suggestions),
+        **_provenance(config, source),
         "tokenizer": [file.name for file in text.files],
         "weights": TENSOR_CACHE if config.weights == "full" else None,
         "variants": [describe_variant(name, result) for name, result in lowered.items()],
@@ -380,6 +381,13 @@ def _source(config: BuildConfig, source: Source) -> dict[str, Any]:
     if config.ignore_fields:
         found["ignored_fields"] = list(config.ignore_fields)
     return found
+
+
+def _provenance(config: BuildConfig, source: Source) -> dict[str, str]:
+    """What a page says of the weights' origin: the recipe's word, else the checkpoint's own."""
+    stated = source.checkpoint.license if source.checkpoint is not None else None
+    found = {"license": config.license or stated, "homepage": config.homepage}
+    return {key: value for key, value in found.items() if value is not None}
 
 
 def _quantized_how(config: BuildConfig, source: Source, network: Network) -> dict[str, Any]:

@@ -68,6 +68,8 @@ class CheckpointSource:
 class Checkpoint:
     """An open checkpoint. Small files are read at once; weights when they are asked for."""
 
+    license: str | None = None  # as the checkpoint's own files state it
+
     def __init__(self, directory: Path, source: CheckpointSource, fetch_weights: Callable[[], object]) -> None:
         self.directory = directory
         self.source = source

@@ -20,8 +20,6 @@ from compiler.scales import RULES
 from compiler.tvm_import import import_tvm
 from compiler.variants import VARIANTS
 
-DEMO = Path(__file__).resolve().parent.parent / "configs" / "demo"
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status."""
@@ -79,21 +77,21 @@ def _serve(parsed: argparse.Namespace) -> None:
 
 
 def _demo(parsed: argparse.Namespace) -> None:
+    from compiler.demo import build_demo
     from compiler.progress import Terminal
-    from compiler.stale import build_if_stale
 
     if not parsed.compile_only:
         _check_address(parsed.host, parsed.port)  # before the wait, not after it
-    build_if_stale(resolve_config(str(DEMO), output=parsed.output, identifier="demo"), Terminal())
+    demo = build_demo(parsed.output or ARTIFACTS / "demo", Terminal(), small=parsed.small)
     if not parsed.compile_only:
-        _serve_directory(ARTIFACTS if parsed.output is None else parsed.output.parent, parsed)
+        _serve_directory(demo.artifacts, parsed, demo.first)
 
 
-def _serve_directory(artifacts: Path, parsed: argparse.Namespace) -> None:
+def _serve_directory(artifacts: Path, parsed: argparse.Namespace, first: str | None = None) -> None:
     import server
 
     try:
-        server.serve(artifacts, parsed.host, parsed.port, parsed.allowed_host)
+        server.serve(artifacts, parsed.host, parsed.port, parsed.allowed_host, first=first)
     except server.ServeError as error:
         raise WispError(str(error)) from error
 
@@ -240,8 +238,10 @@ def _parser() -> argparse.ArgumentParser:
     _add_address(command)
     command.set_defaults(run=_serve)
 
-    command = commands.add_parser("demo", help="compile the embedded demo model if needed, then serve it")
-    command.add_argument("-o", "--output", type=Path, metavar="DIR", help="the artifact's directory (artifacts/demo)")
+    command = commands.add_parser("demo", help="get and compile the demo models if needed, then serve them")
+    embedded = "the embedded model's artifact (artifacts/demo); the others lie beside it"
+    command.add_argument("-o", "--output", type=Path, metavar="DIR", help=embedded)
+    command.add_argument("--small", action="store_true", help="the small embedded model alone: nothing is downloaded")
     command.add_argument("--compile-only", action="store_true", help="do not serve")
     _add_address(command)
     command.set_defaults(run=_demo)

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from compiler.checkpoint import is_hub_id
 from compiler.errors import WispError
 from compiler.files import checked_file
-from compiler.manifest import is_safe_id
+from compiler.manifest import is_safe_id, is_web_address
 from compiler.mlc_source import stored_quantization
 from compiler.models.base import Role, shortened
 from compiler.quantize import SCHEMES, with_exceptions
@@ -41,6 +41,8 @@ BESIDE_KEYS = frozenset(
         "prefill_chunks",
         "variants",
         "suggestions",
+        "license",
+        "homepage",
         "generation",
     )
 )
@@ -66,6 +68,8 @@ RECIPE_TYPES: dict[str, type] = {
     "prefill_chunks": list,
     "variants": list,
     "suggestions": list,
+    "license": str,
+    "homepage": str,
     "generation": dict,
     "architecture": dict,
     "ignore_fields": list,
@@ -98,6 +102,8 @@ class BuildConfig:
     calibration: Path | None = None  # a text whose activations weigh the error of the weights
     ignore_fields: tuple[str, ...] = ()  # unknown fields of config.json that the user says are inert
     output_named: bool = True  # by the user; else after the source, and then only an artifact of that source gives way
+    license: str | None = None  # of the weights, as a page shows it; None: what the checkpoint says
+    homepage: str | None = None  # where the model was published
 
 
 def resolve_config(
@@ -116,14 +122,17 @@ def resolve_config(
     scales: str | None = None,
     calibration: Path | None = None,
     ignore_fields: Iterable[str] = (),
+    recipe_for_source: Path | None = None,
 ) -> BuildConfig:
     """The complete configuration for a recipe, a directory, a GGUF file or `org/name[@revision]`; arguments win.
 
-    Raises WispError for whatever is not understood.
+    `recipe_for_source` is a recipe without a source of its own. Raises WispError for whatever is not understood.
     """
     recipe_path = Path(source) if source.endswith(".toml") else None
     recipe: dict[str, Any] = _read_recipe(recipe_path) if recipe_path is not None else {"source": source}
-    if recipe_path is None and _what_is(beside := Path(source) / BESIDE) == "file":
+    if recipe_for_source is not None:
+        recipe = {**_read_recipe(recipe_for_source), "source": source}
+    elif recipe_path is None and _what_is(beside := Path(source) / BESIDE) == "file":
         recipe = {**_read_recipe(checked_file(beside), BESIDE_KEYS), "source": source}
     location, kind, pinned = _locate(recipe.get("source"), recipe_path.parent if recipe_path is not None else None)
     default_id = Path(location).resolve().name if kind == "directory" else location.rsplit("/", 1)[-1]
@@ -156,6 +165,8 @@ def resolve_config(
         calibration=calibration,
         output_named=output is not None or identifier is not None or recipe_path is not None,
         ignore_fields=tuple(dict.fromkeys((*recipe.get("ignore_fields", ()), *ignore_fields))),
+        license=recipe.get("license"),
+        homepage=_homepage(recipe.get("homepage")),
     )
 
 
@@ -261,6 +272,14 @@ def _id(name: str) -> str:
     if not is_safe_id(name) or len(name) > 100:
         raise WispError("the id is not usable", got=repr(name), expected="up to 100 letters, digits, '.', '_' and '-'")
     return name
+
+
+def _homepage(value: str | None) -> str | None:
+    if value is not None and not is_web_address(value):
+        raise WispError(
+            "recipe key 'homepage' is not usable", got=repr(value), expected="an address that is https://..."
+        )
+    return value
 
 
 def _choice(what: str, value: str, allowed: Mapping[str, object]) -> str:

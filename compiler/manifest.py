@@ -177,6 +177,11 @@ def is_safe_id(name: object) -> bool:
     return isinstance(name, str) and is_safe_path(name) and "/" not in name
 
 
+def is_web_address(text: object) -> bool:
+    """Whether a page may link to a text: http or https, without spaces, at most 500 characters."""
+    return isinstance(text, str) and len(text) <= 500 and re.fullmatch(r"https?://[!-~]+", text) is not None
+
+
 # --------------------------------------------------------------------------------------------------------- model.json
 
 
@@ -192,6 +197,10 @@ def validate_model(model: Any) -> None:
         _text(source["revision"], "model.json source.revision")
     for name in _list(source.get("ignored_fields", []), "model.json source.ignored_fields", "records"):
         _text(name, "model.json source.ignored_fields")
+    if model.get("license") is not None:
+        _text(model["license"], "model.json license")
+    if model.get("homepage") is not None and not is_web_address(model["homepage"]):
+        fail("model.json homepage", model["homepage"], "an address that begins with https:// or http://")
     architecture = _object(model.get("architecture"), "model.json architecture")
     _text(architecture.get("model_type"), "model.json architecture.model_type")
     for key in ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim"):

@@ -55,6 +55,8 @@ class GgufCheckpoint(Checkpoint):
         self.source = CheckpointSource("gguf", file.name, None)
         self._header = read_header(file)
         metadata = Metadata(file.name, self._header.metadata)
+        stated = metadata.get("general.license")
+        self.license = stated if isinstance(stated, str) and stated else None
         shapes = {name: tensor.shape for name, tensor in self._header.tensors.items()}
         self.config: dict[str, Any] = huggingface_config(metadata, shapes, self._read_vector, ignored_fields)
         tokens = rebuild_tokenizer(metadata)

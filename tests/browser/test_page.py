@@ -5,6 +5,7 @@ takes the engine's place. test_page_demo.py talks to the demo model.
 """
 
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -192,6 +193,27 @@ def test_several_models_wait_to_be_chosen(page: Page, artifacts: Path, server_ur
         assert page.evaluate("window.wisp") is None
     finally:
         (artifacts / "other" / "model.json").unlink()
+
+
+def test_license_and_homepage_of_a_model_are_said(page: Page, artifacts: Path, server_url: str) -> None:
+    homepage = "https://example.org/org/model"
+    directory = artifacts / "licensed"
+    toy_artifact.write(directory, toy_artifact.toy(), name="Licensed", license="Apache-2.0", homepage=homepage)
+    try:
+        page.goto(server_url + "?model=licensed")
+        expect(page.get_by_test_id("prompt")).to_be_visible(timeout=30_000)
+        page.get_by_test_id("open-device").click()
+        expect(page.get_by_test_id("device-model")).to_contain_text("Apache-2.0")
+        expect(page.get_by_test_id("homepage")).to_have_text("example.org/org/model")
+        expect(page.get_by_test_id("homepage")).to_have_attribute("href", homepage)
+        page.goto(server_url)
+        option = page.get_by_test_id("model-licensed")
+        expect(option.get_by_test_id("license")).to_have_text(
+            "License of the weights: Apache-2.0, from example.org/org/model"
+        )
+        expect(page.get_by_test_id("model-toy").get_by_test_id("license")).to_have_count(0)
+    finally:
+        shutil.rmtree(directory)
 
 
 def test_progress_and_cancel(page: Page, server_url: str) -> None:

@@ -136,6 +136,8 @@ def test_catalogue(client: TestClient) -> None:
                 "weight_bytes": len(SHARD),
                 "variants": ["webgpu-f16-sg", "webgpu-f32"],
                 "suggestions": [],
+                "license": None,
+                "homepage": None,
                 "url": "/models/demo/",
             }
         ],
@@ -147,6 +149,24 @@ def test_catalogue_shows_optional_name_and_suggestions(root: Path, client: TestC
     write_artifact(root / "artifacts" / "demo", name="Demo", suggestions=["Tell me a story."])
     model = client.get("/models").json()["models"][0]
     assert (model["name"], model["suggestions"]) == ("Demo", ["Tell me a story."])
+
+
+def test_catalogue_shows_license_and_homepage(root: Path, client: TestClient) -> None:
+    def shown(**stated: Any) -> tuple[Any, Any]:
+        write_artifact(root / "artifacts" / "demo", **stated)
+        model = client.get("/models").json()["models"][0]
+        return model["license"], model["homepage"]
+
+    assert shown(license="Apache-2.0", homepage="https://example.org/m") == ("Apache-2.0", "https://example.org/m")
+    assert shown(license=["MIT"], homepage="javascript:alert(1)") == (None, None), "the page makes a link of it"
+
+
+def test_one_model_may_lead_the_list(root: Path) -> None:
+    write_artifact(root / "artifacts" / "larger", "larger", weight_bytes=1 << 30)
+    write_artifact(root / "artifacts" / "smaller", "smaller", weight_bytes=1)
+    for first, expected in {None: "smaller", "larger": "larger", "no-such": "smaller"}.items():
+        client = TestClient(server.create_app(root / "artifacts", root / "dist", first=first))
+        assert client.get("/models").json()["models"][0]["id"] == expected
 
 
 def test_catalogue_follows_the_directory(root: Path, client: TestClient) -> None:

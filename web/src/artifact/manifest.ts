@@ -30,6 +30,7 @@ export function parseManifest(json: unknown): Manifest {
     return path;
   };
   root.get("source").get("kind").string();
+  checkOrigin(root);
   const bos = root.get("bos_token_id");
   const template = root.get("chat_template");
   return {
@@ -48,6 +49,15 @@ export function parseManifest(json: unknown): Manifest {
     variants: parseVariants(root.get("variants"), listed),
     files,
   };
+}
+
+/** What pages show of the weights' origin, where it is stated. */
+function checkOrigin(root: Node): void {
+  const [license, homepage] = [root.get("license"), root.get("homepage")];
+  if (license.value !== undefined && license.value !== null) license.string();
+  if (homepage.value === undefined || homepage.value === null) return;
+  const address = homepage.string();
+  if (address.length > 500 || !/^https?:\/\/[!-~]+$/.test(address)) homepage.fail("an address that begins with https:// or http://");
 }
 
 /** `null` is an artifact compiled with `--weights none`: a plan to look at, nothing to run. */

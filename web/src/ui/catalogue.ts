@@ -1,7 +1,7 @@
 // The models that the server offers, and the form that chooses one.
 
 import { byId, el } from "./dom";
-import { bytes, count, parameters } from "./format";
+import { address, bytes, count, parameters } from "./format";
 
 export interface Model {
   id: string;
@@ -12,6 +12,9 @@ export interface Model {
   weight_bytes: number;
   variants: string[];
   suggestions: string[];
+  /** Of the weights, and where they were published; null where the artifact does not say. */
+  license: string | null;
+  homepage: string | null;
   url: string;
 }
 
@@ -24,6 +27,11 @@ export async function fetchCatalogue(): Promise<Catalogue> {
   const response = await fetch("/models");
   if (!response.ok) throw new Error(`/models: the server answered ${response.status} ${response.statusText}`);
   return (await response.json()) as Catalogue;
+}
+
+/** License and place of publication in a line. */
+function origin({ license, homepage }: Model): string {
+  return `License of the weights: ${license ?? "not stated"}${homepage === null ? "" : `, from ${address(homepage)}`}`;
 }
 
 /** The list of models; `onLoad` runs when the form is submitted. */
@@ -108,6 +116,7 @@ export class Picker {
     return el("label", { class: "model", "data-testid": `model-${model.id}` },
       el("input", { type: "radio", name: "model", value: model.id, checked }),
       el("span", { class: "model-text" }, el("strong", {}, model.name), el("span", { class: "muted" }, about),
+        ...(model.license === null ? [] : [el("span", { class: "muted", "data-testid": "license" }, origin(model))]),
         el("span", { class: "needs", "data-needs": model.id, hidden: true }, "Needs a GPU: it is not compiled for the CPU")),
       el("span", { class: "number" }, bytes(model.weight_bytes)));
   }

@@ -3,8 +3,9 @@
 import type { EngineInfo } from "../api";
 import { cpuObstacle } from "../backend/negotiate";
 import { wasmSupport } from "../backend/wasm-module";
+import type { Model } from "./catalogue";
 import { el, facts } from "./dom";
-import { binaryBytes, bytes, count, parameters, plural } from "./format";
+import { address, binaryBytes, bytes, count, parameters, plural } from "./format";
 
 export interface DeviceOffer {
   adapter: string;
@@ -149,7 +150,7 @@ export function whyCpu({ skipped }: EngineInfo): string {
 }
 
 /** The loaded model, its variant and why better ones were passed over. */
-export function modelFacts(name: string, info: EngineInfo): Node[] {
+export function modelFacts({ name, license, homepage }: Model, info: EngineInfo): Node[] {
   const nodes: Node[] = [
     el("h3", {}, "Model"),
     facts([
@@ -159,6 +160,8 @@ export function modelFacts(name: string, info: EngineInfo): Node[] {
       ["Weights", bytes(info.weightBytes)],
       ["Context", `${count(info.contextLength)} tokens`],
       ["KV cache", binaryBytes(info.kvBytesPerToken * info.contextLength)],
+      ["License", license ?? ""],
+      ["Published", homepage === null ? "" : el("a", { href: homepage, rel: "noopener noreferrer", target: "_blank", "data-testid": "homepage" }, address(homepage))],
     ]),
     el("h3", {}, "Variant"),
     el("p", { "data-testid": "variant" }, el("code", {}, info.variant), info.backend === "wasm" ? ` on the ${place(info)}` : "",

@@ -36,7 +36,7 @@ export function icon(name: string): SVGSVGElement {
 }
 
 /** A list of names and values; an empty value leaves its row out. */
-export function facts(rows: [string, string | undefined][]): HTMLDListElement {
+export function facts(rows: [string, string | Node | undefined][]): HTMLDListElement {
   const list = el("dl", { class: "facts" });
   for (const [name, value] of rows) {
     if (value !== undefined && value !== "") list.append(el("div", {}, el("dt", {}, name), el("dd", {}, value)));

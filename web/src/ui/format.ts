@@ -58,3 +58,8 @@ export function latency(seconds: number): string {
 export function plural(n: number, one: string): string {
   return `${count(n)} ${n === 1 ? one : `${one}s`}`;
 }
+
+/** An address of the web as people read it. */
+export function address(url: string): string {
+  return url.replace(/^https?:\/\//, "").replace(/\/$/, "");
+}

@@ -163,7 +163,7 @@ function showChat(model: Model, engine: Engine): void {
 function showInfo(model: Model, info: EngineInfo): void {
   const title = `The variant chosen for this device: ${info.variant}`;
   modelLabel.replaceChildren(model.name, el("span", { class: "variant", "data-testid": "place", title }, place(info)));
-  byId("device-model", HTMLElement).replaceChildren(...modelFacts(model.name, info));
+  byId("device-model", HTMLElement).replaceChildren(...modelFacts(model, info));
 }
 
 function showLoadError(error: unknown): void {
