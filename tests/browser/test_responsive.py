@@ -1,24 +1,23 @@
 """What a person feels: the page stays smooth while it answers, Stop works at once, a load wastes no time.
 
-These tests run on machines that do other work too, so they avoid the clock where they can: work of the page's thread is
-counted in its processor time, overlap is proved by making one side wait for the other.
+These tests run on machines that do other work too, so they do not look at the clock: what the page's thread does is
+counted, what happens after a Stop is put in order, overlap is proved by making one side wait for the other.
 """
 
 import itertools
-import json
-import statistics
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, Route, expect
+from playwright.sync_api import Page, Route, expect
 
 from tests.browser import toy_artifact
 from tests.browser.conftest import serving
 
-LONG_TASK_MS = 50  # https://www.w3.org/TR/longtasks/
+NODES_A_TASK = 40  # a question, an answer with its buttons and figures
+FIXED_TASKS = 20  # of a turn's begin and end
 
 # Counts what the page's own thread asks of a GPU or of WebAssembly: the engine does that in its worker.
 COUNT_ENGINE_CALLS = """
@@ -45,29 +44,40 @@ window.Worker = class {
 };
 """
 
-# The first chunk of an answer costs the page's thread half a second, most of which it gets even on a busy machine.
-BUSY = """() => {
+# Counts what an answer costs the page's thread: tasks that change the document, and the most nodes that one changes.
+COUNT_CHANGES = """
+window.changes = {tasks: 0, nodes: 0, most: 0};
+new MutationObserver((records) => {
+  const nodes = records.reduce((sum, record) => sum + record.addedNodes.length + record.removedNodes.length, 0);
+  window.changes.tasks += 1;
+  window.changes.nodes += nodes;
+  window.changes.most = Math.max(window.changes.most, nodes);
+}).observe(document.body, {childList: true, subtree: true});
+"""
+
+# What the count must notice: with every chunk the page renders the conversation a hundred times.
+WASTEFUL = """() => {
   const create = window.wisp.chat.completions.create;
   window.wisp.chat.completions.create = async function* (request) {
-    let end = Infinity;
     for await (const chunk of await create(request)) {
-      end = Math.min(end, performance.now() + 500);
-      while (performance.now() < end);
+      for (let i = 0; i < 100; i++) document.body.append(document.createElement("i"));
+      for (const drawn of document.querySelectorAll("body > i")) drawn.remove();
       yield chunk;
     }
   };
 }"""
 
-# Presses Stop in the middle of an answer: milliseconds until the page shows that it has stopped.
-PRESS_STOP = """async () => {
-  const stop = document.querySelector("[data-testid=stop]");
-  const shown = new Promise((resolve) => {
-    new MutationObserver(() => { if (stop.hidden) resolve(performance.now()); }).observe(stop, {attributes: true});
-  });
-  const started = performance.now();
-  stop.click();
-  return (await shown) - started;
-}"""
+# In the worker, before its own code: how much is submitted before the page says stop, and how much after that.
+COUNT_SUBMITS = """
+globalThis.submits = {before: 0, after: 0};
+let stopped = false;
+addEventListener("message", ({ data }) => { stopped = data.type === "abort" || data.type === "interrupt"; });
+const submit = GPUQueue.prototype.submit;
+GPUQueue.prototype.submit = function (...args) {
+  globalThis.submits[stopped ? "after" : "before"]++;
+  return submit.apply(this, args);
+};
+"""
 
 # The toy's decode kernel, some milliseconds longer.
 SLOW_KERNELS = toy_artifact.KERNELS.replace(
@@ -131,36 +141,30 @@ def open_chat(page: Page, url: str) -> None:
     expect(page.get_by_test_id("prompt")).to_be_visible(timeout=120_000)
 
 
-def longest_task_ms(browser: Browser, page: Page, text: str) -> float:
-    """The processor time of the page's main thread in its longest task while it answers.
-
-    Not the time on the clock, which `PerformanceObserver` gives: where a software adapter computes the answer on the
-    same cores, a task that does nothing waits for a core for 100 ms and more.
-    """
-    browser.start_tracing(page=page, categories=["toplevel"])
-    try:
-        ask(page, text)
-    finally:
-        events: list[dict[str, Any]] = json.loads(browser.stop_tracing())["traceEvents"]
-    names = [event for event in events if event["name"] == "thread_name"]
-    main = {(event["pid"], event["tid"]) for event in names if event["args"]["name"] == "CrRendererMain"}
-    tasks = [
-        event["tdur"] / 1e3
-        for event in events
-        if event["ph"] == "X" and event["name"].endswith("RunTask") and (event["pid"], event["tid"]) in main
-    ]
-    assert len(tasks) > 10, "the trace has no tasks of the page"
-    return max(tasks)
+def changes(page: Page, text: str) -> dict[str, int]:
+    """What an answer changes in the document; `chunks` is how many pieces it came in."""
+    page.evaluate("() => { window.changes = {tasks: 0, nodes: 0, most: 0}; }")
+    before = page.evaluate("window.wisp.stats().tokens")
+    ask(page, text)
+    counted: dict[str, int] = page.evaluate("window.changes")
+    return counted | {"chunks": page.evaluate("window.wisp.stats().tokens") - before}
 
 
 # ---------------------------------------------------------------------------------------------------------- smoothness
 
 
-def test_no_long_task_on_the_page_while_it_answers(browser: Browser, page: Page, server_url: str) -> None:
+def test_an_answer_changes_little_of_the_page_at_a_time(page: Page, server_url: str) -> None:
+    """No task touches more nodes than a turn has, however long the conversation is, and no token costs two tasks."""
     open_chat(page, server_url)
-    assert longest_task_ms(browser, page, "Tell me a story.") < LONG_TASK_MS
-    page.evaluate(BUSY)
-    assert longest_task_ms(browser, page, "Tell me a story.") > LONG_TASK_MS, "a page that is busy is not noticed"
+    page.evaluate(COUNT_CHANGES)
+    for _ in range(3):
+        counted = changes(page, "Tell me a story.")
+        assert 0 < counted["tasks"] <= 2 * counted["chunks"] + FIXED_TASKS, counted
+        assert counted["most"] <= NODES_A_TASK, counted
+        assert counted["nodes"] <= 4 * counted["chunks"] + 2 * NODES_A_TASK, counted
+    page.evaluate(WASTEFUL)
+    counted = changes(page, "Tell me a story.")
+    assert counted["most"] > NODES_A_TASK, "a page that is busy is not noticed"
 
 
 @pytest.mark.parametrize("in_worker", [True, False], ids=["as it is", "with an engine on the page, which is noticed"])
@@ -178,60 +182,53 @@ def test_the_page_computes_nothing_itself(page: Page, server_url: str, in_worker
 # ---------------------------------------------------------------------------------------------------------------- stop
 
 
-def test_stop_takes_effect_within_a_step(page: Page, server_url: str) -> None:
-    """Of the demo model, whose step takes longer than 100 ms on a software adapter and far less on a GPU."""
+def test_nothing_is_submitted_after_a_stop(page: Page, server_url: str) -> None:
+    """Of the demo model: what is under way when the worker hears of the Stop is all that still runs."""
+    prepend_to_worker(page, COUNT_SUBMITS)
     open_chat(page, server_url)
-    late = []
-    for _ in range(5):
+    for _ in range(3):
         page.get_by_test_id("new-chat").click()
-        before = page.evaluate("window.wisp.stats()")
         page.get_by_test_id("prompt").fill("Tell me a story.")
         page.keyboard.press("Enter")
         expect(page.get_by_test_id("answer-text")).not_to_be_empty(timeout=60_000)
-        delay = page.evaluate(PRESS_STOP)
+        page.get_by_test_id("stop").click()
         expect(page.get_by_test_id("answer-stats")).to_have_count(1, timeout=60_000)
-        after = page.evaluate("window.wisp.stats()")
-        steps = after["tokens"] - before["tokens"] - 1
-        step = (after["decodeMs"] - before["decodeMs"]) / steps if steps > 0 else 0
-        late.append(delay / max(100, step))
-    # One press may hit a moment in which the machine does something else.
-    assert statistics.median(late) <= 1, late
+        submits = page.workers[0].evaluate("() => globalThis.submits")
+        assert submits["before"] > 0
+        assert submits["after"] == 0, submits
 
 
+# Generates to the end of the context, and then some more times with an interrupt: how many tokens each gave.
 INTERRUPTED = """async ([url, backend]) => {
   const { createEngine } = await import("/static/wisp.js");
-  const engine = await createEngine(url, {backend});
-  const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
-  const whole = (await engine.generateIds([5, 6], {ignoreEos: true})).length;
-  const delays = [];
-  let stopped = 0;
+  window.engine = await createEngine(url, {backend});
+  const whole = (await window.engine.generateIds([5, 6], {ignoreEos: true})).length;
+  const stopped = [];
   for (let run = 0; run < 7; run++) {
-    const running = engine.generateIds([7, run], {ignoreEos: true});
-    await pause(100);
-    const started = performance.now();
-    engine.interrupt();
-    stopped += (await running).length < whole;
-    delays.push(performance.now() - started);
+    const running = window.engine.generateIds([7, run], {ignoreEos: true});
+    await new Promise((resolve) => setTimeout(resolve, 5 * run));
+    window.engine.interrupt();
+    stopped.push((await running).length);
   }
-  await engine.dispose();
-  return {delays, stopped};
+  return {whole, stopped};
 }"""
 
 
-def test_stop_is_quick_with_many_steps_in_flight(page: Page, toy_url: str) -> None:
-    """Of a model whose steps take a few milliseconds: the engine keeps about 100 ms of them in flight."""
+def test_stop_is_heard_with_many_steps_in_flight(page: Page, toy_url: str) -> None:
+    """Of a model whose steps take a few milliseconds, of which the engine keeps many in flight."""
+    prepend_to_worker(page, COUNT_SUBMITS)
     page.goto(toy_url + "healthz")
     got = page.evaluate(INTERRUPTED, ["/models/slow/", "webgpu-f32"])
-    assert got["stopped"] >= 4, "most runs were over before they were stopped"
-    assert statistics.median(got["delays"]) < 100, got
+    assert max(got["stopped"]) < got["whole"], got
+    assert page.workers[0].evaluate("() => globalThis.submits.after") == 0
 
 
-def test_stop_is_quick_on_the_cpu(page: Page, server_url: str) -> None:
-    """Where steps keep the worker's thread busy, which has to hear of the Stop between them."""
+def test_stop_is_heard_on_the_cpu(page: Page, server_url: str) -> None:
+    """Where steps keep the worker's thread busy, which has to hear of the Stop between them, not after the last."""
     page.goto(server_url + "healthz")
     got = page.evaluate(INTERRUPTED, ["/models/demo/", "wasm-simd"])
-    assert got["stopped"] >= 4, "most runs were over before they were stopped"
-    assert statistics.median(got["delays"]) < 100, got
+    assert got["whole"] > 900
+    assert max(got["stopped"]) < got["whole"] / 2, got
 
 
 def test_readbacks_are_not_waited_for_one_by_one(page: Page, toy_url: str) -> None:
@@ -286,7 +283,7 @@ def prepend_to_worker(page: Page, script: str) -> None:
 
 
 def wait_until(page: Page, condition: Any) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120  # only so that a failure ends
     while not condition():
         assert time.monotonic() < deadline, "one waits for the other"
         page.wait_for_timeout(20)
