@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compiler.errors import WispError
-from compiler.models.base import ModelConfig, WeightSpec
+from compiler.models.base import ModelConfig
 from compiler.reference_model import ReadRows, ReferenceModel
 from compiler.sandbox import encode
 
@@ -71,10 +71,3 @@ def column_importance(
     hidden = model.hidden_states(ids)
     model.squares["embedding" if config.tie_word_embeddings else "lm_head", None] = np.square(hidden).mean(axis=0)
     return {key: squares + FLOOR * squares.mean() + 1e-20 for key, squares in model.squares.items()}
-
-
-def importance_of(
-    spec: WeightSpec, importance: dict[tuple[str, int | None], NDArray[np.float32]]
-) -> NDArray[np.float32] | None:
-    """A weight's own figures; None when there are none (an embedding that is only looked up, a vector)."""
-    return importance.get((spec.role, spec.layer)) if spec.kind == "matrix" else None

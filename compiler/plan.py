@@ -20,17 +20,6 @@ ALIGNMENT = 16  # bytes; a scratch buffer may be bound as vectors
 
 
 @dataclass(frozen=True)
-class Buffer:
-    """A GPU buffer of the plan, as its JSON object."""
-
-    description: Mapping[str, Any]
-
-    @property
-    def name(self) -> str:
-        return str(self.description["name"])
-
-
-@dataclass(frozen=True)
 class Call:
     """One kernel call of a program: operands are parameter names or `storage:N`."""
 

@@ -1,0 +1,47 @@
+"""What the documents list is what there is: commands in README.md, names of weights in compiler/FORMAT.md."""
+
+import re
+import tomllib
+from dataclasses import replace
+
+import pytest
+
+from compiler import cli
+from compiler.models import ARCHITECTURES, config_from_huggingface
+from compiler.recipes import recipe_paths
+from tests.conftest import ROOT
+
+FORMAT = (ROOT / "compiler" / "FORMAT.md").read_text()
+
+
+def test_the_readme_lists_every_command() -> None:
+    listed = re.findall(r"^\| `wisp (\w+)", (ROOT / "README.md").read_text(), re.MULTILINE)
+    (commands,) = (action for action in cli._parser()._actions if action.choices)
+    assert commands.choices is not None
+    assert set(listed) == set(commands.choices)
+    assert len(listed) == len(set(listed))
+
+
+def documented(model_type: str) -> set[str]:
+    """The names of FORMAT.md's row for an architecture."""
+    title = {"phi": "Phi (1, 1.5, 2)", "phi3": "Phi-3"}.get(model_type, "Llama, Mistral, Qwen2, Qwen3")
+    (row,) = (line for line in FORMAT.splitlines() if line.startswith(f"| {title} |"))
+    _, _, around, layer, _ = row.split("|")
+    prefix, *names = re.findall(r"`([^`]+)`", layer)
+    return {*re.findall(r"`([^`]+)`", around), *(prefix + name for name in names)}
+
+
+@pytest.mark.parametrize("model_type", ARCHITECTURES)
+def test_the_format_names_every_weight(model_type: str) -> None:
+    """Of a network with all that an architecture may have; the row names nothing else."""
+    raw = next(
+        recipe["architecture"]
+        for path in recipe_paths()
+        if (recipe := tomllib.loads(path.read_text()))["architecture"]["model_type"] == model_type
+    )
+    model = replace(config_from_huggingface(raw, 64), tie_word_embeddings=False)
+    if model_type in ("llama", "mistral", "qwen2", "qwen3"):
+        model = replace(model, qkv_bias=True, output_bias=True, head_norms=True)
+    specs = ARCHITECTURES[model_type].weight_specs(model)
+    names = {re.sub(r"\.\d+\.", ".{i}.", spec.name) for spec in specs}
+    assert names == documented(model_type)
