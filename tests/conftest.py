@@ -24,8 +24,11 @@ def artifacts_dir(request: pytest.FixtureRequest) -> Path:
 
 @pytest.fixture(scope="session")
 def artifact_demo(artifacts_dir: Path) -> Path:
-    """The demo model, compiled for every variant."""
+    """The demo model, compiled for every variant; once, however many processes the tests run in."""
+    from filelock import FileLock
+
     from compiler.config import resolve_config
     from compiler.stale import build_if_stale
 
-    return build_if_stale(resolve_config(str(ROOT / "configs" / "demo"), output=artifacts_dir / "demo"))
+    with FileLock(artifacts_dir / ".demo.lock"):
+        return build_if_stale(resolve_config(str(ROOT / "configs" / "demo"), output=artifacts_dir / "demo"))

@@ -28,5 +28,6 @@ export default defineConfig({
     },
     rolldownOptions: { output: { entryFileNames: "[name].js", chunkFileNames: "shared-[hash].js" } },
   },
-  test: { include: ["tests/**/*.test.ts"], environment: "node" },
+  // The time is only there so that a failure ends: a busy machine is no failure.
+  test: { include: ["tests/**/*.test.ts"], environment: "node", testTimeout: 120_000, hookTimeout: 120_000 },
 });

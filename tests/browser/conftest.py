@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page
+from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from tests import chromium
 from tests.conftest import ROOT, unavailable
+
+expect.set_options(timeout=60_000)  # only so that a failure ends: a busy machine is no failure
 
 SERVE = "import sys, server; server.serve(sys.argv[1], '127.0.0.1', 0)"
 
