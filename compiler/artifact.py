@@ -22,10 +22,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compiler.errors import WispError
-from compiler.manifest import FORMAT_VERSION, SHARD_BYTES, SPLIT_ROWS, Tensor, fail, validate, validate_model
+from compiler.manifest import (
+    FORMAT_VERSION,
+    SHARD_BYTES,
+    SPLIT_ROWS,
+    Tensor,
+    fail,
+    validate,
+    validate_model,
+    validate_tensor_cache,
+)
 
 MANIFEST = "model.json"
 TENSOR_CACHE = "tensor-cache.json"
+CONSTANTS = "constants.bin"
 
 
 def dump_json(value: Any, indent: int | None = 2) -> bytes:
@@ -148,6 +158,12 @@ class ArtifactWriter:
             count = min(self._shard.room // (row_bytes * SPLIT_ROWS) * SPLIT_ROWS, rows - start)
             self._append(name, tensor[start : start + count], {"rowOffset": start, "rows": rows})
             start += count
+
+    def stored(self) -> "StoredWeights":
+        """What was written so far, to read while the artifact is not finished. No tensor can be added after it."""
+        self._close_shard()
+        model = {"files": self._files, "weight_bytes": sum(shard["nbytes"] for shard in self._shards)}
+        return StoredWeights(self._temporary, validate_tensor_cache({"records": self._shards}, model))
 
     def finish(self, model: Mapping[str, Any], metadata: Mapping[str, Any] | None) -> Path:
         """Writes `tensor-cache.json` (when there is `metadata` for it) and `model.json`, checks all, and renames.
@@ -272,6 +288,33 @@ def _sync(file: BinaryIO) -> None:
 
 
 @dataclass(frozen=True)
+class StoredWeights:
+    """Tensors in the shards of a directory, and the tables beside them."""
+
+    path: Path
+    tensors: dict[str, Tensor]
+
+    def constants(self) -> bytes:
+        """`constants.bin`, or nothing when there is none."""
+        file = self.path / CONSTANTS
+        return file.read_bytes() if file.is_file() else b""
+
+    def tensor(self, name: str, start: int = 0, stop: int | None = None) -> NDArray:
+        """Rows `[start, stop)` of a tensor, put together from its parts. Reads only those rows."""
+        tensor = self.tensors[name]
+        stop = tensor.shape[0] if stop is None else stop
+        data = bytearray()
+        for part in tensor.parts:
+            first, last = max(start, part.row) - part.row, min(stop, part.row + part.rows) - part.row
+            if first < last:
+                row_bytes = tensor.row_bytes
+                with (self.path / part.file).open("rb") as file, _mapped(file) as view:
+                    data += view[part.offset + first * row_bytes : part.offset + last * row_bytes]
+        rows = np.frombuffer(data, np.dtype(tensor.dtype).newbyteorder("<"))
+        return rows.reshape(stop - start, *tensor.shape[1:])
+
+
+@dataclass(frozen=True)
 class Artifact:
     """A valid artifact on disk. `model` is model.json, `tensors` where each tensor lies, `plans` by variant name."""
 
@@ -287,21 +330,11 @@ class Artifact:
 
     def constants(self) -> bytes:
         """`constants.bin`, or nothing when no plan has constants."""
-        return (self.path / "constants.bin").read_bytes() if "constants.bin" in self.model["files"] else b""
+        return StoredWeights(self.path, self.tensors).constants()
 
     def tensor(self, name: str, start: int = 0, stop: int | None = None) -> NDArray:
         """Rows `[start, stop)` of a tensor, put together from its parts. Reads only those rows."""
-        tensor = self.tensors[name]
-        stop = tensor.shape[0] if stop is None else stop
-        data = bytearray()
-        for part in tensor.parts:
-            first, last = max(start, part.row) - part.row, min(stop, part.row + part.rows) - part.row
-            if first < last:
-                row_bytes = tensor.row_bytes
-                with (self.path / part.file).open("rb") as file, _mapped(file) as view:
-                    data += view[part.offset + first * row_bytes : part.offset + last * row_bytes]
-        rows = np.frombuffer(data, np.dtype(tensor.dtype).newbyteorder("<"))
-        return rows.reshape(stop - start, *tensor.shape[1:])
+        return StoredWeights(self.path, self.tensors).tensor(name, start, stop)
 
 
 @contextlib.contextmanager

@@ -14,7 +14,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compiler.artifact import TENSOR_CACHE, ArtifactWriter, check_output, dump_json, is_json, tensor_metadata
+from compiler.artifact import (
+    CONSTANTS,
+    TENSOR_CACHE,
+    ArtifactWriter,
+    check_output,
+    dump_json,
+    is_json,
+    tensor_metadata,
+)
 from compiler.checkpoint import Checkpoint, CheckpointSource, checked_token_id, open_checkpoint
 from compiler.config import BuildConfig, clip_prefill_chunks, default_context, generation_defaults
 from compiler.errors import WispError
@@ -27,10 +35,9 @@ from compiler.models.base import ModelConfig, WeightSpec
 from compiler.progress import Report, Silent, human_bytes
 from compiler.quantize import SCHEMES, Scheme, parameter_layout, quantize, with_exceptions
 from compiler.scales import Rule
+from compiler.smoke import Smoke, smoke_test
 from compiler.tokenizer_check import check_tokenizer
 from compiler.variants import VARIANTS
-
-CONSTANTS = "constants.bin"
 
 
 @dataclass(frozen=True)
@@ -94,7 +101,8 @@ def build(config: BuildConfig, report: Report | None = None) -> Path:
         metadata = write_weights(config, source, network, calibration, writer, report)
         write_variants(network, lowered, writer)
         write_text(source, network, text, writer)
-        output = writer.finish(describe(config, source, network, text, lowered, calibration), metadata)
+        smoke = run_smoke_test(config, network, lowered, writer, report)
+        output = writer.finish(describe(config, source, network, text, lowered, calibration, smoke), metadata)
     if source.adapter is not None:
         report.note(f"merged {source.adapter}")
     if unchecked is not None:
@@ -331,6 +339,18 @@ def write_text(source: Source, network: Network, text: Text, writer: ArtifactWri
     writer.add_file("config.json", dump_json(fields))
 
 
+def run_smoke_test(
+    config: BuildConfig, network: Network, lowered: Mapping[str, Lowered], writer: ArtifactWriter, report: Report
+) -> Smoke | None:
+    """Runs a few tokens through what was written; refuses what computes nothing. None without weights."""
+    if config.weights == "none":
+        return None
+    with report.stage("smoke test", 1) as advance:
+        smoke = smoke_test(network.model, network.scheme, network.context, lowered, writer.stored())
+        advance(1)
+    return smoke
+
+
 def describe(
     config: BuildConfig,
     source: Source,
@@ -338,6 +358,7 @@ def describe(
     text: Text,
     lowered: Mapping[str, Lowered],
     calibration: Calibration | None = None,
+    smoke: Smoke | None = None,
 ) -> dict[str, Any]:
     """model.json without its list of files."""
     model = network.model
@@ -370,6 +391,7 @@ def describe(
         **_provenance(config, source),
         "tokenizer": [file.name for file in text.files],
         "weights": TENSOR_CACHE if config.weights == "full" else None,
+        **({"smoke": smoke.described()} if smoke is not None else {}),
         "variants": [describe_variant(name, result) for name, result in lowered.items()],
     }
 

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from compiler.artifact import Artifact, load_artifact
-from compiler.check_weights import compare_weights, match, stored_rows
+from compiler.check_weights import compare_weights, match
 from compiler.errors import WispError
 from compiler.models.base import ModelConfig
 from compiler.native import missing_features, open_variant, request_adapter
@@ -28,6 +28,7 @@ from compiler.progress import Report, Silent
 from compiler.reference_model import ReadRows, ReferenceModel
 from compiler.sandbox import encode
 from compiler.session import Session
+from compiler.stored import stored_rows
 
 # The largest error of a logit, relative to the largest logit of its step.
 BOUNDS = {"float32": 1e-3, "float16": 2e-2}

@@ -3,7 +3,7 @@
 Knows checkpoints, adapters and stored tensors; nothing of logits or devices.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from compiler.lora import Adapter
 from compiler.models import config_from_huggingface, weight_specs
 from compiler.models.base import ModelConfig, WeightSpec
 from compiler.progress import Report
-from compiler.quantize import SCHEMES, Scheme, dequantize, parameter_layout, with_exceptions
+from compiler.quantize import SCHEMES, Scheme, with_exceptions
 from compiler.reference_model import ReadRows
 
 
@@ -72,17 +72,6 @@ def source_rows(checkpoint: Checkpoint) -> ReadRows:
                 parts.append(checkpoint.read(source, low, high))
             first += rows
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
-
-    return read
-
-
-def stored_rows(artifact: Artifact, scheme: Scheme) -> ReadRows:
-    """Rows of the weights that the artifact stores, dequantized."""
-
-    def read(spec: WeightSpec, start: int, stop: int) -> NDArray[np.float32]:
-        part = replace(spec, shape=(stop - start, *spec.shape[1:]))
-        names = [name for name, _, _ in parameter_layout(part, scheme)]
-        return dequantize(part, {name: artifact.tensor(name, start, stop) for name in names}, scheme)
 
     return read
 

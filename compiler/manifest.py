@@ -54,7 +54,10 @@ WASM_LIMITS = {
     "maxComputeWorkgroupsPerDimension": 2**31 - 1,
 }
 
-MAX_TOLERANCE = 0.1  # of an alternative's logits
+MAX_TOLERANCE = 0.1  # of logits, as a part of the largest
+SMOKE_IDS = 16
+SMOKE_LOGITS = 64  # at the top, and others
+FLOAT_MAX = 3.4e38  # of float32
 
 BUFFER_KINDS = ("weight", "constant", "kv", "state", "io", "scratch")
 
@@ -222,6 +225,8 @@ def validate_model(model: Any) -> None:
         _listed(name, files, "model.json tokenizer")
     if model.get("weights", "") is not None:
         _listed(model.get("weights"), files, "model.json weights")
+    if "smoke" in model:
+        _validate_smoke(model["smoke"], vocab_size, model["context"])
     _validate_variants(model.get("variants"), files)
 
 
@@ -234,6 +239,36 @@ def _validate_generation(generation: Any) -> None:
     _number(generation.get("min_p"), f"{where}.min_p", 0, 1)
     if _number(generation.get("repetition_penalty"), f"{where}.repetition_penalty", 0, 100) == 0:
         fail(f"{where}.repetition_penalty", 0, "more than 0")
+
+
+def _validate_smoke(smoke: Any, vocab_size: int, context: int) -> None:
+    where = "model.json smoke"
+    ids = _list(_object(smoke, where).get("ids"), f"{where}.ids")
+    if not 1 <= len(ids) <= min(SMOKE_IDS, context):
+        fail(f"{where}.ids", f"{len(ids)} ids", f"1 to {SMOKE_IDS}, no more than the context")
+    for token in ids:
+        _integer(token, f"{where}.ids", maximum=vocab_size - 1)
+    scale = _number(smoke.get("scale"), f"{where}.scale", 0, FLOAT_MAX)
+    if scale == 0:
+        fail(f"{where}.scale", scale, "more than 0")
+    if _number(smoke.get("tolerance"), f"{where}.tolerance", 0, MAX_TOLERANCE) == 0:
+        fail(f"{where}.tolerance", 0, "more than 0")
+    seen: set[int] = set()
+    last = scale
+    for key in ("top", "others"):
+        pairs = _list(smoke.get(key), f"{where}.{key}")
+        if len(pairs) > SMOKE_LOGITS or (key == "top" and not pairs):
+            fail(f"{where}.{key}", f"{len(pairs)} logits", f"at most {SMOKE_LOGITS}, and one at the top")
+        for i, pair in enumerate(pairs):
+            if len(_list(pair, f"{where}.{key}[{i}]")) != 2:
+                fail(f"{where}.{key}[{i}]", pair, "an id and its logit")
+            token = _integer(pair[0], f"{where}.{key}[{i}]", maximum=vocab_size - 1)
+            if token in seen:
+                fail(f"{where}.{key}[{i}]", token, "an id that comes once")
+            seen.add(token)
+            logit = _number(pair[1], f"{where}.{key}[{i}]", -scale, last)
+            if key == "top":
+                last = logit
 
 
 def _validate_files(files: Any) -> dict[str, Any]:

@@ -55,6 +55,14 @@ def test_the_good_manifest_is_valid() -> None:
     assert tensors["model.norm.weight"].row_bytes == 2
 
 
+def test_a_smoke_test_is_checked_where_there_is_one() -> None:
+    documents = load(FIXTURES / "base.json")
+    del documents["model"]["smoke"]["others"][:]
+    check(documents)
+    del documents["model"]["smoke"]
+    check(documents)
+
+
 def test_a_plan_may_have_alternatives() -> None:
     documents = load(FIXTURES / "base_alternatives.json")
     check(documents)

@@ -120,7 +120,11 @@ export interface GenerateOptions extends SamplingOptions {
   signal?: AbortSignal;
 }
 
-/** Counters and timings since the engine was created. Cumulative: subtract two snapshots for one request's share. */
+/**
+ * Counters and timings since the engine was created. Cumulative: subtract two snapshots for one request's share. What a start
+ * runs by itself (measuring kernels, the artifact's smoke test) shows in dispatches, submits, readbacks and bytes, not in tokens,
+ * steps, prompts and requests.
+ */
 export interface EngineStats {
   /** Tokens delivered, the stop token included. */
   tokens: number;

@@ -14,6 +14,7 @@ export type ErrorKind =
   | "device-lost" // DeviceError
   | "shader" // a kernel does not compile: DeviceError
   | "kernel" // a kernel on the CPU trapped: DeviceError
+  | "wrong-results" // the device computes something else than the artifact says: DeviceError
   | "gpu" // WebGPU reported an error that nobody expected: DeviceError
   | "request" // the caller asked for something impossible: RequestError
   | "context-overflow" // the prompt is longer than the context: RequestError

@@ -2,7 +2,7 @@
 // are tested on tests/golden/bad_manifests. plan-schema checks are in plan.ts. Knows the format; fetches nothing.
 
 import { checkPath, fail, GIB, Node } from "./checks";
-import type { FileEntry, GenerationDefaults, Manifest, Shard, Tensor, TensorCache, TensorRecord, Variant, WeightDtype } from "./schema";
+import type { FileEntry, GenerationDefaults, Manifest, Shard, Smoke, Tensor, TensorCache, TensorRecord, Variant, WeightDtype } from "./schema";
 import { DTYPE_BYTES } from "./schema";
 
 const MODEL = "model.json";
@@ -16,6 +16,10 @@ const MOST_BYTES = 16 * GIB;
 const SHARD_BYTES = 32 * 2 ** 20;
 /** Keeps sums of sizes exact in a double. */
 const MOST_DIMENSION = 2 ** 32;
+const SMOKE_IDS = 16;
+const SMOKE_LOGITS = 64;
+const FLOAT_MAX = 3.4e38;
+const MAX_TOLERANCE = 0.1;
 
 /** @throws ArtifactError naming the key, what it holds and what it should */
 export function parseManifest(json: unknown): Manifest {
@@ -33,19 +37,22 @@ export function parseManifest(json: unknown): Manifest {
   checkOrigin(root);
   const bos = root.get("bos_token_id");
   const template = root.get("chat_template");
+  const context = root.get("context").int(1, 2 ** 24);
+  const smoke = root.get("smoke");
   return {
     id: root.get("id").string(),
     vocabSize,
     parameters: root.get("parameters").int(),
     quantization: root.get("quantization").string(),
     weightBytes: root.get("weight_bytes").int(0, MOST_BYTES),
-    context: root.get("context").int(1, 2 ** 24),
+    context,
     bosTokenId: bos.value === null ? null : bos.int(0, vocabSize - 1),
     stopTokenIds: root.get("stop_token_ids").list(1000).map((id) => id.int(0, vocabSize - 1)),
     generation: parseGeneration(root.get("generation")),
     chatTemplate: template.value === null ? null : template.string(),
     tokenizer: root.get("tokenizer").list(32).map(listed),
     weights: parseWeights(root.get("weights"), listed),
+    smoke: smoke.value === undefined ? undefined : parseSmoke(smoke, vocabSize, context),
     variants: parseVariants(root.get("variants"), listed),
     files,
   };
@@ -96,6 +103,35 @@ function parseGeneration(node: Node): GenerationDefaults {
     minP: node.get("min_p").number(0, 1),
     repetitionPenalty: node.get("repetition_penalty").number(1e-6, 1e6),
   };
+}
+
+function parseSmoke(node: Node, vocabSize: number, context: number): Smoke {
+  const ids = node.get("ids").list(Math.min(SMOKE_IDS, context)).map((id) => id.int(0, vocabSize - 1));
+  if (ids.length === 0) node.get("ids").fail("at least one id");
+  const scale = above(node.get("scale"), FLOAT_MAX);
+  const seen = new Set<number>();
+  const pair = (item: Node, most: number): [number, number] => {
+    const [id, logit, ...more] = item.list(SMOKE_LOGITS);
+    if (id === undefined || logit === undefined || more.length > 0) return item.fail("an id and its logit");
+    if (seen.has(id.int(0, vocabSize - 1))) id.fail("an id that comes once");
+    seen.add(id.int());
+    return [id.int(), logit.number(-scale, most)];
+  };
+  let last = scale;
+  const top = node.get("top").list(SMOKE_LOGITS).map((item) => {
+    const found = pair(item, last);
+    last = found[1];
+    return found;
+  });
+  if (top.length === 0) node.get("top").fail("at least one logit");
+  const others = node.get("others").list(SMOKE_LOGITS).map((item) => pair(item, last));
+  return { ids, top, others, scale, tolerance: above(node.get("tolerance"), MAX_TOLERANCE) };
+}
+
+/** More than 0. */
+function above(node: Node, most: number): number {
+  const value = node.number(0, most);
+  return value > 0 ? value : node.fail("more than 0");
 }
 
 function parseVariants(node: Node, listed: (node: Node) => string): Variant[] {

@@ -32,6 +32,18 @@ export interface GenerationDefaults {
   repetitionPenalty: number;
 }
 
+/** A short prompt and what the CPU's kernels make of it, logits by id: a device that computes otherwise is not used. */
+export interface Smoke {
+  ids: number[];
+  /** The largest, in order. */
+  top: [id: number, logit: number][];
+  /** Some of the rest. */
+  others: [id: number, logit: number][];
+  /** The largest absolute logit; `tolerance` is a part of it. */
+  scale: number;
+  tolerance: number;
+}
+
 export interface Manifest {
   id: string;
   vocabSize: number;
@@ -45,6 +57,8 @@ export interface Manifest {
   chatTemplate: string | null;
   tokenizer: string[];
   weights: string;
+  /** Undefined in artifacts of earlier compilers. */
+  smoke: Smoke | undefined;
   variants: Variant[];
   files: Map<string, FileEntry>;
 }

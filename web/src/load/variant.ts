@@ -12,6 +12,7 @@ import { WebGPUBackend } from "../backend/webgpu";
 import { DeviceError } from "../errors";
 import type { Running } from "../recovery";
 import { allocate, bufferSizes, Replay } from "../runtime/replay";
+import { smokeTest } from "../runtime/smoke";
 import type { ChatTemplate } from "../text/chat-template";
 import type { Tokenizer } from "../text/tokenizer";
 import { decide, measure, type TuningMemory, UNTUNED } from "../tuning";
@@ -33,8 +34,8 @@ export interface Artifact {
 }
 
 /**
- * One variant: plan -> device -> kernels and weights at once -> machine, measured or remembered alternatives in it. No weight
- * is fetched for a device that cannot hold it.
+ * One variant: plan -> device -> kernels and weights at once -> machine, measured or remembered alternatives in it, which
+ * computes what the artifact says. No weight is fetched for a device that cannot hold it.
  */
 export async function startVariant(artifact: Artifact, variant: Variant, signal: AbortSignal, { gently = false, mayMeasure = true } = {}): Promise<Running> {
   const { manifest, weights, contextLength, meter, memory, autotune } = artifact;
@@ -48,7 +49,8 @@ export async function startVariant(artifact: Artifact, variant: Variant, signal:
   signal.throwIfAborted();
   const device = await openDevice(variant, artifact.threads, gently);
   const { backend } = device;
-  let measuring = false;
+  /** Kernels that are not the plan's own may be to blame: the next attempt is without them. */
+  let foreign = false;
   try {
     if (variant.backend === "wasm") checkMemory(plan, contextLength, device.threads);
     const decision = await decide(memory, mayMeasure ? autotune : false, { manifest, variant, plan, adapter: device.adapter });
@@ -66,19 +68,25 @@ export async function startVariant(artifact: Artifact, variant: Variant, signal:
     const own = new Replay(backend, composed.plan, buffers, contextLength);
     await backend.idle();
     signal.throwIfAborted();
-    const running = { ...device, variant, compileMs };
-    if (decision.kind === "own") return { ...running, machine: own, tuning: UNTUNED, tuneMs: 0 };
-    if (decision.kind === "remembered") return { ...running, machine: own, tuning: { ...UNTUNED, source: "remembered", programs: decision.choice }, tuneMs: 0 };
-    measuring = true;
-    const tuneStart = performance.now();
-    const read = async (path: string) => new TextDecoder().decode(await load(path));
-    const measured = await measure(memory, decision, { backend, plan, buffers, capacity: contextLength, own, read, signal: ends });
-    return { ...running, ...measured, tuneMs: performance.now() - tuneStart };
+    let running: Running = { ...device, variant, compileMs, machine: own, tuning: UNTUNED, tuneMs: 0 };
+    if (decision.kind === "remembered") running.tuning = { ...UNTUNED, source: "remembered", programs: decision.choice };
+    if (decision.kind === "measure") {
+      foreign = true;
+      const tuneStart = performance.now();
+      const read = async (path: string) => new TextDecoder().decode(await load(path));
+      const measured = await measure(memory, decision, { backend, plan, buffers, capacity: contextLength, own, read, signal: ends });
+      running = { ...running, ...measured, tuneMs: performance.now() - tuneStart };
+    }
+    foreign = Object.keys(running.tuning.programs).length > 0;
+    if (manifest.smoke !== undefined) await smokeTest(running.machine, manifest.smoke);
+    return running;
   } catch (error) {
     failure.abort(); // A kernel that does not compile ends the download.
     backend.dispose();
-    if (measuring && error instanceof DeviceError && !signal.aborted) return startVariant(artifact, variant, signal, { gently: true, mayMeasure: false });
-    throw error;
+    if (!foreign || !(error instanceof DeviceError) || signal.aborted) throw error;
+    const wrong = error.kind === "wrong-results";
+    if (wrong) await memory.put(memory.key(manifest, variant, plan, device.adapter), {});
+    return startVariant(artifact, variant, signal, { gently: gently || !wrong, mayMeasure: false });
   }
 }
 

@@ -39,6 +39,11 @@ test("the base that the fixtures patch is valid", () => {
   expect(weights.tensors.get("model.embed_tokens.q_weight")).toEqual({ shape: [128, 4], dtype: "uint32" });
   expect(plan.prefillChunks).toEqual([16, 4]);
   expect(plan.decode).toHaveLength(3);
+  expect(manifest.smoke).toEqual({ ids: [16, 48, 80, 112], top: [[5, 4.5], [90, 4.5], [7, 3.25]], others: [[8, -9], [24, 3]], scale: 9, tolerance: 0.05 });
+});
+
+test("an artifact of an earlier compiler has no smoke test", () => {
+  expect(validate(read("base_wasm.json") as Documents).manifest.smoke).toBeUndefined();
 });
 
 test("a plan may have alternatives", () => {

@@ -21,6 +21,12 @@ export function reference(ids: readonly number[], count: number, seed = 0): numb
   return out;
 }
 
+/** The greedy token has the largest, 0; the others fall from it on. */
+export function referenceLogits(ids: readonly number[]): Float32Array {
+  const best = next(ids, 0);
+  return Float32Array.from({ length: VOCAB }, (_, id) => -((id + VOCAB - best) % VOCAB));
+}
+
 const io = { kind: "io", bytes: 4 * VOCAB } as const;
 export const PLAN: Plan = {
   variant: "toy",
@@ -38,20 +44,23 @@ export const PLAN: Plan = {
   ],
   kernels: [
     { entry: "append", bindings: ["read", "read_write", "read"] },
-    { entry: "decode", bindings: ["read_write", "read_write", "read_write"] },
+    { entry: "decode", bindings: ["read_write", "read_write", "read_write", "read_write"] },
   ],
-  decode: [{ kernel: 1, bind: [0, 1, 3], grid: [1, 1, 1] }],
+  decode: [{ kernel: 1, bind: [0, 1, 3, 5], grid: [1, 1, 1] }],
   prefill: new Map([16, 4].map((chunk) => [chunk, [{ kernel: 0, bind: [0, 1, 2], grid: [chunk, 1, 1] }]])),
   alternatives: [],
 };
 
 type Words = Uint32Array;
-const KERNELS: ((state: Words, kv: Words, third: Words) => void)[] = [
+const floats = (words: Words) => new Float32Array(words.buffer, words.byteOffset, words.length);
+const KERNELS: ((state: Words, kv: Words, third: Words, logits: Words) => void)[] = [
   (state, kv, ids) => kv.set(ids.subarray(0, state[2]), state[0]),
-  (state, kv, ring) => {
+  (state, kv, ring, logits) => {
     const [position = 0, token = 0, , seed = 0] = state;
     kv[position] = token;
-    const sampled = next([...kv.subarray(0, position + 1)], state[4] === 0 ? 0 : seed);
+    const rows = [...kv.subarray(0, position + 1)];
+    floats(logits).set(referenceLogits(rows));
+    const sampled = next(rows, state[4] === 0 ? 0 : seed);
     state.set([position + 1, sampled]);
     ring[(position + 1) % RING] = sampled;
   },
@@ -65,6 +74,8 @@ export class ToyDevice implements Backend {
   disposed = false;
   /** Decode steps until the device is lost. */
   lasts = Infinity;
+  /** What it makes of the logits of each step. */
+  lie: ((logits: Float32Array) => void) | undefined;
   private failure: DeviceError | undefined;
   private buffers: Uint32Array<ArrayBuffer>[] = [];
   private readonly programs: (readonly Recorded[])[] = [];
@@ -99,9 +110,10 @@ export class ToyDevice implements Backend {
     this.counters.submits += 1;
     for (let run = 0; run < times; run++)
       for (const { kernel, buffers } of this.programs[program] ?? []) {
-        const [a = 0, b = 0, c = 0] = buffers;
+        const [a = 0, b = 0, c = 0, d = c] = buffers;
         if (kernel === 1 && this.lasts-- <= 0) this.lose();
-        KERNELS[kernel]?.(this.words(a), this.words(b), this.words(c));
+        KERNELS[kernel]?.(this.words(a), this.words(b), this.words(c), this.words(d));
+        if (kernel === 1) this.lie?.(floats(this.words(d)));
       }
   }
   async submitAndRead(program: ProgramHandle, times: number, slices: readonly Slice[]): Promise<ArrayBuffer> {
