@@ -169,6 +169,24 @@ class Toy:
         best = self.next(ids)
         return [-float((v + VOCAB - best) % VOCAB) for v in range(VOCAB)]
 
+    def smoke(self) -> dict[str, Any]:
+        """What `wisp compile` would write."""
+        ids = [40, 120, 200, 280]
+        logits = self.logits(ids)
+        ranked = sorted(range(VOCAB), key=lambda token: -logits[token])
+
+        def pairs(tokens: list[int]) -> list[list[float]]:
+            return [[token, logits[token]] for token in tokens]
+
+        scale = max(map(abs, logits))
+        return {
+            "ids": ids,
+            "top": pairs(ranked[:8]),
+            "others": pairs(ranked[20::40]),
+            "scale": scale,
+            "tolerance": 0.01,
+        }
+
 
 def toy() -> Toy:
     rng = np.random.default_rng(7)
@@ -200,13 +218,16 @@ def write(
     source: str = KERNELS,
     cpu: bool = False,
     scratch: int = 64,
+    smoke: bool = True,
+    tokenizer_json: str | None = None,
     alternatives: dict[str, tuple[dict[str, Any], str]] | None = None,
     **changes: Any,
 ) -> None:
     """Writes the artifact with these kernels. `changes` replace keys of model.json.
 
-    `cpu` adds the variant of the CPU, whose plan has a scratch buffer of `scratch` bytes. `alternatives` are those of
-    the GPU's plan, by name: what is said of one there, and the WGSL of its kernels.
+    Without `smoke` it is as earlier compilers wrote it. `cpu` adds the variant of the CPU, whose plan has a scratch
+    buffer of `scratch` bytes. `alternatives` are those of the GPU's plan, by name: what is said of one there, and the
+    WGSL of its kernels.
     """
     low, high = model.weight[:128], model.weight[128:]
     name = "model.embed_tokens.weight"
@@ -214,7 +235,7 @@ def write(
         "params_shard_0.bin": low.tobytes(),
         "params_shard_1.bin": high.tobytes(),
         "constants.bin": b"\0" * 16 + model.constant.tobytes(),
-        "tokenizer.json": tokenizer().to_str().encode(),
+        "tokenizer.json": (tokenizer_json or tokenizer().to_str()).encode(),
         "tokenizer_config.json": json.dumps({"bos_token": "<s>", "eos_token": "</s>"}).encode(),
         "webgpu-f32/kernels.wgsl": with_numbers(source).encode(),
     }
@@ -280,6 +301,7 @@ def write(
         "chat_template": TEMPLATE,
         "tokenizer": ["tokenizer.json", "tokenizer_config.json"],
         "weights": "tensor-cache.json",
+        **({"smoke": model.smoke()} if smoke else {}),
         "variants": [f16, variant("webgpu-f32"), *([cpu_variant()] if cpu else [])],
         "files": {
             path: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}

@@ -85,7 +85,7 @@ export async function startVariant(artifact: Artifact, variant: Variant, signal:
     backend.dispose();
     if (!foreign || !(error instanceof DeviceError) || signal.aborted) throw error;
     const wrong = error.kind === "wrong-results";
-    if (wrong) await memory.put(memory.key(manifest, variant, plan, device.adapter), {});
+    if (wrong) await memory.put(memory.key(manifest, variant, plan, device.adapter), { choice: {}, tries: 0, final: true });
     return startVariant(artifact, variant, signal, { gently: gently || !wrong, mayMeasure: false });
   }
 }
