@@ -29,18 +29,25 @@ function addByteFallback(model: NonNullable<HfTokenizer["model"]>): void {
     });
 }
 
+// Unicode's white space, for character classes: with U+0085 and without U+FEFF, where JavaScript's `\s` is the other way round.
+const SPACES = "\\t-\\r\\x20\\x85\\xA0\\u1680\\u2000-\\u200A\\u2028\\u2029\\u202F\\u205F\\u3000";
+/** GPT-2's expression, by which `ByteLevel` splits unless it says otherwise. */
+const GPT2 = `'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^${SPACES}\\p{L}\\p{N}]+|[${SPACES}]+(?![^${SPACES}])|[${SPACES}]+`;
+
 /**
- * What `@huggingface/tokenizers` 0.2 takes too narrowly: `Digits` splits at every number of Unicode, not at 0 to 9 alone.
- * The same rule as a `Split`, in a pre-tokenizer or anywhere in a sequence of them.
+ * What `@huggingface/tokenizers` 0.2 takes otherwise: `Digits` splits at every number of Unicode, not at 0 to 9 alone, and
+ * `ByteLevel` at Unicode's white space. The same rules as a `Split`, in a pre-tokenizer or anywhere in a sequence of them.
  */
-function withUnicodeDigits(preTokenizer: unknown): unknown {
+function unicodeRules(preTokenizer: unknown): unknown {
   if (typeof preTokenizer !== "object" || preTokenizer === null) return preTokenizer;
-  const { type, pretokenizers, individual_digits: individual } = preTokenizer as Json;
+  const { type, pretokenizers, individual_digits: individual, use_regex: useRegex, add_prefix_space: prefix } = preTokenizer as Json;
   if (type === "Sequence" && Array.isArray(pretokenizers))
-    return { ...preTokenizer, pretokenizers: pretokenizers.map(withUnicodeDigits) };
-  if (type !== "Digits") return preTokenizer;
-  const pattern = { Regex: individual === true ? "\\p{N}" : "\\p{N}+" };
-  return { type: "Split", pattern, behavior: "Isolated", invert: false };
+    return { ...preTokenizer, pretokenizers: pretokenizers.map(unicodeRules) };
+  const split = (expression: string) => ({ type: "Split", pattern: { Regex: expression }, behavior: "Isolated", invert: false });
+  if (type === "Digits") return split(individual === true ? "\\p{N}" : "\\p{N}+");
+  // A prefix has to come before the split, which a sequence cannot say.
+  if (type !== "ByteLevel" || useRegex === false || prefix !== false) return preTokenizer;
+  return { type: "Sequence", pretokenizers: [split(GPT2), { ...preTokenizer, use_regex: false }] };
 }
 
 export class Tokenizer {
@@ -50,7 +57,7 @@ export class Tokenizer {
 
   /** @param tokenizer, config the parsed tokenizer.json and tokenizer_config.json */
   constructor(tokenizer: Json, config: Json) {
-    const preTokenizer = withUnicodeDigits(tokenizer["pre_tokenizer"]);
+    const preTokenizer = unicodeRules(tokenizer["pre_tokenizer"]);
     this.inner = new HfTokenizer({ ...tokenizer, pre_tokenizer: preTokenizer }, config);
     const { type, byte_fallback: byteFallback } = tokenizer["model"] as Json;
     if (type === "Unigram" && byteFallback === true && this.inner.model !== null) addByteFallback(this.inner.model);
