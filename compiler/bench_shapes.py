@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 import compiler
 from compiler.artifact import MANIFEST, ArtifactWriter, check_output, tensor_metadata
-from compiler.build import Source, Text, describe, lower, plan_network, write_text, write_variants
+from compiler.build import Source, Text, describe, fitting_variants, lower, plan_network, write_text, write_variants
 from compiler.checkpoint import CheckpointSource
 from compiler.config import DEFAULT_QUANTIZATION, generation_defaults, resolve_config
 from compiler.errors import WispError
@@ -124,7 +124,7 @@ def write_random_artifact(
         )
         source = Source(None, model.config, CheckpointSource("directory", model.id, None))
         network = plan_network(config, source)
-        lowered = lower(config, network, progress)
+        lowered = lower(config, network, fitting_variants(config, network, progress), progress)
         tensors = 0
         with progress.stage("random weights", len(network.specs)) as advance:
             for spec in network.specs:

@@ -26,8 +26,9 @@ from compiler.artifact import (
 from compiler.checkpoint import Checkpoint, CheckpointSource, checked_token_id, open_checkpoint
 from compiler.config import BuildConfig, clip_prefill_chunks, default_context, generation_defaults
 from compiler.errors import WispError
+from compiler.limits import obstacle
 from compiler.lora import Adapter, open_adapter
-from compiler.lower import Lowered, lower_variant, rope_constants
+from compiler.lower import Lowered, geometry_of, lower_variant, rope_constants
 from compiler.mlc import MLC_CONFIG, mlc_chat_config
 from compiler.mlc_source import MlcCheckpoint
 from compiler.models import config_from_huggingface, weight_specs, without_ignored
@@ -37,7 +38,7 @@ from compiler.quantize import SCHEMES, Scheme, parameter_layout, quantize, with_
 from compiler.scales import Rule
 from compiler.smoke import Smoke, smoke_test
 from compiler.tokenizer_check import check_tokenizer
-from compiler.variants import VARIANTS
+from compiler.variants import ACTIVATION_DTYPE, VARIANTS
 
 
 @dataclass(frozen=True)
@@ -91,11 +92,12 @@ def build(config: BuildConfig, report: Report | None = None) -> Path:
     check_output(config.output)
     source = open_source(config)
     network = plan_network(config, source)
+    variants = fitting_variants(config, network, report)
     check_weights(config, source, network)
     text = read_text(config, source, network)
     with report.stage("checking the tokenizer", 1):
         unchecked = check_tokenizer(text.files, text.chat_template, text.bos_token_id, text.stop_token_ids)
-    lowered = lower(config, network, report)
+    lowered = lower(config, network, variants, report)
     with ArtifactWriter(config.output, mlc_shards=config.mlc_shards) as writer:
         calibration = calibrate(config, source, network, report)
         metadata = write_weights(config, source, network, calibration, writer, report)
@@ -145,6 +147,21 @@ def plan_network(config: BuildConfig, source: Source) -> Network:
         parameters=sum(math.prod(spec.shape) for spec in specs),
         weight_bytes=sum(math.prod(shape) * np.dtype(dtype).itemsize for _, dtype, shape in layouts),
     )
+
+
+def fitting_variants(config: BuildConfig, network: Network, report: Report) -> tuple[str, ...]:
+    """The variants whose buffers a device can hold. One that was named has to fit; without a name one has to."""
+    shape = network.context, network.prefill_chunks
+    found = {
+        name: obstacle(geometry_of(network.model, network.scheme, VARIANTS[name], *shape)) for name in config.variants
+    }
+    obstacles = [error for error in found.values() if error is not None]
+    if obstacles and (config.variants_named or len(obstacles) == len(found)):
+        raise obstacles[0]
+    for name, error in found.items():
+        if error is not None:
+            report.note(f"left out {name}: {error}")
+    return tuple(name for name, error in found.items() if error is None)
 
 
 def _scheme(config: BuildConfig, source: Source, model: ModelConfig) -> Scheme:
@@ -227,11 +244,11 @@ def read_text(config: BuildConfig, source: Source, network: Network) -> Text:
     return text
 
 
-def lower(config: BuildConfig, network: Network, report: Report) -> dict[str, Lowered]:
+def lower(config: BuildConfig, network: Network, variants: tuple[str, ...], report: Report) -> dict[str, Lowered]:
     """The plan and the kernels of every variant."""
     lowered, seconds = {}, {}
-    with report.stage("lowering", len(config.variants)) as advance:
-        for name in config.variants:
+    with report.stage("lowering", len(variants)) as advance:
+        for name in variants:
             started = time.monotonic()
             lowered[name] = lower_variant(
                 network.model, network.scheme, VARIANTS[name], network.context, network.prefill_chunks, config.dump
@@ -429,9 +446,10 @@ def describe_variant(name: str, lowered: Lowered) -> dict[str, Any]:
     return {
         "name": name,
         "backend": variant.backend,
-        "activation_dtype": variant.activation_dtype,
+        "activation_dtype": ACTIVATION_DTYPE,
+        "kv_dtype": lowered.kv_dtype,
         "required_features": list(variant.required_features),
-        "required_limits": {},
+        "required_limits": dict(lowered.required_limits),
         "plan": f"{name}/plan.json",
         **{key: _module_file(name, key) for key in lowered.modules},
         "kv_bytes_per_token": sum(buffer["bytes_per_position"] for buffer in caches),

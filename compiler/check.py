@@ -30,8 +30,9 @@ from compiler.sandbox import encode
 from compiler.session import Session
 from compiler.stored import stored_rows
 
-# The largest error of a logit, relative to the largest logit of its step.
-BOUNDS = {"float32": 1e-3, "float16": 2e-2}
+# The largest error of a logit, relative to the largest logit of its step, by the type of the KV cache.
+BOUNDS = {"float32": 1e-3, "float16": 2e-3}
+FORMER_BOUND = 2e-2  # of activations of 16 bits, as artifacts of earlier versions have them
 DEFAULT_TOKENS = 64
 
 TEXT = """The lighthouse keeper wrote down the weather every morning: the wind, the height of the waves, and the
@@ -229,7 +230,7 @@ def check_variant(
         runtime = open_wasm_variant(artifact, name) if on_cpu else open_variant(artifact, name, adapter)
         got = native_logits(runtime, sample)
         advance(1)
-    bound = BOUNDS[dtype]
+    bound = FORMER_BOUND if dtype == "float16" else BOUNDS[variant.get("kv_dtype", "float32")]
     decode = compare(got.steps, stored.steps, bound)
     prefill = {n: compare(got.prompts[n][None], stored.prompts[n][None], bound) for n in sample.prompts}
     failures = [*broken("decode", decode, bound)]

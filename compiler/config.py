@@ -20,7 +20,7 @@ from compiler.mlc_source import stored_quantization
 from compiler.models.base import Role, shortened
 from compiler.quantize import SCHEMES, with_exceptions
 from compiler.scales import RULES, Rule
-from compiler.variants import VARIANTS
+from compiler.variants import FORMER, VARIANTS
 
 DEFAULT_QUANTIZATION = "q4f16_1"
 DEFAULT_SCALES: Rule = "search"  # tests/benchmarks/README.md has the evidence
@@ -78,7 +78,10 @@ RECIPE_TYPES: dict[str, type] = {
 
 @dataclass(frozen=True)
 class BuildConfig:
-    """What to compile and where to. `context` None: as `default_context` says for the checkpoint."""
+    """What to compile and where to. `context` None: as `default_context` says for the checkpoint.
+
+    Variants that nobody named (`variants_named`) are those there are, less the ones that the model does not fit.
+    """
 
     source: str
     source_kind: Literal["directory", "hub", "gguf"]
@@ -90,6 +93,7 @@ class BuildConfig:
     context: int | None
     prefill_chunks: tuple[int, ...]
     variants: tuple[str, ...]
+    variants_named: bool
     generation: Mapping[str, float]  # what overrides the checkpoint's own defaults
     suggestions: tuple[str, ...]
     weights: Literal["full", "none"]
@@ -153,6 +157,7 @@ def resolve_config(
         context=_context(context if context is not None else recipe.get("context")),
         prefill_chunks=_chunks(recipe.get("prefill_chunks", DEFAULT_PREFILL_CHUNKS)),
         variants=_variants(recipe.get("variants", list(VARIANTS)) if variants is None else list(variants)),
+        variants_named=variants is not None or "variants" in recipe,
         generation=_generation(recipe.get("generation", {}), "recipe [generation]"),
         suggestions=tuple(recipe.get("suggestions", ())),
         weights=weights,
@@ -340,6 +345,13 @@ def _chunks(values: Iterable[Any]) -> tuple[int, ...]:
 
 def _variants(names: list[Any]) -> tuple[str, ...]:
     for name in names:
+        if name in FORMER:
+            raise WispError(
+                f"the variant {name} is no longer one",
+                got=repr(name),
+                expected=" or ".join(VARIANTS),
+                remedy=f"name {FORMER[name]}, which keeps its KV cache in 16 bits and needs no shader-f16",
+            )
         _choice("variant", name, VARIANTS)
     if not names:
         raise WispError("there are no variants to compile", expected=", ".join(VARIANTS))

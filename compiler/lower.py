@@ -17,20 +17,19 @@ import tvm
 from tvm import relax, tirx
 from tvm_ffi import StructuralKey
 
-from compiler import wasm, wgsl
-from compiler.errors import WispError
+from compiler import limits, wasm, wgsl
 from compiler.kernels.embed import rope_table
 from compiler.models import weight_specs
 from compiler.models.base import ModelConfig
 from compiler.models.cpu import CpuDecoder, CpuParallelDecoder
 from compiler.models.decoder import Decoder
 from compiler.models.graph import Graph
-from compiler.models.layers import MAX_BINDING, RING_SIZE, Geometry
+from compiler.models.layers import RING_SIZE, Geometry
 from compiler.models.parallel import ParallelDecoder
 from compiler.plan import AlternativePrograms, Program, assemble, read_program
 from compiler.quantize import Scheme, parameter_layout
 from compiler.tuning import ALTERNATIVES, TOLERANCE
-from compiler.variants import Variant
+from compiler.variants import ACTIVATION_DTYPE, Variant
 from compiler.wgsl import KernelInfo
 
 PASSES: tuple[tuple[str, Any], ...] = (
@@ -53,11 +52,14 @@ Show = Callable[[str, Callable[[], str]], None]  # (name, text): what dumps a st
 class Lowered:
     """A variant, compiled: the content of plan.json, and its modules by their keys in model.json (`kernels`, ...).
 
-    `alternatives` are the modules of the plan's alternatives, by their paths in the artifact.
+    `required_limits` are those of its entry there; `alternatives` are the modules of the plan's alternatives, by their
+    paths in the artifact.
     """
 
     plan: dict[str, Any]
     modules: dict[str, bytes]
+    kv_dtype: str
+    required_limits: dict[str, int] = field(default_factory=dict)
     alternatives: dict[str, bytes] = field(default_factory=dict)
 
     @property
@@ -94,13 +96,12 @@ def lower_variant(
 
     Without `alternatives` only the default programs, which takes half the time.
 
-    Raises `WispError` when the model does not fit WebGPU's default limits at this context.
+    Raises `WispError`, before it compiles anything, when no device would hold a buffer of it.
     """
     show = Dump(dump / variant.name if dump else None)
-    if variant.backend == "wasm":  # a CPU does no work for padding: the largest chunk serves every length
-        prefill_chunks = (max(prefill_chunks),) if prefill_chunks else ()
-    geometry = Geometry(model, scheme, variant, context, prefill_chunks)
-    _check_cache(geometry)
+    geometry = geometry_of(model, scheme, variant, context, prefill_chunks)
+    if (obstacle := limits.obstacle(geometry)) is not None:
+        raise obstacle
     graph, programs, parameters = _plan_programs(geometry, show)
     if variant.backend == "wasm":
         kernels, modules = _compile_wasm(graph, show)
@@ -115,19 +116,30 @@ def lower_variant(
         "format": "wisp-plan",
         "format_version": 1,
         "variant": variant.name,
-        "activation_dtype": variant.activation_dtype,
+        "activation_dtype": ACTIVATION_DTYPE,
         "context": context,
         "vocab_size": model.vocab_size,
         "ring_size": RING_SIZE,
-        "prefill_chunks": list(prefill_chunks),
+        "prefill_chunks": list(geometry.prefill_chunks),
     }
     shapes = _weight_shapes(geometry)
     named = {label: _describe(label, parameter, geometry, shapes) for label, parameter in parameters.items()}
     plan = assemble(header, named, programs, kernels, [a for a, _ in made])
     show("plan.json", lambda: json.dumps(plan, indent=1))
+    required: dict[str, int] = {}
     if variant.backend == "webgpu":
-        _check_limits(plan)
-    return Lowered(plan, modules, {a.kernels_file: source for a, source in made})
+        _check_kernels(plan)
+        required = limits.required_limits(plan)
+    return Lowered(plan, modules, geometry.cache.dtype, required, {a.kernels_file: source for a, source in made})
+
+
+def geometry_of(
+    model: ModelConfig, scheme: Scheme, variant: Variant, context: int, prefill_chunks: tuple[int, ...]
+) -> Geometry:
+    """What a variant is compiled for."""
+    if variant.backend == "wasm":  # a CPU does no work for padding: the largest chunk serves every length
+        prefill_chunks = (max(prefill_chunks),) if prefill_chunks else ()
+    return Geometry(model, scheme, variant, context, prefill_chunks)
 
 
 def _plan_programs(geometry: Geometry, show: Show) -> tuple[Graph, dict[str, Program], dict[str, Any]]:
@@ -162,13 +174,13 @@ def _lower_alternative(
     if not fresh:
         return None
     rendered = _render(fresh)
-    source = wgsl.join(_unique(rendered), variant.activation_dtype == "float16", variant.subgroups)
+    source = wgsl.join(_unique(rendered), variant.subgroups)
     show_prefixed("kernels.wgsl", lambda: source)
     found = AlternativePrograms(
         alternative.name,
         f"{variant.name}/{alternative.name}.wgsl",
         alternative.language_features,
-        TOLERANCE[variant.activation_dtype],
+        TOLERANCE,
         programs,
         shared | rendered,
     )
@@ -177,7 +189,7 @@ def _lower_alternative(
 
 def _compile_wgsl(graph: Graph, variant: Variant, show: Dump) -> tuple[dict[str, KernelInfo], dict[str, bytes]]:
     kernels = _render(graph.kernels.functions)
-    source = wgsl.join(_unique(kernels), variant.activation_dtype == "float16", variant.subgroups)
+    source = wgsl.join(_unique(kernels), variant.subgroups)
     show("kernels.wgsl", lambda: source)
     return kernels, {"kernels": source.encode()}
 
@@ -264,7 +276,7 @@ def _describe(label: str, parameter: Any, geometry: Geometry, shapes: Mapping[st
         return {"kind": "weight", "name": name, "dtype": dtype, "shape": whole, "rows": [start, stop], "bytes": size}
     name = label.removeprefix("runtime.")
     if name.startswith("kv."):
-        row = geometry.cache_bytes_per_position
+        row = 4 * geometry.cache.row_words
         return {"kind": "kv", "name": name, "bytes_per_position": row, "bytes": size}
     if name == "rope":
         return {"kind": "constant", "name": name, "offset": 0, "bytes": size}
@@ -279,19 +291,8 @@ def _weight_shapes(geometry: Geometry) -> dict[str, tuple[int, ...]]:
     }
 
 
-def _check_cache(geometry: Geometry) -> None:
-    size = geometry.cache_bytes_per_position * geometry.context
-    if geometry.binding_bytes is not None and size > geometry.binding_bytes:
-        raise WispError(
-            "a layer's KV cache exceeds WebGPU's binding limit",
-            got=f"{size} bytes at context {geometry.context}",
-            expected=f"at most {MAX_BINDING}",
-            remedy=f"use --context {MAX_BINDING // geometry.cache_bytes_per_position} or less",
-        )
-
-
-def _check_limits(plan: Mapping[str, Any]) -> None:
-    """Every variant fits WebGPU's default limits; a kernel that does not is a defect of the compiler."""
+def _check_kernels(plan: Mapping[str, Any]) -> None:
+    """Every kernel fits WebGPU's default limits; one that does not is a defect of the compiler."""
     alternatives = plan.get("alternatives", [])
     for kernel in [*plan["kernels"], *(kernel for a in alternatives for kernel in a["kernels"])]:
         invocations = int(np.prod(kernel["workgroup_size"]))
@@ -300,12 +301,4 @@ def _check_limits(plan: Mapping[str, Any]) -> None:
         if kernel["workgroup_bytes"] > MAX_WORKGROUP_BYTES:
             raise RuntimeError(
                 f"kernel {kernel['entry']} declares {kernel['workgroup_bytes']} bytes of workgroup storage"
-            )
-    for buffer in plan["buffers"]:
-        if buffer["bytes"] > MAX_BINDING:
-            raise WispError(
-                f"buffer {buffer['name']} exceeds WebGPU's binding limit",
-                got=f"{buffer['bytes']} bytes",
-                expected=f"at most {MAX_BINDING}",
-                remedy="use smaller prefill chunks or a shorter context",
             )

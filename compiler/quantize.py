@@ -52,6 +52,7 @@ class Scheme:
     bits: int
     group_size: int
     float_dtype: Literal["float16", "float32"]  # of vectors, and of matrices when group_size is 0
+    kv_dtype: Literal["float16", "float32"]  # of keys and values, where the variant can
     exceptions: tuple[tuple[Role, "Scheme"], ...] = ()  # matrices that are stored in another scheme, by role
 
     def of(self, spec: WeightSpec) -> "Scheme":
@@ -79,10 +80,10 @@ class Scheme:
 SCHEMES: dict[str, Scheme] = {
     scheme.name: scheme
     for scheme in (
-        Scheme("q4f16_1", 4, 32, "float16"),
-        Scheme("q8f16_1", 8, 32, "float16"),
-        Scheme("q0f16", 16, 0, "float16"),
-        Scheme("q0f32", 32, 0, "float32"),
+        Scheme("q4f16_1", 4, 32, "float16", "float16"),
+        Scheme("q8f16_1", 8, 32, "float16", "float16"),
+        Scheme("q0f16", 16, 0, "float16", "float16"),
+        Scheme("q0f32", 32, 0, "float32", "float32"),
     )
 }
 

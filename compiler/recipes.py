@@ -17,7 +17,7 @@ from rich.table import Table
 from compiler.build import Network, open_source, plan_network
 from compiler.config import BuildConfig, resolve_config
 from compiler.errors import WispError
-from compiler.lower import lower_variant
+from compiler.lower import geometry_of, lower_variant
 from compiler.progress import human_bytes
 from compiler.variants import VARIANTS
 
@@ -73,7 +73,8 @@ def summarize_recipe(path: Path) -> RecipeSummary:
     """What a recipe makes, without compiling it."""
     config, network = plan_recipe(path)
     model = network.model
-    element = 2 if VARIANTS[config.variants[0]].activation_dtype == "float16" else 4
+    best = VARIANTS[config.variants[0]]
+    cache = geometry_of(model, network.scheme, best, network.context, network.prefill_chunks).cache
     return RecipeSummary(
         id=config.id,
         name=config.name,
@@ -85,7 +86,7 @@ def summarize_recipe(path: Path) -> RecipeSummary:
         quantization=network.scheme.name,
         context=network.context,
         weight_bytes=network.weight_bytes,
-        kv_bytes_per_token=2 * model.num_hidden_layers * model.num_key_value_heads * model.head_dim * element,
+        kv_bytes_per_token=4 * cache.row_words * model.num_hidden_layers,
     )
 
 
@@ -117,7 +118,7 @@ def print_recipes(summaries: Iterable[RecipeSummary]) -> None:
         )
     console = Console(soft_wrap=True, highlight=False)
     console.print(table)
-    console.print("\nMemory: weights and KV cache at this context; the float32 variants need twice the cache.")
+    console.print("\nMemory: weights and KV cache at this context; on the CPU the cache takes twice as much.")
     console.print("Compile one: wisp compile configs/MODEL.toml")
 
 

@@ -1,9 +1,9 @@
 """How the kernels are spread over invocations, by variant: two tables, nothing else.
 
 Any row is correct on every device (a subgroup of another size only changes who computes what), so rows are a matter of
-speed. `TUNING` is what a plan's own programs are made of. It was measured where measuring was possible, on software
-adapters, which are a device class of their own: `webgpu-f32-sg` and `webgpu-f32` are theirs. `ALTERNATIVES` is what the
-artifact carries besides, for a runtime to measure on the device at hand: rows that differ in what GPUs differ in.
+speed. `TUNING` is what a plan's own programs are made of: rows for GPUs, which software adapters run as well.
+`ALTERNATIVES` is what the artifact carries besides, for a runtime to measure on the device at hand: rows that differ in
+what GPUs differ in.
 """
 
 from __future__ import annotations
@@ -53,21 +53,11 @@ class Alternative:
 SUBGROUP_VECTORS = (Tuning("subgroup", 64, 0, 4, 16), Tuning("subgroup", 64, 0, 2, 8))
 # Eight lanes read 128 consecutive bytes of a q4 row and meet once.
 LANE_VECTORS = (Tuning("lanes", 64, 8, 4), Tuning("lanes", 64, 8, 2))
-# Queries and sums take 160 of the 128..256 registers that GPUs give an invocation; software adapters keep theirs in
-# memory, where more rows cost little but the time to compile them.
+# Queries and sums take 160 of the 128..256 registers that GPUs give an invocation.
 QUAD_ATTENTION = AttentionTiling(16, 4, 20, 8, subgroups=True)
 WORKGROUP_ATTENTION = AttentionTiling(8, 4, 20, 4, subgroups=False)
-SOFTWARE_ATTENTION = AttentionTiling(8, 8, 48, 4, subgroups=True)
 TUNING: dict[str, VariantTuning] = {
-    "webgpu-f16-sg": VariantTuning(*SUBGROUP_VECTORS, Tiling(16, 4, 8, 4, quads=True), QUAD_ATTENTION),
-    "webgpu-f16": VariantTuning(*LANE_VECTORS, Tiling(16, 4, 8, 4, quads=False), WORKGROUP_ATTENTION),
-    # What software adapters and GPUs without 16-bit floats run.
-    "webgpu-f32-sg": VariantTuning(
-        Tuning("subgroup", 64, 0, 4, 32),
-        Tuning("subgroup", 64, 0, 2, 16),
-        Tiling(16, 2, 16, 4, quads=True),
-        SOFTWARE_ATTENTION,
-    ),
+    "webgpu-f32-sg": VariantTuning(*SUBGROUP_VECTORS, Tiling(16, 4, 8, 4, quads=True), QUAD_ATTENTION),
     "webgpu-f32": VariantTuning(*LANE_VECTORS, Tiling(16, 4, 8, 4, quads=False), WORKGROUP_ATTENTION),
 }
 
@@ -83,19 +73,9 @@ PACKED = Alternative("packed", packed=Tiling(16, 4, 8, 4, quads=False))
 # Subgroups of 64 or 128 (AMD, Adreno) leave lanes idle on short rows, and small ones (Intel) make many sums: eight
 # lanes do neither.
 ALTERNATIVES: dict[str, tuple[Alternative, ...]] = {
-    "webgpu-f16-sg": (
+    "webgpu-f32-sg": (
         Alternative("narrow", NARROW_VECTORS, LOW_TILING),
         Alternative("lanes", LANE_VECTORS),
-        PACKED,
-    ),
-    "webgpu-f16": (
-        Alternative("narrow", (Tuning("lanes", 64, 16, 2), Tuning("lanes", 64, 16, 1)), LOW_TILING),
-        Alternative("wide", (Tuning("lanes", 128, 32, 4), Tuning("lanes", 128, 32, 2))),
-        PACKED,
-    ),
-    "webgpu-f32-sg": (
-        Alternative("narrow", NARROW_VECTORS, LOW_TILING, QUAD_ATTENTION),
-        Alternative("lanes", LANE_VECTORS, Tiling(16, 4, 8, 4, quads=True), QUAD_ATTENTION),
         PACKED,
     ),
     "webgpu-f32": (
@@ -105,7 +85,7 @@ ALTERNATIVES: dict[str, tuple[Alternative, ...]] = {
     ),
 }
 # How far the logits of an alternative may be from those of the plan's own programs, of the largest logit.
-TOLERANCE = {"float32": 1e-3, "float16": 1e-2}
+TOLERANCE = 1e-3
 
 
 def splits_for(context: int) -> int:

@@ -24,6 +24,9 @@ fn wisp_f16(pair: u32, odd: i32) -> f32 {
 fn wisp_f16x4(low: u32, high: u32) -> vec4<f32> {
   return vec4<f32>(unpack2x16float(low), unpack2x16float(high));
 }
+fn wisp_pack_f16(low: f32, high: f32) -> u32 {
+  return pack2x16float(clamp(vec2<f32>(low, high), vec2<f32>(-65504.0), vec2<f32>(65504.0)));
+}
 fn wisp_q4_low(word: u32) -> vec4<f32> {
   return vec4<f32>((vec4<u32>(word) >> vec4<u32>(0u, 4u, 8u, 12u)) & vec4<u32>(15u)) - vec4<f32>(7.0);
 }
@@ -153,11 +156,7 @@ def render(function: tirx.PrimFunc, entry: str) -> KernelInfo:
     )
 
 
-def join(kernels: Mapping[str, KernelInfo], f16: bool, subgroups: bool) -> str:
+def join(kernels: Mapping[str, KernelInfo], subgroups: bool) -> str:
     """One module of all kernels, behind the directives that they need."""
-    header = []
-    if f16:
-        header.append("enable f16;")
-    if subgroups:
-        header += ["enable subgroups;", "diagnostic(off, subgroup_uniformity);"]
+    header = ["enable subgroups;", "diagnostic(off, subgroup_uniformity);"] if subgroups else []
     return "\n".join([*header, HELPERS, *(kernel.source for kernel in kernels.values())])

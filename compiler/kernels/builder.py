@@ -133,6 +133,10 @@ class Kernel:
         """The four f16 of two words as `float32x4`."""
         return call("float32x4", "wisp_f16x4", low, high)
 
+    def pack_f16(self, low: Expr, high: Expr) -> Expr:
+        """A word of two f16, each clamped to the largest that is finite."""
+        return call("uint32", "wisp_pack_f16", low, high)
+
     def q4(self, word: Expr) -> tuple[Expr, Expr]:
         """The eight 4-bit weights of a word less their zero point 7, in order, as two `float32x4`."""
         return call("float32x4", "wisp_q4_low", word), call("float32x4", "wisp_q4_high", word)

@@ -18,7 +18,6 @@ from compiler.kernels.builder import (
     Expr,
     Kernel,
     all_of,
-    cast4,
     ceil_div,
     div,
     f32,
@@ -26,7 +25,8 @@ from compiler.kernels.builder import (
     i32,
     mod,
 )
-from compiler.kernels.epilogue import STATE_HEADER, Heads
+from compiler.kernels.cache import Cache
+from compiler.kernels.epilogue import STATE_HEADER
 from compiler.kernels.matvec import Norm
 from compiler.kernels.weights import GROUP, PART, STORAGE, WordMatrix
 
@@ -58,13 +58,13 @@ def _cos_sin(kernel: Kernel, table: Array, position: Expr, pair: Expr, pairs: in
     return kernel.let(ca * cb - sa * sb), kernel.let(sa * cb + ca * sb)
 
 
-def _copy_row(kernel: Kernel, matrix: WordMatrix, row: Expr, part: Expr, out: Array, out_row: Expr, activation: str):  # type: ignore[no-untyped-def]
+def _copy_row(kernel: Kernel, matrix: WordMatrix, row: Expr, part: Expr, out: Array, out_row: Expr) -> None:
     """Dequantize one part of an embedding row into the activations."""
     scale = T.broadcast(matrix.scale(row, div(part, GROUP // PART)), 4)
     low, high = matrix.part(row, part)
     base = out_row * (matrix.k // 4) + part * 2
-    out[base] = cast4(low * scale, activation)
-    out[base + 1] = cast4(high * scale, activation)
+    out[base] = low * scale
+    out[base + 1] = high * scale
 
 
 def embed_token(
@@ -75,7 +75,6 @@ def embed_token(
     pairs: int,
     context: int,
     state_words: int,
-    activation: str,
     kernel_type: type[Kernel] = Kernel,
 ) -> tirx.PrimFunc:
     """Decode: x = embedding[token] for tokens in `rows`; the part that holds row 0 also stores cos/sin of the position.
@@ -87,13 +86,13 @@ def embed_token(
         matrix = WordMatrix(kernel, STORAGE[scheme], stop - start, k)
         table = kernel.buffer("rope", rope_words(pairs, context), "float32") if start == 0 else None
         state = kernel.buffer("state", state_words, "uint32")
-        out = kernel.buffer("out", k // 4, f"{activation}x4")
+        out = kernel.buffer("out", k // 4, "float32x4")
         blocks = ceil_div(max(k // PART, pairs if table else 0), THREADS)
         block, _ = kernel.grid(blocks)
         index = kernel.let(block * THREADS + kernel.threads(THREADS))
         token = kernel.let(i32(state[1]))
         with kernel.when(all_of([token >= start, token < stop, index < k // PART])):
-            _copy_row(kernel, matrix, kernel.let(token - start), index, out, 0, activation)
+            _copy_row(kernel, matrix, kernel.let(token - start), index, out, 0)
         if table:
             with kernel.when(index < pairs):
                 cos, sin = _cos_sin(kernel, table, kernel.let(i32(state[0])), index, pairs, context)
@@ -108,7 +107,6 @@ def embed_chunk(
     chunk: int,
     rows: tuple[int, int],
     k: int,
-    activation: str,
     kernel_type: type[Kernel] = Kernel,
 ) -> tirx.PrimFunc:
     """Prefill: x[r] = embedding[input_ids[r]] for ids in `rows`; bindings: input_ids, weights, [scales], out."""
@@ -116,87 +114,70 @@ def embed_chunk(
     with kernel_type(name) as kernel:
         ids = kernel.buffer("input_ids", chunk, "uint32")
         matrix = WordMatrix(kernel, STORAGE[scheme], stop - start, k)
-        out = kernel.buffer("out", chunk * (k // 4), f"{activation}x4")
+        out = kernel.buffer("out", chunk * (k // 4), "float32x4")
         block, row = kernel.grid(ceil_div(k // PART, THREADS), chunk)
         index = kernel.let(block * THREADS + kernel.threads(THREADS))
         token = kernel.let(i32(ids[row]))
         with kernel.when(all_of([token >= start, token < stop, index < k // PART])):
-            _copy_row(kernel, matrix, kernel.let(token - start), index, out, row, activation)
+            _copy_row(kernel, matrix, kernel.let(token - start), index, out, row)
     return kernel.function
 
 
 def rotate_chunk(
-    name: str,
-    heads: Heads,
-    chunk: int,
-    context: int,
-    state_words: int,
-    activation: str,
-    kernel_type: type[Kernel] = Kernel,
+    name: str, cache: Cache, chunk: int, state_words: int, kernel_type: type[Kernel] = Kernel
 ) -> tirx.PrimFunc:
     """Prefill: split the qkv product, rotate queries and keys, append keys and values to the cache.
 
-    Bindings: qkv, state, rope, cache, query. The cache row of a position is keys, then values, as in decode.
+    Bindings: qkv, state, rope, cache, query.
     """
-    cache_row = 2 * heads.key_value * heads.size
-    pairs = heads.rotary // 2
+    heads = cache.heads
     units = heads.rows // 2
     with kernel_type(name) as kernel:
-        qkv = kernel.buffer("qkv", chunk * heads.rows, activation)
+        qkv = kernel.buffer("qkv", chunk * heads.rows, "float32")
         state = kernel.buffer("state", state_words, "uint32")
-        table = kernel.buffer("rope", rope_words(pairs, context), "float32")
-        cache = kernel.buffer("cache", context * cache_row, activation)
-        query = kernel.buffer("query", chunk * heads.query * heads.size, activation)
+        table = kernel.buffer("rope", rope_words(heads.rotary // 2, cache.context), "float32")
+        kept = cache.bind(kernel)
+        query = kernel.buffer("query", chunk * heads.query * heads.size, "float32")
         block, row = kernel.grid(ceil_div(units, THREADS), chunk)
         unit = kernel.let(block * THREADS + kernel.threads(THREADS))
         with kernel.when(all_of([unit < units, row < i32(state[2])])):
-            head, i, first, second = (kernel.let(value) for value in heads.pair(unit))
+            pair = head, _, first, second = tuple(kernel.let(value) for value in heads.pair(unit))
             source = kernel.let(row * heads.rows + head * heads.size)
-            values = f32(qkv[source + first]), f32(qkv[source + second])
-            _rotate_and_store(kernel, heads, context, state, table, cache, query, row, (head, i, first, second), values)
+            values = qkv[source + first], qkv[source + second]
+            _rotate_and_store(kernel, cache, state, table, kept, query, row, pair, values)
     return kernel.function
 
 
-def _rotate_and_store(kernel, heads, context, state, table, cache, query, row, pair, values) -> None:  # type: ignore[no-untyped-def]
+def _rotate_and_store(kernel, cache: Cache, state, table, kept, query, row, pair, values) -> None:  # type: ignore[no-untyped-def]
     """Rotate one pair of a head where it rotates, and put it where the head belongs."""
-    head, i, first, second = pair
-    dtype = str(query.buffer.dtype)
+    heads, (head, i, _, _) = cache.heads, pair
     position = kernel.let(i32(state[0]) + row)
     a, b = kernel.registers(), kernel.registers()
     a[0], b[0] = values
     whole = heads.rotary == heads.size
     with kernel.when(all_of([head < heads.query + heads.key_value, True if whole else i < heads.rotary // 2])):
-        cos, sin = _cos_sin(kernel, table, position, i, heads.rotary // 2, context)
+        cos, sin = _cos_sin(kernel, table, position, i, heads.rotary // 2, cache.context)
         x, y = kernel.let(a[0]), kernel.let(b[0])
         a[0] = x * cos - y * sin
         b[0] = y * cos + x * sin
-    with T.If(head < heads.query):
-        with T.Then():
-            base = kernel.let((row * heads.query + head) * heads.size)
-            query[base + first] = T.cast(a[0], dtype)
-            query[base + second] = T.cast(b[0], dtype)
-        with T.Else():
-            base = kernel.let(position * 2 * heads.key_value * heads.size + (head - heads.query) * heads.size)
-            cache[base + first] = T.cast(a[0], dtype)
-            cache[base + second] = T.cast(b[0], dtype)
+    cache.store(kernel, kept, query, row, position, pair, (a[0], b[0]))
 
 
-def normalize_rotate_chunk(
-    name: str, heads: Heads, chunk: int, context: int, norm: Norm, state_words: int, activation: str
-) -> tirx.PrimFunc:
+def normalize_rotate_chunk(name: str, cache: Cache, chunk: int, norm: Norm, state_words: int) -> tirx.PrimFunc:
     """As `rotate_chunk`, with an RMS norm of each query and key head before the rotation; a chunk of 1 serves decode.
 
     Bindings: qkv, query gamma, key gamma, state, rope, cache, query.
     """
+    heads = cache.heads
     half, size = heads.size // 2, heads.size
     gamma_type = ("uint32", ceil_div(size, 2)) if norm.f16_weight else ("float32", size)
     with Kernel(name) as kernel:
-        qkv = kernel.buffer("qkv", chunk * heads.rows, activation)
+        qkv = kernel.buffer("qkv", chunk * heads.rows, "float32")
         gammas = [kernel.buffer(n, gamma_type[1], gamma_type[0]) for n in ("query_gamma", "key_gamma")]
         state = kernel.buffer("state", state_words, "uint32")
-        table = kernel.buffer("rope", rope_words(heads.rotary // 2, context), "float32")
-        cache = kernel.buffer("cache", context * 2 * heads.key_value * size, activation)
-        query = kernel.buffer("query", chunk * heads.query * size, activation)
+        table = kernel.buffer("rope", rope_words(heads.rotary // 2, cache.context), "float32")
+        kept = cache.bind(kernel)
+        query = kernel.buffer("query", chunk * heads.query * size, "float32")
         head, row = kernel.grid(heads.query + 2 * heads.key_value, chunk)
         thread = kernel.threads(THREADS)
         partial = kernel.shared(THREADS)
@@ -207,7 +188,7 @@ def normalize_rotate_chunk(
             with kernel.loop(ceil_div(size, THREADS)) as step:
                 index = kernel.let(step * THREADS + thread)
                 with kernel.when(index < size):
-                    value = kernel.let(f32(qkv[source + index]))
+                    value = kernel.let(qkv[source + index])
                     squares[0] = squares[0] + value * value
             partial[thread] = squares[0]
             kernel.barrier()
@@ -220,7 +201,7 @@ def normalize_rotate_chunk(
             def scaled(index: Expr) -> Expr:
                 """An element of the head, normalized where the head is a query or a key."""
                 value = kernel.registers()
-                value[0] = f32(qkv[source + index])
+                value[0] = qkv[source + index]
                 for gamma, (start, stop) in zip(
                     gammas, ((0, heads.query), (heads.query, heads.query + heads.key_value)), strict=True
                 ):
@@ -234,8 +215,7 @@ def normalize_rotate_chunk(
             with kernel.loop(ceil_div(half, THREADS)) as step:
                 unit = kernel.let(step * THREADS + thread)
                 with kernel.when(unit < half):
-                    _, i, first, second = (kernel.let(v) for v in heads.pair(unit))
-                    pair = (head, i, first, second)
+                    pair = _, _, first, second = tuple(kernel.let(v) for v in heads.pair(head * half + unit))
                     values = scaled(first), scaled(second)
-                    _rotate_and_store(kernel, heads, context, state, table, cache, query, row, pair, values)
+                    _rotate_and_store(kernel, cache, state, table, kept, query, row, pair, values)
     return kernel.function

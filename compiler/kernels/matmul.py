@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from tvm import tirx
 
-from compiler.kernels.builder import Expr, Kernel, call, cast4, ceil_div, div, dot, f32, i32, mod, u32
+from compiler.kernels.builder import Expr, Kernel, call, ceil_div, div, dot, f32, i32, mod, u32
 from compiler.kernels.epilogue import Declare
 from compiler.kernels.weights import GROUP, PART, STORAGE, WordMatrix
 
@@ -39,12 +39,11 @@ def matmul(
     unit_rows: Callable[[Expr], Sequence[Expr]],
     declare: Declare,
     state_words: int,
-    activation: str,
     tiling: Tiling,
 ) -> tirx.PrimFunc:
-    """Build `[chunk, k] x [rows, k]^T`; bindings: x (activation x4), weights, [scales], state, then the epilogue's."""
+    """Build `[chunk, k] x [rows, k]^T`; bindings: x (f32 x4), weights, [scales], state, then the epilogue's."""
     with Kernel(name) as kernel:
-        x = kernel.buffer("x", chunk * k // 4, f"{activation}x4")
+        x = kernel.buffer("x", chunk * k // 4, "float32x4")
         matrix = WordMatrix(kernel, STORAGE[scheme], rows, k)
         state = kernel.buffer("state", state_words, "uint32")
         epilogue = declare(kernel)
@@ -79,10 +78,7 @@ def matmul(
                 parts = 4 if k % GROUP == 0 else tirx.min(4, k // PART - group * 4)
                 with kernel.loop(parts) as step:
                     part = kernel.let(group * 4 + step)
-                    loaded = [
-                        [kernel.let(cast4(x[base + part * 2 + half], "float32")) for half in range(2)]
-                        for base in x_rows
-                    ]
+                    loaded = [[kernel.let(x[base + part * 2 + half]) for half in range(2)] for base in x_rows]
                     columns = [
                         (u, s, [kernel.let(v) for v in matrix.part(row, part)])
                         for u, unit in enumerate(indices)

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from compiler.kernels.builder import Expr, Kernel, all_of, call, cast4, ceil_div, div, dot, f32, i32, mod
+from compiler.kernels.builder import Expr, Kernel, all_of, call, ceil_div, div, dot, f32, i32, mod
 from compiler.kernels.epilogue import Declare, Epilogue
 from compiler.kernels.weights import GROUP, PART, STORAGE, Matrix, load_vector4
 
@@ -53,16 +53,15 @@ def matvec(
     unit_rows: Callable[[Expr], Sequence[Expr]],
     declare: Declare,
     tuning: Tuning,
-    activation: str,
     norm: Norm | None = None,
 ) -> tirx.PrimFunc:
     """Build `[1, k] x [rows, k]^T` with `units` output units.
 
-    Bindings: x (activation x4, k/4), [gamma (k)], weights, [scales], then what `declare` declares.
+    Bindings: x (f32 x4, k/4), [gamma (k)], weights, [scales], then what `declare` declares.
     `unit_rows(u)` gives the matrix rows of unit u; `declare(kernel)` declares the epilogue's buffers and returns it.
     """
     with Kernel(name) as kernel:
-        x = kernel.buffer("x", k // 4, f"{activation}x4")
+        x = kernel.buffer("x", k // 4, "float32x4")
         gamma = None
         if norm:
             gamma = kernel.buffer("gamma", k // 4, "uint32x2" if norm.f16_weight else "float32x4")
@@ -119,7 +118,7 @@ def _group(kernel, matrix, x, gamma, norm, indices, sums, squares, group) -> Non
             halves = []
             for half in range(2):
                 index = group * (GROUP // 4) + part * 2 + half
-                value = kernel.let(cast4(x[index], "float32"))
+                value = kernel.let(x[index])
                 if norm:
                     squares[0] = squares[0] + dot(value, value)
                     value = kernel.let(value * load_vector4(gamma, norm.f16_weight, index))

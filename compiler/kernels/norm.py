@@ -11,21 +11,21 @@ from collections.abc import Callable
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from compiler.kernels.builder import Array, Expr, Kernel, cast4, ceil_div, dot, f32, i32
+from compiler.kernels.builder import Array, Expr, Kernel, ceil_div, dot, f32, i32
 from compiler.kernels.matvec import Norm
 from compiler.kernels.weights import load_vector4
 
 THREADS = 32
 
 
-def rms_norm(name: str, chunk: int, k: int, norm: Norm, state_words: int, activation: str) -> tirx.PrimFunc:
+def rms_norm(name: str, chunk: int, k: int, norm: Norm, state_words: int) -> tirx.PrimFunc:
     """`out[r] = x[r] * gamma / sqrt(mean(x[r]^2) + eps)`; bindings: x, gamma, state, out. Padding rows are skipped."""
     vectors = k // 4
     with Kernel(name) as kernel:
-        x = kernel.buffer("x", chunk * vectors, f"{activation}x4")
+        x = kernel.buffer("x", chunk * vectors, "float32x4")
         gamma = kernel.buffer("gamma", vectors, "uint32x2" if norm.f16_weight else "float32x4")
         state = kernel.buffer("state", state_words, "uint32")
-        out = kernel.buffer("out", chunk * vectors, f"{activation}x4")
+        out = kernel.buffer("out", chunk * vectors, "float32x4")
         row, _ = kernel.grid(chunk)
         thread = kernel.threads(THREADS)
         partial = kernel.shared(THREADS)
@@ -35,7 +35,7 @@ def rms_norm(name: str, chunk: int, k: int, norm: Norm, state_words: int, activa
             with kernel.loop(ceil_div(vectors, THREADS)) as step:
                 index = kernel.let(step * THREADS + thread)
                 with kernel.when(index < vectors):
-                    value = kernel.let(cast4(x[row * vectors + index], "float32"))
+                    value = kernel.let(x[row * vectors + index])
                     squares[0] = squares[0] + dot(value, value)
             partial[thread] = squares[0]
             kernel.barrier()
@@ -47,12 +47,12 @@ def rms_norm(name: str, chunk: int, k: int, norm: Norm, state_words: int, activa
             with kernel.loop(ceil_div(vectors, THREADS)) as step:
                 index = kernel.let(step * THREADS + thread)
                 with kernel.when(index < vectors):
-                    value = cast4(x[row * vectors + index], "float32") * load_vector4(gamma, norm.f16_weight, index)
-                    out[row * vectors + index] = cast4(value * T.broadcast(factor, 4), activation)
+                    value = x[row * vectors + index] * load_vector4(gamma, norm.f16_weight, index)
+                    out[row * vectors + index] = value * T.broadcast(factor, 4)
     return kernel.function
 
 
-def layer_norm(name: str, chunk: int, k: int, norm: Norm, state_words: int, activation: str) -> tirx.PrimFunc:
+def layer_norm(name: str, chunk: int, k: int, norm: Norm, state_words: int) -> tirx.PrimFunc:
     """`out[r] = (x[r] - mean) / sqrt(var + eps) * gamma + beta`; bindings: x, gamma, beta, state, out.
 
     A chunk of 1 is a decode step, whose one row is always valid.
@@ -60,10 +60,10 @@ def layer_norm(name: str, chunk: int, k: int, norm: Norm, state_words: int, acti
     vectors = k // 4
     weight = "uint32x2" if norm.f16_weight else "float32x4"
     with Kernel(name) as kernel:
-        x = kernel.buffer("x", chunk * vectors, f"{activation}x4")
+        x = kernel.buffer("x", chunk * vectors, "float32x4")
         gamma, beta = kernel.buffer("gamma", vectors, weight), kernel.buffer("beta", vectors, weight)
         state = kernel.buffer("state", state_words, "uint32")
-        out = kernel.buffer("out", chunk * vectors, f"{activation}x4")
+        out = kernel.buffer("out", chunk * vectors, "float32x4")
         row, _ = kernel.grid(chunk)
         thread = kernel.threads(THREADS)
         sums, squares = kernel.shared(THREADS), kernel.shared(THREADS)
@@ -77,7 +77,7 @@ def layer_norm(name: str, chunk: int, k: int, norm: Norm, state_words: int, acti
                 with kernel.loop(ceil_div(vectors, THREADS)) as step:
                     index = kernel.let(step * THREADS + thread)
                     with kernel.when(index < vectors):
-                        part[0] = part[0] + measure(kernel.let(cast4(x[row * vectors + index], "float32")))
+                        part[0] = part[0] + measure(kernel.let(x[row * vectors + index]))
                 shared[thread] = part[0]
                 kernel.barrier()
                 whole = kernel.registers()
@@ -96,7 +96,7 @@ def layer_norm(name: str, chunk: int, k: int, norm: Norm, state_words: int, acti
             with kernel.loop(ceil_div(vectors, THREADS)) as step:
                 index = kernel.let(step * THREADS + thread)
                 with kernel.when(index < vectors):
-                    centred = cast4(x[row * vectors + index], "float32") - T.broadcast(mean[0], 4)
+                    centred = x[row * vectors + index] - T.broadcast(mean[0], 4)
                     scaled = centred * T.broadcast(factor, 4) * load_vector4(gamma, norm.f16_weight, index)
-                    out[row * vectors + index] = cast4(scaled + load_vector4(beta, norm.f16_weight, index), activation)
+                    out[row * vectors + index] = scaled + load_vector4(beta, norm.f16_weight, index)
     return kernel.function

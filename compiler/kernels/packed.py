@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from compiler.kernels.builder import Expr, Kernel, call, cast4, ceil_div, div, dot, f32, i32, lane, mod
+from compiler.kernels.builder import Expr, Kernel, call, ceil_div, div, dot, f32, i32, lane, mod
 from compiler.kernels.epilogue import Declare
 from compiler.kernels.matmul import Tiling
 from compiler.kernels.matvec import Norm
@@ -40,16 +40,14 @@ def quantized_shapes(chunk: int, k: int) -> tuple[tuple[int, int], tuple[int, in
     return (chunk, groups * PARTS * 4), (chunk, groups * 2)
 
 
-def quantize(
-    name: str, scheme: str, chunk: int, k: int, norm: Norm | None, state_words: int, activation: str
-) -> tirx.PrimFunc:
+def quantize(name: str, scheme: str, chunk: int, k: int, norm: Norm | None, state_words: int) -> tirx.PrimFunc:
     """The rows of a chunk, through RMS norm first when there is one, quantized for products with `scheme`.
 
-    Bindings: x (activation x4), [gamma], state, words, scales. Padding rows are skipped.
+    Bindings: x (f32 x4), [gamma], state, words, scales. Padding rows are skipped.
     """
     vectors, groups = k // 4, ceil_div(k, GROUP)
     with Kernel(name) as kernel:
-        x = kernel.buffer("x", chunk * vectors, f"{activation}x4")
+        x = kernel.buffer("x", chunk * vectors, "float32x4")
         gamma = kernel.buffer("gamma", vectors, "uint32x2" if norm.f16_weight else "float32x4") if norm else None
         state = kernel.buffer("state", state_words, "uint32")
         words = kernel.buffer("words", chunk * groups * PARTS * 4, "uint32")
@@ -65,7 +63,7 @@ def quantize(
                 with kernel.loop(ceil_div(vectors, THREADS)) as step:
                     index = kernel.let(step * THREADS + thread)
                     with kernel.when(index < vectors):
-                        value = kernel.let(cast4(x[row * vectors + index], "float32"))
+                        value = kernel.let(x[row * vectors + index])
                         squares[0] = squares[0] + dot(value, value)
                 partial[thread] = squares[0]
                 kernel.barrier()
@@ -76,7 +74,7 @@ def quantize(
                 factor = kernel.let(T.rsqrt(total[0] / f32(float(k)) + f32(norm.epsilon)))
 
             def load(index: Expr) -> Expr:
-                value = cast4(x[row * vectors + index], "float32")
+                value = x[row * vectors + index]
                 return value * load_vector4(gamma, norm.f16_weight, index) if norm and gamma else value
 
             zeros = T.broadcast(f32(0.0), 4)

@@ -1,8 +1,8 @@
 """Prefill's attention: a chunk of queries over the KV cache, tiled in registers.
 
 Four neighbouring invocations, a quad, hold `rows` consecutive queries of one head: each a quarter of their dimensions,
-`vec4`s that are four apart, so that the quad reads 64 (f32) consecutive bytes of a key or value at a time, once for
-all its queries. It walks the used positions `keys` at a time: partial scores, their sum over the quad, the online
+in loads that are four apart, so that the quad reads 64 consecutive bytes of a key or value at a time, once for all its
+queries. It walks the used positions `keys` at a time: partial scores, their sum over the quad, the online
 softmax in f32 (Milakov and Gimelshein, arXiv:1805.02867; tiles of queries: Dao, arXiv:2307.08691), and each
 invocation's quarter of the values. Where the device has subgroups, the quad sums and shares by quad operations, of
 any size of subgroup: no workgroup memory and no barrier. Elsewhere partial scores go through workgroup memory, with two
@@ -24,7 +24,6 @@ from compiler.kernels.builder import (
     Expr,
     Kernel,
     call,
-    cast4,
     ceil_div,
     div,
     dot,
@@ -50,24 +49,22 @@ class AttentionTiling:
     keys: int  # at a time, a multiple of 4
     subgroups: bool  # the device has quad operations
 
-    def rows_of(self, parts: int) -> int:
-        """Queries of a quad, of heads that have `parts` `vec4`s an invocation."""
-        return max(1, min(self.rows, self.vectors // parts))
+    def rows_of(self, held: int) -> int:
+        """Queries of a quad, of heads that have `held` `vec4`s an invocation."""
+        return max(1, min(self.rows, self.vectors // held))
 
 
-def attention(name: str, shape: Shape, state_words: int, activation: str, tiling: AttentionTiling) -> tirx.PrimFunc:
-    """Bindings: query (activation x4), cache (activation x4), state, out `[chunk, query heads, size]`."""
-    return _Prefill(name, shape, tiling, activation).build(state_words)
+def attention(name: str, shape: Shape, state_words: int, tiling: AttentionTiling) -> tirx.PrimFunc:
+    """Bindings: query (f32, in the cache's order of dimensions), cache, state, out `[chunk, query heads, size]`."""
+    return _Prefill(name, shape, tiling).build(state_words)
 
 
 class _Prefill:
     """One kernel under construction: what its parts share."""
 
-    def __init__(self, name: str, shape: Shape, tiling: AttentionTiling, activation: str) -> None:
-        self.kernel, self.shape, self.tiling, self.activation = Kernel(name), shape, tiling, activation
+    def __init__(self, name: str, shape: Shape, tiling: AttentionTiling) -> None:
+        self.kernel, self.shape, self.tiling = Kernel(name), shape, tiling
         self.dims = shape.dims
-        self.parts = ceil_div(self.dims, QUAD)  # vec4s of a head in an invocation
-        self.rows = tiling.rows_of(self.parts)
         self.heads = next(n for n in range(HEADS, 0, -1) if shape.shared_heads % n == 0)
         self.tiles = max(1, tiling.quads // self.heads)
         self.threads = self.heads * self.tiles * QUAD
@@ -77,10 +74,15 @@ class _Prefill:
     def build(self, state_words: int) -> tirx.PrimFunc:
         shape, tiling, heads, dims = self.shape, self.tiling, self.shape.heads, self.dims
         with self.kernel as kernel:
-            self.query = kernel.buffer("query", shape.chunk * heads.query * dims, f"{self.activation}x4")
-            self.cache = kernel.buffer("cache", shape.context * 2 * heads.key_value * dims, f"{self.activation}x4")
+            self.query = kernel.buffer("query", shape.chunk * heads.query * dims, "float32x4")
+            # By eights where that leaves no member of a quad without a load.
+            self.cache = shape.cache.reader(kernel, wide=heads.size % (8 * QUAD) == 0)
             state = kernel.buffer("state", state_words, "uint32")
-            self.out = kernel.buffer("out", shape.chunk * heads.query * dims, f"{self.activation}x4")
+            self.out = kernel.buffer("out", shape.chunk * heads.query * dims, "float32x4")
+            self.loads, self.vectors = self.cache.loads, self.cache.vectors
+            self.parts = ceil_div(self.loads, QUAD)  # loads of a head in an invocation
+            self.held = self.parts * self.vectors  # and `vec4`s
+            self.rows = tiling.rows_of(self.held)
             block_rows = self.tiles * self.rows
             block_x, block_y = kernel.grid(heads.query // self.heads, ceil_div(shape.chunk, block_rows), varies=True)
             self.thread = kernel.threads(self.threads)
@@ -100,13 +102,12 @@ class _Prefill:
 
     def _walk(self, first: Expr, used: Expr) -> None:
         """The online softmax over the positions that the queries from row `first` on see, of `used` that are there."""
-        kernel, shape, dims, count = self.kernel, self.shape, self.dims, self.tiling.keys
+        kernel, shape, loads, count = self.kernel, self.shape, self.loads, self.tiling.keys
         self.places = [kernel.let(self._place(part)) for part in range(self.parts)]
         self._start()
         start = 0 if self.window is None else kernel.let(tirx.max(self.position + first + 1 - self.window, 0))
-        head = kernel.let(div(self.head, shape.shared_heads) * dims)
-        row = 2 * shape.heads.key_value * dims  # vec4s of a cache row
-        values = shape.heads.key_value * dims  # and of its keys
+        head = kernel.let(div(self.head, shape.shared_heads) * loads)
+        row, values = self.cache.row, shape.heads.key_value * loads
         exchange = None
         if not self.tiling.subgroups:
             exchange = kernel.shared(count // QUAD * self.rows * self.threads, "float32x4")
@@ -120,54 +121,55 @@ class _Prefill:
             else:
                 weights = self._softmax(self._scores_of_workgroup(partial, base, exchange))
             for k, key in enumerate(keys):
-                column = [kernel.let(cast4(self.cache[key + values + place], "float32")) for place in self.places]
+                column = [vector for place in self.places for vector in self.cache.load(key + values + place)]
                 for j in range(self.rows):
                     if exchange is None:
                         weight = kernel.let(call("float32", "quadBroadcast", weights[j][k // QUAD], u32(k % QUAD)))
                     else:
                         weight = weights[j][k]
-                    for part, value in enumerate(column):
-                        i = j * self.parts + part
+                    for i, value in enumerate(column, j * self.held):
                         self.sums[i] = self.sums[i] + value * T.broadcast(weight, 4)
         self._store()
 
     def _place(self, part: int) -> Expr:
-        """Which `vec4` of a head is this invocation's `part`-th; clamped to one that exists."""
+        """Which load of a head is this invocation's `part`-th; clamped to one that exists."""
         place = self.member + part * QUAD
-        return place if self._whole(part) else tirx.min(place, self.dims - 1)
+        return place if self._whole(part) else tirx.min(place, self.loads - 1)
 
     def _whole(self, part: int) -> bool:
-        """Every invocation of a quad has a `part`-th `vec4`."""
-        return (part + 1) * QUAD <= self.dims
+        """Every invocation of a quad has a `part`-th load."""
+        return (part + 1) * QUAD <= self.loads
 
     def _start(self) -> None:
-        """The queries, scaled; where a quad has more `vec4`s than a head, zeros. And what is summed up."""
-        kernel, parts = self.kernel, self.parts
-        self.queries = kernel.registers(self.rows * parts, "float32x4")
-        self.sums = kernel.registers(self.rows * parts, "float32x4")
+        """The queries, scaled; where a quad has more loads than a head, zeros. And what is summed up."""
+        kernel, vectors = self.kernel, self.vectors
+        self.queries = kernel.registers(self.rows * self.held, "float32x4")
+        self.sums = kernel.registers(self.rows * self.held, "float32x4")
         self.tops, self.totals = kernel.registers(self.rows), kernel.registers(self.rows)
         scale, zero = T.broadcast(f32(self.shape.heads.size**-0.5), 4), T.broadcast(f32(0.0), 4)
         for j in range(self.rows):
             self.tops[j], self.totals[j] = f32(LOWEST), f32(0.0)
             row = tirx.min(self.first + j, self.length - 1)
             base = kernel.let((row * self.shape.heads.query + self.head) * self.dims)
-            for part, place in enumerate(self.places):
-                value = cast4(self.query[base + place], "float32") * scale
+            for i in range(self.held):
+                part, v = divmod(i, vectors)
+                value = self.query[base + self.places[part] * vectors + v] * scale
                 if not self._whole(part):
-                    value = select(self.member < self.dims - part * QUAD, value, zero)
-                self.queries[j * parts + part] = value
-                self.sums[j * parts + part] = zero
+                    value = select(self.member < self.loads - part * QUAD, value, zero)
+                self.queries[j * self.held + i] = value
+                self.sums[j * self.held + i] = zero
 
     def _partial_scores(self, keys: list[Expr]) -> list[list[Expr]]:
         """[row][key]: the inner product over this invocation's dimensions."""
         kernel = self.kernel
         partial = [[kernel.registers() for _ in keys] for _ in range(self.rows)]
         for part, place in enumerate(self.places):
-            columns = [kernel.let(cast4(self.cache[key + place], "float32")) for key in keys]
+            columns = [self.cache.load(key + place) for key in keys]
             for j, registers in enumerate(partial):
                 for register, column in zip(registers, columns, strict=True):
-                    product = dot(self.queries[j * self.parts + part], column)
-                    register[0] = product if part == 0 else register[0] + product
+                    for i, vector in enumerate(column, part * self.vectors):
+                        product = dot(self.queries[j * self.held + i], vector)
+                        register[0] = product if i == 0 else register[0] + product
         return [[register[0] for register in registers] for registers in partial]
 
     def _scores_of_quad(self, partial: list[list[Expr]], base: Expr) -> list[list[Expr]]:
@@ -238,7 +240,7 @@ class _Prefill:
             most = kernel.let(tirx.max(most, self.tops[j]))
             shrink = kernel.let(T.exp(self.tops[j] - most))
             self.tops[j] = most
-            for i in range(j * self.parts, (j + 1) * self.parts):
+            for i in range(j * self.held, (j + 1) * self.held):
                 self.sums[i] = self.sums[i] * T.broadcast(shrink, 4)
             weights.append([kernel.let(T.exp(score - most)) for score in row])
             self.totals[j] = functools.reduce(operator.add, weights[j], self.totals[j] * shrink)
@@ -254,8 +256,9 @@ class _Prefill:
             share = kernel.let(f32(1.0) / total)
             row = kernel.let(self.first + j)
             with kernel.when(row < self.length):
+                target = kernel.let((row * self.shape.heads.query + self.head) * self.dims)
                 for part, place in enumerate(self.places):
-                    value = cast4(self.sums[j * self.parts + part] * T.broadcast(share, 4), self.activation)
-                    target = (row * self.shape.heads.query + self.head) * self.dims + place
-                    with kernel.when(True if self._whole(part) else self.member < self.dims - part * QUAD):
-                        self.out[target] = value
+                    with kernel.when(True if self._whole(part) else self.member < self.loads - part * QUAD):
+                        for v in range(self.vectors):
+                            value = self.sums[j * self.held + part * self.vectors + v] * T.broadcast(share, 4)
+                            self.out[target + place * self.vectors + v] = value

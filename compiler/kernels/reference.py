@@ -1,8 +1,8 @@
 """Slow, obvious numpy twins of the kernels: what each one means, without a word on how a GPU gets there.
 
 Everything is float32 or float64 on whole arrays; weights come in as `compiler.quantize.dequantize` gives them, so the
-quantized layout is stated there and nowhere else. Twins round to the activation type where the kernels store it, and
-nowhere between. They know nothing of bindings, workgroups or padding: a test cuts the valid rows out first.
+quantized layout is stated there and nowhere else. They know nothing of bindings, workgroups or padding: a test cuts the
+valid rows out first.
 """
 
 from __future__ import annotations
@@ -94,6 +94,15 @@ def rotate(heads: Floats, cos: Floats, sin: Floats) -> NDArray[np.float64]:
 
 
 # ----------------------------------------------------------------------------------------------------------- attention
+
+
+def pair_order(size: int, rotary: int) -> NDArray[np.int64]:
+    """The dimensions of a query or key in the order of a cache of f16: pairs (i, i + rotary/2), then pairs of the rest.
+
+    Values keep the usual order.
+    """
+    turning, rest = np.arange(rotary), np.arange(rotary, size)
+    return np.concatenate([part.reshape(2, -1).T.reshape(-1) for part in (turning, rest)])
 
 
 def attention(query: Floats, cache: Floats, position: int, window: int | None = None) -> NDArray[np.float64]:

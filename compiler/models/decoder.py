@@ -19,7 +19,7 @@ from __future__ import annotations
 from tvm.relax.frontend import nn
 
 from compiler.kernels import epilogue
-from compiler.models.graph import Graph
+from compiler.models.graph import ACTIVATION, Graph
 
 
 class Decoder(Graph):
@@ -36,18 +36,9 @@ class Decoder(Graph):
     def _gated(self, layer: int, chunk: int, x: nn.Tensor) -> nn.Tensor:
         """silu(gate) * up, `[chunk, intermediate]`; gate and up are the halves of one matrix."""
         inner = self.geometry.model.intermediate_size
-        declare = epilogue.store_gated(chunk, inner, self.activation)
-        result = ((chunk, inner), self.activation)
-        return self.product(
-            "gate_up",
-            "gate_up",
-            layer,
-            chunk,
-            x,
-            declare,
-            [],
-            [result],
-            inner,
-            lambda unit: (unit, unit + inner),
-            "post_attention_norm",
-        )[0]
+        declare, result = epilogue.StoreGated(chunk, inner), ((chunk, inner), ACTIVATION)
+        rows = epilogue.HalfRows(inner)
+        made = self.product(
+            "gate_up", "gate_up", layer, chunk, x, declare, [], [result], inner, rows, "post_attention_norm"
+        )
+        return made[0]

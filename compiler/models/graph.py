@@ -8,36 +8,37 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from tvm import tirx
 from tvm.relax.frontend import nn
 
 from compiler.kernels import attention, embed, epilogue, matmul, matvec, norm, packed, prefill_attention, sample
 from compiler.kernels.builder import Kernel
+from compiler.kernels.epilogue import OneRow, PairRows, UnitRows
 from compiler.models.base import Role, WeightSpec
 from compiler.models.layers import RING_SIZE, Geometry, KernelTable, Matrix, Runtime, declare_weights
 from compiler.tuning import splits_for
 
-UnitRows = Callable[[Any], Sequence[Any]]
-
-
-def one_row(unit: Any) -> Sequence[Any]:
-    """A unit of output that is one row of the matrix."""
-    return (unit,)
+Make = Callable[..., tirx.PrimFunc]
+ACTIVATION = "float32"
+ONE_ROW = OneRow()
 
 
 class Graph(nn.Module):
     """The programs of one geometry. Build it, then `export_tvm` with an empty specification a program."""
 
     kernel_type: type[Kernel] = Kernel
+    rms_norm_kernel: ClassVar[Make] = norm.rms_norm
+    layer_norm_kernel: ClassVar[Make] = norm.layer_norm
+    normalize_rotate_kernel: ClassVar[Make] = embed.normalize_rotate_chunk
     sampler: sample.Sampler = sample.SAMPLER
 
     def __init__(self, geometry: Geometry, specs: Sequence[WeightSpec]) -> None:
         self.geometry = geometry
         self.kernels = KernelTable(f"_{geometry.alternative.name}" if geometry.alternative else "")
         self.runtime = Runtime(geometry)
-        self.weights = declare_weights(self, specs, geometry.scheme, geometry.binding_bytes)
+        self.weights = declare_weights(self, specs, geometry.scheme, geometry.cut_bytes)
         for chunk in geometry.prefill_chunks:
             setattr(self, f"prefill_{chunk}", functools.partial(self.prefill, chunk))
 
@@ -70,10 +71,6 @@ class Graph(nn.Module):
     # steps
 
     @property
-    def activation(self) -> str:
-        return self.geometry.variant.activation_dtype
-
-    @property
     def query_columns(self) -> int:
         return self.geometry.heads.query * self.geometry.heads.size
 
@@ -83,24 +80,13 @@ class Graph(nn.Module):
         m = g.model
         x: nn.Tensor | None = None
         matrix = self.weights["embedding", None]
+        shape = (m.hidden_size, m.rotary_dim // 2, g.context, g.state_words)
         for rows, parameters in matrix.parts:
-            name = self.kernels.build(
-                ("embed", rows),
-                functools.partial(
-                    embed.embed_token,
-                    scheme=matrix.scheme.name,
-                    rows=rows,
-                    k=m.hidden_size,
-                    pairs=m.rotary_dim // 2,
-                    context=g.context,
-                    state_words=g.state_words,
-                    activation=self.activation,
-                    kernel_type=self.kernel_type,
-                ),
-            )
+            make = (embed.embed_token, matrix.scheme.name, rows, *shape, self.kernel_type)
+            name = self.kernels.build("embed", *make)
             if x is None:
                 arguments = [*parameters, r.rope, r.state]
-                results: list[Any] = [len(arguments) - 1, ((1, m.hidden_size), self.activation)]
+                results: list[Any] = [len(arguments) - 1, ((1, m.hidden_size), ACTIVATION)]
                 _, x = self.kernels.call(name, arguments, results)
             else:
                 arguments = [*parameters, r.state, x]
@@ -113,23 +99,12 @@ class Graph(nn.Module):
         hidden = self.geometry.model.hidden_size
         x: nn.Tensor | None = None
         matrix = self.weights["embedding", None]
-        scheme = matrix.scheme.name
         for rows, parameters in matrix.parts:
-            name = self.kernels.build(
-                ("embed_chunk", chunk, rows),
-                functools.partial(
-                    embed.embed_chunk,
-                    scheme=scheme,
-                    chunk=chunk,
-                    rows=rows,
-                    k=hidden,
-                    activation=self.activation,
-                    kernel_type=self.kernel_type,
-                ),
-            )
+            make = (embed.embed_chunk, matrix.scheme.name, chunk, rows, hidden, self.kernel_type)
+            name = self.kernels.build("embed_chunk", *make)
             arguments = [self.runtime.input_ids, *parameters]
             if x is None:
-                (x,) = self.kernels.call(name, arguments, [((chunk, hidden), self.activation)])
+                (x,) = self.kernels.call(name, arguments, [((chunk, hidden), ACTIVATION)])
             else:
                 (x,) = self.kernels.call(name, [*arguments, x], [len(arguments)])
         assert x is not None
@@ -137,25 +112,17 @@ class Graph(nn.Module):
 
     def rms_norm(self, role: Role, layer: int | None, chunk: int, x: nn.Tensor) -> nn.Tensor:
         """RMS norm with a dispatch of its own."""
-        k = self.geometry.model.hidden_size
-        name = self.kernels.build(("rms_norm", chunk), lambda name: self.rms_norm_kernel(name, chunk, k))
+        g, k = self.geometry, int(x.shape[-1])
+        name = self.kernels.build("rms_norm", type(self).rms_norm_kernel, chunk, k, g.norm, g.state_words)
         arguments = [x, self.weights[role, layer], self.runtime.state]
-        return self.kernels.call(name, arguments, [((chunk, k), self.activation)])[0]
-
-    def rms_norm_kernel(self, name: str, chunk: int, k: int) -> tirx.PrimFunc:
-        g = self.geometry
-        return norm.rms_norm(name, chunk, k, g.norm, g.state_words, self.activation)
-
-    def layer_norm_kernel(self, name: str, chunk: int, k: int) -> tirx.PrimFunc:
-        g = self.geometry
-        return norm.layer_norm(name, chunk, k, g.norm, g.state_words, self.activation)
+        return self.kernels.call(name, arguments, [((chunk, k), ACTIVATION)])[0]
 
     def layer_norm(self, role: str, layer: int | None, chunk: int, x: nn.Tensor) -> nn.Tensor:
         """Layer norm, weight and bias."""
-        k = self.geometry.model.hidden_size
-        name = self.kernels.build(("layer_norm", chunk), lambda name: self.layer_norm_kernel(name, chunk, k))
+        g, k = self.geometry, int(x.shape[-1])
+        name = self.kernels.build("layer_norm", type(self).layer_norm_kernel, chunk, k, g.norm, g.state_words)
         arguments = [x, self.weights[role, layer], self.weights[f"{role}_bias", layer], self.runtime.state]
-        return self.kernels.call(name, arguments, [((chunk, k), self.activation)])[0]
+        return self.kernels.call(name, arguments, [((chunk, k), ACTIVATION)])[0]
 
     def product(
         self,
@@ -168,7 +135,7 @@ class Graph(nn.Module):
         extra: Sequence[nn.Tensor],
         results: Sequence[Any],
         units: int,
-        unit_rows: UnitRows = one_row,
+        unit_rows: UnitRows = ONE_ROW,
         norm_role: Role | None = None,
     ) -> list[nn.Tensor]:
         """x times a weight matrix, bias added, with an epilogue.
@@ -180,38 +147,20 @@ class Graph(nn.Module):
         matrix: Matrix = self.weights[role, layer]
         (rows, k), scheme = matrix.spec.shape, matrix.scheme.name
         declare, bias = self.with_bias(declare, role, layer, unit_rows)
-        key = (kind if chunk == 1 else f"{kind}_chunk", chunk, rows, k, bool(bias), scheme)
+        normed = g.norm if norm_role else None
         if chunk == 1:
-            name = self.kernels.build(
-                key, lambda name: self._matvec(name, scheme, rows, k, units, unit_rows, declare, norm_role is not None)
-            )
+            name = self.decode_product(kind, scheme, rows, k, units, unit_rows, declare, normed)
             gamma = [self.weights[norm_role, layer]] if norm_role else []
             arguments = [x, *gamma, *matrix.whole(), *bias]
-        elif (packing := g.tuning.packed) and scheme in packed.SCHEMES:
-            quantized = self.quantize(scheme, layer, chunk, k, x, norm_role)
-            shared = (chunk, rows, k, units, unit_rows, declare, g.state_words, packing)
-            name = self.kernels.build(key, lambda name: packed.matmul(name, scheme, *shared))
-            arguments = [*quantized, *matrix.whole(), self.runtime.state, *bias]
         else:
-            if norm_role:
-                x = self.rms_norm(norm_role, layer, chunk, x)
-            name = self.kernels.build(
-                key,
-                lambda name: matmul.matmul(
-                    name,
-                    scheme,
-                    chunk,
-                    rows,
-                    k,
-                    units,
-                    unit_rows,
-                    declare,
-                    g.state_words,
-                    self.activation,
-                    g.tuning.tiling,
-                ),
-            )
-            arguments = [x, *matrix.whole(), self.runtime.state, *bias]
+            shape = (scheme, chunk, rows, k, units, unit_rows, declare, g.state_words)
+            if (packing := g.tuning.packed) and scheme in packed.SCHEMES:
+                operands = self.quantize(scheme, layer, chunk, k, x, norm_role)
+                name = self.kernels.build(f"{kind}_chunk", packed.matmul, *shape, packing)
+            else:
+                operands = [self.rms_norm(norm_role, layer, chunk, x) if norm_role else x]
+                name = self.kernels.build(f"{kind}_chunk", matmul.matmul, *shape, g.tuning.tiling)
+            arguments = [*operands, *matrix.whole(), self.runtime.state, *bias]
         places = [r + len(arguments) if isinstance(r, int) else r for r in results]
         return self.kernels.call(name, [*arguments, *extra], places)
 
@@ -220,11 +169,8 @@ class Graph(nn.Module):
     ) -> list[nn.Tensor]:
         """x, through the norm first when there is one, as words and scales for a product in integers."""
         g = self.geometry
-        rms = g.norm if norm_role else None
-        name = self.kernels.build(
-            ("norm_quantize" if norm_role else "quantize", chunk, scheme, k),
-            lambda name: packed.quantize(name, scheme, chunk, k, rms, g.state_words, self.activation),
-        )
+        kind, normed = ("norm_quantize", g.norm) if norm_role else ("quantize", None)
+        name = self.kernels.build(kind, packed.quantize, scheme, chunk, k, normed, g.state_words)
         gamma = [self.weights[norm_role, layer]] if norm_role else []
         words, scales = packed.quantized_shapes(chunk, k)
         return self.kernels.call(name, [x, *gamma, self.runtime.state], [(words, "uint32"), (scales, "float32")])
@@ -236,29 +182,28 @@ class Graph(nn.Module):
         if (f"{role}_bias", layer) not in self.weights:
             return declare, []
         bias = self.weights[f"{role}_bias", layer]
-        return epilogue.with_bias(declare, int(bias.shape[0]), unit_rows, self.geometry.norm.f16_weight), [bias]
+        return epilogue.WithBias(declare, int(bias.shape[0]), unit_rows, self.geometry.norm.f16_weight), [bias]
 
-    def _matvec(
+    def decode_product(
         self,
-        name: str,
+        kind: str,
         scheme: str,
         rows: int,
         k: int,
         units: int,
         unit_rows: UnitRows,
         declare: epilogue.Declare,
-        normed: bool,
-    ) -> Any:
-        g, tuning = self.geometry, self.geometry.tuning
+        normed: matvec.Norm | None,
+    ) -> str:
+        """The kernel of a decode step's product."""
+        tuning = self.geometry.tuning
         chosen = tuning.paired if len(unit_rows(0)) == 2 else tuning.single
-        rms = g.norm if normed else None
-        return matvec.matvec(name, scheme, rows, k, units, unit_rows, declare, chosen, self.activation, rms)
+        return self.kernels.build(kind, matvec.matvec, scheme, rows, k, units, unit_rows, declare, chosen, normed)
 
     def project(self, role: str, layer: int, chunk: int, x: nn.Tensor, residual: nn.Tensor) -> nn.Tensor:
         """residual + x W^T (+ bias)."""
         rows, _ = self.weights[role, layer].spec.shape
-        declare = epilogue.store_residual(chunk, rows, self.activation)
-        result = ((chunk, rows), self.activation)
+        declare, result = epilogue.StoreResidual(chunk, rows), ((chunk, rows), ACTIVATION)
         return self.product("project", role, layer, chunk, x, declare, [residual], [result], rows)[0]
 
     def query_and_cache(
@@ -269,61 +214,43 @@ class Graph(nn.Module):
         In decode one dispatch does it, but for head norms, which need whole heads.
         """
         g, r, heads = self.geometry, self.runtime, self.geometry.heads
-        query = ((chunk, self.query_columns), self.activation)
+        query = ((chunk, self.query_columns), ACTIVATION)
         head_norms = ("query_norm", layer) in self.weights
         if chunk == 1 and not head_norms:
-            declare = epilogue.store_rotated(heads, g.context, g.state_words, self.activation)
+            declare: epilogue.Declare = epilogue.StoreRotated(g.cache, g.state_words)
             results: list[Any] = [query, 1]
             extra = [r.state, r.cache(layer)]
-            pairs = heads.rows // 2
-            made = self.product(
-                "qkv", "qkv", layer, chunk, x, declare, extra, results, pairs, heads.pair_rows, norm_role
-            )
+            units, unit_rows = heads.rows // 2, PairRows(heads)
+            made = self.product("qkv", "qkv", layer, chunk, x, declare, extra, results, units, unit_rows, norm_role)
             return made[0], made[1]
-        declare = epilogue.store(chunk, heads.rows, self.activation)
-        result = ((chunk, heads.rows), self.activation)
+        declare, result = epilogue.Store(chunk, heads.rows), ((chunk, heads.rows), ACTIVATION)
         (qkv,) = self.product("qkv", "qkv", layer, chunk, x, declare, [], [result], heads.rows, norm_role=norm_role)
-        shared = (chunk, g.context)
         if head_norms:
-            name = self.kernels.build(
-                ("normalize_rotate", chunk),
-                lambda name: self.normalize_rotate(name, heads, *shared),
-            )
+            make = (type(self).normalize_rotate_kernel, g.cache, chunk, g.norm, g.state_words)
+            name = self.kernels.build("normalize_rotate", *make)
             gammas = [self.weights["query_norm", layer], self.weights["key_norm", layer]]
             made = self.kernels.call(name, [qkv, *gammas, r.state, r.rope, r.cache(layer)], [query, 5])
         else:
-            name = self.kernels.build(
-                ("rotate", chunk),
-                lambda name: embed.rotate_chunk(name, heads, *shared, g.state_words, self.activation, self.kernel_type),
-            )
+            name = self.kernels.build("rotate", embed.rotate_chunk, g.cache, chunk, g.state_words, self.kernel_type)
             made = self.kernels.call(name, [qkv, r.state, r.rope, r.cache(layer)], [query, 3])
         return made[0], made[1]
-
-    def normalize_rotate(self, name: str, heads: epilogue.Heads, chunk: int, context: int) -> tirx.PrimFunc:
-        """The kernel that norms heads before it rotates them."""
-        g = self.geometry
-        return embed.normalize_rotate_chunk(name, heads, chunk, context, g.norm, g.state_words, self.activation)
 
     def attend(self, chunk: int, query: nn.Tensor, cache: nn.Tensor) -> nn.Tensor:
         """Attention `[chunk, heads x size]`; in decode split over workgroups when the context is long."""
         g, heads = self.geometry, self.geometry.heads
-        result = ((chunk, self.query_columns), self.activation)
+        result = ((chunk, self.query_columns), ACTIVATION)
         splits = splits_for(g.context) if chunk == 1 else 1
-        shape = attention.Shape(heads, chunk, splits, g.context, g.model.sliding_window)
+        shape = attention.Shape(g.cache, chunk, splits, g.model.sliding_window)
         if chunk > 1:
-            tiling, shared = g.tuning.attention, (g.state_words, self.activation)
-            name = self.kernels.build(
-                ("attention", chunk), lambda name: prefill_attention.attention(name, shape, *shared, tiling)
-            )
+            make = (prefill_attention.attention, shape, g.state_words, g.tuning.attention)
+            name = self.kernels.build("attention", *make)
             return self.kernels.call(name, [query, cache, self.runtime.state], [result])[0]
-        name = self.kernels.build(
-            ("attention", chunk), lambda name: attention.attention(name, shape, g.state_words, self.activation)
-        )
+        name = self.kernels.build("attention", attention.attention, shape, g.state_words)
         partial = ((heads.query * splits, heads.size + 4), "float32")
         (out,) = self.kernels.call(name, [query, cache, self.runtime.state], [result if splits == 1 else partial])
         if splits == 1:
             return out
-        name = self.kernels.build(("combine",), lambda name: attention.combine(name, shape, self.activation))
+        name = self.kernels.build("combine", attention.combine, shape)
         return self.kernels.call(name, [out], [result])[0]
 
     def logits(self, x: nn.Tensor) -> None:
@@ -337,35 +264,28 @@ class Graph(nn.Module):
         bias = self.weights.get(("lm_head_bias", None))
         gamma = [self.weights[norm_role, None]] if norm_role else []
         for (start, stop), parameters in matrix.parts:
-            declare = epilogue.store(1, m.vocab_size, "float32", start)
+            rows = stop - start
+            declare: epilogue.Declare = epilogue.Store(1, m.vocab_size, start)
             if bias is not None:
-                rows_of = functools.partial(_shifted_row, start)
-                declare = epilogue.with_bias(declare, m.vocab_size, rows_of, g.norm.f16_weight)
-            name = self.kernels.build(
-                ("lm_head", start, stop),
-                functools.partial(self._lm_head, matrix.scheme.name, stop - start, declare, norm_role is not None),
+                declare = epilogue.WithBias(declare, m.vocab_size, OneRow(start), g.norm.f16_weight)
+            normed = g.norm if norm_role else None
+            name = self.decode_product(
+                "lm_head", matrix.scheme.name, rows, matrix.spec.shape[1], rows, ONE_ROW, declare, normed
             )
             arguments = [x, *gamma, *parameters, *([bias] if bias is not None else []), self.runtime.logits]
             self.kernels.call(name, arguments, [len(arguments) - 1])
-
-    def _lm_head(self, scheme: str, rows: int, declare: epilogue.Declare, normed: bool, name: str) -> Any:
-        return self._matvec(name, scheme, rows, self.geometry.model.hidden_size, rows, one_row, declare, normed)
 
     def sample(self) -> nn.Tensor:
         """The next token, from the logits, into state and ring."""
         g, r = self.geometry, self.runtime
         vocab, words = g.model.vocab_size, g.state_words
         sampler = self.sampler
-        name = self.kernels.build(("scan",), lambda name: sampler.scan(name, vocab, words))
+        name = self.kernels.build("scan", sampler.scan, vocab, words)
         found = self.kernels.call(name, [r.logits, r.token_counts, r.state], sampler.scanned(vocab))
-        name = self.kernels.build(("limit",), lambda name: sampler.limit(name, vocab, words))
+        name = self.kernels.build("limit", sampler.limit, vocab, words)
         arguments = [*(found[i] for i in sampler.limit_reads), r.state]
         (cut,) = self.kernels.call(name, arguments, [((1,), "uint32")])
-        name = self.kernels.build(("draw",), lambda name: sampler.draw(name, vocab, RING_SIZE, words))
+        name = self.kernels.build("draw", sampler.draw, vocab, RING_SIZE, words)
         arguments = [*(found[i] for i in sampler.draw_reads), cut, r.state, r.token_ring, r.token_counts]
         written = len(arguments) - 3
         return self.kernels.call(name, arguments, [written, written + 1, written + 2])[0]
-
-
-def _shifted_row(start: int, unit: Any) -> Sequence[Any]:
-    return (unit + start,)

@@ -5,7 +5,7 @@ Knows how Relax sees a kernel and how a matrix too large for one binding is cut.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,16 +14,17 @@ from tvm.relax.frontend import nn
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
-from compiler.errors import WispError
 from compiler.kernels import embed, matvec
-from compiler.kernels.epilogue import STATE_HEADER, Heads
+from compiler.kernels.cache import Cache, Heads
+from compiler.kernels.epilogue import STATE_HEADER
 from compiler.models.base import ModelConfig, WeightSpec
-from compiler.quantize import Scheme, parameter_layout
+from compiler.quantize import EXCEPTED_ROLES, Scheme, parameter_layout
 from compiler.tuning import TUNING, Alternative, VariantTuning
 from compiler.variants import Variant
 
 RING_SIZE = 256
-MAX_BINDING = 128 * 1024 * 1024  # WebGPU's default maxStorageBufferBindingSize
+CUT_BYTES = 128 * 1024 * 1024  # WebGPU's default maxStorageBufferBindingSize
+CUT_ROLES = EXCEPTED_ROLES  # the vocabulary's matrices: only their kernels take a matrix in parts
 PART_ROWS = 64  # a tensor is cut at multiples of this
 
 
@@ -53,7 +54,7 @@ class Geometry:
 
     @property
     def norm(self) -> matvec.Norm:
-        return matvec.Norm(self.model.norm_eps, f16_weight=self.scheme.name != "q0f32")
+        return matvec.Norm(self.model.norm_eps, f16_weight=self.scheme.float_dtype == "float16")
 
     @property
     def programs(self) -> tuple[str, ...]:
@@ -69,14 +70,14 @@ class Geometry:
         return -(-(STATE_HEADER + self.model.rotary_dim) // 64) * 64
 
     @property
-    def binding_bytes(self) -> int | None:
-        """What one binding may hold; None where there is no limit."""
-        return MAX_BINDING if self.variant.backend == "webgpu" else None
+    def cut_bytes(self) -> int | None:
+        """What a binding of a matrix that may be cut holds at most; None where there is no limit."""
+        return CUT_BYTES if self.variant.backend == "webgpu" else None
 
     @property
-    def cache_bytes_per_position(self) -> int:
-        m = self.model
-        return 2 * m.num_key_value_heads * m.head_dim * (2 if self.variant.activation_dtype == "float16" else 4)
+    def cache(self) -> Cache:
+        """A layer's."""
+        return Cache(self.heads, self.context, self.scheme.kv_dtype if self.variant.kv_float16 else "float32")
 
 
 @dataclass
@@ -85,15 +86,19 @@ class KernelTable:
 
     suffix: str = ""
     functions: dict[str, tirx.PrimFunc] = field(default_factory=dict)
-    _names: dict[tuple[Any, ...], str] = field(default_factory=dict)
+    _names: dict[Hashable, str] = field(default_factory=dict)
     _signatures: dict[tuple[Any, ...], tirx.PrimFunc] = field(default_factory=dict)
 
-    def build(self, key: tuple[Any, ...], make: Callable[[str], tirx.PrimFunc]) -> str:
-        """The name of the kernel with this key; `make(name)` builds it when it is new. `key[0]` begins the name."""
+    def build(self, kind: str, make: Callable[..., tirx.PrimFunc], *values: Any) -> str:
+        """The name of the kernel `make(name, *values)`, which begins with `kind`; it is built when it is new.
+
+        A kernel is known by all that it is made from, frozen values: equal ones are one kernel, others never are.
+        """
+        key = (kind, make, values)
         if key not in self._names:
-            name = f"{key[0]}_{len(self._names)}{self.suffix}"
+            name = f"{kind}_{len(self._names)}{self.suffix}"
             self._names[key] = name
-            self.functions[name] = make(name)
+            self.functions[name] = make(name, *values)
         return self._names[key]
 
     def call(self, name: str, arguments: Sequence[nn.Tensor], results: Sequence[Any]) -> list[nn.Tensor]:
@@ -125,16 +130,16 @@ class KernelTable:
 
 
 class Matrix(nn.Module):
-    """A weight matrix, cut by rows where it exceeds what one binding may hold."""
+    """A weight matrix; one that may be cut, by rows, is in parts of at most `cut_bytes` a binding."""
 
-    def __init__(self, spec: WeightSpec, scheme: Scheme, binding_bytes: int | None = MAX_BINDING) -> None:
+    def __init__(self, spec: WeightSpec, scheme: Scheme, cut_bytes: int | None = CUT_BYTES) -> None:
         self.spec = spec
         self.scheme = scheme.of(spec)
         self.parts: list[tuple[tuple[int, int], list[nn.Parameter]]] = []
         rows, _ = spec.shape
         layout = parameter_layout(spec, scheme)
         widest = max(_row_bytes(shape, dtype) for _, dtype, shape in layout)
-        most = rows if binding_bytes is None else binding_bytes // widest
+        most = rows if cut_bytes is None or spec.role not in CUT_ROLES else cut_bytes // widest
         if rows > most:
             pieces = -(-rows // most)
             most = -(-rows // pieces // PART_ROWS) * PART_ROWS
@@ -150,14 +155,8 @@ class Matrix(nn.Module):
 
     def whole(self) -> list[nn.Parameter]:
         """The bindings of a matrix that is in one piece."""
-        if len(self.parts) != 1:
-            raise WispError(
-                f"weight {self.spec.name} exceeds the binding limit",
-                got=f"shape {list(self.spec.shape)}",
-                expected=f"at most {MAX_BINDING} bytes",
-                remedy="only the embedding and the vocabulary projection may be larger",
-            )
-        return self.parts[0][1]
+        ((_, parameters),) = self.parts
+        return parameters
 
 
 def _row_bytes(shape: Sequence[int], dtype: str) -> int:
@@ -178,9 +177,9 @@ class Runtime(nn.Module):
         self.token_ring = nn.Parameter((RING_SIZE,), "uint32")
         self.token_counts = nn.Parameter((m.vocab_size,), "uint32")
         self.logits = nn.Parameter((m.vocab_size,), "float32")
-        row = 2 * m.num_key_value_heads * m.head_dim
+        row = (g.context, g.cache.row_words)
         for layer in range(m.num_hidden_layers):
-            setattr(self, f"kv.{layer}", nn.Parameter((g.context, row), g.variant.activation_dtype))
+            setattr(self, f"kv.{layer}", nn.Parameter(row, "uint32" if g.cache.halves else "float32"))
 
     def cache(self, layer: int) -> nn.Parameter:
         parameter: nn.Parameter = getattr(self, f"kv.{layer}")
@@ -188,13 +187,13 @@ class Runtime(nn.Module):
 
 
 def declare_weights(
-    module: nn.Module, specs: Sequence[WeightSpec], scheme: Scheme, binding_bytes: int | None = MAX_BINDING
+    module: nn.Module, specs: Sequence[WeightSpec], scheme: Scheme, cut_bytes: int | None = CUT_BYTES
 ) -> dict[tuple[str, int | None], Any]:
     """Make every weight a parameter of `module`; returns them by (role, layer), each a `Matrix` or a parameter."""
     weights: dict[tuple[str, int | None], Any] = {}
     for spec in specs:
         if spec.kind == "matrix":
-            matrix = Matrix(spec, scheme, binding_bytes)
+            matrix = Matrix(spec, scheme, cut_bytes)
             setattr(module, f"matrix{len(weights)}", matrix)
             weights[spec.role, spec.layer] = matrix
         else:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from tvm.relax.frontend import nn
 
 from compiler.kernels import epilogue
-from compiler.models.graph import Graph
+from compiler.models.graph import ACTIVATION, Graph
 
 
 class ParallelDecoder(Graph):
@@ -20,8 +20,7 @@ class ParallelDecoder(Graph):
         query, cache = self.query_and_cache(layer, chunk, normed)
         x = self.project("attention_output", layer, chunk, self.attend(chunk, query, cache), x)
         inner = self.geometry.model.intermediate_size
-        declare = epilogue.store_gelu(chunk, inner, self.activation)
-        result = ((chunk, inner), self.activation)
+        declare, result = epilogue.StoreGelu(chunk, inner), ((chunk, inner), ACTIVATION)
         (hidden,) = self.product("up", "up", layer, chunk, normed, declare, [], [result], inner)
         return self.project("down", layer, chunk, hidden, x)
 

@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 
 from compiler import wgsl
 from compiler.kernels import attention, prefill_attention, reference
-from compiler.kernels.epilogue import Heads
+from compiler.kernels.cache import Cache, Heads
 from compiler.kernels.prefill_attention import AttentionTiling
-from compiler.tuning import QUAD_ATTENTION, SOFTWARE_ATTENTION, WORKGROUP_ATTENTION
+from compiler.tuning import QUAD_ATTENTION, WORKGROUP_ATTENTION
 from tests.conftest import unavailable
+from tests.device.caches import queries_for, stored
 from tests.device.harness import Compiled, Gpu, assert_close, assert_untouched, poison
 
 STATE_WORDS = 64
@@ -26,21 +27,16 @@ def state(position: int, length: int = 0) -> NDArray[np.uint32]:
     return words
 
 
-def require(gpu: Gpu, activation: str) -> None:
-    if activation == "float16" and not gpu.f16:
-        unavailable("the adapter lacks shader-f16")
+def cache_of(rng: np.random.Generator, used: int, cache: Cache) -> NDArray[Any]:
+    """Keys and values whose rows beyond `used` are NaN: reading one shows."""
+    rows = poison((CONTEXT, 2, cache.heads.key_value, cache.heads.size), cache.dtype)
+    rows[:used] = rng.normal(0, 1, (used, *rows.shape[1:])).astype(cache.dtype)
+    return rows
 
 
-def cache_of(rng: np.random.Generator, used: int, heads: Heads, activation: str) -> NDArray[Any]:
-    """A KV cache whose rows beyond `used` are NaN: reading one shows."""
-    cache = poison((CONTEXT, 2, heads.key_value, heads.size), activation)
-    cache[:used] = rng.normal(0, 1, (used, *cache.shape[1:])).astype(activation)
-    return cache
-
-
-def query_of(rng: np.random.Generator, rows: int, heads: Heads, activation: str) -> NDArray[Any]:
+def query_of(rng: np.random.Generator, rows: int, heads: Heads) -> NDArray[np.float32]:
     """Queries large enough for the softmax to be uneven, so that a wrong key shows."""
-    return rng.normal(0, 3, (rows, heads.query, heads.size)).astype(activation)
+    return rng.normal(0, 3, (rows, heads.query, heads.size)).astype(np.float32)
 
 
 DECODE_HEADS = [
@@ -55,31 +51,41 @@ DECODE_HEADS = [
 ]
 
 
+class Decode:
+    """The kernels of a decode step's attention, compiled once."""
+
+    def __init__(self, gpu: Gpu, shape: attention.Shape) -> None:
+        self.gpu, self.shape = gpu, shape
+        self.attention = gpu.compile(attention.attention("attention", shape, STATE_WORDS))
+        self.combine = gpu.compile(attention.combine("combine", shape)) if shape.splits > 1 else None
+
+    def __call__(self, query: NDArray[Any], rows: NDArray[Any], used: int) -> NDArray[Any]:
+        """The attention of one query over `rows`, `used` of them valid: `[query heads x size]`."""
+        cache, heads = self.shape.cache, self.shape.heads
+        size = heads.query * heads.size
+        out = poison((heads.query, self.shape.splits, heads.size + 4) if self.combine else size, "float32")
+        arrays = {"query": queries_for(cache, query), "cache": stored(cache, rows), "state": state(used - 1)}
+        made = self.gpu.run([self.attention], {**arrays, "out": out})["out"]
+        if self.combine is None:
+            return made
+        return self.gpu.run([self.combine], {"partial": made, "out": poison(size, "float32")})["out"]
+
+
 @pytest.mark.parametrize("splits", [1, 3])
-@pytest.mark.parametrize(("heads", "activation"), DECODE_HEADS)
-def test_decode(gpu: Gpu, heads: Heads, activation: str, splits: int) -> None:
+@pytest.mark.parametrize(("heads", "dtype"), DECODE_HEADS)
+def test_decode(gpu: Gpu, heads: Heads, dtype: str, splits: int) -> None:
     """Lengths around a block, fewer blocks than splits, and blocks that the splits share unevenly."""
-    require(gpu, activation)
     rng = np.random.default_rng(heads.size)
-    shape = attention.Shape(heads, 1, splits, CONTEXT)
-    calls = [gpu.compile(attention.attention("attention", shape, STATE_WORDS, activation))]
-    combine = gpu.compile(attention.combine("combine", shape, activation)) if splits > 1 else None
-    size = heads.query * heads.size
+    shape = attention.Shape(Cache(heads, CONTEXT, dtype), 1, splits)
+    attend = Decode(gpu, shape)
     for used in (1, 63, 64, 65, 129, 257, CONTEXT):
-        cache, query = cache_of(rng, used, heads, activation), query_of(rng, 1, heads, activation)
-        partial = poison((heads.query, splits, heads.size + 4), "float32")
-        arrays = {"query": query, "cache": cache, "state": state(used - 1)}
-        arrays["out"] = partial if combine else poison(size, activation)
-        out = gpu.run(calls, arrays)["out"]
-        if combine:
-            out = gpu.run([combine], {"partial": out, "out": poison(size, activation)})["out"]
-        assert_close(out, reference.attention(query, cache, used - 1).reshape(-1), activation)
+        rows, query = cache_of(rng, used, shape.cache), query_of(rng, 1, heads)
+        out = attend(query, rows, used)
+        assert_close(out, reference.attention(query, rows, used - 1).reshape(-1))
 
 
-@pytest.mark.parametrize("activation", ["float32", "float16"])
-def test_combine(gpu: Gpu, activation: str) -> None:
+def test_combine(gpu: Gpu) -> None:
     """Splits whose maxima are far apart, and an empty one, as a short sequence leaves it."""
-    require(gpu, activation)
     rng = np.random.default_rng(0)
     heads, splits = Heads(5, 1, 72, 72), 7
     sums = rng.normal(0, 1, (heads.query, splits, heads.size)).astype(np.float32)
@@ -88,12 +94,12 @@ def test_combine(gpu: Gpu, activation: str) -> None:
     sums[:, 4], tops[:, 4], totals[:, 4] = 0, attention.LOWEST, 0
     partial = poison((heads.query, splits, heads.size + 4), "float32")
     partial[..., : heads.size], partial[..., heads.size], partial[..., heads.size + 1] = sums, tops, totals
-    kernel = attention.combine("combine", attention.Shape(heads, 1, splits, CONTEXT), activation)
-    out = gpu.run_kernel(kernel, {"partial": partial, "out": poison(heads.query * heads.size, activation)})["out"]
-    assert_close(out, reference.combine(sums, tops, totals).reshape(-1), activation)
+    kernel = attention.combine("combine", attention.Shape(Cache(heads, CONTEXT, "float16"), 1, splits))
+    out = gpu.run_kernel(kernel, {"partial": partial, "out": poison(heads.query * heads.size, "float32")})["out"]
+    assert_close(out, reference.combine(sums, tops, totals).reshape(-1))
 
 
-# (heads, activation, chunk); chunks of less than a quad's rows, of whole workgroups, and of neither
+# (heads, type of the cache, chunk); chunks of less than a quad's rows, of whole workgroups, and of neither
 PREFILL_HEADS = [
     pytest.param(Heads(2, 2, 32, 32), "float16", 16, id="mha-32"),
     pytest.param(Heads(6, 2, 64, 64), "float32", 21, id="gqa-64-three-heads-a-workgroup"),
@@ -109,47 +115,55 @@ PREFILL_HEADS = [
 ]
 TILINGS = [
     pytest.param(QUAD_ATTENTION, id="quads"),
-    pytest.param(SOFTWARE_ATTENTION, id="quads-of-more-rows"),
+    pytest.param(dataclasses.replace(QUAD_ATTENTION, rows=8, vectors=48, keys=4), id="quads-of-more-rows"),
     pytest.param(WORKGROUP_ATTENTION, id="workgroup"),
     pytest.param(dataclasses.replace(WORKGROUP_ATTENTION, rows=3, keys=8), id="workgroup-two-groups-of-keys"),
 ]
 
 
-def compile_prefill(gpu: Gpu, shape: attention.Shape, activation: str, tiling: AttentionTiling) -> Compiled:
-    require(gpu, activation)
+def compile_prefill(gpu: Gpu, shape: attention.Shape, tiling: AttentionTiling) -> Compiled:
     if tiling.subgroups and not gpu.subgroups:
         unavailable("the adapter lacks subgroups")
-    kernel = prefill_attention.attention("attention", shape, STATE_WORDS, activation, tiling)
-    return gpu.compile(kernel, tiling.subgroups)
+    return gpu.compile(prefill_attention.attention("attention", shape, STATE_WORDS, tiling), tiling.subgroups)
+
+
+def run_prefill(
+    gpu: Gpu, kernel: Compiled, shape: attention.Shape, query: NDArray[Any], rows: NDArray[Any], position: int
+) -> NDArray[Any]:
+    """The attention of a chunk that `query` fills in part; the rest stays as it was."""
+    padded = poison((shape.chunk, shape.heads.query, shape.heads.size), "float32")
+    padded[: len(query)] = queries_for(shape.cache, query)
+    arrays = {"query": padded, "cache": stored(shape.cache, rows), "state": state(position, len(query))}
+    out = gpu.run([kernel], {**arrays, "out": poison(padded.shape, "float32")})["out"]
+    assert_untouched(out[len(query) :])
+    return out[: len(query)]
 
 
 @pytest.mark.parametrize("tiling", TILINGS)
-@pytest.mark.parametrize(("heads", "activation", "chunk"), PREFILL_HEADS)
-def test_prefill(gpu: Gpu, heads: Heads, activation: str, chunk: int, tiling: AttentionTiling) -> None:
+@pytest.mark.parametrize(("heads", "dtype", "chunk"), PREFILL_HEADS)
+def test_prefill(gpu: Gpu, heads: Heads, dtype: str, chunk: int, tiling: AttentionTiling) -> None:
     """Whole and padded chunks, at the start and where a step of keys ends within the chunk."""
     rng = np.random.default_rng(heads.size)
-    kernel = compile_prefill(gpu, attention.Shape(heads, chunk, 1, CONTEXT), activation, tiling)
+    shape = attention.Shape(Cache(heads, CONTEXT, dtype), chunk, 1)
+    kernel = compile_prefill(gpu, shape, tiling)
     for position, length in ((0, chunk), (0, 1), (62, 3), (58, chunk), (200, chunk - 1), (CONTEXT - chunk, chunk)):
-        cache = cache_of(rng, position + length, heads, activation)
-        query = poison((chunk, heads.query, heads.size), activation)
-        query[:length] = query_of(rng, length, heads, activation)
-        arrays = {"query": query, "cache": cache, "state": state(position, length)}
-        out = gpu.run([kernel], {**arrays, "out": poison(query.shape, activation)})["out"]
-        assert_close(out[:length], reference.attention(query[:length], cache, position), activation)
-        assert_untouched(out[length:])
+        rows, query = cache_of(rng, position + length, shape.cache), query_of(rng, length, heads)
+        out = run_prefill(gpu, kernel, shape, query, rows, position)
+        assert_close(out, reference.attention(query, rows, position))
 
 
 @pytest.mark.parametrize("tiling", TILINGS)
 def test_prefill_of_large_scores_does_not_overflow(gpu: Gpu, tiling: AttentionTiling) -> None:
     """Scores of several hundred that rise from key to key, so that every step has a new maximum, and that fall."""
     heads, chunk = Heads(2, 1, 64, 64), 5
-    kernel = compile_prefill(gpu, attention.Shape(heads, chunk, 1, CONTEXT), "float32", tiling)
+    shape = attention.Shape(Cache(heads, CONTEXT, "float16"), chunk, 1)
+    kernel = compile_prefill(gpu, shape, tiling)
     for slope in (1, -1):
-        cache = cache_of(np.random.default_rng(1), 60 + chunk, heads, "float32")
-        cache[: 60 + chunk, 0] = slope * np.arange(60 + chunk)[:, None, None]
+        rows = cache_of(np.random.default_rng(1), 60 + chunk, shape.cache)
+        rows[: 60 + chunk, 0] = slope * np.arange(60 + chunk)[:, None, None]
         query = np.full((chunk, heads.query, heads.size), 1.0, np.float32)
-        arrays = {"query": query, "cache": cache, "state": state(60, chunk), "out": poison(query.shape, "float32")}
-        assert_close(gpu.run([kernel], arrays)["out"], reference.attention(query, cache, 60), "float32")
+        out = run_prefill(gpu, kernel, shape, query, rows, 60)
+        assert_close(out, reference.attention(query, rows, 60))
 
 
 @pytest.mark.parametrize("splits", [1, 3])
@@ -157,19 +171,13 @@ def test_prefill_of_large_scores_does_not_overflow(gpu: Gpu, tiling: AttentionTi
 def test_decode_with_a_sliding_window(gpu: Gpu, window: int, splits: int) -> None:
     """Keys that left the window are NaN, block by block: a kernel that reads one it need not shows."""
     rng, heads = np.random.default_rng(window), Heads(6, 2, 48, 48)
-    shape = attention.Shape(heads, 1, splits, CONTEXT, window)
-    calls = [gpu.compile(attention.attention("attention", shape, STATE_WORDS, "float32"))]
-    combine = gpu.compile(attention.combine("combine", shape, "float32")) if splits > 1 else None
-    size = heads.query * heads.size
+    shape = attention.Shape(Cache(heads, CONTEXT, "float16"), 1, splits, window)
+    attend = Decode(gpu, shape)
     for used in (1, window, window + 1, 192, 257, CONTEXT):
-        cache, query = cache_of(rng, used, heads, "float32"), query_of(rng, 1, heads, "float32")
-        cache[: max(0, used - window) // 64 * 64] = np.nan
-        arrays = {"query": query, "cache": cache, "state": state(used - 1)}
-        arrays["out"] = poison((heads.query, splits, heads.size + 4) if combine else size, "float32")
-        out = gpu.run(calls, arrays)["out"]
-        if combine:
-            out = gpu.run([combine], {"partial": out, "out": poison(size, "float32")})["out"]
-        assert_close(out, reference.attention(query, cache, used - 1, window).reshape(-1), "float32")
+        rows, query = cache_of(rng, used, shape.cache), query_of(rng, 1, heads)
+        rows[: max(0, used - window) // 64 * 64] = np.nan
+        out = attend(query, rows, used)
+        assert_close(out, reference.attention(query, rows, used - 1, window).reshape(-1))
 
 
 @pytest.mark.parametrize("tiling", TILINGS)
@@ -178,24 +186,21 @@ def test_prefill_with_a_sliding_window(gpu: Gpu, window: int, tiling: AttentionT
     """The queries of a quad see different keys, in some steps only some of them any. Keys that left the window of the
     chunk's first query are NaN: a kernel that reads one shows."""
     rng, heads, chunk = np.random.default_rng(window), Heads(4, 2, 64, 64), 21
-    kernel = compile_prefill(gpu, attention.Shape(heads, chunk, 1, CONTEXT, window), "float32", tiling)
+    shape = attention.Shape(Cache(heads, CONTEXT, "float16"), chunk, 1, window)
+    kernel = compile_prefill(gpu, shape, tiling)
     for position, length in ((0, chunk), (120, chunk), (130, 3), (CONTEXT - chunk, chunk)):
-        cache = cache_of(rng, position + length, heads, "float32")
-        cache[: max(0, position + 1 - window)] = np.nan
-        query = poison((chunk, heads.query, heads.size), "float32")
-        query[:length] = query_of(rng, length, heads, "float32")
-        arrays = {"query": query, "cache": cache, "state": state(position, length)}
-        out = gpu.run([kernel], {**arrays, "out": poison(query.shape, "float32")})["out"]
-        assert_close(out[:length], reference.attention(query[:length], cache, position, window), "float32")
-        assert_untouched(out[length:])
+        rows, query = cache_of(rng, position + length, shape.cache), query_of(rng, length, heads)
+        rows[: max(0, position + 1 - window)] = np.nan
+        out = run_prefill(gpu, kernel, shape, query, rows, position)
+        assert_close(out, reference.attention(query, rows, position, window))
 
 
 @pytest.mark.parametrize("tiling", TILINGS)
 def test_prefill_is_one_kernel_for_every_chunk_size(tiling: AttentionTiling) -> None:
-    heads = Heads(8, 2, 64, 64)
+    cache = Cache(Heads(8, 2, 64, 64), CONTEXT, "float16")
     sources = [
         wgsl.render(
-            prefill_attention.attention("a", attention.Shape(heads, n, 1, CONTEXT), STATE_WORDS, "float32", tiling),
+            prefill_attention.attention("a", attention.Shape(cache, n, 1), STATE_WORDS, tiling),
             "attention",
         ).source
         for n in (8, 16, 256)
@@ -206,10 +211,8 @@ def test_prefill_is_one_kernel_for_every_chunk_size(tiling: AttentionTiling) -> 
 def test_large_scores_do_not_overflow(gpu: Gpu) -> None:
     """Scores of several hundred, whose exponentials overflow f32 without the running maximum."""
     rng, heads = np.random.default_rng(1), Heads(2, 1, 64, 64)
-    query, cache = 40 * query_of(rng, 1, heads, "float32"), cache_of(rng, 200, heads, "float32")
-    kernel = attention.attention("attention", attention.Shape(heads, 1, 1, CONTEXT), STATE_WORDS, "float32")
-    arrays = {"query": query, "cache": cache, "state": state(199), "out": poison(128, "float32")}
-    out = gpu.run_kernel(kernel, arrays)["out"]
-    want = reference.attention(query, cache, 199).reshape(-1)
+    shape = attention.Shape(Cache(heads, CONTEXT, "float16"), 1, 1)
+    query, rows = 40 * query_of(rng, 1, heads), cache_of(rng, 200, shape.cache)
+    out, want = Decode(gpu, shape)(query, rows, 200), reference.attention(query, rows, 199).reshape(-1)
     # The scores themselves carry f32 errors of 1e-4, which the exponential makes relative.
     np.testing.assert_allclose(out, want, atol=2e-3 * np.abs(want).max())

@@ -130,7 +130,7 @@ def test_dispatches_of_sampling(plans: Plans, name: str, variant: str) -> None:
 
 def test_activations_of_llama_take_little(plans: Plans) -> None:
     """At a context of 4096: the scratch buffers of all programs together."""
-    for variant in ("webgpu-f16-sg", "webgpu-f16"):
+    for variant in WEBGPU:
         plan = plans("llama-3.2-1b-instruct", variant).plan
         assert plan["context"] == 4096
         assert sum(b["bytes"] for b in plan["buffers"] if b["kind"] == "scratch") <= 32 << 20

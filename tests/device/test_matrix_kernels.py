@@ -8,11 +8,13 @@ import pytest
 from numpy.typing import NDArray
 
 from compiler.kernels import embed, epilogue, matmul, matvec, norm, reference
-from compiler.kernels.epilogue import STATE_HEADER, Heads
+from compiler.kernels.cache import Cache, Heads
+from compiler.kernels.epilogue import STATE_HEADER, HalfRows, OneRow, PairRows
 from compiler.models.base import WeightSpec, matrix
 from compiler.quantize import SCHEMES, dequantize, quantize
 from compiler.tuning import TUNING, VariantTuning
 from tests.conftest import unavailable
+from tests.device.caches import plain, queries_for
 from tests.device.harness import Gpu, assert_close, assert_untouched, poison
 
 STATE_WORDS = 192
@@ -24,9 +26,9 @@ ONE_LANE = VariantTuning(
     TUNING["webgpu-f32"].tiling,
     TUNING["webgpu-f32"].attention,
 )
-TUNINGS = {"subgroup": TUNING["webgpu-f16-sg"], "lanes8": TUNING["webgpu-f32"], "lanes1": ONE_LANE}
+TUNINGS = {"subgroup": TUNING["webgpu-f32-sg"], "lanes8": TUNING["webgpu-f32"], "lanes1": ONE_LANE}
 SCHEME_NAMES = tuple(SCHEMES)
-ACTIVATIONS = ("float32", "float16")
+CACHE_DTYPES = ("float32", "float16")
 
 
 @dataclass(frozen=True)
@@ -47,9 +49,7 @@ def stored_matrix(rng: np.random.Generator, scheme: str, rows: int, columns: int
     return Stored(arrays, dequantize(spec, tensors, SCHEMES[scheme]))
 
 
-def require(gpu: Gpu, activation: str, tuning: str = "") -> None:
-    if activation == "float16" and not gpu.f16:
-        unavailable("the adapter lacks shader-f16")
+def require(gpu: Gpu, tuning: str) -> None:
     if tuning == "subgroup" and not gpu.subgroups:
         unavailable("the adapter lacks subgroups")
 
@@ -74,66 +74,62 @@ def norm_of(scheme: str) -> matvec.Norm:
 @pytest.mark.parametrize("tuning", TUNINGS)
 @pytest.mark.parametrize("scheme", SCHEME_NAMES)
 @pytest.mark.parametrize(
-    ("rows", "k", "activation", "normed"),
+    ("rows", "k", "normed"),
     [
-        (1003, 72, "float32", True),  # an odd number of scales, a last group of one part
-        (1003, 40, "float16", True),
-        (37, 104, "float32", False),  # fewer rows than a workgroup takes
-        (64, 1048, "float16", False),  # more groups than lanes, the last one partial
+        (1003, 72, True),  # an odd number of scales, a last group of one part
+        (1003, 40, True),
+        (37, 104, False),  # fewer rows than a workgroup takes
+        (64, 1048, False),  # more groups than lanes, the last one partial
     ],
 )
-def test_matvec(gpu: Gpu, rows: int, k: int, activation: str, normed: bool, scheme: str, tuning: str) -> None:
-    require(gpu, activation, tuning)
+def test_matvec(gpu: Gpu, rows: int, k: int, normed: bool, scheme: str, tuning: str) -> None:
+    require(gpu, tuning)
     rng = np.random.default_rng(rows * k)
     weight = stored_matrix(rng, scheme, rows, k)
-    x, gamma = rng.normal(0, 1, k).astype(activation), gamma_of(rng, scheme, k)
+    x, gamma = rng.normal(0, 1, k).astype(np.float32), gamma_of(rng, scheme, k)
     offset = 5
     kernel = matvec.matvec(
-        "matvec", scheme, rows, k, rows, lambda unit: (unit,), epilogue.store(1, rows + 9, "float32", offset),
-        TUNINGS[tuning].single, activation, norm_of(scheme) if normed else None,
+        "matvec", scheme, rows, k, rows, OneRow(), epilogue.Store(1, rows + 9, offset),
+        TUNINGS[tuning].single, norm_of(scheme) if normed else None,
     )  # fmt: skip
     arrays = {"x": x, **weight.arrays, "out": poison(rows + 9, "float32")} | ({"gamma": gamma} if normed else {})
     out = gpu.run_kernel(kernel, arrays, tuning == "subgroup")["out"]
     want = reference.matvec(x, weight.values, gamma if normed else None, EPSILON)
-    assert_close(out[offset : offset + rows], want, "float32")
+    assert_close(out[offset : offset + rows], want)
     assert_untouched(out[:offset])
     assert_untouched(out[offset + rows :])
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("tuning", TUNINGS)
 @pytest.mark.parametrize("scheme", SCHEME_NAMES)
-def test_matvec_residual(gpu: Gpu, scheme: str, tuning: str, activation: str) -> None:
-    require(gpu, activation, tuning)
+def test_matvec_residual(gpu: Gpu, scheme: str, tuning: str) -> None:
+    require(gpu, tuning)
     rng = np.random.default_rng(2)
     rows, k = 203, 136
     weight = stored_matrix(rng, scheme, rows, k)
-    x, residual = rng.normal(0, 1, k).astype(activation), rng.normal(0, 1, rows).astype(activation)
-    declare = epilogue.store_residual(1, rows, activation)
-    kernel = matvec.matvec(
-        "project", scheme, rows, k, rows, lambda unit: (unit,), declare, TUNINGS[tuning].single, activation
-    )
-    arrays = {"x": x, **weight.arrays, "residual": residual, "out": poison(rows, activation)}
+    x, residual = rng.normal(0, 1, k).astype(np.float32), rng.normal(0, 1, rows).astype(np.float32)
+    declare = epilogue.StoreResidual(1, rows)
+    kernel = matvec.matvec("project", scheme, rows, k, rows, OneRow(), declare, TUNINGS[tuning].single)
+    arrays = {"x": x, **weight.arrays, "residual": residual, "out": poison(rows, "float32")}
     out = gpu.run_kernel(kernel, arrays, tuning == "subgroup")["out"]
-    assert_close(out, residual.astype(np.float64) + reference.matvec(x, weight.values), activation)
+    assert_close(out, residual.astype(np.float64) + reference.matvec(x, weight.values))
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("tuning", TUNINGS)
 @pytest.mark.parametrize("scheme", SCHEME_NAMES)
-def test_matvec_gated(gpu: Gpu, scheme: str, tuning: str, activation: str) -> None:
-    require(gpu, activation, tuning)
+def test_matvec_gated(gpu: Gpu, scheme: str, tuning: str) -> None:
+    require(gpu, tuning)
     rng = np.random.default_rng(3)
     inner, k = 101, 104
     weight = stored_matrix(rng, scheme, 2 * inner, k)
-    x, gamma = rng.normal(0, 1, k).astype(activation), gamma_of(rng, scheme, k)
+    x, gamma = rng.normal(0, 1, k).astype(np.float32), gamma_of(rng, scheme, k)
     kernel = matvec.matvec(
-        "gate_up", scheme, 2 * inner, k, inner, lambda unit: (unit, unit + inner),
-        epilogue.store_gated(1, inner, activation), TUNINGS[tuning].paired, activation, norm_of(scheme),
+        "gate_up", scheme, 2 * inner, k, inner, HalfRows(inner),
+        epilogue.StoreGated(1, inner), TUNINGS[tuning].paired, norm_of(scheme),
     )  # fmt: skip
-    arrays = {"x": x, "gamma": gamma, **weight.arrays, "out": poison(inner, activation)}
+    arrays = {"x": x, "gamma": gamma, **weight.arrays, "out": poison(inner, "float32")}
     out = gpu.run_kernel(kernel, arrays, tuning == "subgroup")["out"]
-    assert_close(out, reference.gated(reference.matvec(x, weight.values, gamma, EPSILON)), activation)
+    assert_close(out, reference.gated(reference.matvec(x, weight.values, gamma, EPSILON)))
 
 
 HEADS = {
@@ -143,43 +139,73 @@ HEADS = {
 }
 
 
+@pytest.mark.parametrize("dtype", CACHE_DTYPES)
 @pytest.mark.parametrize(
-    ("heads", "scheme", "tuning", "activation"),
+    ("heads", "scheme", "tuning"),
     [
-        ("mqa", "q4f16_1", "subgroup", "float32"),
-        ("mqa", "q0f32", "lanes8", "float16"),
-        ("gqa_partial", "q4f16_1", "lanes1", "float32"),
-        ("gqa_partial", "q8f16_1", "lanes8", "float16"),
-        ("mha_partial", "q0f16", "subgroup", "float16"),
-        ("mha_partial", "q4f16_1", "lanes8", "float32"),
+        ("mqa", "q4f16_1", "subgroup"),
+        ("mqa", "q0f32", "lanes8"),
+        ("gqa_partial", "q4f16_1", "lanes1"),
+        ("mha_partial", "q0f16", "subgroup"),
+        ("mha_partial", "q8f16_1", "lanes8"),
     ],
 )
-def test_matvec_rotated(gpu: Gpu, heads: str, scheme: str, tuning: str, activation: str) -> None:
-    require(gpu, activation, tuning)
+def test_matvec_rotated(gpu: Gpu, heads: str, scheme: str, tuning: str, dtype: str) -> None:
+    require(gpu, tuning)
     rng, shape = np.random.default_rng(4), HEADS[heads]
     k, position = 104, 7
     weight = stored_matrix(rng, scheme, shape.rows, k)
-    x, gamma = rng.normal(0, 1, k).astype(activation), gamma_of(rng, scheme, k)
+    x, gamma = rng.normal(0, 1, k).astype(np.float32), gamma_of(rng, scheme, k)
     angles = rng.uniform(0, 6, shape.rotary // 2)
     cos, sin = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
     words = state(position)
     words[STATE_HEADER : STATE_HEADER + shape.rotary] = np.stack([cos, sin], axis=-1).reshape(-1).view(np.uint32)
-    row = 2 * shape.key_value * shape.size
+    cache = Cache(shape, 10, dtype)
     kernel = matvec.matvec(
-        "qkv", scheme, shape.rows, k, shape.rows // 2, shape.pair_rows,
-        epilogue.store_rotated(shape, 10, STATE_WORDS, activation), TUNINGS[tuning].paired, activation,
-        norm_of(scheme),
+        "qkv", scheme, shape.rows, k, shape.rows // 2, PairRows(shape), epilogue.StoreRotated(cache, STATE_WORDS),
+        TUNINGS[tuning].paired, norm_of(scheme),
     )  # fmt: skip
-    arrays = {"x": x, "gamma": gamma, **weight.arrays, "state": words, "cache": poison((10, row), activation)}
-    arrays["query"] = poison(shape.query * shape.size, activation)
+    arrays = {"x": x, "gamma": gamma, **weight.arrays, "state": words, "cache": empty_cache(cache)}
+    arrays["query"] = poison((shape.query, shape.size), "float32")
     out = gpu.run_kernel(kernel, arrays, tuning == "subgroup")
     product = reference.matvec(x, weight.values, gamma, EPSILON).reshape(1, -1, shape.size)
     turning = shape.query + shape.key_value
     turned = reference.rotate(product[:, :turning], cos[None], sin[None])
-    assert_close(out["query"], turned[:, : shape.query].reshape(-1), activation)
-    kept = np.concatenate([turned[:, shape.query :], product[:, turning:]], axis=1).reshape(-1)
-    assert_close(out["cache"][position], kept, activation)
-    assert_untouched(np.delete(out["cache"], position, axis=0))
+    assert_close(out["query"], queries_for(cache, turned[0, : shape.query]))
+    kept = np.concatenate([turned[:, shape.query :], product[:, turning:]], axis=1)
+    assert_cached(cache, out["cache"], position, kept)
+
+
+def empty_cache(cache: Cache) -> NDArray[Any]:
+    """A cache that nobody has written."""
+    return poison((cache.context, cache.row_words), "uint32" if cache.halves else "float32")
+
+
+def assert_cached(cache: Cache, got: NDArray[Any], position: int, kept: NDArray[Any]) -> None:
+    """Keys, then values, of `kept` stand from `position` on, and nothing else was written."""
+    rows = slice(position, position + len(kept))
+    assert_close(plain(cache, got[rows]).reshape(kept.shape), kept, 1e-3 if cache.halves else 1e-5)
+    assert_untouched(np.delete(got, np.s_[rows], axis=0))
+
+
+def test_what_is_too_large_for_f16_is_kept_as_the_largest_of_it(gpu: Gpu) -> None:
+    """Never an infinity, which would be NaN from the next softmax on."""
+    shape, k, position = Heads(2, 1, 32, 32), 64, 3
+    weight = stored_matrix(np.random.default_rng(1), "q0f32", shape.rows, k)
+    words = state(position)
+    words[STATE_HEADER : STATE_HEADER + shape.rotary] = np.tile(np.array([1, 0], np.float32), 16).view(np.uint32)
+    cache = Cache(shape, 5, "float16")
+    kernel = matvec.matvec(
+        "qkv", "q0f32", shape.rows, k, shape.rows // 2, PairRows(shape), epilogue.StoreRotated(cache, STATE_WORDS),
+        TUNINGS["lanes8"].paired,
+    )  # fmt: skip
+    arrays = {"x": np.full(k, 1e4, np.float32), **weight.arrays, "state": words, "cache": empty_cache(cache)}
+    arrays["query"] = poison((shape.query, shape.size), "float32")
+    out = gpu.run_kernel(kernel, arrays)
+    want = reference.matvec(arrays["x"], weight.values).reshape(1, -1, shape.size)
+    assert np.abs(want).max() > 65504 * 1.5
+    assert_close(out["query"], queries_for(cache, want[0, : shape.query]))
+    assert_cached(cache, out["cache"], position, np.clip(want[:, shape.query :], -65504, 65504))
 
 
 # ------------------------------------------------------------------------------------------------------------- prefill
@@ -188,135 +214,123 @@ def test_matvec_rotated(gpu: Gpu, heads: str, scheme: str, tuning: str, activati
 @pytest.mark.parametrize("variant", TUNING)
 @pytest.mark.parametrize("scheme", SCHEME_NAMES)
 @pytest.mark.parametrize(
-    ("chunk", "length", "rows", "k", "activation", "kind"),
+    ("chunk", "length", "rows", "k", "kind"),
     [
-        (16, 16, 203, 72, "float32", "store"),
-        (16, 1, 64, 104, "float16", "store"),
-        (37, 21, 101, 40, "float32", "residual"),  # a chunk that is no multiple of a tile, mostly padding
-        (20, 13, 65, 128, "float16", "residual"),
-        (16, 5, 51, 104, "float32", "gated"),
-        (33, 33, 33, 136, "float16", "gated"),
+        (16, 16, 203, 72, "store"),
+        (16, 1, 64, 104, "store"),
+        (37, 21, 101, 40, "residual"),  # a chunk that is no multiple of a tile, mostly padding
+        (20, 13, 65, 128, "residual"),
+        (16, 5, 51, 104, "gated"),
+        (33, 33, 33, 136, "gated"),
     ],
 )
-def test_matmul(
-    gpu: Gpu, chunk: int, length: int, rows: int, k: int, activation: str, kind: str, scheme: str, variant: str
-) -> None:
+def test_matmul(gpu: Gpu, chunk: int, length: int, rows: int, k: int, kind: str, scheme: str, variant: str) -> None:
     tiling = TUNING[variant].tiling
-    require(gpu, activation, "subgroup" if tiling.quads else "")
+    require(gpu, "subgroup" if tiling.quads else "")
     rng = np.random.default_rng(chunk * k)
     weight = stored_matrix(rng, scheme, rows * 2 if kind == "gated" else rows, k)
-    x = poison((chunk, k), activation)
-    x[:length] = rng.normal(0, 1, (length, k)).astype(activation)
+    x = poison((chunk, k), "float32")
+    x[:length] = rng.normal(0, 1, (length, k)).astype(np.float32)
     want = reference.matmul(x[:length], weight.values)
-    arrays = {"x": x, **weight.arrays, "state": state(3, 0, length), "out": poison((chunk, rows), activation)}
-    if kind == "store":
-        declare = epilogue.store(chunk, rows, activation)
-    elif kind == "residual":
-        declare = epilogue.store_residual(chunk, rows, activation)
-        arrays["residual"] = rng.normal(0, 1, (chunk, rows)).astype(activation)
+    arrays = {"x": x, **weight.arrays, "state": state(3, 0, length), "out": poison((chunk, rows), "float32")}
+    declare: epilogue.Declare = epilogue.Store(chunk, rows)
+    if kind == "residual":
+        declare = epilogue.StoreResidual(chunk, rows)
+        arrays["residual"] = rng.normal(0, 1, (chunk, rows)).astype(np.float32)
         want = want + arrays["residual"][:length]
-    else:
-        declare = epilogue.store_gated(chunk, rows, activation)
+    elif kind == "gated":
+        declare = epilogue.StoreGated(chunk, rows)
         want = reference.gated(want)
     kernel = matmul.matmul(
         "matmul", scheme, chunk, len(weight.values), k, rows,
-        (lambda unit: (unit, unit + rows)) if kind == "gated" else (lambda unit: (unit,)),
-        declare, STATE_WORDS, activation, tiling,
+        HalfRows(rows) if kind == "gated" else OneRow(),
+        declare, STATE_WORDS, tiling,
     )  # fmt: skip
     out = gpu.run_kernel(kernel, arrays, tiling.quads)["out"]
-    assert_close(out[:length], want, activation)
+    assert_close(out[:length], want)
     assert_untouched(out[length:])
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("scheme", ["q4f16_1", "q0f32"])  # f16 and f32 norm weights
 @pytest.mark.parametrize(("chunk", "length", "k"), [(7, 3, 40), (5, 5, 1000)])
-def test_rms_norm(gpu: Gpu, chunk: int, length: int, k: int, scheme: str, activation: str) -> None:
-    require(gpu, activation)
+def test_rms_norm(gpu: Gpu, chunk: int, length: int, k: int, scheme: str) -> None:
     rng = np.random.default_rng(k)
-    x = poison((chunk, k), activation)
-    x[:length] = rng.normal(0, 3, (length, k)).astype(activation)
+    x = poison((chunk, k), "float32")
+    x[:length] = rng.normal(0, 3, (length, k)).astype(np.float32)
     gamma = gamma_of(rng, scheme, k)
-    kernel = norm.rms_norm("rms_norm", chunk, k, norm_of(scheme), STATE_WORDS, activation)
-    arrays = {"x": x, "gamma": gamma, "state": state(0, 0, length), "out": poison((chunk, k), activation)}
+    kernel = norm.rms_norm("rms_norm", chunk, k, norm_of(scheme), STATE_WORDS)
+    arrays = {"x": x, "gamma": gamma, "state": state(0, 0, length), "out": poison((chunk, k), "float32")}
     out = gpu.run_kernel(kernel, arrays)["out"]
-    assert_close(out[:length], reference.rms_norm(x[:length], gamma, EPSILON), activation)
+    assert_close(out[:length], reference.rms_norm(x[:length], gamma, EPSILON))
     assert_untouched(out[length:])
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("scheme", ["q4f16_1", "q0f32"])
 @pytest.mark.parametrize(("chunk", "length", "k"), [(1, 1, 136), (7, 3, 40), (5, 5, 1000)])
-def test_layer_norm(gpu: Gpu, chunk: int, length: int, k: int, scheme: str, activation: str) -> None:
+def test_layer_norm(gpu: Gpu, chunk: int, length: int, k: int, scheme: str) -> None:
     """A chunk of one is a decode step, whose state has no valid length."""
-    require(gpu, activation)
     rng = np.random.default_rng(k)
-    x = poison((chunk, k), activation)
-    x[:length] = rng.normal(2, 3, (length, k)).astype(activation)  # a mean that must not cost precision
+    x = poison((chunk, k), "float32")
+    x[:length] = rng.normal(2, 3, (length, k)).astype(np.float32)  # a mean that must not cost precision
     gamma, beta = gamma_of(rng, scheme, k), gamma_of(rng, scheme, k)
-    kernel = norm.layer_norm("layer_norm", chunk, k, norm_of(scheme), STATE_WORDS, activation)
-    arrays = {"x": x, "gamma": gamma, "beta": beta, "out": poison((chunk, k), activation)}
+    kernel = norm.layer_norm("layer_norm", chunk, k, norm_of(scheme), STATE_WORDS)
+    arrays = {"x": x, "gamma": gamma, "beta": beta, "out": poison((chunk, k), "float32")}
     if chunk > 1:
         arrays["state"] = state(0, 0, length)
     out = gpu.run_kernel(kernel, arrays)["out"]
-    assert_close(out[:length], reference.layer_norm(x[:length], gamma, beta, EPSILON), activation)
+    assert_close(out[:length], reference.layer_norm(x[:length], gamma, beta, EPSILON))
     assert_untouched(out[length:])
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize(("scheme", "kind"), [("q4f16_1", "gelu"), ("q0f32", "gelu"), ("q8f16_1", "gated")])
-def test_biases_and_gelu(gpu: Gpu, scheme: str, kind: str, activation: str) -> None:
+def test_biases_and_gelu(gpu: Gpu, scheme: str, kind: str) -> None:
     """Decode and prefill: an odd number of biases, added before the activation function, up to where it saturates."""
-    require(gpu, activation)
     rng = np.random.default_rng(8)
     k, units, chunk, length = 104, 51, 18, 7
     rows = 2 * units if kind == "gated" else units
     weight = stored_matrix(rng, scheme, rows, k)
     bias = rng.normal(0, 2, rows).astype(np.float32 if scheme == "q0f32" else np.float16)
-    x = rng.normal(0, 1, (length, k)).astype(activation)
+    x = rng.normal(0, 1, (length, k)).astype(np.float32)
     x[1:3] *= 30 if kind == "gelu" else 4
     sums = reference.matmul(x, weight.values) + bias.astype(np.float64)
     want = reference.gated(sums) if kind == "gated" else reference.gelu(sums)
 
-    def unit_rows(unit: Any) -> tuple[Any, ...]:
-        return (unit, unit + units) if kind == "gated" else (unit,)
+    unit_rows = HalfRows(units) if kind == "gated" else OneRow()
 
     def declare(rows_out: int) -> epilogue.Declare:
-        make = epilogue.store_gated if kind == "gated" else epilogue.store_gelu
-        return epilogue.with_bias(make(rows_out, units, activation), rows, unit_rows, scheme != "q0f32")
+        make = epilogue.StoreGated if kind == "gated" else epilogue.StoreGelu
+        return epilogue.WithBias(make(rows_out, units), rows, unit_rows, scheme != "q0f32")
 
     bound = np.append(bias, poison(rows % 2, "float16")) if bias.dtype == np.float16 else bias
     tuning = TUNINGS["lanes8"].paired if kind == "gated" else TUNINGS["lanes8"].single
-    kernel = matvec.matvec("one", scheme, rows, k, units, unit_rows, declare(1), tuning, activation)
+    kernel = matvec.matvec("one", scheme, rows, k, units, unit_rows, declare(1), tuning)
     for row in (0, 1):
-        arrays = {"x": x[row], **weight.arrays, "bias": bound, "out": poison(units, activation)}
-        assert_close(gpu.run_kernel(kernel, arrays)["out"], want[row], activation)
+        arrays = {"x": x[row], **weight.arrays, "bias": bound, "out": poison(units, "float32")}
+        assert_close(gpu.run_kernel(kernel, arrays)["out"], want[row])
     kernel = matmul.matmul(
-        "chunk", scheme, chunk, rows, k, units, unit_rows, declare(chunk), STATE_WORDS, activation,
+        "chunk", scheme, chunk, rows, k, units, unit_rows, declare(chunk), STATE_WORDS,
         TUNING["webgpu-f32"].tiling,
     )  # fmt: skip
-    padded = poison((chunk, k), activation)
+    padded = poison((chunk, k), "float32")
     padded[:length] = x
     arrays = {"x": padded, **weight.arrays, "bias": bound, "state": state(0, 0, length)}
-    out = gpu.run_kernel(kernel, {**arrays, "out": poison((chunk, units), activation)})["out"]
-    assert_close(out[:length], want, activation)
+    out = gpu.run_kernel(kernel, {**arrays, "out": poison((chunk, units), "float32")})["out"]
+    assert_close(out[:length], want)
     assert_untouched(out[length:])
 
 
 # ---------------------------------------------------------------------------------------------- embedding and positions
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("scheme", SCHEME_NAMES)
-def test_embed_token(gpu: Gpu, scheme: str, activation: str) -> None:
+def test_embed_token(gpu: Gpu, scheme: str) -> None:
     """An embedding in two pieces: the one with the token writes the row, the first also the angles of the position."""
-    require(gpu, activation)
     rng = np.random.default_rng(5)
     vocab, cut, k, pairs, position = 131, 64, 104, 24, 517
     table = embed.rope_table(10000.0 ** -(np.arange(pairs) / pairs), 1.19, CONTEXT)
     whole = stored_matrix(rng, scheme, vocab, k)
     for rows in ((0, cut), (cut, vocab)):
-        kernel = gpu.compile(embed.embed_token("embed", scheme, rows, k, pairs, CONTEXT, STATE_WORDS, activation))
+        kernel = gpu.compile(embed.embed_token("embed", scheme, rows, k, pairs, CONTEXT, STATE_WORDS))
         part = {name: array.reshape(-1) for name, array in whole.arrays.items()}
         for name, array in part.items():
             width = array.size // vocab
@@ -324,10 +338,10 @@ def test_embed_token(gpu: Gpu, scheme: str, activation: str) -> None:
             if part[name].nbytes % 4:
                 part[name] = np.append(part[name], poison(1, "float16"))
         for token in (0, cut - 1, cut, vocab - 1):
-            arrays = {**part, "rope": table, "state": state(position, token), "out": poison(k, activation)}
+            arrays = {**part, "rope": table, "state": state(position, token), "out": poison(k, "float32")}
             result = gpu.run([kernel], arrays)
             if rows[0] <= token < rows[1]:
-                assert_close(result["out"], reference.embed(whole.values, np.array([token], np.uint32))[0], activation)
+                assert_close(result["out"], reference.embed(whole.values, np.array([token], np.uint32))[0])
             else:
                 assert_untouched(result["out"])
             if rows[0] == 0:
@@ -338,73 +352,66 @@ def test_embed_token(gpu: Gpu, scheme: str, activation: str) -> None:
                 assert list(result["state"][:3]) == [position, token, 0]
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("scheme", SCHEME_NAMES)
-def test_embed_chunk(gpu: Gpu, scheme: str, activation: str) -> None:
-    require(gpu, activation)
+def test_embed_chunk(gpu: Gpu, scheme: str) -> None:
     rng = np.random.default_rng(6)
     vocab, k, chunk = 131, 1032, 9
     whole = stored_matrix(rng, scheme, vocab, k)
     ids = rng.integers(0, vocab, chunk).astype(np.uint32)
-    kernel = embed.embed_chunk("embed_chunk", scheme, chunk, (0, vocab), k, activation)
-    arrays = {"input_ids": ids, **whole.arrays, "out": poison((chunk, k), activation)}
+    kernel = embed.embed_chunk("embed_chunk", scheme, chunk, (0, vocab), k)
+    arrays = {"input_ids": ids, **whole.arrays, "out": poison((chunk, k), "float32")}
     out = gpu.run_kernel(kernel, arrays)["out"]
-    assert_close(out, reference.embed(whole.values, ids), activation)
+    assert_close(out, reference.embed(whole.values, ids))
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("dtype", CACHE_DTYPES)
 @pytest.mark.parametrize("heads", HEADS)
-def test_rotate_chunk(gpu: Gpu, heads: str, activation: str) -> None:
+def test_rotate_chunk(gpu: Gpu, heads: str, dtype: str) -> None:
     """A padded chunk over the seam of the rotary table's blocks; the cache outside the valid rows stays as it was."""
-    require(gpu, activation)
     rng, shape = np.random.default_rng(7), HEADS[heads]
-    chunk, length, position = 11, 8, 253
+    cache, chunk, length, position = Cache(shape, CONTEXT, dtype), 11, 8, 253
     table = embed.rope_table(10000.0 ** -(np.arange(shape.rotary // 2) / shape.rotary * 2), 0.9, CONTEXT)
-    qkv = poison((chunk, shape.rows), activation)
-    qkv[:length] = rng.normal(0, 1, (length, shape.rows)).astype(activation)
-    kernel = embed.rotate_chunk("rotate", shape, chunk, CONTEXT, STATE_WORDS, activation)
+    qkv = poison((chunk, shape.rows), "float32")
+    qkv[:length] = rng.normal(0, 1, (length, shape.rows)).astype(np.float32)
+    kernel = embed.rotate_chunk("rotate", cache, chunk, STATE_WORDS)
     arrays = {
         "qkv": qkv,
         "state": state(position, 0, length),
         "rope": table,
-        "cache": poison((CONTEXT, 2 * shape.key_value * shape.size), activation),
-        "query": poison((chunk, shape.query * shape.size), activation),
+        "cache": empty_cache(cache),
+        "query": poison((chunk, shape.query, shape.size), "float32"),
     }
     out = gpu.run_kernel(kernel, arrays)
     split = qkv[:length].reshape(length, -1, shape.size)
     turning = shape.query + shape.key_value
     cos, sin = reference.cos_sin(table, CONTEXT, np.arange(position, position + length).astype(np.uint32))
     turned = reference.rotate(split[:, :turning], cos, sin)
-    assert_close(out["query"][:length], turned[:, : shape.query].reshape(length, -1), activation)
+    assert_close(out["query"][:length], queries_for(cache, turned[:, : shape.query]))
     assert_untouched(out["query"][length:])
-    kept = np.concatenate([turned[:, shape.query :], split[:, turning:]], axis=1).reshape(length, -1)
-    assert_close(out["cache"][position : position + length], kept, activation)
-    assert_untouched(np.delete(out["cache"], np.s_[position : position + length], axis=0))
+    kept = np.concatenate([turned[:, shape.query :], split[:, turning:]], axis=1)
+    assert_cached(cache, out["cache"], position, kept)
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("dtype", CACHE_DTYPES)
 @pytest.mark.parametrize(("heads", "scheme"), [("mqa", "q4f16_1"), ("gqa_partial", "q0f32"), ("mha_partial", "q0f16")])
 @pytest.mark.parametrize(("chunk", "length"), [(1, 1), (11, 8)])
-def test_normalize_rotate_chunk(gpu: Gpu, chunk: int, length: int, heads: str, scheme: str, activation: str) -> None:
+def test_normalize_rotate_chunk(gpu: Gpu, chunk: int, length: int, heads: str, scheme: str, dtype: str) -> None:
     """Queries and keys have their norms, values none; a chunk of one is a decode step."""
-    require(gpu, activation)
     rng, shape = np.random.default_rng(9), HEADS[heads]
-    position = 253
+    cache, position = Cache(shape, CONTEXT, dtype), 253
     table = embed.rope_table(10000.0 ** -(np.arange(shape.rotary // 2) / shape.rotary * 2), 1.0, CONTEXT)
-    qkv = poison((chunk, shape.rows), activation)
-    qkv[:length] = rng.normal(0, 2, (length, shape.rows)).astype(activation)
+    qkv = poison((chunk, shape.rows), "float32")
+    qkv[:length] = rng.normal(0, 2, (length, shape.rows)).astype(np.float32)
     gammas = [gamma_of(rng, scheme, shape.size) for _ in range(2)]
-    kernel = embed.normalize_rotate_chunk(
-        "rotate", shape, chunk, CONTEXT, norm_of(scheme), STATE_WORDS, activation
-    )  # fmt: skip
+    kernel = embed.normalize_rotate_chunk("rotate", cache, chunk, norm_of(scheme), STATE_WORDS)
     arrays = {
         "qkv": qkv,
         "query_gamma": gammas[0],
         "key_gamma": gammas[1],
         "state": state(position, 0, length if chunk > 1 else 0),
         "rope": table,
-        "cache": poison((CONTEXT, 2 * shape.key_value * shape.size), activation),
-        "query": poison((chunk, shape.query * shape.size), activation),
+        "cache": empty_cache(cache),
+        "query": poison((chunk, shape.query, shape.size), "float32"),
     }
     out = gpu.run_kernel(kernel, arrays)
     split = qkv[:length].reshape(length, -1, shape.size).astype(np.float64)
@@ -414,11 +421,9 @@ def test_normalize_rotate_chunk(gpu: Gpu, chunk: int, length: int, heads: str, s
         reference.rotate(reference.rms_norm(part, gamma, EPSILON), cos, sin)
         for part, gamma in zip((query, key), gammas, strict=True)
     )
-    assert_close(out["query"][:length], query.reshape(length, -1), activation)
+    assert_close(out["query"][:length], queries_for(cache, query))
     assert_untouched(out["query"][length:])
-    kept = np.concatenate([key, value], axis=1).reshape(length, -1)
-    assert_close(out["cache"][position : position + length], kept, activation)
-    assert_untouched(np.delete(out["cache"], np.s_[position : position + length], axis=0))
+    assert_cached(cache, out["cache"], position, np.concatenate([key, value], axis=1))
 
 
 def test_rope_table_is_exact_at_long_contexts() -> None:

@@ -15,7 +15,7 @@ from compiler.errors import WispError
 from tests.checkpoints import make_llama, make_phi3
 from tests.device.harness import Gpu
 
-VARIANTS = ["webgpu-f32", "webgpu-f16"]
+VARIANTS = ["webgpu-f32"]
 
 
 def recipe(path: Path, source: Path, **overrides: str) -> Path:

@@ -33,8 +33,8 @@ from tests.conftest import unavailable
 from tests.device.harness import Gpu
 
 TOKENS = 100
-# Of the largest logit of a step; measured: 2e-6 and 1e-3.
-TOLERANCE = {"float32": 1e-4, "float16": 5e-3}
+# Of the largest logit of a step, by the type of the KV cache; measured: 2e-6 and XXX.
+TOLERANCE = {"float32": 1e-4, "float16": 2e-3}
 STEPS_TOLERANCE = 4e-4  # of the CPU, whose products of 4 and 8 bits take activations of 16 bits; measured: 1.7e-4
 CHUNKS = (32, 16)
 
@@ -89,27 +89,24 @@ CHECKPOINTS = {
 }
 CASES = [
     ("llama-mqa-64", "q4f16_1", "webgpu-f32-sg"),
-    ("llama-mqa-64", "q4f16_1", "webgpu-f16-sg"),
     ("llama-mqa-64", "q0f16", "webgpu-f32"),
     ("llama-gqa-128", "q4f16_1", "webgpu-f32"),
-    ("llama-gqa-128", "q8f16_1", "webgpu-f16"),
+    ("llama-gqa-128", "q8f16_1", "webgpu-f32"),
     ("llama-gqa-128", "q0f32", "webgpu-f32-sg"),
-    ("phi3-mha-96", "q4f16_1", "webgpu-f16"),
+    ("phi3-mha-96", "q4f16_1", "webgpu-f32"),
     ("phi3-mha-96", "q8f16_1", "webgpu-f32-sg"),
-    ("phi3-mha-96", "q0f32", "webgpu-f16-sg"),
+    ("phi3-mha-96", "q0f32", "webgpu-f32-sg"),
     ("phi3-mqa-partial", "q4f16_1", "webgpu-f32"),
-    ("phi3-mqa-partial", "q0f16", "webgpu-f16-sg"),
+    ("phi3-mqa-partial", "q0f16", "webgpu-f32-sg"),
     *((name, "q4f16_1", "webgpu-f32-sg") for name in FAMILIES),
     *((name, "q0f32", "webgpu-f32") for name in FAMILIES),
-    ("qwen3", "q4f16_1", "webgpu-f16-sg"),
-    ("phi", "q8f16_1", "webgpu-f16"),
+    ("phi", "q8f16_1", "webgpu-f32"),
     *((name, "q4f16_1", "wasm-simd") for name in CHECKPOINTS),
     ("llama-gqa-128", "q8f16_1", "wasm-simd"),
     ("phi3-mqa-partial", "q0f16", "wasm-simd"),
     *((name, "q0f32", "wasm-simd") for name in ("qwen3", "phi")),
 ]
-CASES_OF_ALTERNATIVES = (*CASES[:11], ("phi", "q8f16_1", "webgpu-f16"))
-FLOAT32_CASES = [case for case in CASES if VARIANTS[case[2]].activation_dtype == "float32"]
+CASES_OF_ALTERNATIVES = (*CASES[:10], ("phi", "q8f16_1", "webgpu-f32"))
 
 
 @dataclass
@@ -214,7 +211,7 @@ def tolerance_of(scheme: str, variant: str) -> float:
     """How far the logits of a variant may be off."""
     if VARIANTS[variant].backend == "wasm" and not scheme.startswith("q0"):
         return STEPS_TOLERANCE
-    return TOLERANCE[VARIANTS[variant].activation_dtype]
+    return TOLERANCE[SCHEMES[scheme].kv_dtype if VARIANTS[variant].kv_float16 else "float32"]
 
 
 def rewind(runtime: Session, length: int) -> None:
@@ -246,7 +243,7 @@ def test_alternatives_are_those_of_transformers_too(
     """Every alternative of the plan, its prefill after prompts that fill no chunk and several, and its decode."""
     runtime, reference = models.runtime(name, scheme, variant), models.reference(name, scheme)
     assert isinstance(runtime, NativeRuntime)
-    tolerance = TOLERANCE[VARIANTS[variant].activation_dtype]
+    tolerance = tolerance_of(scheme, variant)
     if alternative == "packed":  # activations of 15 bits; measured: 2e-4
         tolerance = max(tolerance, 1e-3)
     (described,) = [a for a in runtime.plan.get("alternatives", []) if a["name"] == alternative]
@@ -274,7 +271,7 @@ def test_prefill_and_decode_agree(models: Models, name: str, scheme: str, varian
     assert error(got, reference.logits[39]) < tolerance
 
 
-@pytest.mark.parametrize(("name", "scheme", "variant"), FLOAT32_CASES)
+@pytest.mark.parametrize(("name", "scheme", "variant"), CASES)
 def test_forced_decoding_has_the_same_first_choice(models: Models, name: str, scheme: str, variant: str) -> None:
     """64 steps, each on the given tokens; a step whose best two are closer than the tolerance does not count."""
     runtime, reference = models.runtime(name, scheme, variant), models.reference(name, scheme)
@@ -290,7 +287,7 @@ def test_forced_decoding_has_the_same_first_choice(models: Models, name: str, sc
     assert counted >= 60
 
 
-@pytest.mark.parametrize(("name", "scheme", "variant"), FLOAT32_CASES)
+@pytest.mark.parametrize(("name", "scheme", "variant"), CASES)
 def test_greedy_generation_is_that_of_transformers(models: Models, name: str, scheme: str, variant: str) -> None:
     runtime, reference = models.runtime(name, scheme, variant), models.reference(name, scheme)
     compared = 0
@@ -303,7 +300,7 @@ def test_greedy_generation_is_that_of_transformers(models: Models, name: str, sc
     assert compared >= 2
 
 
-@pytest.mark.parametrize(("name", "scheme", "variant"), CASES[:2] + CASES[6:8])
+@pytest.mark.parametrize(("name", "scheme", "variant"), CASES[:2] + CASES[5:7])
 def test_a_kept_prefix_gives_the_same_tokens(models: Models, name: str, scheme: str, variant: str) -> None:
     """Rewinding to any length of the history, then other tokens: as if from a fresh start."""
     runtime, reference = models.runtime(name, scheme, variant), models.reference(name, scheme)
@@ -320,7 +317,7 @@ def test_a_kept_prefix_gives_the_same_tokens(models: Models, name: str, scheme: 
         np.testing.assert_allclose(again, fresh, atol=1e-3 * np.abs(fresh).max())
 
 
-@pytest.mark.parametrize(("name", "scheme", "variant"), [CASES[0], CASES[6]])
+@pytest.mark.parametrize(("name", "scheme", "variant"), [CASES[0], CASES[5]])
 def test_the_same_seed_gives_the_same_text(models: Models, name: str, scheme: str, variant: str) -> None:
     runtime, reference = models.runtime(name, scheme, variant), models.reference(name, scheme)
     sampling = SamplingParameters(temperature=1.0, top_k=50, top_p=0.95, repetition_penalty=1.1, seed=11)
@@ -334,7 +331,7 @@ def test_the_same_seed_gives_the_same_text(models: Models, name: str, scheme: st
 
 def test_generation_ends_with_the_context(models: Models) -> None:
     """A prompt that leaves room for three tokens yields those, the last of which needs no place in the cache."""
-    runtime, reference = models.runtime(*CASES[3]), models.reference(*CASES[3][:2])
+    runtime, reference = models.runtime(*CASES[2]), models.reference(*CASES[2][:2])
     context = CHECKPOINTS["llama-gqa-128"].context
     ids = np.random.default_rng(1).integers(3, 300, context - 2).tolist()
     want = model_logits(reference.model, ids)[-1]

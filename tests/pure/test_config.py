@@ -55,7 +55,7 @@ def test_arguments_win_over_the_recipe(tmp_path: Path) -> None:
         quantization = "q8f16_1"
         context = 1024
         prefill_chunks = [16, 128, 16]
-        variants = ["webgpu-f32", "webgpu-f16"]
+        variants = ["wasm-simd", "webgpu-f32"]
         suggestions = ["Hello"]
         [generation]
         temperature = 0
@@ -64,7 +64,7 @@ def test_arguments_win_over_the_recipe(tmp_path: Path) -> None:
     config = resolve_config(path)
     assert (config.id, config.revision, config.quantization, config.context) == ("chosen", "abc", "q8f16_1", 1024)
     assert config.prefill_chunks == (128, 16)
-    assert config.variants == ("webgpu-f16", "webgpu-f32"), "best first"
+    assert config.variants == ("webgpu-f32", "wasm-simd"), "best first"
     assert config.generation == {"temperature": 0}
     assert config.suggestions == ("Hello",)
     config = resolve_config(

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from compiler import wasm
 from compiler.kernels import reference
 from compiler.kernels.attention import Shape
+from compiler.kernels.cache import Cache, Heads
 from compiler.kernels.cpu import attention
-from compiler.kernels.epilogue import Heads
 from tests.wasm_module import WasmModule
 
 STATE_WORDS = 64
@@ -96,7 +96,7 @@ HEADS = [
 def test_decode(heads: Heads, splits: int) -> None:
     """Lengths around a tile and a block, fewer keys than splits, and keys that the splits share unevenly."""
     rng = np.random.default_rng(heads.size)
-    kernel = Attention(Shape(heads, 1, splits, CONTEXT))
+    kernel = Attention(Shape(Cache(heads, CONTEXT, "float32"), 1, splits))
     for used in (1, 2, 8, 9, 63, 64, 65, 129, 257, CONTEXT):
         cache, query = cache_of(rng, used, heads), query_of(rng, 1, heads)
         assert_close(kernel.run(query, cache, state(used - 1)), reference.attention(query, cache, used - 1))
@@ -107,7 +107,7 @@ def test_decode(heads: Heads, splits: int) -> None:
 def test_decode_with_a_sliding_window(window: int, splits: int) -> None:
     """Keys that left the window are NaN."""
     rng, heads = np.random.default_rng(window), Heads(6, 2, 48, 48)
-    kernel = Attention(Shape(heads, 1, splits, CONTEXT, window))
+    kernel = Attention(Shape(Cache(heads, CONTEXT, "float32"), 1, splits, window))
     for used in (1, window, min(window + 1, CONTEXT), 192, 257, CONTEXT):
         cache, query = cache_of(rng, used, heads), query_of(rng, 1, heads)
         cache[: max(0, used - window)] = np.nan
@@ -129,7 +129,7 @@ PREFILL = [
 def test_prefill(heads: Heads, chunk: int) -> None:
     """Whole and padded chunks, at the start and where a block of keys ends within the chunk."""
     rng = np.random.default_rng(heads.size)
-    kernel = Attention(Shape(heads, chunk, 1, CONTEXT))
+    kernel = Attention(Shape(Cache(heads, CONTEXT, "float32"), chunk, 1))
     for position, length in ((0, chunk), (0, 1), (62, 3), (58, chunk), (200, chunk - 1), (CONTEXT - chunk, chunk)):
         cache, query = cache_of(rng, position + length, heads), poison((chunk, heads.query, heads.size))
         query[:length] = query_of(rng, length, heads)
@@ -142,7 +142,7 @@ def test_prefill(heads: Heads, chunk: int) -> None:
 def test_prefill_with_a_sliding_window(window: int) -> None:
     """The rows of an item see different keys, a block among them that the first of them sees and the last not."""
     rng, heads, chunk = np.random.default_rng(window), Heads(16, 2, 64, 64), 70
-    kernel = Attention(Shape(heads, chunk, 1, CONTEXT, window))
+    kernel = Attention(Shape(Cache(heads, CONTEXT, "float32"), chunk, 1, window))
     for position, length in ((0, chunk), (120, chunk), (130, 3), (CONTEXT - chunk, chunk)):
         cache, query = cache_of(rng, position + length, heads), poison((chunk, heads.query, heads.size))
         cache[: max(0, position + 1 - window)] = np.nan
@@ -153,7 +153,11 @@ def test_prefill_with_a_sliding_window(window: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "shape", [Shape(Heads(14, 2, 64, 64), 1, 3, CONTEXT), Shape(Heads(6, 2, 64, 64), 40, 1, CONTEXT)]
+    "shape",
+    [
+        Shape(Cache(Heads(14, 2, 64, 64), CONTEXT, "float32"), 1, 3),
+        Shape(Cache(Heads(6, 2, 64, 64), CONTEXT, "float32"), 40, 1),
+    ],
 )
 def test_pieces_in_any_order_give_the_same_bytes(shape: Shape) -> None:
     rng = np.random.default_rng(0)
@@ -167,7 +171,7 @@ def test_large_scores_do_not_overflow() -> None:
     """Scores of several hundred, whose exponentials overflow f32 without the running maximum."""
     rng, heads = np.random.default_rng(1), Heads(2, 1, 64, 64)
     query, cache = 40 * query_of(rng, 1, heads), cache_of(rng, 200, heads)
-    out = Attention(Shape(heads, 1, 1, CONTEXT)).run(query, cache, state(199))
+    out = Attention(Shape(Cache(heads, CONTEXT, "float32"), 1, 1)).run(query, cache, state(199))
     want = reference.attention(query, cache, 199)
     # The scores themselves carry f32 errors of 1e-4, which the exponential makes relative.
     np.testing.assert_allclose(out, want, atol=2e-3 * np.abs(want).max())
@@ -183,7 +187,7 @@ def test_combine() -> None:
     sums[:, 4], tops[:, 4], totals[:, 4] = 0, attention.LOWEST, 0
     partial = poison((heads.query, splits, heads.size + 4))
     partial[..., : heads.size], partial[..., heads.size], partial[..., heads.size + 1] = sums, tops, totals
-    function = attention.combine("combine", Shape(heads, 1, splits, CONTEXT))
+    function = attention.combine("combine", Shape(Cache(heads, CONTEXT, "float32"), 1, splits))
     module = WasmModule(wasm.compile_module({"combine": function}))
     out = module.run("combine", [partial, poison((heads.query, heads.size))], heads.query)[1]
     assert_close(out, reference.combine(sums, tops, totals))

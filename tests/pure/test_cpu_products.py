@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,9 +11,10 @@ from numpy.typing import NDArray
 from tvm import tirx
 
 from compiler.kernels import epilogue, reference
+from compiler.kernels.cache import Cache, Heads
 from compiler.kernels.cpu import activation, products
 from compiler.kernels.cpu.activation import layout_of
-from compiler.kernels.epilogue import STATE_HEADER, Declare, Heads
+from compiler.kernels.epilogue import STATE_HEADER, Declare, HalfRows, OneRow, PairRows, UnitRows
 from compiler.models.base import WeightSpec, matrix
 from compiler.quantize import SCHEMES, dequantize, quantize
 from tests.cpu_kernels import (
@@ -93,18 +93,19 @@ class Case:
     def name(self, scheme: str) -> str:
         return f"{self.kind}_{self.chunk}_{self.units}_{self.k}_{scheme}"
 
-    def unit_rows(self, unit: Any) -> tuple[Any, ...]:
-        return (unit, unit + self.units) if self.kind.startswith("gated") else (unit,)
+    @property
+    def unit_rows(self) -> UnitRows:
+        return HalfRows(self.units) if self.kind.startswith("gated") else OneRow()
 
     def declare(self, scheme: str) -> Declare:
-        make: dict[str, Callable[[int, int, str], Declare]] = {
-            "store": epilogue.store,
-            "residual": epilogue.store_residual,
-            "gated": epilogue.store_gated,
-            "gelu": epilogue.store_gelu,
+        make: dict[str, Callable[[int, int], Declare]] = {
+            "store": epilogue.Store,
+            "residual": epilogue.StoreResidual,
+            "gated": epilogue.StoreGated,
+            "gelu": epilogue.StoreGelu,
         }
-        declare = make[self.kind.removesuffix("_bias")](self.chunk, self.units, "float32")
-        return epilogue.with_bias(declare, self.rows, self.unit_rows, scheme != "q0f32") if self.biased else declare
+        declare = make[self.kind.removesuffix("_bias")](self.chunk, self.units)
+        return epilogue.WithBias(declare, self.rows, self.unit_rows, scheme != "q0f32") if self.biased else declare
 
     def function(self, scheme: str) -> tirx.PrimFunc:
         name, declare = self.name(scheme), self.declare(scheme)
@@ -192,9 +193,9 @@ QKV_COLUMNS, QKV_CONTEXT = 104, 10
 
 def qkv(heads: str, scheme: str) -> tirx.PrimFunc:
     shape = HEADS[heads]
-    declare = epilogue.store_rotated(shape, QKV_CONTEXT, STATE_WORDS, "float32")
+    declare = epilogue.StoreRotated(Cache(shape, QKV_CONTEXT, "float32"), STATE_WORDS)
     name = f"qkv_{heads}_{scheme}"
-    return products.matvec(name, scheme, shape.rows, QKV_COLUMNS, shape.rows // 2, shape.pair_rows, declare)
+    return products.matvec(name, scheme, shape.rows, QKV_COLUMNS, shape.rows // 2, PairRows(shape), declare)
 
 
 @pytest.mark.parametrize(("heads", "scheme"), QKV_CASES)

@@ -5,9 +5,9 @@ import pytest
 
 from compiler import wasm
 from compiler.kernels import reference
+from compiler.kernels.cache import Cache, Heads
 from compiler.kernels.cpu.embed import normalize_rotate_chunk
 from compiler.kernels.embed import rope_table
-from compiler.kernels.epilogue import Heads
 from compiler.kernels.matvec import Norm
 from tests.wasm_module import WasmModule
 
@@ -31,7 +31,9 @@ def test_normalize_rotate_chunk(chunk: int, length: int, heads: Heads, f16: bool
     state[:3] = position, 0, length if chunk > 1 else 0
     cache = np.full((CONTEXT, 2 * heads.key_value * heads.size), np.nan, np.float32)
     query = np.full((chunk, heads.query * heads.size), np.nan, np.float32)
-    function = normalize_rotate_chunk("rotate", heads, chunk, CONTEXT, Norm(EPSILON, f16), STATE_WORDS)
+    function = normalize_rotate_chunk(
+        "rotate", Cache(heads, CONTEXT, "float32"), chunk, Norm(EPSILON, f16), STATE_WORDS
+    )
     items = int(function.attrs["wisp.grid"][0])
     assert items == chunk * (heads.query + 2 * heads.key_value)
     module = WasmModule(wasm.compile_module({"rotate": function}))

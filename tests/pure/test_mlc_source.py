@@ -208,7 +208,7 @@ def test_values_for_comparisons(llama: Path, checkpoints: dict[str, Path], packe
 
 @pytest.mark.parametrize(
     ("kind", "scheme", "variants"),
-    [("llama", "q4f16_1", ["webgpu-f16", "webgpu-f32"]), ("phi3", "q8f16_1", ["webgpu-f32"])],
+    [("llama", "q4f16_1", ["webgpu-f32-sg", "webgpu-f32"]), ("phi3", "q8f16_1", ["webgpu-f32"])],
 )
 def test_an_artifact_is_compiled_again(
     kind: str,

@@ -117,7 +117,7 @@ def test_it_compiles_within_the_default_limits(name: str, variant: str, report: 
         check_module(plan, lowered.modules)
     else:
         check_limits(plan, lowered.kernels)
-    check_sizes(plan, summary, VARIANTS[variant].activation_dtype, 1 if on_cpu else SPLIT.get(name, 1))
+    check_sizes(plan, summary, 2 if on_cpu else 1, 1 if on_cpu else SPLIT.get(name, 1))
     dispatches = len(plan["programs"]["decode"])
     if best:
         expected = figures(summary, plan)
@@ -157,12 +157,12 @@ def check_module(plan: dict[str, Any], modules: dict[str, bytes]) -> None:
             assert 1 <= dispatch["grid"][0] < 1 << 31
 
 
-def check_sizes(plan: dict[str, Any], summary: RecipeSummary, activation_dtype: str, most_parts: int) -> None:
-    """The plan binds every weight, whole and once, and caches what the summary says."""
+def check_sizes(plan: dict[str, Any], summary: RecipeSummary, caches: int, most_parts: int) -> None:
+    """The plan binds every weight, whole and once, and caches what the summary says, `caches` times."""
     weights = [buffer for buffer in plan["buffers"] if buffer["kind"] == "weight"]
     assert sum(buffer["bytes"] for buffer in weights) == summary.weight_bytes
-    caches = sum(buffer["bytes"] for buffer in plan["buffers"] if buffer["kind"] == "kv")
-    assert caches == summary.kv_bytes * (2 if activation_dtype == "float32" else 1)
+    cached = sum(buffer["bytes"] for buffer in plan["buffers"] if buffer["kind"] == "kv")
+    assert cached == summary.kv_bytes * caches
     parts: dict[str, int] = {}
     for buffer in weights:
         parts[buffer["name"]] = parts.get(buffer["name"], 0) + 1

@@ -56,7 +56,7 @@ def test_bindings_are_numbered_as_the_parameters_say() -> None:
 def test_every_global_bears_the_name_of_its_kernel() -> None:
     """Two kernels of the same text in one module declare nothing twice."""
     kernels = {name: wgsl.render(toy(), name) for name in ("first", "second")}
-    module = wgsl.join(kernels, f16=False, subgroups=False)
+    module = wgsl.join(kernels, subgroups=False)
     declared = re.findall(r"^(?:@\S+ |@\w+\(\d+\) )*(?:var<[^>]+>|fn|struct) ?(\w+)", module, re.MULTILINE)
     assert len(declared) == len(set(declared))
     assert {"first", "second", "first_x", "second_x"} <= set(declared)
@@ -89,13 +89,12 @@ def test_constants_are_exact() -> None:
 
 def test_directives_stand_first_and_naga_gets_those_it_knows() -> None:
     kernels = {"first": wgsl.render(toy(), "first")}
-    module = wgsl.join(kernels, f16=True, subgroups=True)
-    assert module.splitlines()[:3] == ["enable f16;", "enable subgroups;", "diagnostic(off, subgroup_uniformity);"]
+    module = wgsl.join(kernels, subgroups=True)
+    assert module.splitlines()[:2] == ["enable subgroups;", "diagnostic(off, subgroup_uniformity);"]
     native = native_source(module)
-    assert native.startswith("enable f16;\n")
     assert "subgroups;" not in native
     assert "diagnostic" not in native
-    assert not wgsl.join(kernels, f16=False, subgroups=False).startswith(("enable", "diagnostic"))
+    assert not wgsl.join(kernels, subgroups=False).startswith(("enable", "diagnostic"))
 
 
 @pytest.mark.parametrize("missing", ["guard", "grid size", "uniform"])

@@ -18,8 +18,8 @@ from tvm.script.ir_builder import tirx as T
 
 from compiler.kernels.attention import Shape
 from compiler.kernels.builder import Array, Expr, ceil_div, div, f32, i32, lane, select
+from compiler.kernels.cache import Heads
 from compiler.kernels.cpu.builder import CpuKernel, exp, load, max_lanes, splat, store, sum_lanes, sum_lanes_of_four
-from compiler.kernels.epilogue import Heads
 
 TILE = 8  # keys that the passes round up to
 BLOCK = 64  # keys of the three passes, a multiple of TILE
@@ -118,7 +118,7 @@ def _window(shape: Shape) -> int | None:
 
 
 def attention(name: str, shape: Shape, state_words: int) -> tirx.PrimFunc:
-    """Bindings: query f32x4, cache f32x4, state, out f32x4.
+    """Bindings: query f32x4, cache f32x4 (one of f32), state, out f32x4.
 
     Items: in decode KV heads (or parts of their query heads) x splits, in prefill query heads x tiles of rows. With
     one split, out is `[chunk, query heads, size]`. With more, it is `[query heads, splits, size + 4]`: the unnormalized

@@ -10,20 +10,19 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from compiler.kernels.builder import Array, Expr, ceil_div, div, f32, i32, mod
+from compiler.kernels.cache import Cache
 from compiler.kernels.cpu.builder import CpuKernel, load, splat, store, sum_lanes
 from compiler.kernels.cpu.norm import weight4
 from compiler.kernels.embed import ROPE_BLOCK, rope_words
-from compiler.kernels.epilogue import Heads
 from compiler.kernels.matvec import Norm
 
 
-def normalize_rotate_chunk(
-    name: str, heads: Heads, chunk: int, context: int, norm: Norm, state_words: int
-) -> tirx.PrimFunc:
+def normalize_rotate_chunk(name: str, cache: Cache, chunk: int, norm: Norm, state_words: int) -> tirx.PrimFunc:
     """Normalize and rotate queries and keys, keep queries, append the rest to the cache; a chunk of 1 serves decode.
 
     Bindings: qkv, query gamma, key gamma (f16 ones as `uint16`), state, rope, cache, query.
     """
+    heads, context = cache.heads, cache.context
     size, pairs = heads.size, heads.rotary // 2
     weight = "uint16" if norm.f16_weight else "float32"
     with CpuKernel(name) as kernel:
@@ -31,7 +30,7 @@ def normalize_rotate_chunk(
         gammas = [kernel.buffer(n, size, weight) for n in ("query_gamma", "key_gamma")]
         state = kernel.buffer("state", state_words, "uint32")
         table = kernel.buffer("rope", rope_words(pairs, context), "float32")
-        cache = kernel.buffer("cache", context * 2 * heads.key_value * size, "float32")
+        rows = cache.bind(kernel)
         query = kernel.buffer("query", chunk * heads.query * size, "float32")
         head, row = kernel.grid(heads.query + 2 * heads.key_value, chunk)
         values = kernel.scratch(size)
@@ -55,9 +54,9 @@ def normalize_rotate_chunk(
                 with T.Else(), T.If(head < heads.query + heads.key_value):
                     with T.Then():
                         turned(gammas[1])
-                        put(cache, kept)
+                        put(rows, kept)
                     with T.Else(), kernel.loop(size // 4) as part:
-                        store(cache, kept + part * 4, load(qkv, source + part * 4, 4))
+                        store(rows, kept + part * 4, load(qkv, source + part * 4, 4))
     return kernel.function
 
 

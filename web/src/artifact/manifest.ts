@@ -148,6 +148,8 @@ function parseVariant(node: Node, listed: (node: Node) => string): Variant {
   const backend = node.get("backend").oneOf(["webgpu", "wasm"]);
   if (backend === "wasm") checkWasm(node);
   const relaxed = node.get("kernels_relaxed");
+  const kv = node.get("kv_dtype");
+  if (kv.value !== undefined) kv.oneOf(["float16", "float32"]);
   return {
     name: node.get("name").string(),
     backend,
