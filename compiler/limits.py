@@ -21,26 +21,29 @@ DEFAULT_BINDING = CUT_BYTES
 DEFAULT_BUFFER = 256 * 1024 * 1024  # WebGPU's default maxBufferSize
 # What browsers offer on the GPUs of desktops, which is as far as a variant may ask.
 LARGEST_BINDING = 2**31 - 4
+LARGEST_ON_CPU = 4 * (2**31 - 1)  # indices of words are i32; a runtime allocates as many positions as memory holds
 
 
 def obstacle(geometry: Geometry) -> WispError | None:
     """Why the variant has a buffer that no device holds, and what would fit; None when all is well."""
-    if geometry.variant.backend != "webgpu":
-        return None
     name, row = geometry.variant.name, 4 * geometry.cache.row_words
-    if row * geometry.context > LARGEST_BINDING:
+    on_gpu = geometry.variant.backend == "webgpu"
+    largest = LARGEST_BINDING if on_gpu else LARGEST_ON_CPU
+    if row * geometry.context > largest:
         return WispError(
-            f"a layer's KV cache exceeds what {name} may bind",
+            f"a layer's KV cache exceeds what {name} can address",
             got=f"{row * geometry.context} bytes at context {geometry.context}",
-            expected=f"at most {LARGEST_BINDING} bytes, context {LARGEST_BINDING // row}",
-            remedy=f"use --context {LARGEST_BINDING // row} or less",
+            expected=f"at most {largest} bytes",
+            remedy=f"use --context {largest // row} or less",
         )
+    if not on_gpu:
+        return None
     model = geometry.model
     widest = max(model.hidden_size, model.intermediate_size, model.qkv_size)
     chunk = max(geometry.prefill_chunks, default=1)
     if 4 * widest * chunk > LARGEST_BINDING:
         return WispError(
-            f"the activations of a chunk of prefill exceed what {name} may bind",
+            f"the activations of a chunk of prefill exceed what {name} can address",
             got=f"{4 * widest * chunk} bytes at chunks of {chunk}",
             expected=f"at most {LARGEST_BINDING} bytes",
             remedy=f"use prefill_chunks of at most {LARGEST_BINDING // (4 * widest)}",
@@ -52,7 +55,7 @@ def obstacle(geometry: Geometry) -> WispError | None:
             size = math.prod(shape) * np.dtype(dtype).itemsize
             if size > LARGEST_BINDING:
                 return WispError(
-                    f"weight {tensor} exceeds what {name} may bind",
+                    f"weight {tensor} exceeds what {name} can address",
                     got=f"{size} bytes",
                     expected=f"at most {LARGEST_BINDING} bytes",
                     remedy="use a --quant of fewer bits",

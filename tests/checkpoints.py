@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoModelForCausalLM,
@@ -133,6 +134,38 @@ def _write(path: Path, model_class: type[PreTrainedModel], config: Any, dtype: s
     model.to(getattr(torch, dtype))
     model.save_pretrained(path)
     write_tokenizer(path)
+    return path
+
+
+# Changes to a checkpoint's weights after which activations pass what f16 holds, by name. Each is a list of
+# (end of a tensor's name, its rows or all of them, factor).
+LARGE: dict[str, list[tuple[str, slice, float]]] = {
+    "mlp": [(end, slice(None), 20000.0) for end in ("0.mlp.down_proj.weight", "0.mlp.fc2.weight")],
+    # A few channels of the residual stream that are far larger than the others, as trained models have them.
+    "outliers": [(end, slice(3, 100, 37), 1e5) for end in ("0.mlp.down_proj.weight", "0.mlp.fc2.weight")],
+    # What stands between gate and up, or up, and down.
+    "product": [
+        ("gate_proj.weight", slice(None), 400.0),
+        ("up_proj.weight", slice(None), 400.0),
+        ("fc1.weight", slice(None), 1e5),
+    ],
+    # Values up to half of what a KV cache of 16 bits holds.
+    "values": [("v_proj.weight", slice(None), 5000.0), ("qkv_proj.weight", slice(-48, None), 5000.0)],
+}
+
+
+def enlarge(path: Path, change: str) -> Path:
+    """Apply one of `LARGE` to a checkpoint, in place."""
+    ((file),) = path.glob("*.safetensors")
+    tensors = load_file(file)
+    changed = [
+        tensors[name][rows].mul_(factor)
+        for name in tensors
+        for end, rows, factor in LARGE[change]
+        if name.endswith(end)
+    ]
+    assert changed, f"no weight of {path.name} is enlarged by {change}"
+    save_file(tensors, file, metadata={"format": "pt"})
     return path
 
 

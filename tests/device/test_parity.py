@@ -20,8 +20,9 @@ import torch
 from numpy.typing import NDArray
 
 from compiler.checkpoint import open_checkpoint
-from compiler.lower import lower_variant, rope_constants
+from compiler.lower import Lowered, lower_variant, rope_constants
 from compiler.models import config_from_huggingface, weight_specs
+from compiler.models.base import ModelConfig
 from compiler.native import NativeRuntime, missing_features
 from compiler.native_wasm import WasmRuntime
 from compiler.quantize import SCHEMES, quantize
@@ -171,9 +172,14 @@ class Models:
 
 def compiled(path: Path, context: int, scheme: str, variant: str, gpu: Gpu, with_alternatives: bool = False) -> Session:
     """A checkpoint on the device, compiled in memory for `context` tokens."""
-    checkpoint = open_checkpoint(path)
     model = config_from_huggingface(json.loads((path / "config.json").read_text()), context)
     lowered = lower_variant(model, SCHEMES[scheme], VARIANTS[variant], context, CHUNKS, alternatives=with_alternatives)
+    return loaded(path, model, lowered, scheme, variant, gpu)
+
+
+def loaded(path: Path, model: ModelConfig, lowered: Lowered, scheme: str, variant: str, gpu: Gpu) -> Session:
+    """A checkpoint's weights on the device, with what `model` was lowered to."""
+    checkpoint = open_checkpoint(path)
     tensors = {
         tensor: array
         for spec in weight_specs(model)
@@ -183,7 +189,7 @@ def compiled(path: Path, context: int, scheme: str, variant: str, gpu: Gpu, with
     def rows(tensor: str, start: int, stop: int) -> bytes:
         return np.ascontiguousarray(tensors[tensor][start:stop]).tobytes()
 
-    constants = rope_constants(model, context)
+    constants = rope_constants(model, lowered.plan["context"])
     if VARIANTS[variant].backend == "wasm":
         return WasmRuntime(lowered.plan, lowered.modules["kernels"], rows, constants)
     features = VARIANTS[variant].required_features

@@ -1,0 +1,76 @@
+"""Activations beyond what f16 holds, in every family and variant: finite, and as right as small ones.
+
+A trained model has them (`down_proj` of a few channels, and the residual stream from there on); random weights have
+not, so some are enlarged. The reference runs in float32.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from compiler.lower import Lowered, lower_variant
+from compiler.models import config_from_huggingface
+from compiler.models.base import ModelConfig
+from compiler.native import missing_features
+from compiler.quantize import SCHEMES
+from compiler.variants import VARIANTS
+from tests.checkpoints import FAMILIES, LARGE, enlarge, model_logits, reference_model
+from tests.conftest import unavailable
+from tests.device.harness import Gpu
+from tests.device.test_parity import CHECKPOINTS, error, loaded, tolerance_of
+
+CONTEXT, CHUNKS, SCHEME = 64, (16,), "q4f16_1"
+NAMES = ("llama-mqa-64", "phi3-mha-96", *FAMILIES)
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every family's checkpoint as it is made."""
+    root = tmp_path_factory.mktemp("large")
+    for name in NAMES:
+        CHECKPOINTS[name].make(root / name)
+    return root
+
+
+class Lowerings:
+    """What a family is lowered to, once a variant: its weights change nothing in it."""
+
+    def __init__(self) -> None:
+        self._made: dict[tuple[str, str], tuple[ModelConfig, Lowered]] = {}
+
+    def __call__(self, path: Path, variant: str) -> tuple[ModelConfig, Lowered]:
+        key = path.name, variant
+        if key not in self._made:
+            model = config_from_huggingface(json.loads((path / "config.json").read_text()), CONTEXT)
+            made = lower_variant(model, SCHEMES[SCHEME], VARIANTS[variant], CONTEXT, CHUNKS, alternatives=False)
+            self._made[key] = model, made
+        return self._made[key]
+
+
+@pytest.fixture(scope="module")
+def lowerings() -> Lowerings:
+    return Lowerings()
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("name", NAMES)
+def test_large_activations(
+    checkpoints: Path, lowerings: Lowerings, gpu: Gpu, tmp_path: Path, name: str, variant: str
+) -> None:
+    """Prefill in chunks, then decode steps."""
+    features = VARIANTS[variant].required_features if VARIANTS[variant].backend == "webgpu" else ()
+    if missing := missing_features(gpu.adapter, features):
+        unavailable(f"the adapter lacks {', '.join(missing)}")
+    ids = np.random.default_rng(5).integers(3, 300, 40).tolist()
+    for change in LARGE:
+        path = enlarge(Path(shutil.copytree(checkpoints / name, tmp_path / change / name)), change)
+        want = model_logits(reference_model(path, SCHEME), ids)
+        assert want.std() > 0.1, "a model whose logits hardly differ would hide errors"
+        runtime = loaded(path, *lowerings(path, variant), SCHEME, variant, gpu)
+        got = [runtime.logits(ids[:37]), *(runtime.next_logits(token) for token in ids[37:])]
+        for step, logits in zip(range(36, 40), got, strict=True):
+            assert np.isfinite(logits).all(), (change, step)
+            assert error(logits, want[step]) < tolerance_of(SCHEME, variant), (change, step)
