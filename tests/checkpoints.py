@@ -145,12 +145,13 @@ LARGE: dict[str, list[tuple[str, slice, float]]] = {
     "outliers": [(end, slice(3, 100, 37), 1e5) for end in ("0.mlp.down_proj.weight", "0.mlp.fc2.weight")],
     # What stands between gate and up, or up, and down.
     "product": [
-        ("gate_proj.weight", slice(None), 400.0),
-        ("up_proj.weight", slice(None), 400.0),
-        ("fc1.weight", slice(None), 1e5),
+        (".gate_proj.weight", slice(None), 400.0),
+        (".up_proj.weight", slice(None), 400.0),
+        (".gate_up_proj.weight", slice(None), 400.0),
+        (".fc1.weight", slice(None), 1e5),
     ],
     # Values up to half of what a KV cache of 16 bits holds.
-    "values": [("v_proj.weight", slice(None), 5000.0), ("qkv_proj.weight", slice(-48, None), 5000.0)],
+    "values": [(".v_proj.weight", slice(None), 5000.0), (".qkv_proj.weight", slice(-48, None), 5000.0)],
 }
 
 
