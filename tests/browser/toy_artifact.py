@@ -220,20 +220,24 @@ def write(
     scratch: int = 64,
     smoke: bool = True,
     tokenizer_json: str | None = None,
+    context: int = CONTEXT,
+    padding: int = 0,
     alternatives: dict[str, tuple[dict[str, Any], str]] | None = None,
     **changes: Any,
 ) -> None:
     """Writes the artifact with these kernels. `changes` replace keys of model.json.
 
     Without `smoke` it is as earlier compilers wrote it. `cpu` adds the variant of the CPU, whose plan has a scratch
-    buffer of `scratch` bytes. `alternatives` are those of the GPU's plan, by name: what is said of one there, and the
-    WGSL of its kernels.
+    buffer of `scratch` bytes. The KV cache is for `context` positions, of which CONTEXT can be used. Each shard begins
+    with `padding` bytes that no plan uses. `alternatives` are those of the GPU's plan, by name: what is said of one
+    there, and the WGSL of its kernels.
     """
     low, high = model.weight[:128], model.weight[128:]
+    unused = [np.random.default_rng(i).bytes(padding) for i in range(2)]
     name = "model.embed_tokens.weight"
     files = {
-        "params_shard_0.bin": low.tobytes(),
-        "params_shard_1.bin": high.tobytes(),
+        "params_shard_0.bin": unused[0] + low.tobytes(),
+        "params_shard_1.bin": unused[1] + high.tobytes(),
         "constants.bin": b"\0" * 16 + model.constant.tobytes(),
         "tokenizer.json": (tokenizer_json or tokenizer().to_str()).encode(),
         "tokenizer_config.json": json.dumps({"bos_token": "<s>", "eos_token": "</s>"}).encode(),
@@ -243,19 +247,20 @@ def write(
         {
             "dataPath": f"params_shard_{i}.bin",
             "format": "raw-shard",
-            "nbytes": part.nbytes,
+            "nbytes": padding + part.nbytes,
             "md5sum": "",
             "records": [
+                *unused_record(i, padding),
                 {
                     "name": name,
                     "shape": [len(part)],
                     "dtype": "uint32",
                     "format": "raw",
                     "nbytes": part.nbytes,
-                    "byteOffset": 0,
+                    "byteOffset": padding,
                     "rowOffset": offset,
                     "rows": VOCAB,
-                }
+                },
             ],
         }
         for i, (part, offset) in enumerate([(low, 0), (high, 128)])
@@ -267,10 +272,10 @@ def write(
         files[file] = with_numbers(its_source).encode()
         common = {"name": alternative, "kernels_file": file, "language_features": [], "tolerance": 0.001}
         offered.append({**common, **description})
-    gpu_plan = {**plan(name), "alternatives": offered} if offered else plan(name)
+    gpu_plan = {**plan(name, context), "alternatives": offered} if offered else plan(name, context)
     files["webgpu-f32/plan.json"] = json.dumps(gpu_plan).encode()
     if cpu:
-        files["wasm-simd/plan.json"] = json.dumps(cpu_plan(plan(name), scratch)).encode()
+        files["wasm-simd/plan.json"] = json.dumps(cpu_plan(plan(name, context), scratch)).encode()
         module = bytes(wasmtime.wat2wasm(with_numbers(WASM_KERNELS, suffix="")))
         files["wasm-simd/kernels.wasm"] = module
         files["wasm-simd/kernels-relaxed.wasm"] = module + b"\0\x08\x07relaxed"  # a custom section
@@ -293,8 +298,8 @@ def write(
         },
         "parameters": VOCAB,
         "quantization": "q0f32",
-        "weight_bytes": 4 * VOCAB,
-        "context": CONTEXT,
+        "weight_bytes": 4 * VOCAB + 2 * padding,
+        "context": context,
         "bos_token_id": BOS,
         "stop_token_ids": [EOS],
         "generation": {"temperature": 0, "top_k": 0, "top_p": 1, "min_p": 0, "repetition_penalty": 1},
@@ -361,7 +366,14 @@ def cpu_plan(gpu: dict[str, Any], scratch: int) -> dict[str, Any]:
     return {**gpu, "variant": "wasm-simd", "kernels": kernels, "buffers": buffers, "programs": programs}
 
 
-def plan(weight: str) -> dict[str, Any]:
+def unused_record(shard: int, nbytes: int) -> list[dict[str, Any]]:
+    if nbytes == 0:
+        return []
+    record = {"name": f"unused.{shard}", "shape": [nbytes // 4], "dtype": "uint32", "format": "raw"}
+    return [{**record, "nbytes": nbytes, "byteOffset": 0}]
+
+
+def plan(weight: str, context: int) -> dict[str, Any]:
     def rows(start: int, stop: int) -> dict[str, Any]:
         return {
             "kind": "weight",
@@ -384,7 +396,7 @@ def plan(weight: str) -> dict[str, Any]:
         "format_version": 1,
         "variant": "webgpu-f32",
         "activation_dtype": "float32",
-        "context": CONTEXT,
+        "context": context,
         "vocab_size": VOCAB,
         "ring_size": RING,
         "prefill_chunks": list(CHUNKS),
@@ -392,7 +404,7 @@ def plan(weight: str) -> dict[str, Any]:
             rows(0, SPLIT),
             rows(SPLIT, VOCAB),
             {"kind": "constant", "name": "salt", "offset": 16, "bytes": 4 * CONTEXT},
-            {"kind": "kv", "name": "kv.0", "bytes_per_position": 4, "bytes": 4 * CONTEXT},
+            {"kind": "kv", "name": "kv.0", "bytes_per_position": 4, "bytes": 4 * context},
             {"kind": "state", "name": "state", "bytes": 256},
             {"kind": "io", "name": "input_ids", "bytes": 4 * max(CHUNKS)},
             {"kind": "io", "name": "token_ring", "bytes": 4 * RING},

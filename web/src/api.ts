@@ -10,6 +10,8 @@ export interface LoadProgress {
   totalBytes: number;
   /** Those of `loadedBytes` that came from the cache. */
   cachedBytes: number;
+  /** Why nothing comes at the moment, in plain words ("HTTP status 503; trying again in 8 s"); null otherwise. */
+  waiting: string | null;
 }
 
 export interface EngineOptions {
@@ -33,8 +35,15 @@ export interface EngineOptions {
    * second, at most a few), and remember it with the files. Default: on GPUs, not on software adapters. True: on those too, at length.
    */
   autotune?: boolean;
-  /** Keep the files in the Cache API for the next visit (default true). */
+  /** Keep the files in the Cache API for the next visit (default true), one copy for all models that have them in common. */
   cache?: boolean;
+  /** Sent with every request for one of the artifact's files, such as `{ Authorization: "Bearer ..." }`. */
+  headers?: Record<string, string>;
+  /**
+   * Fetches the artifact's files in place of the browser's `fetch`: with a URL as text, and `headers`, `cache` and a `signal`.
+   * It runs on the page, as functions cannot be sent to the worker; the bytes are passed on as they come.
+   */
+  fetch?: (url: string, init: RequestInit) => Promise<Response>;
 }
 
 export interface AdapterInfo {
@@ -76,8 +85,13 @@ export interface EngineInfo {
   skipped: SkippedVariant[];
   /** What would make it faster here, in plain words. */
   hints: string[];
+  /**
+   * What is otherwise than one would expect, in plain words: a context that was lowered to what the memory holds, files that the
+   * browser does not keep, or keeps only while it has room, a copy that was used because the network gave none.
+   */
+  notices: string[];
   tuning: Tuning;
-  /** Tokens that prompt and answer may have together. */
+  /** Tokens that prompt and answer may have together: fewer than the model's where there is no memory for all. */
   contextLength: number;
   vocabSize: number;
   quantization: string;

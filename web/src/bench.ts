@@ -4,10 +4,12 @@
 // shaders of the device's figures come from compiler/bench_device.py, so that native and browser figures compare.
 
 import { noCache } from "./artifact/cache";
-import { Fetcher } from "./artifact/fetch";
+import { addressOf, Fetcher } from "./artifact/fetch";
 import { parseManifest, parseTensorCache } from "./artifact/manifest";
 import { parsePlan } from "./artifact/plan";
 import type { Dispatch, Manifest, Plan, TensorCache, Variant } from "./artifact/schema";
+import { ArtifactStore } from "./artifact/store";
+import { Network } from "./artifact/transfer";
 import { STATE } from "./runtime/sampling";
 import { planUploads } from "./runtime/upload";
 
@@ -69,9 +71,9 @@ export async function measureDevice(sources: DeviceSources): Promise<DeviceFigur
 export async function measureKernels(url: string, name: string, programs: readonly TimedProgram[], limit: number): Promise<number[][] | null> {
   const adapter = await requestAdapter();
   if (!adapter.features.has("timestamp-query")) return null;
-  const base = new URL(url.endsWith("/") ? url : `${url}/`, location.href).href;
-  const fetcher = new Fetcher({ base, cache: noCache, signal: new AbortController().signal });
-  const manifest = parseManifest(await fetcher.manifest());
+  const address = addressOf(new URL(url, location.href).href);
+  const fetcher = new Fetcher({ address, store: new ArtifactStore(noCache, address.base), network: new Network(), signal: new AbortController().signal });
+  const { manifest } = await fetcher.description(parseManifest);
   const entry = (path: string) => found(manifest.files.get(path), path);
   const variant = found(manifest.variants.find((candidate) => candidate.name === name), name);
   const weights = parseTensorCache(await fetcher.json(manifest.weights, entry(manifest.weights)), manifest);
@@ -82,7 +84,7 @@ export async function measureKernels(url: string, name: string, programs: readon
   });
   try {
     const buffers = await loadBuffers(device, fetcher, manifest, plan, weights);
-    const module = device.createShaderModule({ code: await fetcher.text(variant.kernels, entry(variant.kernels)) });
+    const module = device.createShaderModule({ code: new TextDecoder().decode(await fetcher.file(variant.kernels, entry(variant.kernels))) });
     const times: number[][] = [];
     for (const [program, position, length] of programs) {
       const calls = bind(device, module, plan, dispatchesOf(plan, variant, program), buffers);

@@ -17,6 +17,7 @@ import type {
 import { chunk, completion, newEnvelope, PushStream, toCall, usageChunk } from "./chat";
 import { abortError, deserializeError, RequestError, WispError } from "./errors";
 import { addressOf, type EngineWorker, startWorker } from "./host";
+import { PageFetcher } from "./page-fetch";
 import type { Call, CallName, Calls, FromWorker, ToWorker } from "./protocol";
 
 export type * from "./api";
@@ -63,10 +64,12 @@ class WorkerLink {
   /** Why no call can be made any more. */
   private closed: Error | undefined;
   private readonly worker: EngineWorker;
+  private readonly fetcher: PageFetcher | undefined;
 
   constructor(
-    private readonly events: Pick<EngineOptions, "onProgress" | "onRecovering" | "onBackendChange" | "onDeviceLost">,
+    private readonly events: Pick<EngineOptions, "onProgress" | "onRecovering" | "onBackendChange" | "onDeviceLost" | "fetch">,
   ) {
+    if (events.fetch !== undefined) this.fetcher = new PageFetcher(events.fetch, (message) => this.send(message));
     const onError = (message: string) => {
       const what = message === "" ? "The engine's worker could not be started" : `The engine's worker failed: ${message}`;
       this.close(new WispError("internal", { what, remedy: "Check that worker.js lies beside wisp.js and that the page's CSP allows it." }));
@@ -140,6 +143,15 @@ class WorkerLink {
     switch (message.type) {
       case "progress":
         this.events.onProgress?.(message.progress);
+        return;
+      case "fetch":
+        this.fetcher?.start(message.id, message.request);
+        return;
+      case "fetch-abort":
+        this.fetcher?.abort(message.id);
+        return;
+      case "keeping":
+        askPersistence();
         return;
       case "recovering": {
         const error = deserializeError(message.error);
@@ -306,14 +318,30 @@ class PageEngine implements Engine {
  * @throws ArtifactError, NetworkError, DeviceError, RequestError, or the signal's reason
  */
 export async function createEngine(url: string | URL, options: EngineOptions = {}): Promise<Engine> {
-  const { backend = "auto", contextLength, threads, cache = true, autotune, signal } = options;
+  const { backend = "auto", contextLength, threads, cache = true, autotune, fetch, signal } = options;
+  const headers = checkHeaders(options.headers ?? {});
+  if (fetch !== undefined && typeof fetch !== "function") throw new RequestError({ what: "fetch", got: typeof fetch, expected: "a function" });
   signal?.throwIfAborted();
   const link = new WorkerLink(options);
   try {
-    const info = await link.call("load", { url: addressOf(url), options: { backend, contextLength, threads, cache, autotune } }, { signal });
+    const info = await link.call("load", { url: addressOf(url), options: { backend, contextLength, threads, cache, autotune, headers, fetchesOnPage: fetch !== undefined } }, { signal });
     return new PageEngine(link, info);
   } catch (error) {
     link.terminate();
     throw error;
   }
+}
+
+function checkHeaders(headers: Record<string, string>): Record<string, string> {
+  try {
+    return Object.fromEntries(new Headers(headers));
+  } catch (error) {
+    throw new RequestError({ what: "headers", got: error instanceof Error ? error.message : String(error), expected: "names and values of HTTP headers" });
+  }
+}
+
+/** Some browsers ask the user, some look at how the site is used; the answer shows in `engine.info.notices`. */
+function askPersistence(): void {
+  const { storage } = globalThis.navigator as { storage?: Partial<StorageManager> };
+  storage?.persist?.().catch(() => undefined);
 }

@@ -22,8 +22,8 @@ export function startWorker({ onMessage, onError }: WorkerEvents): EngineWorker 
   return { post: (message) => worker.postMessage(message), terminate: () => worker.terminate() };
 }
 
-/** Absolute, without query and fragment. */
+/** Absolute, with the query, which may be a signature, and without the fragment. */
 export function addressOf(artifact: string | URL): string {
-  const { origin, pathname } = new URL(artifact, document.baseURI);
-  return origin + pathname;
+  const { origin, pathname, search } = new URL(artifact, document.baseURI);
+  return origin + pathname + search;
 }

@@ -9,7 +9,25 @@ export interface LoadOptions {
   threads: number | undefined;
   cache: boolean;
   autotune: boolean | undefined;
+  /** Of every request for a file. */
+  headers: Record<string, string>;
+  /** The page fetches the files: it was given a function for it. */
+  fetchesOnPage: boolean;
 }
+
+/** What the page is asked to fetch, and how; answered by `response`, then `piece`s, then `done`. */
+export interface PageRequest {
+  url: string;
+  headers: Record<string, string>;
+  cache: RequestCache;
+}
+
+/** What the page says of a request of the worker. */
+export type PageAnswer =
+  | { type: "response"; id: number; status: number; headers: [string, string][] }
+  | { type: "piece"; id: number; bytes: Uint8Array<ArrayBuffer> }
+  /** The body's end, or why the request failed. */
+  | { type: "done"; id: number; error: string | undefined };
 
 /** A chat request after its OpenAI shape was checked on the page. */
 export interface ChatCall {
@@ -54,13 +72,20 @@ export type ToWorker =
   /** Ends the call `id`, running or waiting: it returns what there is. */
   | { type: "abort"; id: number }
   /** Ends the generation that is running. */
-  | { type: "interrupt" };
+  | { type: "interrupt" }
+  | PageAnswer;
 
 export type FromWorker =
   | { type: "result"; id: number; value: Calls[CallName]["result"]; stats: EngineStats }
   | { type: "error"; id: number; error: SerializedError; stats: EngineStats }
   | { type: "delta"; id: number; text: string; stats: EngineStats }
   | { type: "progress"; progress: LoadProgress }
+  /** The page's own fetch function is wanted. */
+  | { type: "fetch"; id: number; request: PageRequest }
+  /** Nobody waits for it any more. */
+  | { type: "fetch-abort"; id: number }
+  /** Files will be kept: only a page can ask the browser not to delete them. */
+  | { type: "keeping" }
   /** The device is gone; the model is being started anew. */
   | { type: "recovering"; error: SerializedError }
   | { type: "moved"; info: EngineInfo }

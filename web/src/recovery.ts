@@ -19,6 +19,8 @@ export interface Running {
   threads: number;
   /** What would make it faster here, in plain words. */
   hints: string[];
+  /** What is otherwise than was asked for, in plain words. */
+  notices: readonly string[];
   backend: Backend;
   machine: Machine;
   compileMs: number;
@@ -79,7 +81,11 @@ export class Runner {
     const skipped: SkippedVariant[] = [];
     const failed: SkippedVariant[] = [];
     let last: unknown;
-    for (const { variant, obstacle } of options.candidates) {
+    for (const candidate of options.candidates) {
+      const { variant } = candidate;
+      // Another variant of the GPU needs as much of the same memory.
+      const full = last instanceof DeviceError && last.kind === "out-of-memory" && variant.backend === "webgpu" ? because(last) : undefined;
+      const obstacle = candidate.obstacle ?? full;
       if (obstacle === undefined) {
         try {
           return new Runner(options, skipped, await options.start(variant, signal, false));

@@ -44,11 +44,6 @@ export class TuningMemory {
     private readonly base: string,
   ) {}
 
-  /** Where in the cache choices of this session are. */
-  get keys(): Iterable<string> {
-    return this.remembered.keys();
-  }
-
   key(manifest: Manifest, variant: Variant, plan: Plan, adapter: AdapterInfo): string {
     const files = [variant.plan, variant.kernels, ...plan.alternatives.map(({ kernelsFile }) => kernelsFile)];
     const version = files.map((path) => manifest.files.get(path)?.sha256.slice(0, 16) ?? "").join("-");

@@ -4,6 +4,7 @@
 import type { EngineInfo, EngineStats, SamplingOptions } from "./api";
 import { RequestError, serializeError } from "./errors";
 import { load, type LoadedModel } from "./loader";
+import { PageFetch } from "./page-fetch";
 import type { Call, CallName, Calls, ChatCall, ChatResult, FromWorker, ToWorker } from "./protocol";
 import { resolveSampling } from "./runtime/sampling";
 import { Detokenizer } from "./text/detokenizer";
@@ -23,6 +24,7 @@ let queue: Promise<unknown> = Promise.resolve();
 /** Of every call that is running or waits; an abort reaches both. */
 const aborts = new Map<number, AbortController>();
 let running: number | undefined;
+const pageFetch = new PageFetch((message) => scope.postMessage(message));
 
 scope.onmessage = ({ data }) => {
   switch (data.type) {
@@ -34,6 +36,11 @@ scope.onmessage = ({ data }) => {
       return;
     case "interrupt":
       if (running !== undefined) aborts.get(running)?.abort();
+      return;
+    case "response":
+    case "piece":
+    case "done":
+      pageFetch.receive(data);
       return;
     default:
       data satisfies never;
@@ -86,13 +93,21 @@ function enqueue(call: Call, signal: AbortSignal): Promise<Calls[CallName]["resu
 async function perform(call: Call, signal: AbortSignal): Promise<Calls[CallName]["result"]> {
   switch (call.name) {
     case "load":
-      model = await load(call.args.url, call.args.options, signal, (progress) => scope.postMessage({ type: "progress", progress }), {
-        onRecovering: (error) => scope.postMessage({ type: "recovering", error: serializeError(error) }),
-        onMoved: () => {
-          if (model !== undefined) scope.postMessage({ type: "moved", info: describe(model) });
+      model = await load(
+        call.args.url,
+        call.args.options,
+        signal,
+        (progress) => scope.postMessage({ type: "progress", progress }),
+        {
+          onKeeping: () => scope.postMessage({ type: "keeping" }),
+          onRecovering: (error) => scope.postMessage({ type: "recovering", error: serializeError(error) }),
+          onMoved: () => {
+            if (model !== undefined) scope.postMessage({ type: "moved", info: describe(model) });
+          },
+          onLost: (error) => scope.postMessage({ type: "lost", error: serializeError(error) }),
         },
-        onLost: (error) => scope.postMessage({ type: "lost", error: serializeError(error) }),
-      });
+        call.args.options.fetchesOnPage ? (url, init) => pageFetch.fetch(url, init) : undefined,
+      );
       return describe(model);
     case "logits":
       return loaded().session.logits(call.args.ids);
@@ -197,9 +212,9 @@ async function chat(id: number, call: ChatCall, signal: AbortSignal): Promise<Ch
   };
 }
 
-function describe({ artifact, runner }: LoadedModel): EngineInfo {
-  const { manifest, contextLength, template } = artifact;
-  const { variant, adapter, threads, hints, tuning } = runner.running;
+function describe({ artifact, runner, notices }: LoadedModel): EngineInfo {
+  const { manifest, template } = artifact;
+  const { variant, adapter, threads, hints, tuning, machine } = runner.running;
   return {
     model: manifest.id,
     variant: variant.name,
@@ -208,8 +223,9 @@ function describe({ artifact, runner }: LoadedModel): EngineInfo {
     threads,
     skipped: runner.skipped,
     hints,
+    notices: [...notices, ...runner.running.notices],
     tuning,
-    contextLength,
+    contextLength: machine.capacity,
     vocabSize: manifest.vocabSize,
     quantization: manifest.quantization,
     parameters: manifest.parameters,

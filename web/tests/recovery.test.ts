@@ -19,7 +19,7 @@ const REFUSED = new DeviceError("no-adapter", { what: "The GPU refused a device"
 /** What each start of a variant does: the steps its device lasts, or the error it throws. */
 type Script = Record<string, (number | Error)[]>;
 
-async function world(candidates: Candidate[], script: Script, options: Partial<RunnerOptions> = {}) {
+async function world(candidates: Candidate[], script: Script, options: Partial<RunnerOptions> = {}, capacities: number[] = []) {
   const started: string[] = [];
   const devices: ToyDevice[] = [];
   const events: string[] = [];
@@ -33,9 +33,10 @@ async function world(candidates: Candidate[], script: Script, options: Partial<R
     const backend = new ToyDevice();
     backend.lasts = outcome;
     devices.push(backend);
-    const machine = new Replay(backend, PLAN, await allocate(backend, PLAN, CONTEXT), CONTEXT);
+    const capacity = capacities[devices.length - 1] ?? CONTEXT;
+    const machine = new Replay(backend, PLAN, await allocate(backend, PLAN, capacity), capacity);
     const adapter = { vendor: "", architecture: "", device: "", description: "", isFallback: false };
-    return { variant: chosen, adapter, threads: 0, hints: [], backend, machine, compileMs: 0, tuning: UNTUNED, tuneMs: 0 };
+    return { variant: chosen, adapter, threads: 0, hints: [], notices: [], backend, machine, compileMs: 0, tuning: UNTUNED, tuneMs: 0 };
   };
   const runner = await Runner.start(
     {
@@ -92,6 +93,14 @@ describe("at the start", () => {
 
   test.each([new ArtifactError({ what: "damaged" }), new NetworkError({ what: "offline" })])("$name is nobody's reason to try another", async (error) => {
     await expect(world([GPU, CPU], { "webgpu-f32": [error] })).rejects.toBe(error);
+  });
+
+  test("no other variant of a GPU without memory is tried", async () => {
+    const full = new DeviceError("out-of-memory", { what: "The GPU has not enough memory" });
+    const other = { variant: variant("webgpu-f32-sg"), obstacle: undefined };
+    const { runner, started } = await world([GPU, other, CPU], { "webgpu-f32": [full] });
+    expect(started).toEqual(["webgpu-f32", "wasm-simd"]);
+    expect(runner.skipped.map(({ reason }) => reason)).toEqual(["The GPU has not enough memory", "The GPU has not enough memory"]);
   });
 
   test("a variant named by hand fails with its own error", async () => {
@@ -187,6 +196,16 @@ describe("a device that is lost", () => {
     await expect(ask()).rejects.toThrow();
     expect(devices.every(({ disposed }) => disposed)).toBe(true);
     expect(events).toEqual([]);
+  });
+
+  test("and replaced by one with memory for fewer tokens ends the answer there, and refuses what is longer", async () => {
+    const { session, ask } = await world([GPU], { "webgpu-f32": [20, Infinity] }, {}, [CONTEXT, 16]);
+    const answer = await ask(40);
+    expect(answer.length).toBeGreaterThanOrEqual(16 - PROMPT.length);
+    expect(answer).toEqual(reference(PROMPT, answer.length));
+    expect(answer.length).toBeLessThan(40);
+    expect((await ask(40)).length).toBe(16 - PROMPT.length + 1);
+    await expect(session.logits(new Array(17).fill(1) as number[])).rejects.toMatchObject({ kind: "context-overflow" });
   });
 
   test("is not looked for in an error of the receiver's", async () => {

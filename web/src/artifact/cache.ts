@@ -1,32 +1,43 @@
-// Files of artifacts in the browser's Cache API, keyed by a URL that holds their hash, so that a second visit needs no network.
+// A key-value store of bytes in the browser's Cache API, so that a second visit needs no network. store.ts says what the
+// keys are.
 //
-// Stores and returns bytes; whether they are the right bytes is for fetch.ts to check. Every failure here (no Cache API,
-// no quota, private mode) means "not cached", never an error: the network is the truth.
+// Whether they are the right bytes is for others to check. Every failure here (no Cache API, no quota, private mode,
+// eviction) means "not kept", never an error: the network is the truth. Why nothing is kept any more is remembered, to be said.
 
-const CACHE_NAME = "wisp-artifacts-v1";
+const CACHE_NAME = "wisp-files-v2";
+/** Keyed by addresses; nobody reads them any more. */
+const FORMER_CACHES = ["wisp-artifacts-v1"];
 
 export interface FileCache {
   /** Whether put() keeps anything: then the browser's HTTP cache need not keep a second copy. */
   readonly stores: boolean;
-  get(url: string): Promise<Uint8Array<ArrayBuffer> | undefined>;
+  /** Why it does not, in plain words. */
+  readonly refusal: string | undefined;
+  get(key: string): Promise<Uint8Array<ArrayBuffer> | undefined>;
+  has(key: string): Promise<boolean>;
   /** All of `bytes` or nothing: an entry is written from memory in one piece. */
-  put(url: string, bytes: Uint8Array<ArrayBuffer>): Promise<void>;
-  delete(url: string): Promise<void>;
-  /** Deletes the entries below `base` that are not in `keep`: files of earlier versions of the artifact. */
-  prune(base: string, keep: ReadonlySet<string>): Promise<void>;
+  put(key: string, bytes: Uint8Array<ArrayBuffer>): Promise<void>;
+  delete(key: string): Promise<void>;
+  keys(): Promise<string[]>;
+  /** Nothing more is written. */
+  refuse(reason: string): void;
 }
 
 export const noCache: FileCache = {
   stores: false,
+  refusal: undefined,
   get: () => Promise.resolve(undefined),
+  has: () => Promise.resolve(false),
   put: () => Promise.resolve(),
   delete: () => Promise.resolve(),
-  prune: () => Promise.resolve(),
+  keys: () => Promise.resolve([]),
+  refuse: () => undefined,
 };
 
 export async function openCache(): Promise<FileCache> {
   if (!("caches" in globalThis)) return noCache;
   try {
+    for (const name of FORMER_CACHES) await caches.delete(name);
     return new BrowserCache(await caches.open(CACHE_NAME));
   } catch {
     return noCache;
@@ -34,43 +45,59 @@ export async function openCache(): Promise<FileCache> {
 }
 
 class BrowserCache implements FileCache {
-  /** False after one refusal (a quota): nothing more is written. */
-  stores = true;
+  refusal: string | undefined;
 
   constructor(private readonly cache: Cache) {}
 
-  async get(url: string): Promise<Uint8Array<ArrayBuffer> | undefined> {
+  get stores(): boolean {
+    return this.refusal === undefined;
+  }
+
+  refuse(reason: string): void {
+    this.refusal ??= reason;
+  }
+
+  async get(key: string): Promise<Uint8Array<ArrayBuffer> | undefined> {
     try {
-      const response = await this.cache.match(url);
+      const response = await this.cache.match(key);
       return response === undefined ? undefined : new Uint8Array(await response.arrayBuffer());
     } catch {
       return undefined;
     }
   }
 
-  async put(url: string, bytes: Uint8Array<ArrayBuffer>): Promise<void> {
-    if (!this.stores) return;
+  async has(key: string): Promise<boolean> {
     try {
-      await this.cache.put(url, new Response(bytes, { headers: { "Content-Length": String(bytes.byteLength) } }));
+      return (await this.cache.match(key)) !== undefined;
     } catch {
-      this.stores = false;
-      await this.delete(url);
+      return false;
     }
   }
 
-  async delete(url: string): Promise<void> {
+  async put(key: string, bytes: Uint8Array<ArrayBuffer>): Promise<void> {
+    if (!this.stores) return;
     try {
-      await this.cache.delete(url);
+      await this.cache.put(key, new Response(bytes, { headers: { "Content-Length": String(bytes.byteLength) } }));
+    } catch (error) {
+      const full = error instanceof Error && error.name === "QuotaExceededError";
+      this.refuse(full ? "the browser has no more room for this site" : `the browser refused a file (${String(error)})`);
+      await this.delete(key);
+    }
+  }
+
+  async delete(key: string): Promise<void> {
+    try {
+      await this.cache.delete(key);
     } catch {
       // Not deletable means not readable either.
     }
   }
 
-  async prune(base: string, keep: ReadonlySet<string>): Promise<void> {
+  async keys(): Promise<string[]> {
     try {
-      for (const { url } of await this.cache.keys()) if (url.startsWith(base) && !keep.has(url)) await this.cache.delete(url);
+      return (await this.cache.keys()).map(({ url }) => url);
     } catch {
-      // Stale entries cost space, nothing else.
+      return [];
     }
   }
 }

@@ -1,16 +1,12 @@
-// Fetches an artifact's files: streamed with byte progress, retried, resumed within a file, checked against SHA-256, cached.
+// An artifact's files, each by its hash: from the store, or over the network, checked against SHA-256 and stored.
 //
-// Knows URLs, bytes and hashes; not what the files mean. At most one file's bytes are held by a call.
+// Knows addresses, bytes and hashes; not what the files mean. How a file survives a bad network is transfer.ts's; what is
+// kept and for whom, store.ts's. One download serves all tabs and engines of a site that want the file at the same time.
 
-import { abortError, NetworkError } from "../errors";
-import type { FileCache } from "./cache";
-import type { FileEntry } from "./schema";
-
-const TRIES = 3;
-const BACKOFF_MS = 300;
-/** No byte for this long counts as a broken connection. */
-const STALL_MS = 30_000;
-const MOST_MANIFEST_BYTES = 2 ** 24;
+import { NetworkError, WispError } from "../errors";
+import type { FileEntry, Manifest } from "./schema";
+import { type ArtifactStore, sameBytes } from "./store";
+import { type Bytes, MismatchError, type Network, transfer } from "./transfer";
 
 export interface FetchCounters {
   bytesDownloaded: number;
@@ -19,19 +15,42 @@ export interface FetchCounters {
 }
 
 export interface FetcherOptions {
-  /** The artifact's directory: an absolute URL that ends in a slash. */
-  base: string;
-  cache: FileCache;
+  address: Address;
+  store: ArtifactStore;
+  network: Network;
   signal: AbortSignal;
-  /** Called with every piece that arrives; a negative number takes bytes back that turned out wrong. */
+  /** Called with every piece that arrives; a negative number takes bytes back that have to come again. */
   onBytes?: (bytes: number, fromCache: boolean) => void;
-  backoffMs?: number;
+  /** Why nothing comes at the moment, in plain words; undefined when something does again. */
+  onWaiting?: (reason: string | undefined) => void;
 }
 
-/** A failure that another try may mend. */
-class Transient extends Error {}
+/** An artifact's directory, and the query that every request of it carries (a signature, as of private buckets). */
+export interface Address {
+  /** Ends in a slash. */
+  base: string;
+  query: string;
+}
 
-type Bytes = Uint8Array<ArrayBuffer>;
+export function addressOf(url: string): Address {
+  const { origin, protocol, host, pathname, search } = new URL(url);
+  const root = origin === "null" ? `${protocol}//${host}` : origin; // file: has no origin
+  return { base: root + (pathname.endsWith("/") ? pathname : `${pathname}/`), query: search.slice(1) };
+}
+
+export interface Fetched {
+  bytes: Bytes;
+  /** The store has them, or will not have them. */
+  written: Promise<void>;
+}
+
+/** model.json, valid. */
+export interface Description {
+  manifest: Manifest;
+  bytes: Bytes;
+  /** That the network did not give it, and why, in plain words. */
+  notice: string | undefined;
+}
 
 export class Fetcher {
   constructor(
@@ -40,77 +59,131 @@ export class Fetcher {
   ) {}
 
   /** The same artifact under another signal, after which no progress is reported any more; the counters are shared. */
-  until(signal: AbortSignal): Fetcher {
-    const onBytes = (bytes: number, fromCache: boolean) => {
-      if (!signal.aborted) this.options.onBytes?.(bytes, fromCache);
-    };
-    return new Fetcher({ ...this.options, signal, onBytes }, this.counters);
+  until(signal: AbortSignal, onBytes = this.options.onBytes): Fetcher {
+    const { onWaiting } = this.options;
+    return new Fetcher(
+      {
+        ...this.options,
+        signal,
+        onBytes: (bytes, fromCache) => {
+          if (!signal.aborted) onBytes?.(bytes, fromCache);
+        },
+        onWaiting: (reason) => {
+          if (!signal.aborted) onWaiting?.(reason);
+        },
+      },
+      this.counters,
+    );
   }
 
-  /** The URL of a file whose content is known, so that it can be cached for ever. */
-  url(path: string, entry: FileEntry): string {
-    return `${this.options.base}${path}?v=${entry.sha256.slice(0, 16)}`;
+  /** A file whose content is known can be cached for ever. */
+  url(path: string, entry?: FileEntry): string {
+    const { base, query } = this.options.address;
+    const parameters = [query, entry === undefined ? "" : `v=${entry.sha256.slice(0, 16)}`].filter((part) => part !== "");
+    return parameters.length === 0 ? base + path : `${base}${path}?${parameters.join("&")}`;
   }
 
-  /** model.json: its content is not known beforehand, so the network goes first and the cache serves when there is none. */
-  async manifest(): Promise<unknown> {
-    const { base, cache } = this.options;
-    const url = `${base}model.json`;
-    let bytes: Bytes;
+  /**
+   * model.json: its content is not known beforehand, so the network goes first; what is kept serves when there is none, or
+   * when that gives something else (the login page of a hotel). Nothing is stored before `parse` has accepted it.
+   */
+  async description(parse: (json: unknown) => Manifest): Promise<Description> {
+    const kept = await this.kept(parse);
     try {
-      bytes = await this.download("model.json", url, undefined, "no-cache");
-      await cache.put(url, bytes);
+      const bytes = await this.download("model.json", this.url("model.json"), undefined, "no-cache", kept !== undefined);
+      const manifest = parse(this.parse("model.json", bytes));
+      if (kept === undefined || !sameBytes(kept.bytes, bytes)) await this.options.store.begin(bytes);
+      return { manifest, bytes, notice: undefined };
     } catch (error) {
-      const kept = error instanceof NetworkError ? await cache.get(url) : undefined;
-      if (kept === undefined) throw error;
-      bytes = kept;
+      if (kept === undefined || !(error instanceof WispError)) throw error;
+      return { ...kept, notice: `The copy of the model in this browser is used: ${error.message}` };
     }
-    return this.parse("model.json", bytes);
+  }
+
+  /** What an earlier load has kept: the latest that was loaded whole, if there is one. */
+  async kept(parse: (json: unknown) => Manifest): Promise<Description | undefined> {
+    for (const state of ["complete", "pending"] as const) {
+      const bytes = await this.options.store.description(state);
+      if (bytes === undefined) continue;
+      try {
+        return { manifest: parse(this.parse("model.json", bytes)), bytes, notice: undefined };
+      } catch {
+        // Of another version of the engine.
+      }
+    }
+    return undefined;
   }
 
   async json(path: string, entry: FileEntry): Promise<unknown> {
     return this.parse(path, await this.file(path, entry));
   }
 
-  async text(path: string, entry: FileEntry): Promise<string> {
-    return new TextDecoder().decode(await this.file(path, entry));
+  /** The verified bytes of a file. @throws NetworkError */
+  async file(path: string, entry: FileEntry): Promise<Bytes> {
+    return (await this.fetch(path, entry)).bytes;
   }
 
   /**
-   * The verified bytes of a file, from the cache or the network.
+   * The same, with word of when they are written: whoever holds many files at once waits for it.
    * @throws NetworkError when the file cannot be had or has other content than `entry` says, even past the HTTP cache
    */
-  async file(path: string, entry: FileEntry): Promise<Bytes> {
-    const { cache, onBytes } = this.options;
-    const url = this.url(path, entry);
-    const kept = await cache.get(url);
-    if (kept !== undefined) {
-      if (kept.byteLength === entry.bytes && (await sha256(kept)) === entry.sha256) {
-        this.counters.cacheHits += 1;
-        this.counters.bytesFromCache += kept.byteLength;
-        onBytes?.(kept.byteLength, true);
-        return kept;
-      }
-      await cache.delete(url);
+  async fetch(path: string, entry: FileEntry): Promise<Fetched> {
+    const { store } = this.options;
+    const locks = store.stores ? (globalThis as { navigator?: { locks?: LockManager } }).navigator?.locks : undefined;
+    if (locks === undefined) return this.obtain(path, entry);
+    return (await this.stored(entry)) ?? this.exclusively(locks, `wisp ${entry.sha256}`, () => this.obtain(path, entry));
+  }
+
+  /** Whoever comes second finds in the store what the first has written. */
+  private exclusively(locks: LockManager, name: string, obtain: () => Promise<Fetched>): Promise<Fetched> {
+    const { signal, onWaiting } = this.options;
+    return new Promise((resolve, reject) => {
+      const hold = async () => {
+        const fetched = await obtain();
+        resolve(fetched);
+        await fetched.written;
+      };
+      const request = async () => {
+        const taken = await locks.request(name, { ifAvailable: true }, async (lock) => {
+          if (lock !== null) await hold();
+          return lock !== null;
+        });
+        if (taken) return;
+        onWaiting?.("another tab or engine is downloading it");
+        await locks.request(name, { signal }, () => {
+          onWaiting?.(undefined);
+          return hold();
+        });
+      };
+      request().catch(reject);
+    });
+  }
+
+  private async obtain(path: string, entry: FileEntry): Promise<Fetched> {
+    const { store, signal } = this.options;
+    const stored = await this.stored(entry);
+    if (stored !== undefined) return stored;
+    const verify = async (bytes: Bytes) => {
+      const hash = await sha256(bytes);
+      return hash === entry.sha256 ? undefined : { what: "SHA-256 of the file", got: hash, expected: entry.sha256 };
+    };
+    const bytes = await this.download(path, this.url(path, entry), entry.bytes, store.stores ? "no-store" : "default", false, verify);
+    signal.throwIfAborted();
+    return { bytes, written: store.putFile(entry, bytes) };
+  }
+
+  private async stored(entry: FileEntry): Promise<Fetched | undefined> {
+    const { store, onBytes } = this.options;
+    const bytes = await store.file(entry);
+    if (bytes === undefined) return undefined;
+    if (bytes.byteLength !== entry.bytes || (await sha256(bytes)) !== entry.sha256) {
+      await store.deleteFile(entry);
+      return undefined;
     }
-    let bytes = await this.download(path, url, entry.bytes, cache.stores ? "no-store" : "default");
-    let hash = await sha256(bytes);
-    if (hash !== entry.sha256) {
-      onBytes?.(-bytes.byteLength, false);
-      bytes = await this.download(path, url, entry.bytes, "reload");
-      hash = await sha256(bytes);
-    }
-    if (hash !== entry.sha256)
-      throw new NetworkError({
-        file: path,
-        what: "SHA-256 of the file, fetched twice",
-        got: hash,
-        expected: entry.sha256,
-        remedy: "The artifact is damaged, or was replaced while the page was open: reload the page or upload the artifact again.",
-      });
-    this.options.signal.throwIfAborted();
-    await cache.put(url, bytes);
-    return bytes;
+    this.counters.cacheHits += 1;
+    this.counters.bytesFromCache += bytes.byteLength;
+    onBytes?.(bytes.byteLength, true);
+    return { bytes, written: Promise.resolve() };
   }
 
   private parse(path: string, bytes: Bytes): unknown {
@@ -122,180 +195,34 @@ export class Fetcher {
         what: "the file",
         got: `${bytes.byteLength} bytes that are no JSON (${String(error)})`,
         expected: "JSON in UTF-8",
-        remedy: `Check that ${this.options.base} is a Wisp artifact's directory.`,
+        remedy: `Check that ${this.options.address.base} is a Wisp artifact's directory, and that the network wants no login.`,
       });
     }
   }
 
-  private async download(path: string, url: string, size: number | undefined, cacheMode: RequestCache): Promise<Bytes> {
-    const { signal, backoffMs = BACKOFF_MS } = this.options;
-    // Progress is of files whose size is known.
-    const onBytes = size === undefined ? undefined : this.options.onBytes;
-    const sink = new Sink(size);
-    for (let attempt = 1; ; attempt++) {
-      signal.throwIfAborted();
-      try {
-        await this.attempt(path, url, sink, cacheMode, onBytes);
-        return sink.take();
-      } catch (error) {
-        if (signal.aborted) throw abortError(signal);
-        if (error instanceof NetworkError) throw error;
-        if (sink.overflowed) {
-          onBytes?.(-sink.received, false);
-          sink.restart();
-        }
-        if (attempt === TRIES)
-          throw new NetworkError({
-            file: path,
-            what: `the download failed ${TRIES} times`,
-            got: error instanceof Error ? error.message : String(error),
-            expected: size === undefined ? "the whole file" : `${size} bytes`,
-            remedy: "Check the connection and load again: what has arrived whole is kept.",
-          });
-        await pause(backoffMs * 2 ** (attempt - 1), signal);
-      }
-    }
-  }
-
-  /** One request, from where the sink stands. Throws Transient or what fetch throws when another try may help. */
-  private async attempt(
-    path: string,
+  private download(
+    file: string,
     url: string,
-    sink: Sink,
-    cacheMode: RequestCache,
-    onBytes: FetcherOptions["onBytes"],
-  ): Promise<void> {
-    const { signal } = this.options;
-    const stall = new StallTimer();
-    try {
-      const resumes = sink.received > 0;
-      const response = await fetch(url, {
-        signal: AbortSignal.any([signal, stall.signal]),
-        cache: cacheMode,
-        credentials: "same-origin",
-        headers: resumes ? { Range: `bytes=${sink.received}-` } : {},
-      });
-      const { status } = response;
-      if (status >= 500 || status === 408 || status === 429) throw new Transient(`HTTP status ${status}`);
-      const continues = status === 206 && response.headers.get("Content-Range")?.startsWith(`bytes ${sink.received}-`) === true;
-      if (resumes && !continues) {
-        onBytes?.(-sink.received, false);
-        sink.restart();
-        if (status === 206 || status === 416) throw new Transient(`HTTP status ${status} for another range`);
-      }
-      if (!response.ok || response.body === null)
-        throw new NetworkError({ file: path, what: "HTTP status", got: String(status), expected: "200", remedy: `Check the address ${url}.` });
-      const reader = response.body.getReader();
-      for (;;) {
-        stall.restart();
-        const { done, value } = await reader.read();
-        if (done) break;
-        sink.push(value);
-        this.counters.bytesDownloaded += value.byteLength;
-        onBytes?.(value.byteLength, false);
-      }
-      if (sink.incomplete) throw new Transient(`only ${sink.received} bytes`);
-    } catch (error) {
-      if (stall.signal.aborted && !signal.aborted) throw new Transient(`no byte for ${STALL_MS / 1000} seconds`);
-      throw error;
-    } finally {
-      stall.stop();
-    }
+    size: number | undefined,
+    cache: RequestCache,
+    impatient: boolean,
+    verify?: (bytes: Bytes) => Promise<{ what: string; got: string; expected: string } | undefined>,
+  ): Promise<Bytes> {
+    const { network, signal, onBytes, onWaiting } = this.options;
+    const count = (bytes: number) => {
+      this.counters.bytesDownloaded += Math.max(0, bytes);
+      if (size !== undefined) onBytes?.(bytes, false); // Progress is of files whose size is known.
+    };
+    return transfer(network, { file, url, size, cache, signal, impatient, onBytes: count, onWaiting, ...(verify === undefined ? {} : { verify }) });
   }
 }
 
-/** Collects a file's bytes: into one allocation when the size is known. */
-class Sink {
-  received = 0;
-  overflowed = false;
-  private buffer: Bytes;
-
-  constructor(private readonly size: number | undefined) {
-    this.buffer = new Uint8Array(size ?? 2 ** 14);
-  }
-
-  get incomplete(): boolean {
-    return this.size !== undefined && this.received < this.size;
-  }
-
-  push(piece: Uint8Array): void {
-    const end = this.received + piece.byteLength;
-    if (end > (this.size ?? MOST_MANIFEST_BYTES)) {
-      this.overflowed = true;
-      throw new Transient(`more than ${this.size ?? MOST_MANIFEST_BYTES} bytes`);
-    }
-    if (end > this.buffer.byteLength) {
-      const larger = new Uint8Array(Math.max(end, 2 * this.buffer.byteLength));
-      larger.set(this.buffer.subarray(0, this.received));
-      this.buffer = larger;
-    }
-    this.buffer.set(piece, this.received);
-    this.received = end;
-  }
-
-  restart(): void {
-    this.received = 0;
-    this.overflowed = false;
-  }
-
-  take(): Bytes {
-    return this.buffer.byteLength === this.received ? this.buffer : this.buffer.slice(0, this.received);
-  }
-}
-
-class StallTimer {
-  private readonly controller = new AbortController();
-  private timer: ReturnType<typeof setTimeout> | undefined;
-  readonly signal = this.controller.signal;
-
-  constructor() {
-    this.restart();
-  }
-
-  restart(): void {
-    this.stop();
-    this.timer = setTimeout(() => this.controller.abort(), STALL_MS);
-  }
-
-  stop(): void {
-    clearTimeout(this.timer);
-  }
+/** Whether a new look at model.json may mend the load. */
+export function isOutdated(error: unknown): boolean {
+  return error instanceof MismatchError && error.file !== "model.json";
 }
 
 export async function sha256(bytes: Bytes): Promise<string> {
   const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", bytes));
   return Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("");
-}
-
-function pause(ms: number, signal: AbortSignal): Promise<void> {
-  return new Promise((resolve, reject) => {
-    const stop = () => {
-      clearTimeout(timer);
-      reject(abortError(signal));
-    };
-    const timer = setTimeout(() => {
-      signal.removeEventListener("abort", stop);
-      resolve();
-    }, ms);
-    signal.addEventListener("abort", stop, { once: true });
-  });
-}
-
-/** Results of `make(item)` in order, with at most `ahead` under way or waiting to be taken. */
-export async function* inOrder<T, R>(items: readonly T[], ahead: number, make: (item: T) => Promise<R>): AsyncGenerator<[T, R]> {
-  const waiting: [T, Promise<R>][] = [];
-  let next = 0;
-  const start = () => {
-    const item = items[next++];
-    if (item === undefined) return;
-    const promise = make(item);
-    promise.catch(() => undefined); // An earlier item's failure may leave this one unawaited.
-    waiting.push([item, promise]);
-  };
-  for (let i = 0; i < ahead; i++) start();
-  for (let head = waiting.shift(); head !== undefined; head = waiting.shift()) {
-    const result = await head[1];
-    yield [head[0], result];
-    start();
-  }
 }

@@ -14,10 +14,10 @@ export function startWorker({ onMessage, onError }: WorkerEvents): EngineWorker 
   return { post: (message) => thread.postMessage(message), terminate: () => void thread.terminate() };
 }
 
-/** A URL, or the path of a directory. */
+/** A URL, whose query may be a signature, or the path of a directory. */
 export function addressOf(artifact: string | URL): string {
   const isPath = typeof artifact === "string" && !/^[a-z]+:\/\//i.test(artifact);
   const url = isPath ? pathToFileURL(resolve(artifact)) : new URL(artifact);
-  url.search = url.hash = "";
+  url.hash = "";
   return url.href;
 }

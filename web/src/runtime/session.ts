@@ -119,6 +119,7 @@ export class Session {
     this.checkIds(ids);
     const signal = new AbortController().signal;
     const logits = await this.persist(signal, async () => {
+      this.checkIds(ids); // The next machine may have memory for fewer rows.
       this.reset();
       await this.prefill(ids, signal);
       this.machine.writeSampling(GREEDY);
@@ -149,6 +150,9 @@ export class Session {
       if (signal.aborted) return false;
       // What a machine that failed had sampled is prompt to the next one: the sampler knows seed and position only.
       const rows = [...ids, ...progress.sampled];
+      // The next machine may have memory for fewer rows.
+      if (progress.sampled.length === 0) this.checkIds(ids);
+      else if (rows.length > this.machine.capacity) return true;
       progress.submitted = progress.sampled.length;
       if (!(await this.prefill(rows, signal))) return false;
       this.machine.writeSampling(sampling);

@@ -174,5 +174,8 @@ export function modelFacts({ name, license, homepage }: Model, info: EngineInfo)
   if (info.hints.length > 0) {
     nodes.push(el("h3", {}, "What would make it faster"), ...info.hints.map((hint) => el("p", { "data-testid": "hint" }, hint)));
   }
+  if (info.notices.length > 0) {
+    nodes.push(el("h3", {}, "Notes"), ...info.notices.map((notice) => el("p", { "data-testid": "notice" }, notice)));
+  }
   return nodes;
 }

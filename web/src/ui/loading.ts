@@ -60,16 +60,23 @@ export class ProgressView {
     this.#cancel.focus();
   }
 
-  update({ phase, loadedBytes, totalBytes, cachedBytes }: LoadProgress): void {
+  update({ phase, loadedBytes, totalBytes, cachedBytes, waiting }: LoadProgress): void {
     // Only what came over the network counts for the rate: a cache would promise too much.
     this.#rate.add(performance.now(), loadedBytes - cachedBytes);
     const text = phaseText(phase, cachedBytes > 0 && cachedBytes >= loadedBytes);
     if (this.#phase.textContent !== text) this.#phase.textContent = text;
-    if (totalBytes === 0) return;
+    if (totalBytes === 0) {
+      this.#detail.textContent = waiting ?? "";
+      return;
+    }
     this.#bar.max = totalBytes;
     this.#bar.value = loadedBytes;
     this.#percent.textContent = `${Math.floor((100 * loadedBytes) / totalBytes)} %`;
     const parts = [`${bytes(loadedBytes)} of ${bytes(totalBytes)}`];
+    if (waiting !== null) {
+      this.#detail.textContent = [...parts, waiting].join(" · ");
+      return;
+    }
     const perSecond = phase === "weights" ? this.#rate.perSecond() : null;
     if (perSecond !== null) parts.push(`${bytes(perSecond)}/s`, `${duration((totalBytes - loadedBytes) / perSecond)} left`);
     else if (cachedBytes > 0) parts.push(`${bytes(cachedBytes)} from the cache`);

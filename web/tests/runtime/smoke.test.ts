@@ -81,7 +81,7 @@ describe("a variant that computes something else", () => {
         throw error;
       });
       const adapter = { vendor: "", architecture: "", device: "", description: "", isFallback: false };
-      return { variant: chosen, adapter, threads: 0, hints: [], backend: device, machine, compileMs: 0, tuning: UNTUNED, tuneMs: 0 };
+      return { variant: chosen, adapter, threads: 0, hints: [], notices: [], backend: device, machine, compileMs: 0, tuning: UNTUNED, tuneMs: 0 };
     };
     const runner = await Runner.start({ candidates: [GPU, CPU], fixed, start, pauses: [0] }, new AbortController().signal);
     return { runner, devices };
