@@ -22,11 +22,14 @@ export interface EngineOptions {
   /** Threads of a variant that runs on the CPU, 1 to 64. Default: what suits the processor; 1 where the page is not isolated. */
   threads?: number;
   onProgress?: (progress: LoadProgress) => void;
-  /** The device went away and another one is being made ready: what runs waits, and goes on where it was. */
+  /**
+   * The device went away and another one is being made ready: what runs waits, and goes on where it was. Or (kind "worker") the
+   * worker ended, or hung in a template or a tokenizer and was ended: the model is loaded anew, and what had answered in part fails.
+   */
   onRecovering?: (error: WispError) => void;
   /** The engine goes on after a loss, on the same variant or, when `info` says so, on the CPU. `engine.info` is this. */
   onBackendChange?: (info: EngineInfo) => void;
-  /** The device went away and none could take its place. Requests reject from now on; create another engine. */
+  /** The device or the worker went away and none could take its place. Requests reject from now on; create another engine. */
   onDeviceLost?: (error: WispError) => void;
   /** Cancels the load. What was downloaded whole stays cached. */
   signal?: AbortSignal;
@@ -165,7 +168,7 @@ export interface EngineStats {
   /** From a request's start to its first token, summed; and from the first to the last. */
   prefillMs: number;
   decodeMs: number;
-  /** How often the device was lost and the engine went on. */
+  /** How often the device or the worker was lost and the engine went on. */
   recoveries: number;
 }
 

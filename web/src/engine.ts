@@ -1,5 +1,5 @@
-// The public API (types in api.ts). Runs on the page: starts the worker, turns methods into calls and messages into promises.
-// Knows nothing of models or GPUs. Requests made while another one runs wait in the worker's queue, in order.
+// The public API (types in api.ts). Runs on the page: turns methods into calls to the worker (link.ts) and answers into OpenAI's
+// shape. Knows nothing of models or GPUs. Requests made while another one runs wait in the worker's queue, in order.
 
 import type {
   ChatCompletion,
@@ -15,10 +15,9 @@ import type {
   GenerateOptions,
 } from "./api";
 import { chunk, completion, newEnvelope, PushStream, toCall, usageChunk } from "./chat";
-import { abortError, deserializeError, RequestError, WispError } from "./errors";
-import { addressOf, type EngineWorker, startWorker } from "./host";
-import { PageFetcher } from "./page-fetch";
-import type { Call, CallName, Calls, FromWorker, ToWorker } from "./protocol";
+import { RequestError } from "./errors";
+import { addressOf } from "./host";
+import { WorkerLink } from "./link";
 
 export type * from "./api";
 export { ArtifactError, DeviceError, NetworkError, RequestError, WispError } from "./errors";
@@ -40,153 +39,6 @@ const GENERATE_OPTIONS = new Set<string>([
   "ignoreEos",
   "signal",
 ] satisfies (keyof GenerateOptions)[]);
-
-interface Pending {
-  resolve: (value: never) => void;
-  reject: (error: Error) => void;
-  onDelta: ((text: string) => void) | undefined;
-}
-
-interface CallOptions {
-  signal?: AbortSignal | undefined;
-  onDelta?: (text: string) => void;
-  /** The caller learns the call's id, to end it early. */
-  onId?: (id: number) => void;
-}
-
-/** The page's end of the protocol. */
-class WorkerLink {
-  latestStats: EngineStats | undefined;
-  /** Set by what the worker says after the load. */
-  latestInfo: EngineInfo | undefined;
-  private readonly pending = new Map<number, Pending>();
-  private nextId = 0;
-  /** Why no call can be made any more. */
-  private closed: Error | undefined;
-  private readonly worker: EngineWorker;
-  private readonly fetcher: PageFetcher | undefined;
-
-  constructor(
-    private readonly events: Pick<EngineOptions, "onProgress" | "onRecovering" | "onBackendChange" | "onDeviceLost" | "fetch">,
-  ) {
-    if (events.fetch !== undefined) this.fetcher = new PageFetcher(events.fetch, (message) => this.send(message));
-    const onError = (message: string) => {
-      const what = message === "" ? "The engine's worker could not be started" : `The engine's worker failed: ${message}`;
-      this.close(new WispError("internal", { what, remedy: "Check that worker.js lies beside wisp.js and that the page's CSP allows it." }));
-    };
-    this.worker = startWorker({ onMessage: (message) => this.receive(message), onError });
-  }
-
-  call<N extends CallName>(name: N, args: Calls[N]["args"], options: CallOptions = {}): Promise<Calls[N]["result"]> {
-    const { signal } = options;
-    if (this.closed !== undefined) return Promise.reject(this.closed);
-    if (signal?.aborted === true) return Promise.reject(abortError(signal));
-    return this.request(name, args, options);
-  }
-
-  /** Without asking whether the link is closed: for the last call of all. */
-  request<N extends CallName>(name: N, args: Calls[N]["args"], { signal, onDelta, onId }: CallOptions = {}): Promise<Calls[N]["result"]> {
-    const id = this.nextId++;
-    onId?.(id);
-    return new Promise<Calls[N]["result"]>((resolve, reject) => {
-      const onAbort = () => {
-        this.abort(id);
-        this.pending.delete(id);
-        reject(abortError(signal));
-      };
-      signal?.addEventListener("abort", onAbort, { once: true });
-      const settle = () => signal?.removeEventListener("abort", onAbort);
-      this.pending.set(id, {
-        resolve: (value) => {
-          settle();
-          resolve(value);
-        },
-        reject: (error) => {
-          settle();
-          reject(error);
-        },
-        onDelta,
-      });
-      this.send({ type: "call", id, name, args } as Call);
-    });
-  }
-
-  abort(id: number): void {
-    this.send({ type: "abort", id });
-  }
-
-  interrupt(): void {
-    this.throwIfClosed();
-    this.send({ type: "interrupt" });
-  }
-
-  throwIfClosed(): void {
-    if (this.closed !== undefined) throw this.closed;
-  }
-
-  /** Rejects what is pending and everything after. */
-  close(error: Error): void {
-    this.closed ??= error;
-    for (const { reject } of this.pending.values()) reject(error);
-    this.pending.clear();
-  }
-
-  terminate(): void {
-    this.worker.terminate();
-  }
-
-  private send(message: ToWorker): void {
-    this.worker.post(message);
-  }
-
-  private receive(message: FromWorker): void {
-    switch (message.type) {
-      case "progress":
-        this.events.onProgress?.(message.progress);
-        return;
-      case "fetch":
-        this.fetcher?.start(message.id, message.request);
-        return;
-      case "fetch-abort":
-        this.fetcher?.abort(message.id);
-        return;
-      case "keeping":
-        askPersistence();
-        return;
-      case "recovering": {
-        const error = deserializeError(message.error);
-        if (error instanceof WispError) this.events.onRecovering?.(error);
-        return;
-      }
-      case "moved":
-        this.latestInfo = message.info;
-        this.events.onBackendChange?.(message.info);
-        return;
-      case "lost": {
-        const error = deserializeError(message.error);
-        this.close(error);
-        if (error instanceof WispError) this.events.onDeviceLost?.(error);
-        return;
-      }
-      case "delta":
-        this.latestStats = message.stats;
-        this.pending.get(message.id)?.onDelta?.(message.text);
-        return;
-      case "result":
-        this.latestStats = message.stats;
-        this.pending.get(message.id)?.resolve(message.value as never);
-        this.pending.delete(message.id);
-        return;
-      case "error":
-        this.latestStats = message.stats;
-        this.pending.get(message.id)?.reject(deserializeError(message.error));
-        this.pending.delete(message.id);
-        return;
-      default:
-        message satisfies never;
-    }
-  }
-}
 
 class PageEngine implements Engine {
   readonly chat: Engine["chat"];
@@ -240,9 +92,9 @@ class PageEngine implements Engine {
   stats(): EngineStats {
     // Statistics outlive a lost device, not the engine.
     if (this.disposal !== undefined) this.link.throwIfClosed();
-    const { latestStats } = this.link;
-    if (latestStats === undefined) throw new Error("an engine without its load's statistics");
-    return { ...latestStats };
+    const { stats } = this.link;
+    if (stats === undefined) throw new Error("an engine without its load's statistics");
+    return stats;
   }
 
   dispose(): Promise<void> {
@@ -338,10 +190,4 @@ function checkHeaders(headers: Record<string, string>): Record<string, string> {
   } catch (error) {
     throw new RequestError({ what: "headers", got: error instanceof Error ? error.message : String(error), expected: "names and values of HTTP headers" });
   }
-}
-
-/** Some browsers ask the user, some look at how the site is used; the answer shows in `engine.info.notices`. */
-function askPersistence(): void {
-  const { storage } = globalThis.navigator as { storage?: Partial<StorageManager> };
-  storage?.persist?.().catch(() => undefined);
 }

@@ -19,7 +19,17 @@ export function startWorker({ onMessage, onError }: WorkerEvents): EngineWorker 
   const worker = new Worker(new URL(/* @vite-ignore */ "./worker.js", import.meta.url), { type: "module", name: "wisp" });
   worker.onmessage = ({ data }: MessageEvent<FromWorker>) => onMessage(data);
   worker.onerror = ({ message }) => onError(message);
+  worker.onmessageerror = () => onError("a message of it could not be read");
   return { post: (message) => worker.postMessage(message), terminate: () => worker.terminate() };
+}
+
+/** Calls `onGone` when the worker that holds the lock has ended: browsers send no event when they end one. */
+export function watchLock(lock: string, onGone: () => void): { stop: () => void } {
+  const controller = new AbortController();
+  // Where a page has none, a worker that died is found out by its silence.
+  const locks = (navigator as { locks?: LockManager }).locks;
+  locks?.request(lock, { signal: controller.signal }, onGone).catch(() => undefined);
+  return { stop: () => controller.abort() };
 }
 
 /** Absolute, with the query, which may be a signature, and without the fragment. */

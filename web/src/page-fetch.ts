@@ -102,6 +102,11 @@ export class PageFetcher {
     this.aborts.get(id)?.abort();
   }
 
+  /** The worker is gone. */
+  abortAll(): void {
+    for (const controller of this.aborts.values()) controller.abort();
+  }
+
   private async run(id: number, { url, headers, cache }: PageRequest, signal: AbortSignal): Promise<void> {
     const response = await this.fetch(url, { headers, cache, credentials: "same-origin", signal });
     this.post({ type: "response", id, status: response.status, headers: [...response.headers] });

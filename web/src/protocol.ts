@@ -2,6 +2,7 @@
 
 import type { ChatMessage, EngineInfo, EngineStats, FinishReason, GenerateOptions, LoadProgress, SamplingOptions } from "./api";
 import type { SerializedError } from "./errors";
+import type { TextWork } from "./text/work";
 
 export interface LoadOptions {
   backend: string;
@@ -73,9 +74,16 @@ export type ToWorker =
   | { type: "abort"; id: number }
   /** Ends the generation that is running. */
   | { type: "interrupt" }
-  | PageAnswer;
+  | PageAnswer
+  /** Answered as soon as the worker's event loop turns. */
+  | { type: "ping" };
 
 export type FromWorker =
+  /** Whoever gets this Web Lock knows that the worker is gone. */
+  | { type: "started"; lock: string }
+  | { type: "pong" }
+  /** Work on text begins, for the call `id` (none: for a load), or with undefined has ended: it may hang. */
+  | { type: "text"; work: TextWork | undefined; id: number | undefined }
   | { type: "result"; id: number; value: Calls[CallName]["result"]; stats: EngineStats }
   | { type: "error"; id: number; error: SerializedError; stats: EngineStats }
   | { type: "delta"; id: number; text: string; stats: EngineStats }

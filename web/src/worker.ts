@@ -10,6 +10,7 @@ import { resolveSampling } from "./runtime/sampling";
 import { Detokenizer } from "./text/detokenizer";
 import { StopStrings } from "./text/stop-strings";
 import type { Tokenizer } from "./text/tokenizer";
+import { announced, onTextWork } from "./text/work";
 
 /** The part of DedicatedWorkerGlobalScope that is used: TypeScript's DOM and worker libraries exclude each other. */
 interface WorkerScope {
@@ -25,6 +26,20 @@ let queue: Promise<unknown> = Promise.resolve();
 const aborts = new Map<number, AbortController>();
 let running: number | undefined;
 const pageFetch = new PageFetch((message) => scope.postMessage(message));
+/** The call whose text is being worked on. */
+let textOf: number | undefined;
+
+onTextWork((work) => scope.postMessage({ type: "text", work, id: textOf }));
+
+// Held until the worker ends, however it ends.
+const { locks } = (globalThis.navigator as { locks?: LockManager } | undefined) ?? {};
+if (locks !== undefined) {
+  const lock = `wisp-worker-${crypto.randomUUID()}`;
+  void locks.request(lock, () => {
+    scope.postMessage({ type: "started", lock });
+    return new Promise(() => undefined);
+  });
+}
 
 scope.onmessage = ({ data }) => {
   switch (data.type) {
@@ -42,10 +57,23 @@ scope.onmessage = ({ data }) => {
     case "done":
       pageFetch.receive(data);
       return;
+    case "ping":
+      scope.postMessage({ type: "pong" });
+      return;
     default:
       data satisfies never;
   }
 };
+
+/** `make` works on the text of the call `id`. */
+function textWork<T>(id: number, make: () => T): T {
+  textOf = id;
+  try {
+    return make();
+  } finally {
+    textOf = undefined;
+  }
+}
 
 async function answer(call: Call): Promise<void> {
   const { id } = call;
@@ -116,11 +144,11 @@ async function perform(call: Call, signal: AbortSignal): Promise<Calls[CallName]
     case "chat":
       return chat(call.id, call.args, signal);
     case "tokenize":
-      return tokenizer().encode(call.args.text, call.args.addSpecialTokens);
+      return textWork(call.id, () => tokenizer().encode(call.args.text, call.args.addSpecialTokens));
     case "detokenize":
-      return tokenizer().decode(call.args.ids, call.args.skipSpecialTokens);
+      return textWork(call.id, () => announced("tokenizer", () => tokenizer().decode(call.args.ids, call.args.skipSpecialTokens)));
     case "template":
-      return render(call.args.messages, call.args.addGenerationPrompt);
+      return textWork(call.id, () => render(call.args.messages, call.args.addGenerationPrompt));
     case "reset":
       loaded().session.reset();
       return null;
@@ -179,7 +207,7 @@ async function generate({ ids, options }: Calls["generate"]["args"], signal: Abo
 async function chat(id: number, call: ChatCall, signal: AbortSignal): Promise<ChatResult> {
   const { session, artifact } = loaded();
   const texts = tokenizer();
-  const ids = texts.encode(render(call.messages, true), false);
+  const ids = textWork(id, () => texts.encode(render(call.messages, true), false));
   const detokenizer = new Detokenizer((window) => texts.decode(window, true));
   const stops = new StopStrings(call.stop);
   let text = "";

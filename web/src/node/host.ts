@@ -11,7 +11,14 @@ export function startWorker({ onMessage, onError }: WorkerEvents): EngineWorker 
   const thread = new Worker(new URL(/* @vite-ignore */ "./wisp-node-worker.mjs", import.meta.url), { execArgv: [] });
   thread.on("message", onMessage);
   thread.on("error", ({ message }) => onError(message));
+  thread.on("messageerror", ({ message }) => onError(message));
+  thread.on("exit", (code) => onError(`its thread ended with code ${code}`));
   return { post: (message) => thread.postMessage(message), terminate: () => void thread.terminate() };
+}
+
+/** Nothing to do: threads say when they end. */
+export function watchLock(): { stop: () => void } {
+  return { stop: () => undefined };
 }
 
 /** A URL, whose query may be a signature, or the path of a directory. */

@@ -4,6 +4,7 @@
 // that must not let its users write `<|eot_id|>` has to remove it from their text.
 
 import { Tokenizer as HfTokenizer } from "@huggingface/tokenizers";
+import { announced } from "./work";
 
 type Json = Record<string, unknown>;
 
@@ -58,7 +59,7 @@ export class Tokenizer {
   /** @param tokenizer, config the parsed tokenizer.json and tokenizer_config.json */
   constructor(tokenizer: Json, config: Json) {
     const preTokenizer = unicodeRules(tokenizer["pre_tokenizer"]);
-    this.inner = new HfTokenizer({ ...tokenizer, pre_tokenizer: preTokenizer }, config);
+    this.inner = announced("building the tokenizer", () => new HfTokenizer({ ...tokenizer, pre_tokenizer: preTokenizer }, config));
     const { type, byte_fallback: byteFallback } = tokenizer["model"] as Json;
     if (type === "Unigram" && byteFallback === true && this.inner.model !== null) addByteFallback(this.inner.model);
     this.bosToken = specialToken(config, "bos_token");
@@ -67,7 +68,7 @@ export class Tokenizer {
 
   /** @param addSpecialTokens what the tokenizer's post-processor adds, such as BOS; chat templates write their own */
   encode(text: string, addSpecialTokens: boolean): number[] {
-    return this.inner.encode(text, { add_special_tokens: addSpecialTokens }).ids;
+    return announced("tokenizer", () => this.inner.encode(text, { add_special_tokens: addSpecialTokens }).ids);
   }
 
   /** Ids that no token has (a vocabulary padded to a round size) have no text. */

@@ -5,6 +5,7 @@ import { ChatTemplate } from "../../src/text/chat-template";
 import { Detokenizer } from "../../src/text/detokenizer";
 import { StopStrings } from "../../src/text/stop-strings";
 import { Tokenizer } from "../../src/text/tokenizer";
+import { onTextWork } from "../../src/text/work";
 
 interface Fixture {
   tokenizer: Record<string, unknown>;
@@ -121,5 +122,27 @@ describe("a Unigram model with byte fallback", () => {
   test("gives the bytes of what no piece holds", () => {
     const ids = [257, ...Array.from(new TextEncoder().encode("é🙂"), (byte) => byte + 1), 258];
     expect(tokenizer.encode("aé🙂b", false)).toEqual(ids);
+  });
+});
+
+describe("a template", () => {
+  test("with an error of syntax is refused when it is made, as the artifact's", () => {
+    for (const source of ["{% for message in messages %}{{ message }}", "{{ messages[ }}", "{% nonsense %}"])
+      expect(() => new ChatTemplate(source, { bosToken: undefined, eosToken: undefined })).toThrow(/^model\.json: chat_template is no template that this page can read: got .+, expected a Jinja template/);
+  });
+
+  test("that makes more text than a page can hold says so", () => {
+    const doubled = "{% set ns = namespace(text='0123456789abcdef') %}{% for i in range(21) %}{% set ns.text = ns.text + ns.text %}{% endfor %}{{ ns.text }}";
+    const template = new ChatTemplate(doubled, { bosToken: undefined, eosToken: undefined });
+    expect(() => template.render([{ role: "user", content: "hi" }], true)).toThrow(/it makes 33554432 characters of them, more than 16777216/);
+  });
+
+  test("and a tokenizer say when they are at work, and when they have ended", () => {
+    const heard: (string | undefined)[] = [];
+    onTextWork((work) => heard.push(work));
+    const template = new ChatTemplate("{{ raise_exception('no') }}", { bosToken: undefined, eosToken: undefined });
+    expect(() => template.render([{ role: "user", content: "hi" }], true)).toThrow("no");
+    expect(heard).toEqual(["template", undefined, "template", undefined]);
+    onTextWork(undefined);
   });
 });
