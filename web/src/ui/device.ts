@@ -175,7 +175,7 @@ export function modelFacts({ name, license, homepage }: Model, info: EngineInfo)
     nodes.push(el("h3", {}, "What would make it faster"), ...info.hints.map((hint) => el("p", { "data-testid": "hint" }, hint)));
   }
   if (info.notices.length > 0) {
-    nodes.push(el("h3", {}, "Notes"), ...info.notices.map((notice) => el("p", { "data-testid": "notice" }, notice)));
+    nodes.push(el("h3", {}, "Notes"), ...info.notices.map((notice) => el("p", { "data-testid": "load-notice" }, notice)));
   }
   return nodes;
 }
