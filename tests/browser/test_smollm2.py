@@ -1,0 +1,45 @@
+"""The published model of the demo through the page: the answer that transformers gives to the same file."""
+
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, expect
+
+from compiler.config import resolve_config
+from compiler.demo import RECIPE
+from compiler.stale import build_if_stale
+from tests.browser.conftest import serving
+from tests.smollm2 import golden_answers, model_file
+
+PATIENCE = 240_000  # milliseconds
+
+
+@pytest.fixture(scope="module")
+def artifacts(request: pytest.FixtureRequest) -> Path:
+    """The demo's artifact for the CPU, alone in a directory."""
+    directory = request.config.cache.mkdir("wisp-smollm2")
+    file, output = str(model_file()), directory / RECIPE.stem
+    config = resolve_config(
+        file, recipe_for_source=RECIPE, identifier=RECIPE.stem, output=output, variants=["wasm-simd"]
+    )
+    build_if_stale(config)
+    return directory
+
+
+def test_the_page_gives_the_golden_answer(browser: Browser, artifacts: Path) -> None:
+    answer = next(answer for answer in golden_answers() if "moon" in answer.prompt)
+    context = browser.new_context()
+    page = context.new_page()
+    with serving(artifacts) as url:
+        page.goto(f"{url}?backend=wasm-simd")
+        expect(page.get_by_test_id("license")).to_contain_text("Apache-2.0, from huggingface.co/HuggingFaceTB/")
+        page.get_by_test_id("load").click()
+        expect(page.get_by_test_id("prompt")).to_be_visible(timeout=PATIENCE)
+        page.get_by_test_id("open-settings").click()
+        page.get_by_test_id("setting-temperature").fill("0")
+        page.keyboard.press("Escape")
+        page.get_by_test_id("prompt").fill(answer.prompt)
+        page.keyboard.press("Enter")
+        expect(page.get_by_test_id("answer-stats")).to_have_count(1, timeout=PATIENCE)
+        assert page.get_by_test_id("answer-text").inner_text().strip() == answer.text
+    context.close()
