@@ -47,7 +47,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 log = logging.getLogger("wisp.server")
 
 WEB = Path(__file__).resolve().parent / "web"
-BUILT_FILES = ("page.js", "page.css", "wisp.js", "isolation.js")
+BUILT_FILES = ("check.js", "page.js", "page.css", "wisp.js", "isolation.js")
 
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self'; connect-src 'self'; "

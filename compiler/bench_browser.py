@@ -66,6 +66,10 @@ GENERATE = """async ([ids, maxTokens]) => {
 MEASURE_DEVICE = """async (sources) => (await import("/static/bench.js")).measureDevice(sources)"""
 MEASURE_KERNELS = """async ([url, variant, programs, limit]) =>
   (await import("/static/bench.js")).measureKernels(url, variant, programs, limit)"""
+FEATURES = """async () => {
+  const adapter = await navigator.gpu?.requestAdapter({ powerPreference: "high-performance" });
+  return [...(adapter?.features ?? [])];
+}"""
 NO_DEVICE: dict[str, Any] = {"bandwidth": None, "multiply_adds": None, "kernels": None}
 CHECK = """async (ids) => {
   const [first, second] = [await window.bench.logits(ids), await window.bench.logits(ids)];
@@ -82,7 +86,8 @@ def bench_browser(artifact: Artifact, variant: str | None, limit: float, threads
     on_cpu = any(v["name"] == variant and v["backend"] == "wasm" for v in artifact.model["variants"])
     with serving(artifact.path) as url, open_page(url, needs_adapter=not on_cpu) as page:
         models = page.evaluate("async () => (await (await fetch('/models')).json()).models")
-        options = {key: value for key, value in (("backend", variant), ("threads", threads)) if value is not None}
+        wanted = variant or _gpu_variant(page, artifact)
+        options = {key: value for key, value in (("backend", wanted), ("threads", threads)) if value is not None}
         load = [models[0]["url"], options]
         cold = _call(page, LOAD, load)
         page.evaluate("() => window.bench.dispose()")
@@ -122,6 +127,13 @@ def bench_browser(artifact: Artifact, variant: str | None, limit: float, threads
             **device,
             "skipped": skipped,
         }
+
+
+def _gpu_variant(page: Any, artifact: Artifact) -> str | None:
+    """The first whose features the adapter has. By name, as "auto" takes the CPU before a software adapter."""
+    features = set(page.evaluate(FEATURES))
+    on_gpu = [v for v in artifact.model["variants"] if v["backend"] == "webgpu"]
+    return next((v["name"] for v in on_gpu if features.issuperset(v["required_features"])), None)
 
 
 def _adapter_name(info: dict[str, Any], page: Any) -> str:

@@ -5,6 +5,7 @@
 // No entry is inlined into another: the page's Content-Security-Policy allows neither blob: workers nor inline scripts.
 import { resolve } from "node:path";
 import { defineConfig } from "vitest/config";
+import { MINIMUM } from "./src/browsers.ts";
 
 const source = (path: string) => resolve(import.meta.dirname, "src", path);
 
@@ -13,7 +14,9 @@ export default defineConfig({
   build: {
     outDir: "dist",
     emptyOutDir: true,
-    target: "es2023",
+    // Older than the oldest browser that Wisp runs in, so that one that is too old can read the code that says so.
+    target: "es2020",
+    cssTarget: [`chrome${MINIMUM.chrome}`, `firefox${MINIMUM.firefox}`, `safari${MINIMUM.safari}`],
     sourcemap: true,
     lib: {
       entry: {

@@ -1,19 +1,28 @@
-"""A real Chromium with WebGPU on the CPU, a real server, and the demo artifact."""
+"""Real browsers (Chromium with WebGPU on the CPU for most tests), a real server, and the demo artifact."""
 
 import contextlib
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, expect
+from playwright.sync_api import Browser, BrowserContext, BrowserType, Page, expect
 
 from tests import chromium
+from tests.browser.drivers import Driver, Tab, Unavailable, launch
+from tests.browser.site import Site, serving_site
 from tests.conftest import ROOT, unavailable
 
 expect.set_options(timeout=60_000)  # only so that a failure ends: a busy machine is no failure
+# Before a worker's own code: SwiftShader poses as a GPU, so that "auto" takes it before the CPU.
+AS_HARDWARE = """
+if (globalThis.GPUAdapterInfo !== undefined) {
+  const info = {vendor: "acme", architecture: "", device: "", description: "", isFallbackAdapter: false};
+  for (const name in info) Object.defineProperty(GPUAdapterInfo.prototype, name, {get: () => info[name]});
+}
+"""
 
 SERVE = "import sys, server; server.serve(sys.argv[1], '127.0.0.1', 0)"
 
@@ -72,3 +81,37 @@ def webgpu_adapter(browser: Browser, server_url: str) -> dict[str, Any]:
 def page(webgpu_adapter: dict[str, Any], context: BrowserContext) -> Page:
     """A page of a fresh browser context (empty caches and storage) that has WebGPU."""
     return context.new_page()
+
+
+@pytest.fixture(scope="session")
+def browsers(request: pytest.FixtureRequest, browser_type: BrowserType) -> Iterator[Callable[[str], Driver]]:
+    """The running browser of a name, launched when it is first asked for."""
+    running: dict[str, Driver] = {}
+    cache = request.config.cache.mkdir("wisp-chromium-lavapipe")
+
+    def get(name: str) -> Driver:
+        if name not in running:
+            try:
+                running[name] = launch(name, lambda: request.getfixturevalue("browser"), browser_type, cache)
+            except Unavailable as reason:
+                unavailable(f"{name}: {reason}")
+        return running[name]
+
+    yield get
+    for driver in running.values():
+        driver.close()
+
+
+@pytest.fixture
+def tab(request: pytest.FixtureRequest, browsers: Callable[[str], Driver]) -> Iterator[Tab]:
+    """A page of the browser that the test's parameter names, with empty caches and storage."""
+    opened = browsers(request.param).new_tab()
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def site(artifact_demo: Path) -> Iterator[Site]:
+    """The page and the embedded model on a server that the test can watch and spoil."""
+    with serving_site(artifact_demo.parent) as it:
+        yield it

@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Browser, BrowserType, Page, Route
 
 from tests.browser import toy_artifact
-from tests.browser.conftest import serving
+from tests.browser.conftest import AS_HARDWARE, serving
 from tests.browser.test_engine_loop import MESSAGES, PROMPT, WITH_ENGINE
 from tests.browser.toy_artifact import EOS
 from tests.conftest import unavailable
@@ -50,6 +50,17 @@ THREADS = """
 globalThis.helpers = [];
 globalThis.Worker = class extends Worker {
   constructor(...args) { super(...args); globalThis.helpers.push(this); }
+};
+"""
+
+# As of some versions of Safari, and as of Chrome on OpenGL ES.
+NO_INFO = "Object.defineProperty(GPUAdapter.prototype, 'info', {get: () => undefined});"
+UNKNOWN_INFO = "Object.defineProperty(GPUAdapter.prototype, 'info', {get: () => ({vendor: '', architecture: ''})});"
+NO_WASM_MEMORY = """
+const { Memory } = WebAssembly;
+WebAssembly.Memory = function (descriptor) {
+  if (descriptor.initial > 1) throw new RangeError("could not allocate memory");
+  return new Memory(descriptor);
 };
 """
 
@@ -102,13 +113,13 @@ def page(browser: Browser, url: str) -> Iterator[Page]:
 
 
 def in_worker(page: Page, script: str) -> None:
-    """Runs `script` in the engine's worker, before the engine."""
+    """Runs `script` in the engine's worker, before the engine, which takes the adapter for a GPU."""
+    page.route("**/worker.js*", lambda route: prepend(route, AS_HARDWARE + script))
 
-    def prepend(route: Route) -> None:
-        response = route.fetch()
-        route.fulfill(response=response, body=script + response.text())
 
-    page.route("**/worker.js*", prepend)
+def prepend(route: Route, script: str) -> None:
+    response = route.fetch()
+    route.fulfill(response=response, body=script + response.text())
 
 
 def run(page: Page, body: str, args: Any = None, **options: Any) -> Any:
@@ -187,6 +198,15 @@ def test_the_cpu_by_hand_asks_for_no_gpu(page: Page) -> None:
     )
 
 
+def test_a_browser_that_shares_no_memory_computes_with_one_thread_and_says_why(page: Page) -> None:
+    """As WebKitGTK, where an isolated page can make shared memory but hand it to no worker."""
+    in_worker(page, "delete globalThis.SharedArrayBuffer;")
+    info = run(page, "return engine.info", backend="wasm-simd", threads=2)
+    assert info["threads"] == 1
+    (hint,) = info["hints"]
+    assert hint.startswith("This browser shares no memory between threads, though the page is cross-origin isolated")
+
+
 @pytest.mark.parametrize("threads", [0, 1.5, 65, -1])
 def test_a_number_of_threads_that_is_none_is_refused(page: Page, threads: float) -> None:
     error = run(page, "", None, threads=threads)
@@ -222,6 +242,7 @@ def test_shaders_that_do_not_compile_give_way_to_the_cpu(browser: Browser, tmp_p
     toy_artifact.write(tmp_path / "toy", TOY, source=broken, cpu=True)
     with serving(tmp_path) as address:
         page = browser.new_page()
+        in_worker(page, "")
         page.goto(address + "healthz")
         asked = requests(page)
         got = run(page, "return {info: engine.info, stats: engine.stats()}", None, cache=cache)
@@ -255,6 +276,54 @@ def test_without_either_both_are_named(page: Page) -> None:
     assert error["kind"] == "no-variant"
     assert "webgpu-f16, webgpu-f32: this browser does not offer WebGPU" in error["message"]
     assert "wasm-simd: this browser has no WebAssembly" in error["message"]
+
+
+@pytest.mark.parametrize("backend", ["auto", "webgpu-f32"])
+def test_the_cpu_comes_before_a_software_gpu_but_not_before_one_that_was_named(
+    browser: Browser, url: str, backend: str
+) -> None:
+    page = browser.new_page()
+    page.goto(url + "healthz")
+    info = run(page, "return engine.info", backend=backend)
+    page.close()
+    if backend == "auto":
+        assert info["variant"] == "wasm-simd"
+        reasons = {skipped["variant"]: skipped["reason"] for skipped in info["skipped"]}
+        assert reasons.keys() == {"webgpu-f16", "webgpu-f32"}
+        assert "the only GPU here is a software one" in reasons["webgpu-f32"]
+        assert "shader-f16" in reasons["webgpu-f16"]
+    else:
+        assert (info["variant"], info["skipped"]) == ("webgpu-f32", [])
+        assert info["adapter"]["isFallback"]
+        assert info["adapter"]["featureLevel"] == "core"
+
+
+def test_a_software_gpu_runs_what_the_cpu_cannot(browser: Browser, tmp_path: Path) -> None:
+    """A last resort, but one: of a model that is too large for WebAssembly."""
+    toy_artifact.write(tmp_path / "toy", TOY, cpu=True)
+    with serving(tmp_path) as address:
+        page = browser.new_page()
+        page.route("**/worker.js*", lambda route: prepend(route, NO_WASM_MEMORY))
+        page.goto(address + "healthz")
+        info = run(page, "return engine.info")
+        page.close()
+    assert info["variant"] == "webgpu-f32"
+    assert [skipped["variant"] for skipped in info["skipped"]] == ["webgpu-f16", "wasm-simd"]
+    assert "not enough memory" in info["skipped"][1]["reason"]
+
+
+@pytest.mark.parametrize("script", [NO_INFO, UNKNOWN_INFO], ids=["no info", "empty info"])
+def test_an_adapter_that_says_nothing_of_itself_is_a_gpu_like_any_other(
+    browser: Browser, url: str, script: str
+) -> None:
+    page = browser.new_page()
+    page.route("**/worker.js*", lambda route: prepend(route, script))
+    page.goto(url + "healthz")
+    got = run(page, "return {info: engine.info, ids: await engine.generateIds(args, {maxTokens: 9})}", PROMPT)
+    page.close()
+    assert got["info"]["variant"] == "webgpu-f32"
+    assert got["info"]["adapter"]["vendor"] == ""
+    assert got["ids"] == TOY.generate(PROMPT, 9)
 
 
 # ------------------------------------------------------------------------------------------------------ at the run time
@@ -334,6 +403,7 @@ def test_a_gpu_process_that_crashes_is_survived(
 ) -> None:
     browser = browser_type.launch(**browser_type_launch_args)  # its GPU process dies; other tests keep theirs
     page = browser.new_page()
+    in_worker(page, "")
     page.goto(url + "healthz")
     page.evaluate(
         """async (ids) => {
@@ -374,5 +444,5 @@ def test_the_demo_model_finishes_its_answer_on_the_cpu(browser: Browser, server_
     text, variant, recoveries = page.evaluate(script, {"backend": "webgpu-f32"})
     assert (variant, recoveries) == ("webgpu-f32", 0)
     in_worker(page, LOSING.replace("LASTS", "[12, 60]"))
-    assert page.evaluate(script, {}) == [text, "wasm-simd", 2]
+    assert page.evaluate(script, {"autotune": False}) == [text, "wasm-simd", 2]
     page.context.close()

@@ -291,6 +291,24 @@ def test_missing_webgpu_is_explained(page: Page, server_url: str, script: str, m
     expect(page.get_by_test_id("device-facts")).to_contain_text(message)
 
 
+def test_an_older_browser_is_told_so_and_downloads_nothing(page: Page, server_url: str) -> None:
+    page.add_init_script("delete Array.prototype.toSorted;")
+    requested: list[str] = []
+    page.on("request", lambda request: requested.append(request.url.removeprefix(server_url).split("?")[0]))
+    page.goto(server_url)
+    sentence = re.compile(r"too old for Wisp, which runs in Chrome or Edge \d+, Firefox \d+, Safari [\d.]+ or later")
+    expect(page.get_by_test_id("old-browser")).to_contain_text(sentence)
+    expect(page.get_by_test_id("picker")).to_be_hidden()
+    script = """async () => {
+      const { createEngine } = await import("/static/wisp.js");
+      return createEngine("/models/toy/").catch(({ name, kind, message }) => ({ name, kind, message }));
+    }"""
+    error = page.evaluate(script)
+    assert (error["name"], error["kind"]) == ("DeviceError", "old-browser")
+    assert sentence.search(error["message"])
+    assert not [path for path in requested if path.startswith("models") or "worker" in path]
+
+
 def test_no_model_is_explained(browser: Browser, tmp_path: Path) -> None:
     with serving(tmp_path) as url:
         page = browser.new_page()

@@ -14,7 +14,7 @@ import pytest
 from playwright.sync_api import Browser, Page, Route, expect
 
 from tests.browser import toy_artifact
-from tests.browser.conftest import serving
+from tests.browser.conftest import AS_HARDWARE, serving
 from tests.browser.test_fallback import LOSING
 from tests.browser.test_page import answered, ask, load
 from tests.conftest import ROOT
@@ -46,7 +46,7 @@ def page(browser: Browser) -> Iterator[Page]:
 def in_worker(page: Page, script: str) -> None:
     def prepend(route: Route) -> None:
         response = route.fetch()
-        route.fulfill(response=response, body=script + response.text())
+        route.fulfill(response=response, body=AS_HARDWARE + script + response.text())
 
     page.route("**/worker.js*", prepend)
 
@@ -162,6 +162,7 @@ def test_a_service_worker_gives_threads_where_the_host_sends_no_headers(page: Pa
 
 
 def test_no_service_worker_is_registered_for_the_gpu(page: Page, plain_url: str) -> None:
+    in_worker(page, "")
     load(page, plain_url + "?model=toy")
     assert page.evaluate("wisp.info.backend") == "webgpu"
     assert page.evaluate("async () => (await navigator.serviceWorker.getRegistrations()).length") == 0

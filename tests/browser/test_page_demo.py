@@ -8,7 +8,7 @@ from playwright.sync_api import Page, expect
 
 @pytest.fixture
 def page(page: Page, server_url: str) -> Page:
-    page.goto(server_url)
+    page.goto(f"{server_url}?backend=webgpu-f32-sg")
     expect(page.get_by_test_id("prompt")).to_be_visible(timeout=120_000)
     return page
 

@@ -1,4 +1,4 @@
-"""The engine in a real Chromium against transformers: logits, greedy tokens, greedy text, and what a token costs.
+"""The engine in real browsers against transformers: logits, greedy tokens, greedy text, and what a token costs.
 
 The reference runs in float32 on the weights that the scheme stands for. One checkpoint a family; the
 embedded model too.
@@ -21,6 +21,8 @@ from transformers import AutoTokenizer
 from compiler.build import build
 from compiler.config import resolve_config
 from tests.browser.conftest import serving
+from tests.browser.drivers import VARIANTS as BROWSERS
+from tests.browser.drivers import Tab
 from tests.checkpoints import FAMILIES, enlarge, make_family, make_llama, make_phi3, model_logits, reference_model
 from tests.conftest import ROOT
 
@@ -141,6 +143,33 @@ def _assert_first_choices(model: Any, prompt: list[int], tokens: list[int]) -> N
     assert (lost == 0).sum() >= STEPS - 1
 
 
+# What `test_a_family_in_chromium` does not reach: other engines, other shader compilers, subgroups of 8.
+ELSEWHERE = [
+    (browser, name, variant)
+    for browser, variants in BROWSERS.items()
+    if browser != "chromium"
+    for name in ("llama", "phi3")
+    for variant in variants
+    if variant in VARIANTS and not (browser == "chromium-lavapipe" and variant != "webgpu-f32-sg")
+]
+
+
+@pytest.mark.parametrize(("tab", "name", "variant"), ELSEWHERE, indirect=["tab"])
+def test_llama_and_phi3_in_other_browsers_are_transformers(
+    tab: Tab, name: str, variant: str, checkpoints: Path, url: str
+) -> None:
+    """Logits after one token and after several chunks, then greedy steps."""
+    model = reference_model(checkpoints / name, CHECKPOINTS[name][1])
+    ids = np.random.default_rng(7).integers(3, 300, 90).tolist()
+    want = model_logits(model, ids)
+    tab.goto(url + "healthz")
+    got = tab.evaluate(MEASURE, [name, variant, [ids[:1], ids], ids[:20], STEPS])
+    assert got["variant"] == variant
+    for length, logits in zip((1, len(ids)), got["logits"], strict=True):
+        assert error(logits, want[length - 1]) < TOLERANCE, length
+    _assert_first_choices(model, ids[:20], got["tokens"])
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_the_embedded_model_in_chromium_is_transformers(variant: str, server_url: str, bare_page: Page) -> None:
     """Logits and 64 greedy steps; and a token costs no bind group, no more than a submit, no readback of logits."""
@@ -163,7 +192,7 @@ def test_the_embedded_model_in_chromium_is_transformers(variant: str, server_url
     assert spent["dispatches"] <= steps * (each * layers + around) + 2 * (chunk_each * layers + chunk_around)
 
 
-@pytest.mark.parametrize("backend", ["auto", "wasm-simd"])
+@pytest.mark.parametrize("backend", ["webgpu-f32-sg", "wasm-simd"])
 def test_greedy_text_in_chromium_is_that_of_transformers(backend: str, server_url: str, bare_page: Page) -> None:
     """A conversation: each answer equals transformers' and that of an engine which reuses nothing."""
     source = ROOT / "configs" / "demo"

@@ -36,7 +36,7 @@ REFUSED = """async (content) => {
 }"""
 
 
-@pytest.fixture(scope="module", params=["auto", "wasm-simd"])
+@pytest.fixture(scope="module", params=["webgpu-f32-sg", "wasm-simd"])
 def loaded(
     webgpu_adapter: dict[str, Any], browser: Browser, server_url: str, request: pytest.FixtureRequest
 ) -> Iterator[Page]:

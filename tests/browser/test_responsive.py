@@ -137,7 +137,7 @@ def ask(page: Page, text: str) -> None:
 
 
 def open_chat(page: Page, url: str) -> None:
-    page.goto(url)
+    page.goto(f"{url}?backend=webgpu-f32-sg")
     expect(page.get_by_test_id("prompt")).to_be_visible(timeout=120_000)
 
 

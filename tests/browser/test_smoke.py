@@ -81,6 +81,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture
 def page(browser: Browser, url: str) -> Iterator[Page]:
     page = open_page(browser, url)
+    in_worker(page, "")
     yield page
     page.context.close()
 

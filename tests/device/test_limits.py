@@ -84,6 +84,15 @@ def test_plan_fits_the_default_limits(plans: Plans, name: str, variant: str) -> 
     assert_within_limits(plans(name, variant).plan)
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_the_plan_without_subgroups_fits_compatibility_mode(plans: Plans, name: str) -> None:
+    """The mode has half the invocations a workgroup, and as many storage buffers."""
+    plan = plans(name, "webgpu-f32").plan
+    for kernel in [*plan["kernels"], *(kernel for a in plan["alternatives"] for kernel in a["kernels"])]:
+        assert prod(kernel["workgroup_size"]) <= 128, kernel
+        assert len(kernel["bindings"]) <= 8, kernel
+
+
 @pytest.mark.parametrize(("name", "scheme"), [("llama-3.2-1b-instruct", "q0f16"), ("phi-3-mini-4k-instruct", "q0f16")])
 def test_larger_weights_are_cut_to_the_binding_limit(plans: Plans, name: str, scheme: str) -> None:
     """Unquantized vocabularies of 188 MiB and more: pieces that cover the rows without gap or overlap."""

@@ -56,6 +56,8 @@ export interface AdapterInfo {
   description: string;
   /** A software adapter, far slower than a GPU. */
   isFallback: boolean;
+  /** Of a GPU: `compatibility` is WebGPU on OpenGL ES or Direct3D 11, with smaller limits. */
+  featureLevel?: "core" | "compatibility";
 }
 
 export interface SkippedVariant {

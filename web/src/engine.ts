@@ -16,7 +16,7 @@ import type {
 } from "./api";
 import { chunk, completion, newEnvelope, PushStream, toCall, usageChunk } from "./chat";
 import { RequestError } from "./errors";
-import { addressOf } from "./host";
+import { addressOf, checkPlatform } from "./host";
 import { WorkerLink } from "./link";
 
 export type * from "./api";
@@ -171,6 +171,7 @@ class PageEngine implements Engine {
  */
 export async function createEngine(url: string | URL, options: EngineOptions = {}): Promise<Engine> {
   const { backend = "auto", contextLength, threads, cache = true, autotune, fetch, signal } = options;
+  checkPlatform();
   const headers = checkHeaders(options.headers ?? {});
   if (fetch !== undefined && typeof fetch !== "function") throw new RequestError({ what: "fetch", got: typeof fetch, expected: "a function" });
   signal?.throwIfAborted();

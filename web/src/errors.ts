@@ -6,6 +6,7 @@
 export type ErrorKind =
   | "artifact" // the artifact is malformed: ArtifactError
   | "network" // a file could not be fetched, or is not what model.json promised: NetworkError
+  | "old-browser" // older than those that Wisp runs in: DeviceError
   | "no-webgpu" // the browser offers no WebGPU here: DeviceError
   | "no-adapter" // WebGPU is there, a GPU is not: DeviceError
   | "no-wasm" // the browser cannot run the CPU's kernels: DeviceError

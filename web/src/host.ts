@@ -1,6 +1,8 @@
 // Where the engine lives: how its worker is started and what an artifact's address is relative to. This is the page's;
 // node/host.ts takes its place in the build for Node.
 
+import { BROWSERS, tooOld } from "./browsers";
+import { DeviceError } from "./errors";
 import type { FromWorker, ToWorker } from "./protocol";
 
 export interface EngineWorker {
@@ -12,6 +14,13 @@ export interface WorkerEvents {
   onMessage: (message: FromWorker) => void;
   /** It could not be started (then without a word, in browsers) or failed. */
   onError: (message: string) => void;
+}
+
+/** Before anything is fetched or started. @throws DeviceError("old-browser") */
+export function checkPlatform(): void {
+  const what = tooOld();
+  if (what !== undefined)
+    throw new DeviceError("old-browser", { what, got: navigator.userAgent, expected: BROWSERS, remedy: "Update the browser or use another." });
 }
 
 /** The worker is a file beside this one, by name: bundlers must not inline it (a strict CSP forbids blob: workers). */

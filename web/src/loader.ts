@@ -5,6 +5,7 @@
 // When the artifact turns out to have been replaced meanwhile, or the network gives no more of it, the load begins again with
 // the model.json of now, or with the one whose files are all here.
 
+import { anySignal } from "./abort";
 import type { LoadProgress } from "./api";
 import { noCache, openCache } from "./artifact/cache";
 import { addressOf, type Description, Fetcher, isOutdated } from "./artifact/fetch";
@@ -119,7 +120,7 @@ async function loadDescribed(
   const { manifest, meter, store } = common;
   const candidates = negotiate(manifest.variants, await inspect(eligible(manifest.variants, backend)), backend);
   const failure = new AbortController();
-  const ends = AbortSignal.any([signal, failure.signal]);
+  const ends = anySignal([signal, failure.signal]);
   const part = meter.part();
   const fetcher = common.fetcher.until(ends, part.add);
   const paths = [manifest.weights, ...textFiles(manifest)];

@@ -5,7 +5,7 @@
 // had again, the CPU takes over. A variant that was named by hand is never exchanged for another.
 
 import type { AdapterInfo, SkippedVariant, Tuning } from "./api";
-import type { Variant } from "./artifact/schema";
+import type { BackendName, Variant } from "./artifact/schema";
 import type { Backend, BackendCounters } from "./backend/backend";
 import { type Candidate, reasons } from "./backend/negotiate";
 import { abortError, DeviceError, WispError } from "./errors";
@@ -81,21 +81,27 @@ export class Runner {
     const skipped: SkippedVariant[] = [];
     const failed: SkippedVariant[] = [];
     let last: unknown;
-    for (const candidate of options.candidates) {
+    let failedOn: BackendName | undefined;
+    const waiting = options.candidates.filter(({ lastResort }) => lastResort !== undefined);
+    const without = ({ name }: Variant) => skipped.filter((other) => other.variant !== name);
+    for (const { variant, lastResort } of waiting) skipped.push({ variant: variant.name, reason: lastResort ?? "" });
+    for (const candidate of [...options.candidates.filter((one) => !waiting.includes(one)), ...waiting]) {
       const { variant } = candidate;
       // Another variant of the GPU needs as much of the same memory.
-      const full = last instanceof DeviceError && last.kind === "out-of-memory" && variant.backend === "webgpu" ? because(last) : undefined;
+      const full = failedOn === "webgpu" && last instanceof DeviceError && last.kind === "out-of-memory" && variant.backend === "webgpu" ? because(last) : undefined;
       const obstacle = candidate.obstacle ?? full;
       if (obstacle === undefined) {
         try {
-          return new Runner(options, skipped, await options.start(variant, signal, false));
+          const running = await options.start(variant, signal, false);
+          return new Runner(options, without(variant), running);
         } catch (error) {
           if (options.fixed || !isDevices(error)) throw error;
           last = error;
+          failedOn = variant.backend;
           failed.push({ variant: variant.name, reason: because(error) });
         }
       }
-      skipped.push({ variant: variant.name, reason: obstacle ?? because(last) });
+      skipped.splice(0, Infinity, ...without(variant), { variant: variant.name, reason: obstacle ?? because(last) });
     }
     if (failed.length < 2 || !(last instanceof DeviceError)) throw last;
     throw new DeviceError(last.kind, {

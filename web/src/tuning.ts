@@ -7,7 +7,6 @@ import type { AdapterInfo, Tuning } from "./api";
 import type { FileCache } from "./artifact/cache";
 import { type Choice, replaced } from "./artifact/choice";
 import type { Alternative, Manifest, Plan, Variant } from "./artifact/schema";
-import { isSoftware } from "./backend/adapter";
 import type { Backend, BufferHandle } from "./backend/backend";
 import { DeviceError } from "./errors";
 import { autotune, type Contender } from "./runtime/autotune";
@@ -87,7 +86,7 @@ export async function decide(
   wanted: boolean | undefined,
   { manifest, variant, plan, adapter }: { manifest: Manifest; variant: Variant; plan: Plan; adapter: AdapterInfo },
 ): Promise<Decision> {
-  if (plan.alternatives.length === 0 || wanted === false || (wanted !== true && isSoftware(adapter))) return { kind: "own" };
+  if (plan.alternatives.length === 0 || wanted === false || (wanted !== true && adapter.isFallback)) return { kind: "own" };
   const key = memory.key(manifest, variant, plan, adapter);
   const remembered = await memory.get(key, plan);
   if (remembered !== undefined && (remembered.final || remembered.tries >= MOST_TRIES)) {

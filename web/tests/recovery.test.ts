@@ -107,6 +107,23 @@ describe("at the start", () => {
     await expect(world([GPU], { "webgpu-f32": [REFUSED] }, { fixed: true })).rejects.toBe(REFUSED);
   });
 
+  test("a last resort is started when nothing else is, and is then no longer among what was passed over", async () => {
+    const software: Candidate = { ...GPU, lastResort: "a software one" };
+    const cpu = await world([F16, software, CPU], {});
+    expect(cpu.started).toEqual(["wasm-simd"]);
+    expect(cpu.runner.skipped).toEqual([
+      { variant: "webgpu-f32", reason: "a software one" },
+      { variant: "webgpu-f16", reason: "the device lacks f16" },
+    ]);
+    const full = new DeviceError("out-of-memory", { what: "The model needs more memory" });
+    const gpu = await world([F16, software, CPU], { "wasm-simd": [full] });
+    expect(gpu.started).toEqual(["wasm-simd", "webgpu-f32"]);
+    expect(gpu.runner.skipped).toEqual([
+      { variant: "webgpu-f16", reason: "the device lacks f16" },
+      { variant: "wasm-simd", reason: "The model needs more memory" },
+    ]);
+  });
+
   test("one that was tried gives its error, several give every reason", async () => {
     await expect(world([F16, CPU], { "wasm-simd": [REFUSED] })).rejects.toBe(REFUSED);
     const full = new DeviceError("out-of-memory", { what: "The model needs more memory", got: "4 GiB", remedy: "Take less." });

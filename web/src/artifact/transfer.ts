@@ -4,6 +4,7 @@
 // while nothing comes, an outage is waited for when the server has been there before, and what a server answers wrongly
 // again and again is given up soon.
 
+import { anySignal } from "../abort";
 import { abortError, NetworkError } from "../errors";
 
 export type Bytes = Uint8Array<ArrayBuffer>;
@@ -142,7 +143,7 @@ async function attempt(network: Network, request: TransferRequest, sink: Sink): 
   const watchdog = new Watchdog(impatient === true ? IMPATIENT_MS : STALL_MS);
   try {
     const from = sink.received;
-    const response = await respond(network, { url, cache, from, etag: sink.etag, signal: AbortSignal.any([signal, watchdog.signal]) });
+    const response = await respond(network, { url, cache, from, etag: sink.etag, signal: anySignal([signal, watchdog.signal]) });
     const { status, headers, body } = response;
     checkStatus(file, url, response);
     const continues = status === 206 && headers.get("Content-Range")?.startsWith(`bytes ${from}-`) === true;

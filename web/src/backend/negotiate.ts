@@ -2,8 +2,9 @@
 // ask for; fetches nothing and starts nothing.
 
 import type { Variant } from "../artifact/schema";
+import { BROWSERS } from "../browsers";
 import { DeviceError } from "../errors";
-import { probe, type Probe } from "./adapter";
+import { nameOf, probe, type Probe } from "./adapter";
 import { wasmSupport, type WasmSupport } from "./wasm";
 
 /** `gpu` undefined: nobody asked, as no variant needs to know. */
@@ -12,10 +13,13 @@ export interface Device {
   wasm: WasmSupport;
 }
 
-/** A variant, and in plain words why it cannot run here; undefined when nothing speaks against it. */
+/** A variant, and in plain words what speaks against it. */
 export interface Candidate {
   variant: Variant;
+  /** Why it cannot run here; undefined when it can. */
   obstacle: string | undefined;
+  /** Why it is tried only when none of the others starts; undefined when it is not. */
+  lastResort?: string | undefined;
 }
 
 /** What `wanted` leaves: all of them for "auto", or the one of that name. @throws DeviceError("no-variant") */
@@ -73,13 +77,14 @@ export function obstacle(variant: Variant, { gpu, wasm }: Device): string | unde
 }
 
 /**
- * The variants in their order, best first, with what speaks against each; at least one of them can run.
+ * The variants in their order, best first, with what speaks against each; at least one of them can run. One that is named is
+ * never a last resort.
  * @param wanted "auto" or a variant's name
  * @throws DeviceError("no-variant") with every reason; the probe's own error when there is no WebGPU and nothing else to try
  */
 export function negotiate(variants: readonly Variant[], device: Device, wanted = "auto"): Candidate[] {
   const candidates = eligible(variants, wanted).map((variant) => ({ variant, obstacle: obstacle(variant, device) }));
-  if (candidates.some((candidate) => candidate.obstacle === undefined)) return candidates;
+  if (candidates.some((candidate) => candidate.obstacle === undefined)) return afterTheCpu(candidates, device);
   const onlyGpu = candidates.every(({ variant }) => variant.backend === "webgpu");
   if (wanted !== "auto")
     throw new DeviceError("no-variant", {
@@ -92,11 +97,19 @@ export function negotiate(variants: readonly Variant[], device: Device, wanted =
   throw new DeviceError("no-variant", {
     what: "No variant of the artifact fits this device",
     got: reasons(candidates.map(({ variant, obstacle: reason }) => ({ variant: variant.name, reason: reason ?? "" }))),
-    expected: onlyGpu ? "a device that satisfies one of them" : "WebGPU, or WebAssembly with SIMD (Chrome or Edge 91, Firefox 89, Safari 16.4 or later)",
+    expected: onlyGpu ? "a device that satisfies one of them" : `WebGPU, or WebAssembly with SIMD (${BROWSERS})`,
     remedy: onlyGpu
       ? "Compile the artifact with the variant webgpu-f32, which needs nothing beyond core WebGPU, and with wasm-simd for the CPU."
       : "Update the browser or use another, and serve the page over https.",
   });
+}
+
+/** A GPU that the CPU plays is several times slower than the CPU's own kernels: where there are such, its variants wait. */
+function afterTheCpu(candidates: Candidate[], { gpu }: Device): Candidate[] {
+  const cpu = candidates.some(({ variant, obstacle: reason }) => variant.backend === "wasm" && reason === undefined);
+  if (!cpu || gpu?.adapter === undefined || !gpu.info.isFallback) return candidates;
+  const lastResort = `the only GPU here is a software one (${nameOf(gpu.info)}), and the CPU is faster without it`;
+  return candidates.map((candidate) => (candidate.variant.backend === "webgpu" && candidate.obstacle === undefined ? { ...candidate, lastResort } : candidate));
 }
 
 /** `a, b: why; c: why not`: variants that share a reason are named together. */

@@ -35,18 +35,16 @@ const messageOf = (error: unknown): string => (error instanceof Error ? error.me
 export class Executor {
   /** Called when helpers are gone; nothing ends before dispose() then. */
   onLost: ((reason: string) => void) | undefined;
-  readonly threads: number;
-  private readonly runner: Runner;
+  private runner: Runner;
   private functions: readonly KernelFunction[] = [];
   private readonly programs: Step[][] = [];
   private turnedAt = 0;
   private disposed = false;
 
   private constructor(
-    private readonly crew: Crew | undefined,
+    private crew: Crew | undefined,
     private readonly stallMs: number,
   ) {
-    this.threads = crew?.team.threads ?? 1;
     this.runner = crew?.runner ?? new SoloRunner();
     if (crew !== undefined) crew.pool.onLost = (reason) => this.onLost?.(reason);
   }
@@ -54,6 +52,17 @@ export class Executor {
   /** Helpers that cannot be started are done without. */
   static async create(threads: number, spawn: SpawnThread, { startMs, stallMs = STALL_MS }: Patience): Promise<Executor> {
     return new Executor(threads === 1 ? undefined : await gather(threads, spawn, startMs), stallMs);
+  }
+
+  get threads(): number {
+    return this.crew?.team.threads ?? 1;
+  }
+
+  /** Ends the helpers: this thread goes on alone. Before instantiate(). */
+  dismiss(): void {
+    this.crew?.pool.dispose();
+    this.crew = undefined;
+    this.runner = new SoloRunner();
   }
 
   /** An instance of the module on every thread. @throws DeviceError("shader") */

@@ -27,7 +27,10 @@ export function wasmSupport(): WasmSupport {
   return { wasm: valid(HEADER), simd: valid(SIMD), relaxedSimd: valid(RELAXED_SIMD), sharedMemory: canShareMemory() };
 }
 
-/** Browsers share memory only with pages that are cross-origin isolated; some have the types and still refuse. */
+/**
+ * Browsers share memory only with pages that are cross-origin isolated; some have the types and still refuse. WebKitGTK makes
+ * shared memories for isolated pages but hands none to a worker: there the global SharedArrayBuffer is missing.
+ */
 function canShareMemory(): boolean {
   const scope = globalThis as { SharedArrayBuffer?: unknown; crossOriginIsolated?: boolean };
   if (scope.SharedArrayBuffer === undefined || scope.crossOriginIsolated === false) return false;

@@ -26,22 +26,27 @@ const inNode = (): boolean => {
   return scope.Worker === undefined && scope.process?.versions?.node !== undefined;
 };
 
-/** Whether this place (a worker, in browsers) can start workers; Safari's could not before 15.5. */
+/** Whether this place (a worker, in browsers) can start workers. */
 export const canSpawn = (): boolean => inNode() || typeof Worker !== "undefined";
 
 /**
  * Physical cores, at most eight. Only logical processors can be counted: two kernels that share a core share its SIMD
  * units and gain nothing, so half of them are taken. Of few more are: two are two cores more often than not, and of
  * four (two cores or four) three cost little if wrong and leave one to the page.
+ * @param rounded the browser says 4 of anything from one to seven: two are there, nearly always, and more may not be
  */
-export function threadsFor(logical: number): number {
+export function threadsFor(logical: number, rounded = false): number {
+  if (rounded && logical <= 4) return Math.min(2, logical);
   if (logical <= 2) return Math.max(1, logical);
   if (logical <= 4) return logical - 1;
   return Math.min(MOST_BY_DEFAULT, Math.ceil(logical / 2));
 }
 
+/** WebKit rounds the number of processors to 4 or 8, so that it tells less of the device. Chromium's name holds WebKit's. */
+export const isWebKit = (userAgent: string): boolean => userAgent.includes("AppleWebKit/") && !/Chrom(e|ium)\//.test(userAgent);
+
 export async function defaultThreads(): Promise<number> {
-  if (!inNode()) return threadsFor(navigator.hardwareConcurrency);
+  if (!inNode()) return threadsFor(navigator.hardwareConcurrency, isWebKit(navigator.userAgent));
   const name = "node:os"; // By a name that bundlers do not follow.
   const { availableParallelism } = (await import(/* @vite-ignore */ name)) as typeof import("node:os");
   return threadsFor(availableParallelism());

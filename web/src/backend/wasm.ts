@@ -38,10 +38,12 @@ export class WasmBackend implements Backend {
   readonly overlaps = false;
   readonly counters = noCounts();
   readonly lost: Promise<Error>;
-  readonly threads: number;
+  /** Why there are fewer threads than were wanted, in plain words. */
+  hint: string | undefined;
   private buffers: readonly Placed[] = [];
   private memory: WebAssembly.Memory | undefined;
   private bytes = new Uint8Array();
+  private source: Uint8Array<ArrayBuffer> | undefined;
   private module: WebAssembly.Module | undefined;
   private kernels: readonly Kernel[] = [];
   /** Every thread has its instance. */
@@ -58,11 +60,15 @@ export class WasmBackend implements Backend {
     readonly relaxed: boolean,
     private readonly executor: Executor,
   ) {
-    this.threads = executor.threads;
     let report: (error: Error) => void = () => undefined;
     this.lost = new Promise((resolve) => (report = resolve));
     this.reportLost = report;
     executor.onLost = (reason) => this.lose(reason);
+  }
+
+  /** One after createBuffers() where the browser refuses to share that much memory. */
+  get threads(): number {
+    return this.executor.threads;
   }
 
   /** Helpers that cannot be started are done without. @throws DeviceError("no-wasm"), RequestError */
@@ -84,13 +90,30 @@ export class WasmBackend implements Backend {
   async createBuffers(sizes: readonly { bytes: number; label: string }[]): Promise<BufferHandle[]> {
     this.check();
     if (this.memory !== undefined) throw new Error("a CPU backend makes all its buffers in one call");
-    const { buffers, total } = layOut(sizes, this.threads);
-    this.memory = makeMemory(total, this.threads > 1);
-    this.bytes = new Uint8Array(this.memory.buffer);
+    const { threads } = this;
+    const { buffers, total, memory } = this.allocate(sizes);
+    // It was compiled for memory that is shared.
+    if (this.threads !== threads && this.source !== undefined && this.module !== undefined) this.module = await this.translate(this.source);
+    this.memory = memory;
+    this.bytes = new Uint8Array(memory.buffer);
     this.buffers = buffers;
     this.counters.gpuBytes = total;
     await this.instantiate();
     return buffers.map((_, handle) => handle);
+  }
+
+  /** iOS refuses large shared memories where it grants others of the same size: then one thread computes. */
+  private allocate(sizes: readonly { bytes: number }[]): { buffers: Placed[]; total: number; memory: WebAssembly.Memory } {
+    const { buffers, total } = layOut(sizes, this.threads);
+    if (this.threads === 1) return { buffers, total, memory: makeMemory(total, false) };
+    try {
+      return { buffers, total, memory: makeMemory(total, true) };
+    } catch (error) {
+      if (!(error instanceof DeviceError)) throw error;
+      this.executor.dismiss();
+      this.hint = `The browser refuses to share ${Math.ceil(total / 2 ** 20)} MiB of memory between threads, so one thread computes.`;
+      return this.allocate(sizes);
+    }
   }
 
   write(buffer: BufferHandle, offset: number, data: Uint8Array<ArrayBuffer>): void {
@@ -104,9 +127,10 @@ export class WasmBackend implements Backend {
   async compile(source: KernelSource, kernels: readonly Kernel[]): Promise<void> {
     this.check();
     if (typeof source === "string") throw new Error("the CPU compiles a module's bytes, not WGSL");
-    if (this.module !== undefined) throw new Error("a CPU backend compiles one module");
-    this.module = await compileModule(source, this.threads > 1);
+    if (this.source !== undefined) throw new Error("a CPU backend compiles one module");
+    this.source = source;
     this.kernels = kernels;
+    this.module = await this.translate(source);
     await this.instantiate();
     this.check();
   }
@@ -159,6 +183,15 @@ export class WasmBackend implements Backend {
     this.memory = undefined;
     this.bytes = new Uint8Array();
     this.programs.length = 0;
+  }
+
+  /** The module for the threads that there are, which createBuffers() may make fewer meanwhile. */
+  private async translate(source: Uint8Array<ArrayBuffer>): Promise<WebAssembly.Module> {
+    for (;;) {
+      const { threads } = this;
+      const module = await compileModule(source, threads > 1);
+      if (threads === this.threads) return module;
+    }
   }
 
   /** Once the module and the memory are there, in whichever order they came. */

@@ -1,5 +1,6 @@
 // Starts one variant of an artifact: from its plan to a machine that runs on a device.
 
+import { anySignal } from "../abort";
 import { compose, type Module } from "../artifact/choice";
 import type { Fetcher } from "../artifact/fetch";
 import { parsePlan } from "../artifact/plan";
@@ -104,7 +105,7 @@ async function startAt(artifact: Artifact, prepared: Prepared, manner: Manner, p
   const { manifest, meter, memory, autotune, store } = artifact;
   const { variant, plan, weights, file, kernels } = prepared;
   const failure = new AbortController();
-  const ends = AbortSignal.any([signal, failure.signal]);
+  const ends = anySignal([signal, failure.signal]);
   const fetcher = artifact.fetcher.until(ends, part.add);
   const device = await openDevice(variant, artifact.threads, gently);
   const { backend } = device;
@@ -128,7 +129,7 @@ async function startAt(artifact: Artifact, prepared: Prepared, manner: Manner, p
     const own = new Replay(backend, composed.plan, buffers, capacity);
     await backend.idle();
     signal.throwIfAborted();
-    let running: Running = { ...device, variant, compileMs, machine: own, notices: [], tuning: UNTUNED, tuneMs: 0 };
+    let running: Running = { ...device, ...(backend instanceof WasmBackend ? describeCpu(backend) : {}), variant, compileMs, machine: own, notices: [], tuning: UNTUNED, tuneMs: 0 };
     if (decision.kind === "remembered") running.tuning = { ...UNTUNED, source: "remembered", programs: decision.choice };
     if (decision.kind === "measure") {
       foreign = true;
@@ -168,14 +169,21 @@ async function openDevice(variant: Variant, threads: number | undefined, gently:
     }
     case "wasm": {
       const backend = await WasmBackend.create({ threads });
-      const description = `CPU, ${backend.threads === 1 ? "1 thread" : `${backend.threads} threads`}, ${backend.relaxed ? "relaxed SIMD" : "SIMD"}`;
-      const adapter = { vendor: "", architecture: "", device: "", description, isFallback: true };
-      return { backend, adapter, threads: backend.threads, hints: wasmSupport().sharedMemory ? [] : [ONE_THREAD] };
+      return { backend, ...describeCpu(backend) };
     }
   }
 }
 
-const ONE_THREAD =
+/** Once more after its memory was made: that may have cost it its helpers. */
+function describeCpu(backend: WasmBackend): Pick<Running, "adapter" | "threads" | "hints"> {
+  const { threads, relaxed, hint } = backend;
+  const description = `CPU, ${threads === 1 ? "1 thread" : `${threads} threads`}, ${relaxed ? "relaxed SIMD" : "SIMD"}`;
+  const hints = wasmSupport().sharedMemory ? [] : [globalThis.crossOriginIsolated ? NOTHING_SHARED : NOT_ISOLATED];
+  return { adapter: { vendor: "", architecture: "", device: "", description, isFallback: true }, threads, hints: hint === undefined ? hints : [...hints, hint] };
+}
+
+const NOTHING_SHARED = "This browser shares no memory between threads, though the page is cross-origin isolated, so one thread computes.";
+const NOT_ISOLATED =
   "The page is not cross-origin isolated, so one thread computes. Serve the page and the engine's files with the headers " +
   "Cross-Origin-Opener-Policy: same-origin and Cross-Origin-Embedder-Policy: require-corp, or register isolation.js, which adds them.";
 

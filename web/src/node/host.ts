@@ -6,6 +6,11 @@ import { pathToFileURL } from "node:url";
 import { Worker } from "node:worker_threads";
 import type { EngineWorker, WorkerEvents } from "../host";
 
+/** package.json says which versions of Node there may be. */
+export function checkPlatform(): void {
+  return;
+}
+
 export function startWorker({ onMessage, onError }: WorkerEvents): EngineWorker {
   // Not the options of this process: with --input-type, for one, a thread does not start.
   const thread = new Worker(new URL(/* @vite-ignore */ "./wisp-node-worker.mjs", import.meta.url), { execArgv: [] });

@@ -1,8 +1,10 @@
 // What this browser and this device offer, WebGPU first, and in plain words what is missing and what to do about it.
 
 import type { EngineInfo } from "../api";
+import { nameOf, probe, type Probe } from "../backend/adapter";
 import { cpuObstacle } from "../backend/negotiate";
 import { wasmSupport } from "../backend/wasm-module";
+import { WEBGPU } from "../browsers";
 import type { Model } from "./catalogue";
 import { el, facts } from "./dom";
 import { address, binaryBytes, bytes, count, parameters, plural } from "./format";
@@ -12,16 +14,20 @@ export interface DeviceOffer {
   features: string[];
   limits: [string, string][];
   software: boolean;
+  /** WebGPU on OpenGL ES or Direct3D 11. */
+  compatibility: boolean;
 }
+
+type Found = Exclude<Probe, { adapter: undefined }>;
 
 export type DeviceReport =
   | { status: "ready"; offer: DeviceOffer }
   | { status: "missing"; what: string; todo: string; remedies: string[] };
 
-const BROWSERS = [
-  "Chrome or Edge 113 or later on Windows, macOS and ChromeOS; Chrome 121 or later on Android.",
-  "Safari 26 or later on macOS, iOS, iPadOS and visionOS.",
-  "Firefox 141 or later on Windows, 145 or later on Macs with Apple silicon.",
+const REMEDIES = [
+  `Chrome or Edge ${WEBGPU.chrome} or later on Windows, macOS and ChromeOS; Chrome ${WEBGPU.chromeOnAndroid} or later on Android.`,
+  `Safari ${WEBGPU.safari} or later on macOS, iOS, iPadOS and visionOS.`,
+  `Firefox ${WEBGPU.firefox} or later on Windows, ${WEBGPU.firefoxOnMacs} or later on Macs with Apple silicon.`,
   "On Linux, Chrome may need chrome://flags/#enable-unsafe-webgpu and chrome://flags/#enable-vulkan.",
 ];
 
@@ -37,18 +43,16 @@ export async function probeDevice(): Promise<DeviceReport> {
       ],
     };
   }
-  // Typed as always there; in browsers without WebGPU it is not.
-  const gpu = navigator.gpu as GPU | undefined;
-  if (gpu === undefined) {
+  const found = await probe();
+  if (found.adapter === undefined && found.error.kind === "no-webgpu") {
     return {
       status: "missing",
       what: "This browser does not offer WebGPU (navigator.gpu is missing).",
       todo: "These browsers do:",
-      remedies: BROWSERS,
+      remedies: REMEDIES,
     };
   }
-  const adapter = await gpu.requestAdapter({ powerPreference: "high-performance" }).catch(() => null);
-  if (adapter === null) {
+  if (found.adapter === undefined) {
     return {
       status: "missing",
       what: "This browser has WebGPU but found no GPU it may use: the GPU or its driver is on the browser’s blocklist, or there is none.",
@@ -61,23 +65,23 @@ export async function probeDevice(): Promise<DeviceReport> {
       ],
     };
   }
-  return { status: "ready", offer: describe(adapter) };
+  return { status: "ready", offer: describe(found) };
 }
 
-function describe(adapter: GPUAdapter): DeviceOffer {
-  const { vendor, architecture, device, description } = adapter.info;
-  const software = adapter.info.isFallbackAdapter || /swiftshader|llvmpipe|lavapipe/i.test(`${vendor} ${architecture} ${description}`);
+function describe({ adapter, info, features }: Found): DeviceOffer {
+  const { limits } = adapter;
   return {
-    adapter: [vendor, architecture, device, description].filter((part, i, all) => part !== "" && all.indexOf(part) === i).join(" · ") || "unnamed",
-    features: ["shader-f16", "subgroups"].map((name) => `${name}: ${adapter.features.has(name) ? "yes" : "no"}`),
+    adapter: nameOf(info),
+    features: ["shader-f16", "subgroups"].map((name) => `${name}: ${features.has(name) ? "yes" : "no"}`),
     limits: [
-      ["Largest binding", binaryBytes(adapter.limits.maxStorageBufferBindingSize)],
-      ["Largest buffer", binaryBytes(adapter.limits.maxBufferSize)],
-      ["Storage buffers a stage", count(adapter.limits.maxStorageBuffersPerShaderStage)],
-      ["Workgroup storage", binaryBytes(adapter.limits.maxComputeWorkgroupStorageSize)],
-      ["Invocations a workgroup", count(adapter.limits.maxComputeInvocationsPerWorkgroup)],
+      ["Largest binding", binaryBytes(limits.maxStorageBufferBindingSize)],
+      ["Largest buffer", binaryBytes(limits.maxBufferSize)],
+      ["Storage buffers a stage", count(limits.maxStorageBuffersPerShaderStage)],
+      ["Workgroup storage", binaryBytes(limits.maxComputeWorkgroupStorageSize)],
+      ["Invocations a workgroup", count(limits.maxComputeInvocationsPerWorkgroup)],
     ],
-    software,
+    software: info.isFallback,
+    compatibility: info.featureLevel === "compatibility",
   };
 }
 
@@ -98,7 +102,8 @@ function whyNoCpu(): string {
 export function deviceLine(report: DeviceReport, means: Means): string {
   if (report.status === "missing") return means === "cpu" ? "No GPU can be used here: the CPU does the work." : "No GPU can be used here.";
   const { adapter, software } = report.offer;
-  return software ? `GPU: ${adapter}. A software GPU: it works, slowly.` : `GPU: ${adapter}`;
+  if (!software) return `GPU: ${adapter}`;
+  return `GPU: ${adapter}. A software GPU: ${means === "cpu" ? "the CPU does the work, faster." : "it works, slowly."}`;
 }
 
 /** Why there is no GPU and what to do about it; with a CPU that can take over no more than a note. */
@@ -121,12 +126,12 @@ export function missingNotice(report: DeviceReport & { status: "missing" }, mean
 
 export function deviceFacts(report: DeviceReport): Node[] {
   if (report.status === "missing") return [el("h3", {}, "Device"), el("p", {}, report.what), facts([cpuThreads()])];
-  const { adapter, features, limits, software } = report.offer;
+  const { adapter, features, limits, software, compatibility } = report.offer;
   return [
     el("h3", {}, "Device"),
     facts([
       ["Adapter", adapter],
-      ["Kind", software ? "software, on the CPU" : "hardware"],
+      ["Kind", `${software ? "software, on the CPU" : "hardware"}${compatibility ? "; WebGPU in compatibility mode" : ""}`],
       ["Features", features.join(", ")],
       ...limits,
       cpuThreads(),

@@ -2,6 +2,7 @@
 
 import "./style.css";
 import type { Engine, EngineInfo } from "../api";
+import { tooOld } from "../browsers";
 import { createEngine, type WispError } from "../engine";
 import { fetchCatalogue, Picker, type Model } from "./catalogue";
 import { Chat } from "./chat";
@@ -43,8 +44,9 @@ const progress = new ProgressView(() => loading?.abort());
 /** What the model can run on here; variants are named after their backends. */
 function meansOf(model: Model): Means {
   const has = (backend: string) => model.variants.some((name) => name.startsWith(backend));
-  if (report?.status === "ready" && has("webgpu")) return "gpu";
-  return report !== null && has("wasm") && cpuMissing() === undefined ? "cpu" : "none";
+  const cpu = report !== null && has("wasm") && cpuMissing() === undefined;
+  if (report?.status === "ready" && has("webgpu")) return report.offer.software && cpu ? "cpu" : "gpu";
+  return cpu ? "cpu" : "none";
 }
 
 function canRun(model: Model): boolean {
@@ -61,7 +63,8 @@ async function probe(): Promise<void> {
 function showMeans(): void {
   if (report === null) return;
   const missing = byId("device-missing", HTMLElement);
-  const means = report.status === "ready" ? "gpu" : picker.models.some(canRun) ? "cpu" : "none";
+  const all = picker.models.map(meansOf);
+  const means = all.includes("cpu") ? "cpu" : report.status === "ready" ? "gpu" : "none";
   if (report.status === "missing" && picker.known) {
     missing.replaceChildren(...missingNotice(report, means, () => void probe()));
     missing.classList.toggle("bad", means === "none");
@@ -183,6 +186,7 @@ function wireDialog(id: string, opener: string): HTMLDialogElement {
 }
 
 async function main(): Promise<void> {
+  if (tooOld() !== undefined) return; // check.js says it.
   wireDialog("settings", "open-settings");
   const deviceDialog = wireDialog("device", "open-device");
   byId("retry", HTMLButtonElement).addEventListener("click", () => {

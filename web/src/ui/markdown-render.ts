@@ -33,11 +33,19 @@ const marked = new Marked({
   },
 });
 
+/** Empty where the address is not absolute. */
+function protocolOf(address: string): string {
+  try {
+    return new URL(address).protocol;
+  } catch {
+    return "";
+  }
+}
+
 const purifier = DOMPurify(window);
 purifier.addHook("afterSanitizeAttributes", (node) => {
   if (node.tagName !== "A") return;
-  const url = URL.parse(node.getAttribute("href") ?? "");
-  if (url === null || !LIVE_PROTOCOLS.includes(url.protocol)) {
+  if (!LIVE_PROTOCOLS.includes(protocolOf(node.getAttribute("href") ?? ""))) {
     node.removeAttribute("href");
     return;
   }

@@ -1,6 +1,6 @@
 import { afterEach, describe, expect, test, vi } from "vitest";
 import type { Variant } from "../../src/artifact/schema";
-import type { Probe } from "../../src/backend/adapter";
+import { type Probe, probe } from "../../src/backend/adapter";
 import { eligible, inspect, negotiate } from "../../src/backend/negotiate";
 import type { WasmSupport } from "../../src/backend/wasm";
 import { DeviceError } from "../../src/errors";
@@ -14,9 +14,10 @@ const GPU = [
 ];
 const ALL = [...GPU, variant("wasm-simd", ["simd"], {}, "wasm")];
 const WASM: WasmSupport = { wasm: true, simd: true, relaxedSimd: false, sharedMemory: false };
+const INFO = { vendor: "v", architecture: "a", device: "d", description: "", isFallback: false };
 const gpu = (features: string[]): Probe => ({
   adapter: {} as GPUAdapter,
-  info: { vendor: "v", architecture: "a", device: "d", description: "", isFallback: false },
+  info: INFO,
   features: new Set(features),
   limits: { maxStorageBufferBindingSize: 2 ** 27 },
 });
@@ -72,13 +73,74 @@ describe("negotiation", () => {
   });
 });
 
+describe("a software GPU", () => {
+  const software = (features: string[]) => ({ ...gpu(features), info: { ...INFO, architecture: "swiftshader", isFallback: true } }) as Probe;
+  const lastResorts = (variants: readonly Variant[], wasm: WasmSupport, wanted = "auto") =>
+    negotiate(variants, { gpu: software(["subgroups"]), wasm }, wanted).filter(({ lastResort }) => lastResort !== undefined);
+
+  test("waits for the CPU, which is faster by itself", () => {
+    expect(lastResorts(ALL, WASM).map(({ variant: { name } }) => name)).toEqual(["webgpu-f32"]);
+    expect(lastResorts(ALL, WASM)[0]?.lastResort).toBe("the only GPU here is a software one (v · swiftshader · d), and the CPU is faster without it");
+  });
+  test("does not wait where the CPU cannot, nor where it was named", () => {
+    expect(lastResorts(ALL, { ...WASM, simd: false })).toEqual([]);
+    expect(lastResorts(GPU, WASM)).toEqual([]);
+    expect(lastResorts(ALL, WASM, "webgpu-f32")).toEqual([]);
+  });
+});
+
 describe("looking at the device", () => {
+  const adapter = (info: object | undefined, features: string[] = ["core-features-and-limits"], rest: object = {}) =>
+    ({ info, features: new Set(features), limits: { maxBufferSize: 5 }, ...rest }) as unknown as GPUAdapter;
+  async function probed(found: GPUAdapter | ((level: string) => GPUAdapter | null)) {
+    const requestAdapter = vi.fn(({ featureLevel }: { featureLevel: string }) => Promise.resolve(typeof found === "function" ? found(featureLevel) : found));
+    vi.stubGlobal("navigator", { gpu: { requestAdapter } });
+    const result = await probe();
+    if (result.adapter === undefined) throw result.error;
+    return { ...result, asked: requestAdapter.mock.calls.map(([{ featureLevel }]) => featureLevel) };
+  }
+
+  test("asks for core WebGPU first, and for the compatibility mode where there is none", async () => {
+    const core = await probed(adapter({ vendor: "acme" }));
+    expect([core.asked, core.info.featureLevel]).toEqual([["core"], "core"]);
+    const compatible = await probed((level) => (level === "core" ? null : adapter({}, [])));
+    expect([compatible.asked, compatible.info.featureLevel]).toEqual([["core", "compatibility"], "compatibility"]);
+    expect(outcome(ALL, compatible)).toMatchObject({ chosen: "webgpu-f32" });
+  });
+  test("takes a GPU in compatibility mode before a software adapter of core WebGPU, but no second software adapter", async () => {
+    const software = adapter({ architecture: "swiftshader" });
+    const gpu = await probed((level) => (level === "core" ? software : adapter({ vendor: "arm" }, [])));
+    expect(gpu.info).toMatchObject({ vendor: "arm", featureLevel: "compatibility" });
+    const both = await probed((level) => (level === "core" ? software : adapter({ isFallbackAdapter: true }, [])));
+    expect(both.info).toMatchObject({ architecture: "swiftshader", featureLevel: "core" });
+  });
+  test("takes what the adapter says: one that has core features is a core one", async () => {
+    const late = await probed((level) => (level === "core" ? null : adapter({})));
+    expect(late.info.featureLevel).toBe("core");
+  });
+  test("lives with an adapter that says nothing of itself", async () => {
+    const nothing = { vendor: "", architecture: "", device: "", description: "", isFallback: false, featureLevel: "core" };
+    for (const info of [undefined, {}]) expect((await probed(adapter(info))).info).toEqual(nothing);
+  });
+  test.each([
+    ["SwiftShader", { vendor: "google", architecture: "swiftshader" }],
+    ["lavapipe", { description: "llvmpipe (LLVM 15.0.6, 256 bits)" }],
+    ["WARP", { vendor: "microsoft", architecture: "warp" }],
+    ["WARP by its name", { vendor: "microsoft", description: "Microsoft Basic Render Driver" }],
+    ["one that says so alone, as in Firefox", { isFallbackAdapter: true }],
+  ])("knows %s for software", async (_, info) => {
+    expect((await probed(adapter(info))).info.isFallback).toBe(true);
+  });
+  test("knows software by what Chrome said until 136, and hardware for what it is", async () => {
+    expect((await probed(adapter({}, [], { isFallbackAdapter: true }))).info.isFallback).toBe(true);
+    expect((await probed(adapter({ vendor: "nvidia", architecture: "warped", isFallbackAdapter: false }))).info.isFallback).toBe(false);
+  });
   test("asks for an adapter only when a variant would use it", async () => {
     const requestAdapter = vi.fn(() => Promise.resolve(null));
     vi.stubGlobal("navigator", { gpu: { requestAdapter } });
     expect(await inspect(eligible(ALL, "wasm-simd"))).toMatchObject({ gpu: undefined, wasm: { wasm: true } });
     expect(requestAdapter).not.toHaveBeenCalled();
     expect((await inspect(eligible(ALL, "auto"))).gpu).toMatchObject({ adapter: undefined, reason: "WebGPU finds no GPU that it may use here" });
-    expect(requestAdapter).toHaveBeenCalledTimes(1);
+    expect(requestAdapter.mock.calls).toHaveLength(2);
   });
 });

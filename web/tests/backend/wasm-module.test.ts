@@ -3,7 +3,7 @@ import { describe, expect, test, vi } from "vitest";
 import { LIMIT_BYTES, memoryNeeded, WasmBackend, wasmSupport } from "../../src/backend/wasm";
 import { layOut, makeMemory, RESERVE } from "../../src/backend/wasm-memory";
 import { compileModule, withSharedMemory } from "../../src/backend/wasm-module";
-import { threadsFor } from "../../src/backend/wasm-pool";
+import { isWebKit, threadsFor } from "../../src/backend/wasm-pool";
 import { DeviceError, RequestError } from "../../src/errors";
 import { assemble, kernelModule, kernels } from "../support/kernels";
 
@@ -42,7 +42,17 @@ describe("support", () => {
     }
   });
   test("counts physical cores, at most eight", () => {
-    expect([1, 2, 3, 4, 6, 8, 12, 16, 64].map(threadsFor)).toEqual([1, 2, 2, 3, 3, 4, 6, 8, 8]);
+    expect([1, 2, 3, 4, 6, 8, 12, 16, 64].map((logical) => threadsFor(logical))).toEqual([1, 2, 2, 3, 3, 4, 6, 8, 8]);
+  });
+  test("takes two where WebKit says four, which it says of any number below eight", () => {
+    expect([1, 4, 8].map((logical) => threadsFor(logical, true))).toEqual([1, 2, 4]);
+    const names = {
+      safari: "Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/26.0 Safari/605.1.15",
+      chromeOnIos: "Mozilla/5.0 (iPhone; CPU iPhone OS 18_5 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) CriOS/148.0.7778.60 Mobile/15E148 Safari/604.1",
+      chrome: "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/148.0.0.0 Safari/537.36",
+      firefox: "Mozilla/5.0 (X11; Linux x86_64; rv:153.0) Gecko/20100101 Firefox/153.0",
+    };
+    expect(Object.entries(names).filter(([, userAgent]) => isWebKit(userAgent)).map(([name]) => name)).toEqual(["safari", "chromeOnIos"]);
   });
   test("of a number of threads that is none is refused", async () => {
     for (const threads of [0, 1.5, 65]) await expect(WasmBackend.create({ threads })).rejects.toThrow(RequestError);

@@ -254,6 +254,32 @@ describe("threads", () => {
     warn.mockRestore();
   });
 
+  test.each(["before", "after"])("are dismissed where the browser shares no memory of that size, found out %s the kernels are compiled", async (order) => {
+    const { Memory } = WebAssembly;
+    // As iOS does: a little shared memory is given, much is not.
+    vi.spyOn(WebAssembly, "Memory").mockImplementation(function (descriptor: WebAssembly.MemoryDescriptor) {
+      if (descriptor.shared === true && descriptor.initial > 1) throw new RangeError("Out of memory");
+      return new Memory(descriptor);
+    });
+    const ends: string[] = [];
+    const backend = await WasmBackend.create({ threads: 3, spawn: async (events) => {
+      const port = await spawn(events);
+      return { ...port, terminate: () => { ends.push("ended"); port.terminate(); } };
+    } });
+    open.push(backend);
+    expect(backend.threads).toBe(3);
+    if (order === "after") await backend.compile(source, kernels);
+    const [a] = await backend.createBuffers([{ bytes: 40, label: "a" }]);
+    if (order === "before") await backend.compile(source, kernels);
+    vi.restoreAllMocks();
+    if (a === undefined) throw new Error("no buffer");
+    expect(backend.threads).toBe(1);
+    expect(ends).toEqual(["ended", "ended"]);
+    expect(backend.hint).toMatch(/refuses to share \d+ MiB of memory/);
+    const bytes = await backend.submitAndRead(backend.record("p", [{ kernel: INCREMENT, buffers: [a], grid: [10, 1, 1] }]), 2, [{ buffer: a, offset: 36, bytes: 4 }]);
+    expect([...new Uint32Array(bytes)]).toEqual([2]);
+  });
+
   test.each([
     ["silently", true, /The helper threads are gone: they have done nothing for \d+ ms/],
     ["and says so", false, /The helper threads are gone: it ended with code 1/],
