@@ -40,6 +40,32 @@ GENERATE = """async ([options, ids]) => {
     await engine.dispose();
   }
 }"""
+# Before the worker's own code: tells the page how many readbacks are under way at once, each behind a submit.
+COUNT_PENDING = """
+if (globalThis.GPUBuffer !== undefined) {
+  const channel = new BroadcastChannel("pending");
+  const mapAsync = GPUBuffer.prototype.mapAsync;
+  let pending = 0;
+  GPUBuffer.prototype.mapAsync = function (...options) {
+    channel.postMessage(++pending);
+    const mapped = mapAsync.apply(this, options);
+    const done = () => pending--;
+    mapped.then(done, done);
+    return mapped;
+  };
+}
+"""
+MOST_PENDING = """async ([options, ids]) => {
+  const channel = new BroadcastChannel("pending");
+  let most = 0;
+  channel.onmessage = ({ data }) => (most = Math.max(most, data));
+  const { createEngine } = await import("/static/wisp.js");
+  const engine = await createEngine("/models/demo/", options);
+  const tokens = await engine.generateIds(ids, { maxTokens: 100, temperature: 0, ignoreEos: true });
+  await engine.dispose();
+  await new Promise((resolve) => setTimeout(resolve, 100)); // Messages of a channel come on their own way.
+  return [most, tokens.length];
+}"""
 PROMPT = list(range(5, 60))
 
 
@@ -127,6 +153,16 @@ def test_where_no_gpu_gives_a_device_the_cpu_takes_over_and_says_why(tab: Tab, s
     tab.wait_text("place", "CPU")
     tab.wait_text("notice", info["skipped"][-1]["reason"])
     assert len(ask(tab, "Hello!")) > 1
+
+
+@pytest.mark.parametrize("tab", [name for name in VARIANTS if name != "webkit"], indirect=True)
+def test_steps_run_ahead_of_what_is_read_back(tab: Tab, site: Site) -> None:
+    """Firefox, which completes mapAsync() on a timer, would give ten tokens a second with one step at a time."""
+    site.before["/static/worker.js"] = COUNT_PENDING
+    tab.goto(site.url + "healthz")
+    most, tokens = tab.evaluate(MOST_PENDING, [{"backend": "webgpu-f32", "autotune": False}, PROMPT])
+    assert tokens == 100
+    assert most > 1
 
 
 @every_browser

@@ -71,6 +71,52 @@ export async function measureDevice(sources: DeviceSources): Promise<DeviceFigur
 export async function measureKernels(url: string, name: string, programs: readonly TimedProgram[], limit: number): Promise<number[][] | null> {
   const adapter = await requestAdapter();
   if (!adapter.features.has("timestamp-query")) return null;
+  const { device, module, plan, variant, buffers } = await openArtifact(adapter, url, name, ["timestamp-query"]);
+  try {
+    const times: number[][] = [];
+    for (const [program, position, length] of programs) {
+      const calls = bind(device, module, plan, dispatchesOf(plan, variant, program), buffers);
+      times.push(await timeCalls(device, calls, () => seek(device, plan, buffers, position, length), limit));
+    }
+    return times;
+  } finally {
+    device.destroy();
+  }
+}
+
+/**
+ * Seconds of a decode step where `steps` are submitted one behind the other and nothing is read back: what a session's
+ * steps take at best. What the end of the work is late by cancels out. From position 0, with an empty KV cache.
+ */
+export async function measureSteps(url: string, name: string, steps: number): Promise<number> {
+  const { device, module, plan, buffers } = await openArtifact(await requestAdapter(), url, name, []);
+  try {
+    const calls = bind(device, module, plan, plan.decode, buffers);
+    const run = async (count: number) => {
+      seek(device, plan, buffers, 0, 0);
+      const started = performance.now();
+      for (let i = 0; i < count; i++) submitOnce(device, calls);
+      await device.queue.onSubmittedWorkDone();
+      return performance.now() - started;
+    };
+    await run(1);
+    const few = await run(steps);
+    return ((await run(2 * steps)) - few) / steps / 1e3;
+  } finally {
+    device.destroy();
+  }
+}
+
+interface Opened {
+  device: GPUDevice;
+  module: GPUShaderModule;
+  plan: Plan;
+  variant: Variant;
+  buffers: GPUBuffer[];
+}
+
+/** A variant of an artifact on a device of its own, its weights uploaded. */
+async function openArtifact(adapter: GPUAdapter, url: string, name: string, features: readonly GPUFeatureName[]): Promise<Opened> {
   const address = addressOf(new URL(url, location.href).href);
   const fetcher = new Fetcher({ address, store: new ArtifactStore(noCache, address.base), network: new Network(), signal: new AbortController().signal });
   const { manifest } = await fetcher.description(parseManifest);
@@ -78,24 +124,35 @@ export async function measureKernels(url: string, name: string, programs: readon
   const variant = found(manifest.variants.find((candidate) => candidate.name === name), name);
   const weights = parseTensorCache(await fetcher.json(manifest.weights, entry(manifest.weights)), manifest);
   const plan = parsePlan(await fetcher.json(variant.plan, entry(variant.plan)), manifest, variant, weights);
+  const code = new TextDecoder().decode(await fetcher.file(variant.kernels, entry(variant.kernels)));
   const device = await adapter.requestDevice({
-    requiredFeatures: [...(variant.requiredFeatures as GPUFeatureName[]), "timestamp-query"],
+    requiredFeatures: [...(variant.requiredFeatures as GPUFeatureName[]), ...features],
     requiredLimits: variant.requiredLimits,
   });
   try {
     const buffers = await loadBuffers(device, fetcher, manifest, plan, weights);
-    const module = device.createShaderModule({ code: new TextDecoder().decode(await fetcher.file(variant.kernels, entry(variant.kernels))) });
-    const times: number[][] = [];
-    for (const [program, position, length] of programs) {
-      const calls = bind(device, module, plan, dispatchesOf(plan, variant, program), buffers);
-      const state = found(buffers[plan.buffers.findIndex((buffer) => buffer.kind === "state")], "state");
-      const seek = () => device.queue.writeBuffer(state, 4 * STATE.position, Uint32Array.of(position, 0, length));
-      times.push(await timeCalls(device, calls, seek, limit));
-    }
-    return times;
-  } finally {
+    return { device, module: device.createShaderModule({ code }), plan, variant, buffers };
+  } catch (error) {
     device.destroy();
+    throw error;
   }
+}
+
+function seek(device: GPUDevice, plan: Plan, buffers: readonly GPUBuffer[], position: number, length: number): void {
+  const state = found(buffers[plan.buffers.findIndex((buffer) => buffer.kind === "state")], "state");
+  device.queue.writeBuffer(state, 4 * STATE.position, Uint32Array.of(position, 0, length));
+}
+
+function submitOnce(device: GPUDevice, calls: readonly Call[]): void {
+  const encoder = device.createCommandEncoder();
+  const pass = encoder.beginComputePass();
+  for (const { pipeline, group, grid } of calls) {
+    pass.setPipeline(pipeline);
+    pass.setBindGroup(0, group);
+    pass.dispatchWorkgroups(grid[0], grid[1], grid[2]);
+  }
+  pass.end();
+  device.queue.submit([encoder.finish()]);
 }
 
 // --- the device ----------------------------------------------------------------------------------------------------------
