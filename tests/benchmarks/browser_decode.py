@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import Browser, sync_playwright
 
 from compiler.build import build
 from compiler.config import resolve_config
@@ -42,8 +42,11 @@ def main(name: str = "firefox", variant: str = "webgpu-f32") -> None:
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         artifacts = Path(folder)
         build(resolve_config(str(ROOT / "configs" / "demo"), output=artifacts / "demo", variants=(variant,)))
-        arguments = {"executable_path": chromium.find(), "args": list(chromium.FLAGS)}
-        driver = launch(name, lambda: playwright.chromium.launch(**arguments), playwright.chromium, artifacts / "cache")
+
+        def start() -> Browser:
+            return playwright.chromium.launch(executable_path=chromium.find(), args=list(chromium.FLAGS))
+
+        driver = launch(name, start, playwright.chromium, artifacts / "cache")
         with serving_site(artifacts) as site:
             tab = driver.new_tab()
             tab.goto(site.url + "healthz")
