@@ -25,17 +25,31 @@ const KNOWN = new Set<string>([
   "signal",
 ] satisfies (keyof ChatRequest)[]);
 
-/** Parameters of OpenAI's that mean nothing when they have these values. */
-const HARMLESS: Record<string, readonly unknown[]> = {
-  n: [1],
-  logprobs: [false],
-  top_logprobs: [0],
-  tools: [],
-  tool_choice: ["none"],
-  logit_bias: [],
-  response_format: [],
-  functions: [],
+const ANY = () => true;
+const isEmpty = (value: unknown): boolean => typeof value === "object" && value !== null && Object.keys(value).length === 0;
+const isOneOf =
+  (...values: readonly unknown[]) =>
+  (value: unknown): boolean =>
+    values.includes(value);
+
+/** Parameters of OpenAI's that change nothing when they have these values: clients and libraries send them unasked. */
+const HARMLESS: Record<string, (value: unknown) => boolean> = {
+  n: isOneOf(1),
+  logprobs: isOneOf(false),
+  top_logprobs: isOneOf(0),
+  tools: isEmpty,
+  functions: isEmpty,
+  tool_choice: isOneOf("none", "auto"), // without tools
+  function_call: isOneOf("none", "auto"),
+  parallel_tool_calls: isOneOf(true, false),
+  logit_bias: isEmpty,
+  response_format: (value) => (value as { type?: unknown } | null)?.type === "text",
+  modalities: (value) => Array.isArray(value) && value.every(isOneOf("text")),
+  store: ANY, // what a service would do with the answer afterwards
+  metadata: ANY,
 };
+/** What a message may hold besides, as answers of OpenAI's have it: nothing. */
+const isNothing = (value: unknown): boolean => value === null || value === undefined || isEmpty(value);
 const MOST_STOPS = 16;
 
 const show = (value: unknown): string => (value === undefined ? "nothing" : JSON.stringify(value).slice(0, 80));
@@ -43,7 +57,7 @@ const show = (value: unknown): string => (value === undefined ? "nothing" : JSON
 /** @throws RequestError naming the parameter, what was got and what is supported */
 export function toCall(request: ChatRequest): ChatCall {
   for (const [name, value] of Object.entries(request)) {
-    if (KNOWN.has(name) || value === null || value === undefined || HARMLESS[name]?.includes(value) === true) continue;
+    if (KNOWN.has(name) || value === null || value === undefined || HARMLESS[name]?.(value) === true) continue;
     throw new RequestError({
       what: `The parameter ${name} is not supported`,
       got: show(value),
@@ -79,8 +93,13 @@ function samplingOf(request: ChatRequest): SamplingOptions {
 function checkMessages(messages: unknown): ChatMessage[] {
   if (!Array.isArray(messages) || messages.length === 0)
     throw new RequestError({ what: "messages", got: show(messages), expected: "a list of at least one message" });
-  return messages.map((message: Partial<Record<string, unknown>>, i) => {
-    const { role, content } = message;
+  return messages.map((message: unknown, i) => {
+    if (typeof message !== "object" || message === null || Array.isArray(message))
+      throw new RequestError({ what: `messages[${i}]`, got: show(message), expected: "an object with role and content" });
+    const { role, content, ...rest } = message as Partial<Record<string, unknown>>;
+    const more = Object.keys(rest).find((name) => !isNothing(rest[name]));
+    if (more !== undefined)
+      throw new RequestError({ what: `messages[${i}].${more} is not supported`, got: show(rest[more]), expected: "only role and content" });
     if (typeof role !== "string") throw new RequestError({ what: `messages[${i}].role`, got: typeof role, expected: "a string" });
     if (typeof content === "string") return { role, content };
     const parts = Array.isArray(content) ? (content as { type?: unknown; text?: unknown }[]) : undefined;

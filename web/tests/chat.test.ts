@@ -28,17 +28,30 @@ describe("a chat request", () => {
   });
   test.each([
     ["n", { n: 2 }],
-    ["tools", { tools: [] }],
+    ["tools", { tools: [{ type: "function", function: { name: "f" } }] }],
+    ["tool_choice", { tool_choice: "required" }],
+    ["logit_bias", { logit_bias: { 5: 1 } }],
+    ["modalities", { modalities: ["text", "audio"] }],
     ["response_format", { response_format: { type: "json_object" } }],
     ["stop", { stop: ["a", ""] }],
     ["messages", { messages: [] }],
     ["role", { messages: [{ content: "x" }] }],
     ["content", { messages: [{ role: "user", content: null }] }],
+    ["messages\\[1\\]", { messages: [messages[0], null] }],
+    ["messages\\[0\\]", { messages: ["hi"] }],
+    ["messages\\[0\\]", { messages: [["user", "hi"]] }],
+    ["messages\\[0\\].name", { messages: [{ role: "user", content: "hi", name: "Ada" }] }],
+    ["messages\\[1\\].tool_calls", { messages: [messages[0], { role: "assistant", content: "", tool_calls: [{ id: "1" }] }] }],
   ])("with an unsupported %s is refused by that name", (name, extra) => {
     expect(() => toCall({ messages, ...extra } as ChatRequest)).toThrow(new RegExp(`${name}.*got .*expected`));
   });
   test("may name what is off anyway", () => {
-    expect(() => toCall({ messages, n: 1, logprobs: false, tools: null } as ChatRequest)).not.toThrow();
+    const off = {
+      ...{ n: 1, logprobs: false, top_logprobs: 0, tools: [], functions: null, tool_choice: "auto", function_call: "none" },
+      ...{ parallel_tool_calls: false, logit_bias: {}, response_format: { type: "text" }, modalities: ["text"], store: true, metadata: { a: "b" } },
+    };
+    const answer = { role: "assistant", content: "hello", refusal: null, annotations: [], tool_calls: [], name: undefined };
+    expect(toCall({ messages: [...messages, answer], ...off })).toEqual(toCall({ messages: [...messages, { role: "assistant", content: "hello" }] }));
   });
 });
 
