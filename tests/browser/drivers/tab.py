@@ -11,6 +11,9 @@ from typing import Any, Protocol
 # Keys of `Tab.press`, in WebDriver's code points.
 KEYS = {"Enter": "\ue007", "Escape": "\ue00c"}
 
+_VISIBLE = """(id) => [...document.querySelectorAll(`[data-testid=${id}]`)]
+  .filter((element) => element.getClientRects().length > 0)"""
+
 
 class JavaScriptError(AssertionError):
     """A function that a test evaluated has thrown."""
@@ -58,21 +61,18 @@ class Tab(ABC):
             time.sleep(0.1)
 
     def wait_visible(self, test_id: str) -> None:
-        self.wait("(id) => document.querySelector(`[data-testid=${id}]`)?.getClientRects().length > 0", test_id)
+        self.wait(f"(id) => ({_VISIBLE})(id).length > 0", test_id)
 
     def wait_count(self, test_id: str, count: int) -> None:
         self.wait("([id, n]) => document.querySelectorAll(`[data-testid=${id}]`).length === n", [test_id, count])
 
     def wait_text(self, test_id: str, text: str) -> None:
-        """Until the last such element contains the text."""
-        last = "[...document.querySelectorAll(`[data-testid=${id}]`)].at(-1)"
-        self.wait(f"([id, text]) => {last}?.innerText.includes(text)", [test_id, text])
+        """Until the last such element that can be seen contains the text."""
+        self.wait(f"([id, text]) => ({_VISIBLE})(id).at(-1)?.innerText.includes(text)", [test_id, text])
 
     def text(self, test_id: str) -> str:
-        """Of the last such element."""
-        texts: list[str] = self.evaluate(
-            "(id) => [...document.querySelectorAll(`[data-testid=${id}]`)].map((element) => element.innerText)", test_id
-        )
+        """Of the last such element that can be seen."""
+        texts: list[str] = self.evaluate(f"(id) => ({_VISIBLE})(id).map((element) => element.innerText)", test_id)
         assert texts, f"no element has the test id {test_id}"
         return texts[-1]
 

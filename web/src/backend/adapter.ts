@@ -83,10 +83,12 @@ function describe(adapter: GPUAdapter, featureLevel: FeatureLevel): AdapterInfo 
 /** Adapters that the CPU plays: of Chromium, of Mesa, of Windows (WARP). */
 const SOFTWARE = /swiftshader|llvmpipe|lavapipe|\bwarp\b|basic render/i;
 
+export const UNNAMED = "unnamed";
+
 /** What the adapter calls itself. */
 export function nameOf({ vendor, architecture, device, description }: AdapterInfo): string {
   const parts = [vendor, architecture, device, description];
-  return parts.filter((part, i) => part !== "" && parts.indexOf(part) === i).join(" · ") || "unnamed";
+  return parts.filter((part, i) => part !== "" && parts.indexOf(part) === i).join(" · ") || UNNAMED;
 }
 
 /** Limits are getters on the prototype. */

@@ -4,7 +4,7 @@
 import type { Variant } from "../artifact/schema";
 import { BROWSERS } from "../browsers";
 import { DeviceError } from "../errors";
-import { nameOf, probe, type Probe } from "./adapter";
+import { nameOf, probe, type Probe, UNNAMED } from "./adapter";
 import { wasmSupport, type WasmSupport } from "./wasm";
 
 /** `gpu` undefined: nobody asked, as no variant needs to know. */
@@ -108,7 +108,8 @@ export function negotiate(variants: readonly Variant[], device: Device, wanted =
 function afterTheCpu(candidates: Candidate[], { gpu }: Device): Candidate[] {
   const cpu = candidates.some(({ variant, obstacle: reason }) => variant.backend === "wasm" && reason === undefined);
   if (!cpu || gpu?.adapter === undefined || !gpu.info.isFallback) return candidates;
-  const lastResort = `the only GPU here is a software one (${nameOf(gpu.info)}), and the CPU is faster without it`;
+  const name = nameOf(gpu.info);
+  const lastResort = `the only GPU here is a software one${name === UNNAMED ? "" : ` (${name})`}, and the CPU is faster without it`;
   return candidates.map((candidate) => (candidate.variant.backend === "webgpu" && candidate.obstacle === undefined ? { ...candidate, lastResort } : candidate));
 }
 

@@ -1,7 +1,7 @@
 // What this browser and this device offer, WebGPU first, and in plain words what is missing and what to do about it.
 
 import type { EngineInfo } from "../api";
-import { nameOf, probe, type Probe } from "../backend/adapter";
+import { nameOf, probe, type Probe, UNNAMED } from "../backend/adapter";
 import { cpuObstacle } from "../backend/negotiate";
 import { wasmSupport } from "../backend/wasm-module";
 import { WEBGPU } from "../browsers";
@@ -103,7 +103,7 @@ export function deviceLine(report: DeviceReport, means: Means): string {
   if (report.status === "missing") return means === "cpu" ? "No GPU can be used here: the CPU does the work." : "No GPU can be used here.";
   const { adapter, software } = report.offer;
   if (!software) return `GPU: ${adapter}`;
-  return `GPU: ${adapter}. A software GPU: ${means === "cpu" ? "the CPU does the work, faster." : "it works, slowly."}`;
+  return `GPU: ${adapter === UNNAMED ? "" : `${adapter}, `}a software one: ${means === "cpu" ? "the CPU does the work, faster." : "it works, slowly."}`;
 }
 
 /** Why there is no GPU and what to do about it; with a CPU that can take over no more than a note. */
