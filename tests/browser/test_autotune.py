@@ -17,6 +17,8 @@ from compiler.config import resolve_config
 from compiler.tuning import ALTERNATIVES as COMPILED
 from tests.browser import toy_artifact
 from tests.browser.conftest import serving
+from tests.browser.drivers import VARIANTS as BROWSERS
+from tests.browser.drivers import Tab
 from tests.browser.test_engine_loop import PROMPT, WITH_ENGINE
 from tests.browser.toy_artifact import KERNELS
 from tests.checkpoints import make_llama, model_logits, reference_model
@@ -155,8 +157,12 @@ LOGITS = """async ([options, prompts]) => {
 }"""
 
 
-def test_compiled_alternatives_are_measured_and_right(browser: Browser, tmp_path: Path) -> None:
-    """Every alternative compiles and passes the comparison; whatever is chosen gives the reference's logits."""
+@pytest.mark.parametrize("tab", [name for name, variants in BROWSERS.items() if VARIANT in variants], indirect=True)
+def test_compiled_alternatives_are_measured_and_right(tab: Tab, tmp_path: Path) -> None:
+    """Every alternative compiles and passes the comparison; whatever is chosen gives the reference's logits.
+
+    With subgroups of 4 (SwiftShader) and of 8 (lavapipe).
+    """
     make_llama(tmp_path / "checkpoint")
     output = tmp_path / "artifacts" / "llama"
     source = str(tmp_path / "checkpoint")
@@ -165,15 +171,11 @@ def test_compiled_alternatives_are_measured_and_right(browser: Browser, tmp_path
     ids = np.random.default_rng(0).integers(3, 300, 70).tolist()
     want = model_logits(reference_model(tmp_path / "checkpoint", "q4f16_1"), ids)
     with serving(output.parent) as url:
-        context = browser.new_context()
-        page = context.new_page()
-        page.goto(url + "healthz")
-        if not page.evaluate("async () => (await navigator.gpu?.requestAdapter())?.features.has('subgroups') === true"):
-            unavailable(f"Chromium {browser.version} offers no WebGPU adapter with subgroups")
+        tab.goto(url + "healthz")
         sources: list[str] = []
         while "remembered" not in sources:
             prompts = [ids[:1], ids[:18], ids]
-            got = page.evaluate(LOGITS, [{"autotune": True, "backend": VARIANT}, prompts])
+            got = tab.evaluate(LOGITS, [{"autotune": True, "backend": VARIANT}, prompts])
             sources.append(got["tuning"]["source"])
             # On a busy computer nothing may be sure at first: three loads may try.
             assert sources in ([*["measured"] * n, last] for n in range(4) for last in ("measured", "remembered"))
@@ -188,4 +190,3 @@ def test_compiled_alternatives_are_measured_and_right(browser: Browser, tmp_path
             for prompt, logits in zip(prompts, got["logits"], strict=True):
                 expected = want[len(prompt) - 1]
                 assert np.abs(np.array(logits) - expected).max() < 1e-3 * np.abs(expected).max()
-        context.close()
