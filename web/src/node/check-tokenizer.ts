@@ -42,8 +42,9 @@ function answer(request: Request): Json {
     }),
   );
   if (template === null) return { encoded, rendered: [] };
-  const chat = chatTemplateOf(template, tokenizer, request.bosTokenId, request.eosTokenId);
-  return { encoded, rendered: conversations.map((messages) => attempt(() => ({ text: chat.render(messages, true) }))) };
+  // One that is no template at all renders no conversation.
+  const render = (messages: ChatMessage[]) => chatTemplateOf(template, tokenizer, request.bosTokenId, request.eosTokenId).render(messages, true);
+  return { encoded, rendered: conversations.map((messages) => attempt(() => ({ text: render(messages) }))) };
 }
 
 const request = JSON.parse(readFileSync(0, "utf8")) as Request;
