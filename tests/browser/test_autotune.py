@@ -102,8 +102,11 @@ def page(browser: Browser, url: str) -> Iterator[Page]:
 
 
 def test_the_fastest_that_is_right_is_taken_and_remembered(page: Page, url: str) -> None:
-    measured = run(page, REPORT, PROMPT, {"autotune": True})
-    assert measured["tokens"] == TOY.generate(PROMPT, 30)
+    for _ in range(3):  # what a busy machine could not time is measured again at the next load
+        measured = run(page, REPORT, PROMPT, {"autotune": True})
+        assert measured["tokens"] == TOY.generate(PROMPT, 30)
+        if measured["programs"]:
+            break
     assert (measured["source"], measured["programs"]) == ("measured", {"decode": "quick"})
     times = measured["milliseconds"]["decode"]
     assert set(times) == {"own", "quick"}

@@ -185,7 +185,8 @@ def test_the_embedded_model_in_chromium_is_transformers(variant: str, server_url
     steps = spent["decodeSteps"]
     assert STEPS <= steps <= STEPS + 8  # a few may be in flight when the last is read
     assert spent["bindGroupsCreated"] == 0
-    assert spent["submits"] <= steps + 4  # and the prompt's chunks
+    # One a step and the prompt's chunks; on a slow device both go in parts, of many dispatches each.
+    assert spent["submits"] <= max(steps + 4, spent["dispatches"] / 4)
     assert spent["bytesReadBack"] <= 8 * steps
     assert spent["bytesUploaded"] <= 16 * steps + 4096  # the prompt
     each, around, chunk_each, chunk_around = DISPATCHES[variant.split("-")[0]]

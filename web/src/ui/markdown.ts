@@ -6,7 +6,7 @@
 
 import type { Token, Tokens } from "marked";
 import { CodeBlock, type Growth, isDecided, ListBlock, type OpenBlock, TableBlock, TextBlock } from "./markdown-open";
-import { lexBlocks, type Lexed, type LinkTargets, render } from "./markdown-render";
+import { lexBlocks, type LinkTargets, render } from "./markdown-render";
 
 const WINDOW = 4096; // characters that are parsed at a time
 const FRAME = 32768; // characters that are shown for good in a frame
@@ -143,6 +143,8 @@ export class MarkdownView {
     const tokens = lexed.tokens.filter((token) => token.type !== "space");
     this.#show(tokens);
     const last = tokens.length - 1;
+    for (const [i, token] of tokens.entries())
+      if (token.type === "def" && (i < last || token.raw.endsWith("\n"))) this.#define((token as Tokens.Def).tag, lexed.links);
     let complete = all ? tokens.length : isDecided(tokens[last], true, more) ? last : Math.max(0, last - 1);
     let offset = 0;
     let counted = 0;
@@ -151,11 +153,12 @@ export class MarkdownView {
       if (token.type !== "space" && counted++ === complete) break;
       offset += token.raw.length;
     }
-    this.#complete(tokens.slice(0, complete), lexed);
+    const shown = this.#watched.splice(0, complete);
+    this.#linking.push(...shown.filter(({ raw }) => raw.includes("[")));
     this.#start += all ? window.length : complete === 0 ? 0 : offset;
-    const [open, shown] = [tokens[complete], this.#watched[0]];
-    const grows = complete === last && open !== undefined && shown !== undefined && partsOf(open) > PARTS;
-    const growth = grows ? this.#grow(open, shown.element) : null;
+    const [open, first] = [tokens[complete], this.#watched[0]];
+    const grows = complete === last && open !== undefined && first !== undefined && partsOf(open) > PARTS;
+    const growth = grows ? this.#grow(open, first.element) : null;
     if (growth !== null) {
       this.#watched = [];
       this.#go(growth);
@@ -192,20 +195,12 @@ export class MarkdownView {
     this.#open = new TextBlock(target);
   }
 
-  #complete(tokens: Token[], { links }: Lexed): void {
-    const shown = this.#watched.splice(0, tokens.length);
-    this.#linking.push(...shown.filter(({ raw }) => raw.includes("[")));
-    for (const token of tokens) {
-      if (token.type === "def") this.#define((token as Tokens.Def).tag, links);
-    }
-  }
-
-  /** A definition makes links of complete blocks that name it. */
+  /** A definition makes links of the blocks before it that name it. */
   #define(tag: string, links: LinkTargets): void {
     const target = links[tag];
     if (target === undefined || tag in this.#links || Object.keys(this.#links).length >= MOST_TARGETS) return;
     this.#links[tag] = target;
-    for (const { raw, element } of this.#linking) {
+    for (const { raw, element } of [...this.#linking, ...this.#watched]) {
       if (!raw.toLowerCase().includes(`[${tag}]`)) continue;
       this.#renderedAgain += raw.length;
       if (this.#renderedAgain > MOST_RENDERED_AGAIN) return;

@@ -118,6 +118,11 @@ describe("a streamed text looks like a whole one", () => {
     expect([...root.querySelectorAll("a")].map((a) => a.href)).toEqual(["https://example.com/1", "https://example.com/2", "https://example.com/1"]);
   });
 
+  it.each([1, 2, 100])("a definition at the end makes links too, in pieces of %i", (size) => {
+    stream("[one], twice\n\nmore\n\n> quoted\n\n[one]\n\n[one]: https://example.com/1\n", size);
+    expect([...root.querySelectorAll("a")].map((a) => a.href)).toEqual(["https://example.com/1", "https://example.com/1"]);
+  });
+
   it("labels like properties of objects are labels", () => {
     stream("[constructor] [__proto__]\n\n[constructor]: https://example.com/c\n\n[__proto__]: https://example.com/p\n\nend\n", 5);
     expect(root.querySelectorAll("a").length).toBe(2);
