@@ -23,10 +23,15 @@ from tests.browser.drivers.tab import KEYS, JavaScriptError, Tab, Unavailable, a
 
 COMMANDS = ("firefox-esr", "firefox")
 START_SECONDS = 60
-PREFERENCES = {
+PREFERENCES: dict[str, bool | int] = {
     "dom.webgpu.enabled": True,  # not by default on Linux
     "gfx.webgpu.ignore-blocklist": True,  # software adapters are on it
     "devtools.jsonview.enabled": False,  # JSON is shown as it is, by a page that runs scripts like any other
+    # Threads that wait for these compilers hang once in some hundred loads on a busy machine, where both wait on one
+    # condition variable: glibc before 2.41 can lose a wake-up (https://sourceware.org/bugzilla/show_bug.cgi?id=25847).
+    "javascript.options.ion.offthread_compilation": False,
+    "javascript.options.baselinejit.offthread_compilation_strategy": 0,
+    "javascript.options.mem.gc_parallel_marking": False,
     "datareporting.policy.dataSubmissionEnabled": False,
     "app.update.enabled": False,
     "browser.shell.checkDefaultBrowser": False,
