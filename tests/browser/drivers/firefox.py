@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -19,19 +20,16 @@ from typing import Any
 import websocket
 
 from tests.browser.drivers import lavapipe
+from tests.browser.drivers.native import build_library
 from tests.browser.drivers.tab import KEYS, JavaScriptError, Tab, Unavailable, as_text, read_text
 
 COMMANDS = ("firefox-esr", "firefox")
 START_SECONDS = 60
+PATIENT_WAITS = Path(__file__).with_name("condition_wait.c")
 PREFERENCES: dict[str, bool | int] = {
     "dom.webgpu.enabled": True,  # not by default on Linux
     "gfx.webgpu.ignore-blocklist": True,  # software adapters are on it
     "devtools.jsonview.enabled": False,  # JSON is shown as it is, by a page that runs scripts like any other
-    # Threads that wait for these compilers hang once in some hundred loads on a busy machine, where both wait on one
-    # condition variable: glibc before 2.41 can lose a wake-up (https://sourceware.org/bugzilla/show_bug.cgi?id=25847).
-    "javascript.options.ion.offthread_compilation": False,
-    "javascript.options.baselinejit.offthread_compilation_strategy": 0,
-    "javascript.options.mem.gc_parallel_marking": False,
     "datareporting.policy.dataSubmissionEnabled": False,
     "app.update.enabled": False,
     "browser.shell.checkDefaultBrowser": False,
@@ -127,12 +125,17 @@ class Firefox:
         self._profile = Path(tempfile.mkdtemp(prefix="wisp-firefox-"))
         lines = [f"user_pref({json.dumps(name)}, {json.dumps(value)});" for name, value in PREFERENCES.items()]
         (self._profile / "user.js").write_text("\n".join(lines))
+        environment = {**os.environ, "VK_DRIVER_FILES": str(driver), "VK_ICD_FILENAMES": str(driver)}
+        if sys.platform == "linux":
+            library = self._profile / "condition_wait.so"
+            build_library(PATIENT_WAITS, library)
+            environment["LD_PRELOAD"] = " ".join([str(library), *os.environ.get("LD_PRELOAD", "").split()])
         self._log = (self._profile / "log").open("wb")
         self._process = subprocess.Popen(
             [command, "--headless", "--no-remote", "--remote-debugging-port", "0", "--profile", str(self._profile)],
             stdout=self._log,
             stderr=self._log,
-            env={**os.environ, "VK_DRIVER_FILES": str(driver), "VK_ICD_FILENAMES": str(driver)},
+            env=environment,
         )
         try:
             self._connection = Connection(self._address())

@@ -10,10 +10,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.browser.drivers.native import build_library
 from tests.browser.drivers.tab import Unavailable
 
 LAYER_SOURCE = Path(__file__).with_name("lavapipe_layer.c")
@@ -39,11 +39,8 @@ class Place:
 def prepare(chromium: Path, cache: Path) -> Place:
     """Builds in `cache` what is not there yet. @raises Unavailable naming the package that is missing"""
     driver = find_driver()
-    compiler = shutil.which("gcc") or shutil.which("cc")
-    if compiler is None:
-        raise Unavailable("no C compiler found: install gcc")
     cache.mkdir(parents=True, exist_ok=True)
-    _build_layer(compiler, cache)
+    _build_layer(cache)
     environment = {
         "VK_DRIVER_FILES": str(driver),
         "VK_ICD_FILENAMES": str(driver),  # the same, for Vulkan loaders before 1.3.207
@@ -61,16 +58,9 @@ def find_driver() -> Path:
     return found[0]
 
 
-def _build_layer(compiler: str, cache: Path) -> None:
+def _build_layer(cache: Path) -> None:
     library = cache / "layer.so"
-    if not library.exists() or library.stat().st_mtime < LAYER_SOURCE.stat().st_mtime:
-        made = library.with_suffix(f".{os.getpid()}")
-        command = [compiler, "-shared", "-fPIC", "-O1", "-Wall", "-o", str(made), str(LAYER_SOURCE)]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode != 0:
-            missing = "vulkan/" in done.stderr and "No such file" in done.stderr
-            raise Unavailable("install libvulkan-dev" if missing else f"the Vulkan layer does not build: {done.stderr}")
-        made.replace(library)
+    build_library(LAYER_SOURCE, library)
     layer = {
         "name": LAYER_NAME,
         "type": "GLOBAL",
