@@ -15,7 +15,8 @@ from tests.browser.drivers import Driver, Tab, Unavailable, launch
 from tests.browser.site import Site, serving_site
 from tests.conftest import ROOT, unavailable
 
-expect.set_options(timeout=60_000)  # only so that a failure ends: a busy machine is no failure
+PATIENCE = 300_000  # milliseconds; only so that a failure ends: a busy machine is no failure
+expect.set_options(timeout=PATIENCE)
 # Before a worker's own code: SwiftShader poses as a GPU, so that "auto" takes it before the CPU.
 AS_HARDWARE = """
 if (globalThis.GPUAdapterInfo !== undefined) {
@@ -75,6 +76,12 @@ def webgpu_adapter(browser: Browser, server_url: str) -> dict[str, Any]:
     if adapter is None:
         unavailable(f"Chromium {browser.version} offers no WebGPU adapter")
     return adapter
+
+
+@pytest.fixture
+def context(context: BrowserContext) -> BrowserContext:
+    context.set_default_timeout(PATIENCE)
+    return context
 
 
 @pytest.fixture

@@ -55,6 +55,6 @@ def test_the_gpu_is_taken_and_computes_what_the_cpu_does(compatible_page: Page, 
 
 def test_the_page_says_so(compatible_page: Page, server_url: str) -> None:
     compatible_page.goto(f"{server_url}?backend=webgpu-f32")
-    compatible_page.get_by_test_id("prompt").wait_for(timeout=120_000)
+    compatible_page.get_by_test_id("prompt").wait_for(timeout=300_000)
     compatible_page.get_by_test_id("open-device").click()
     assert "compatibility mode" in compatible_page.get_by_test_id("device-facts").inner_text()

@@ -76,7 +76,6 @@ def test_logits_and_generation(
     page: Page, server_url: str, variant: str, prompts: list[list[int]], expected: list[np.ndarray]
 ) -> None:
     page.goto(server_url + "healthz")
-    page.set_default_timeout(180_000)
     got: dict[str, Any] = page.evaluate(LOGITS, [variant, prompts])
     assert got["variant"] == variant
     for logits, reference in zip(got["logits"], expected, strict=True):
@@ -93,7 +92,6 @@ def test_logits_and_generation(
 def test_the_cpu_samples_what_the_gpu_samples(page: Page, server_url: str, prompts: list[list[int]]) -> None:
     """The same tokens for the same seed, on both backends in one browser."""
     page.goto(server_url + "healthz")
-    page.set_default_timeout(180_000)
     got: dict[str, dict[str, list[int]]] = page.evaluate(
         """async ([ids, samplings]) => {
           const { createEngine } = await import("/static/wisp.js");

@@ -49,7 +49,7 @@ def in_node(source: str | Path, body: str, args: Any = None, **options: Any) -> 
         unavailable("there is no Node")
     program = PROGRAM.format(engine=json.dumps(engine.as_uri()), body=body)
     command = [node, "--input-type=module", "--eval", program, "--", json.dumps([str(source), options, args])]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=True)
     assert done.stderr == ""
     return json.loads(done.stdout)
 

@@ -96,7 +96,7 @@ def page(page: Page, server_url: str) -> Iterator[Page]:
 
 def load(page: Page, url: str) -> None:
     page.goto(url)
-    expect(page.get_by_test_id("prompt")).to_be_visible(timeout=30_000)
+    expect(page.get_by_test_id("prompt")).to_be_visible()
 
 
 def scripted(page: Page, text: str, pause: int = 0) -> None:
@@ -109,7 +109,7 @@ def ask(page: Page, text: str) -> None:
 
 
 def answered(page: Page, count: int = 1) -> None:
-    expect(page.get_by_test_id("answer-stats")).to_have_count(count, timeout=30_000)
+    expect(page.get_by_test_id("answer-stats")).to_have_count(count)
     expect(page.get_by_test_id("stop")).to_be_hidden()
 
 
@@ -119,7 +119,7 @@ def answered(page: Page, count: int = 1) -> None:
 def test_a_small_model_loads_by_itself_and_answers(page: Page, server_url: str) -> None:
     page.goto(server_url)
     assert page.evaluate("window.wisp") is None
-    expect(page.get_by_test_id("welcome")).to_be_visible(timeout=30_000)
+    expect(page.get_by_test_id("welcome")).to_be_visible()
     assert page.evaluate("window.wisp.info.variant") == "webgpu-f32"
     assert page.evaluate("crossOriginIsolated"), "threads need it"
     expect(page).to_have_url(re.compile(r"\?model=toy$"))
@@ -185,7 +185,7 @@ def test_several_models_wait_to_be_chosen(page: Page, artifacts: Path, server_ur
         page.get_by_test_id("model-toy").click()
         page.keyboard.press("ArrowUp")
         page.keyboard.press("Enter")
-        expect(page.get_by_test_id("welcome")).to_be_visible(timeout=30_000)
+        expect(page.get_by_test_id("welcome")).to_be_visible()
         assert page.evaluate("window.wisp.info.model") == "other"
         page.get_by_test_id("open-device").click()
         page.get_by_test_id("change-model").click()
@@ -201,7 +201,7 @@ def test_license_and_homepage_of_a_model_are_said(page: Page, artifacts: Path, s
     toy_artifact.write(directory, toy_artifact.toy(), name="Licensed", license="Apache-2.0", homepage=homepage)
     try:
         page.goto(server_url + "?model=licensed")
-        expect(page.get_by_test_id("prompt")).to_be_visible(timeout=30_000)
+        expect(page.get_by_test_id("prompt")).to_be_visible()
         page.get_by_test_id("open-device").click()
         expect(page.get_by_test_id("device-model")).to_contain_text("Apache-2.0")
         expect(page.get_by_test_id("homepage")).to_have_text("example.org/org/model")
@@ -228,7 +228,7 @@ def test_progress_and_cancel(page: Page, server_url: str) -> None:
     expect(page.get_by_test_id("load-error")).to_be_hidden()
     page.unroute("**/params_shard_1.bin*")
     page.keyboard.press("Enter")
-    expect(page.get_by_test_id("welcome")).to_be_visible(timeout=30_000)
+    expect(page.get_by_test_id("welcome")).to_be_visible()
     assert len(held) == 1
 
 
@@ -248,11 +248,11 @@ def test_a_bad_shard_is_named_and_can_be_retried(page: Page, server_url: str, fa
 
     page.route("**/params_shard_1.bin*", spoil)
     page.goto(server_url)
-    expect(page.get_by_test_id("load-error")).to_contain_text("params_shard_1.bin", timeout=30_000)
+    expect(page.get_by_test_id("load-error")).to_contain_text("params_shard_1.bin")
     expect(page.get_by_test_id("retry")).to_be_focused()
     page.unroute("**/params_shard_1.bin*")
     page.keyboard.press("Enter")
-    expect(page.get_by_test_id("welcome")).to_be_visible(timeout=30_000)
+    expect(page.get_by_test_id("welcome")).to_be_visible()
     expect(page.get_by_test_id("load-error")).to_be_hidden()
 
 
@@ -260,7 +260,7 @@ def test_a_reload_takes_the_weights_from_the_cache(page: Page, server_url: str) 
     load(page, server_url)
     page.route("**/*.bin*", lambda route: route.abort())
     page.reload()
-    expect(page.get_by_test_id("welcome")).to_be_visible(timeout=30_000)
+    expect(page.get_by_test_id("welcome")).to_be_visible()
     assert page.evaluate("window.wisp.stats().cacheHits") >= 3
 
 
@@ -440,7 +440,7 @@ def test_settings_reach_the_request_and_survive_a_reload(page: Page, server_url:
     page.get_by_test_id("setting-max_tokens").fill("-3")
     page.get_by_test_id("close-settings").click()
     page.reload()
-    expect(page.get_by_test_id("prompt")).to_be_visible(timeout=30_000)
+    expect(page.get_by_test_id("prompt")).to_be_visible()
     scripted(page, "Yes.")
     ask(page, "hello")
     answered(page)
@@ -529,7 +529,7 @@ def test_a_gpu_that_is_lost_for_good_is_said_and_the_model_can_be_loaded_again(p
     expect(notice).to_contain_text("the driver was reset")
     notice.get_by_role("button", name="Load the model again").click()
     page.get_by_test_id("prompt").fill("second")
-    expect(page.get_by_test_id("send")).to_be_enabled(timeout=30_000)
+    expect(page.get_by_test_id("send")).to_be_enabled()
     expect(page.get_by_test_id("message-answer")).to_have_count(1)
     scripted(page, "Yes.")
     ask(page, "second")

@@ -103,7 +103,7 @@ def test_a_conversation_moves_to_the_cpu_and_says_so(page: Page, url: str) -> No
     in_worker(page, LOSING.replace("LASTS", "[8, 8]"))
     load(page, url)
     ask(page, "first")
-    expect(page.get_by_test_id("place")).to_contain_text("CPU", timeout=30_000)
+    expect(page.get_by_test_id("place")).to_contain_text("CPU")
     answered(page)
     expect(page.get_by_test_id("notice")).to_contain_text("The conversation continues on the CPU")
     expect(page.get_by_test_id("notice")).to_contain_text("lost twice within a minute")
@@ -151,9 +151,9 @@ def test_a_service_worker_gives_threads_where_the_host_sends_no_headers(page: Pa
     page.get_by_test_id("open-device").click()
     expect(page.get_by_test_id("hint")).to_contain_text("isolation.js")
     page.keyboard.press("Escape")
-    page.get_by_role("button", name="Reload with more threads").click()
-    page.wait_for_event("load")
-    expect(page.get_by_test_id("prompt")).to_be_visible(timeout=30_000)
+    with page.expect_event("load"):
+        page.get_by_role("button", name="Reload with more threads").click()
+    expect(page.get_by_test_id("prompt")).to_be_visible()
     assert page.evaluate("crossOriginIsolated")
     assert page.evaluate("wisp.info.threads") == min(2, page.evaluate("navigator.hardwareConcurrency"))
     assert page.evaluate("wisp.info.hints") == []

@@ -9,7 +9,7 @@ from playwright.sync_api import Page, expect
 @pytest.fixture
 def page(page: Page, server_url: str) -> Page:
     page.goto(f"{server_url}?backend=webgpu-f32-sg")
-    expect(page.get_by_test_id("prompt")).to_be_visible(timeout=120_000)
+    expect(page.get_by_test_id("prompt")).to_be_visible()
     return page
 
 
@@ -19,7 +19,7 @@ def ask(page: Page, text: str) -> str:
     before = answers.count()
     page.get_by_test_id("prompt").fill(text)
     page.keyboard.press("Enter")
-    expect(answers).to_have_count(before + 1, timeout=120_000)
+    expect(answers).to_have_count(before + 1)
     return page.get_by_test_id("answer-text").last.inner_text()
 
 
@@ -49,9 +49,9 @@ def test_an_answer_streams_and_can_be_stopped(page: Page) -> None:
     greedy(page)
     page.get_by_test_id("prompt").fill("Tell me a story.")
     page.keyboard.press("Enter")
-    expect(page.get_by_test_id("answer-text")).not_to_be_empty(timeout=60_000)
+    expect(page.get_by_test_id("answer-text")).not_to_be_empty()
     page.keyboard.press("Escape")
-    expect(page.get_by_test_id("answer-stats")).to_have_count(1, timeout=60_000)
+    expect(page.get_by_test_id("answer-stats")).to_have_count(1)
     assert "Ada" in ask(page, "My name is Ada.") + ask(page, "What is my name?")
 
 
@@ -62,12 +62,12 @@ def test_the_same_seed_gives_the_same_answer_again(page: Page) -> None:
     page.keyboard.press("Escape")
     first = ask(page, "Tell me a story.")
     page.get_by_test_id("regenerate").click()
-    expect(page.get_by_test_id("answer-stats")).to_have_count(1, timeout=120_000)
+    expect(page.get_by_test_id("answer-stats")).to_have_count(1)
     assert page.get_by_test_id("answer-text").inner_text() == first
 
 
 def test_a_reload_needs_no_weights_from_the_network(page: Page) -> None:
     page.route("**/params_shard_*", lambda route: route.abort())
     page.reload()
-    expect(page.get_by_test_id("prompt")).to_be_visible(timeout=120_000)
+    expect(page.get_by_test_id("prompt")).to_be_visible()
     assert len(ask(page, "My name is Ada.")) > 1

@@ -133,12 +133,12 @@ def ask(page: Page, text: str) -> None:
     before = answers.count()
     page.get_by_test_id("prompt").fill(text)
     page.keyboard.press("Enter")
-    expect(answers).to_have_count(before + 1, timeout=120_000)
+    expect(answers).to_have_count(before + 1)
 
 
 def open_chat(page: Page, url: str) -> None:
     page.goto(f"{url}?backend=webgpu-f32-sg")
-    expect(page.get_by_test_id("prompt")).to_be_visible(timeout=120_000)
+    expect(page.get_by_test_id("prompt")).to_be_visible()
 
 
 def changes(page: Page, text: str) -> dict[str, int]:
@@ -190,9 +190,9 @@ def test_nothing_is_submitted_after_a_stop(page: Page, server_url: str) -> None:
         page.get_by_test_id("new-chat").click()
         page.get_by_test_id("prompt").fill("Tell me a story.")
         page.keyboard.press("Enter")
-        expect(page.get_by_test_id("answer-text")).not_to_be_empty(timeout=60_000)
+        expect(page.get_by_test_id("answer-text")).not_to_be_empty()
         page.get_by_test_id("stop").click()
-        expect(page.get_by_test_id("answer-stats")).to_have_count(1, timeout=60_000)
+        expect(page.get_by_test_id("answer-stats")).to_have_count(1)
         submits = page.workers[0].evaluate("() => globalThis.submits")
         assert submits["before"] > 0
         assert submits["after"] == 0, submits

@@ -59,7 +59,7 @@ def measure(page: Page, **options: Any) -> dict[str, Any]:
 def test_the_page_chats(plain_page: Page, server_url: str) -> None:
     """As a visitor finds it: the model loads, answers and remembers, and the page says where it runs and why."""
     plain_page.goto(server_url)
-    expect(plain_page.get_by_test_id("prompt")).to_be_visible(timeout=60_000)
+    expect(plain_page.get_by_test_id("prompt")).to_be_visible()
     expect(plain_page.get_by_test_id("place")).to_contain_text("CPU")
     expect(plain_page.get_by_test_id("notice")).to_contain_text("This model runs on the CPU")
     expect(plain_page.get_by_test_id("notice")).to_contain_text("WebGPU")
