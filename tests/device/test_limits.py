@@ -134,7 +134,12 @@ def test_dispatches_of_sampling(plans: Plans, name: str, variant: str) -> None:
         if buffer == logits and access != "read"
     ]
     assert all(entries[i].startswith("lm_head") for i in writers)
-    assert 1 <= len(entries) - 1 - writers[-1] <= SAMPLING_DISPATCHES
+    behind = plan["programs"]["decode"][writers[-1] + 1 :]
+    assert 1 <= len(behind) <= SAMPLING_DISPATCHES
+    if variant in WEBGPU:  # The logits are read once, by many workgroups, whatever the parameters.
+        (reader,) = [dispatch for dispatch in behind if logits in dispatch["bind"]]
+        vocabulary = plan["buffers"][logits]["bytes"] // 4
+        assert prod(reader["grid"]) >= min(32, vocabulary // 1024)
 
 
 def test_activations_of_llama_take_little(plans: Plans) -> None:
