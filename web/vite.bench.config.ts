@@ -9,7 +9,7 @@ export default defineConfig({
     outDir: "dist",
     emptyOutDir: false,
     target: "es2023",
-    lib: { entry: { bench: resolve(import.meta.dirname, "src/bench.ts") }, formats: ["es"] },
+    lib: { entry: { bench: resolve(import.meta.dirname, "src/bench/bench.ts") }, formats: ["es"] },
     rolldownOptions: { output: { entryFileNames: "[name].js" } },
   },
 });

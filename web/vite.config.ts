@@ -5,7 +5,7 @@
 // No entry is inlined into another: the page's Content-Security-Policy allows neither blob: workers nor inline scripts.
 import { resolve } from "node:path";
 import { defineConfig } from "vitest/config";
-import { MINIMUM } from "./src/browsers.ts";
+import { MINIMUM } from "./src/api/browsers.ts";
 
 const source = (path: string) => resolve(import.meta.dirname, "src", path);
 
@@ -20,11 +20,11 @@ export default defineConfig({
     sourcemap: true,
     lib: {
       entry: {
-        wisp: source("engine.ts"),
-        worker: source("worker.ts"),
-        thread: source("backend/wasm-thread.ts"),
+        wisp: source("page/engine.ts"),
+        worker: source("worker/worker.ts"),
+        thread: source("backend/wasm/thread.ts"),
         page: source("ui/main.ts"),
-        isolation: source("isolation-worker.ts"),
+        isolation: source("service-worker/isolation.ts"),
       },
       formats: ["es"],
       cssFileName: "page",

@@ -18,9 +18,9 @@ export default defineConfig({
     rolldownOptions: {
       input: {
         "check-tokenizer": source("node/check-tokenizer.ts"),
-        "wisp-node": source("engine.ts"),
+        "wisp-node": source("page/engine.ts"),
         "wisp-node-worker": source("node/worker.ts"),
-        "wisp-node-thread": source("backend/wasm-thread.ts"),
+        "wisp-node-thread": source("backend/wasm/thread.ts"),
       },
       output: { entryFileNames: "[name].mjs", chunkFileNames: "shared-node-[hash].mjs" },
     },

@@ -1,7 +1,7 @@
 // Reading untrusted JSON: each function returns a value of the type it names or throws an ArtifactError that says where it
 // looked, what it got and what it expected. Knows JSON and paths, not the artifact's files.
 
-import { ArtifactError } from "../errors";
+import { ArtifactError } from "../api/errors";
 
 export const GIB = 2 ** 30;
 

@@ -3,7 +3,7 @@
 // Knows addresses, bytes and hashes; not what the files mean. How a file survives a bad network is transfer.ts's; what is
 // kept and for whom, store.ts's. One download serves all tabs and engines of a site that want the file at the same time.
 
-import { NetworkError, WispError } from "../errors";
+import { NetworkError, WispError } from "../api/errors";
 import type { FileEntry, Manifest } from "./schema";
 import { type ArtifactStore, sameBytes } from "./store";
 import { type Bytes, MismatchError, type Network, transfer } from "./transfer";

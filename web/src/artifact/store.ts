@@ -2,7 +2,7 @@
 //
 //   files/<sha256>               a file's bytes
 //   artifacts/<state>?of=<base>  model.json of the artifact at `base`: `complete` when a load of it has ended well, `pending` before
-//   anything else                small notes about files (tuning.ts), whose key has `v=` and the beginning of a file's hash
+//   anything else                small notes about files (runtime/tuning.ts), whose key has `v=` and the beginning of a file's hash
 //
 // A file belongs to every artifact whose kept model.json lists it; what belongs to none is pruned. A model.json is noted
 // before the first of its files, so that loads in several tabs leave each other's alone, and an artifact that is being

@@ -4,8 +4,8 @@
 // while nothing comes, an outage is waited for when the server has been there before, and what a server answers wrongly
 // again and again is given up soon.
 
-import { anySignal } from "../abort";
-import { abortError, NetworkError } from "../errors";
+import { anySignal } from "./abort";
+import { abortError, NetworkError } from "../api/errors";
 
 export type Bytes = Uint8Array<ArrayBuffer>;
 export type FetchFunction = (url: string, init: RequestInit) => Promise<Response>;

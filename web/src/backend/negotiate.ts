@@ -2,10 +2,10 @@
 // ask for; fetches nothing and starts nothing.
 
 import type { Variant } from "../artifact/schema";
-import { BROWSERS } from "../browsers";
-import { DeviceError } from "../errors";
-import { nameOf, probe, type Probe, UNNAMED } from "./adapter";
-import { wasmSupport, type WasmSupport } from "./wasm";
+import { BROWSERS } from "../api/browsers";
+import { DeviceError } from "../api/errors";
+import { nameOf, probe, type Probe, UNNAMED } from "./webgpu/adapter";
+import { wasmSupport, type WasmSupport } from "./wasm/backend";
 
 /** `gpu` undefined: nobody asked, as no variant needs to know. */
 export interface Device {

@@ -3,7 +3,7 @@
 // load it. The other side is compiler/tokenizer_check.py.
 
 import { readFileSync } from "node:fs";
-import type { ChatMessage } from "../api";
+import type { ChatMessage } from "../api/types";
 import { chatTemplateOf } from "../text/chat-template";
 import { Tokenizer } from "../text/tokenizer";
 

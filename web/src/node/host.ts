@@ -1,10 +1,10 @@
-// host.ts for Node: the engine's worker is a worker thread, and an artifact may also be a directory. Built into
+// page/host.ts for Node: the engine's worker is a worker thread, and an artifact may also be a directory. Built into
 // wisp-node.mjs in place of the page's.
 
 import { resolve } from "node:path";
 import { pathToFileURL } from "node:url";
 import { Worker } from "node:worker_threads";
-import type { EngineWorker, WorkerEvents } from "../host";
+import type { EngineWorker, WorkerEvents } from "../page/host";
 
 /** package.json says which versions of Node there may be. */
 export function checkPlatform(): void {

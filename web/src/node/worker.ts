@@ -1,11 +1,11 @@
-// worker.ts in a thread of Node: gives it the few things of a browser's worker that it uses, then runs it. Built as
+// worker/worker.ts in a thread of Node: gives it the few things of a browser's worker that it uses, then runs it. Built as
 // wisp-node-worker.mjs, which host.ts starts.
 
 import { readFile } from "node:fs/promises";
 import { fileURLToPath } from "node:url";
 import { parentPort, type Transferable } from "node:worker_threads";
-import type { FromWorker, ToWorker } from "../protocol";
-import "../worker";
+import type { FromWorker, ToWorker } from "../protocol/messages";
+import "../worker/worker";
 
 if (parentPort === null) throw new Error("wisp-node-worker.mjs is for a worker thread");
 const port = parentPort;

@@ -1,8 +1,8 @@
 // Sampling parameters: their defaults, their validation and their words in the state buffer (compiler/FORMAT.md).
 // Knows no model and no text; the sampler itself is a kernel of the plan.
 
-import type { SamplingOptions } from "../api";
-import { RequestError } from "../errors";
+import type { SamplingOptions } from "../api/types";
+import { RequestError } from "../api/errors";
 
 export type Sampling = Required<SamplingOptions> & { seed: number };
 

@@ -4,7 +4,7 @@
 // Knows token ids and positions; sees neither text nor the GPU. One call at a time: the caller queues.
 // Invariant between calls: rows 0..resident.length-1 of the KV cache are those of the ids `resident`.
 
-import { RequestError } from "../errors";
+import { RequestError } from "../api/errors";
 import { type Clock, systemClock } from "./clock";
 import { type Paces, pacesOf } from "./paces";
 import { type Chunk, chunkCost, commonPrefix, coverPrompt } from "./prefill";

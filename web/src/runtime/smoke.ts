@@ -3,7 +3,7 @@
 // Knows logits, tolerances and a session of its own; nothing of variants or of what happens to a machine that is wrong.
 
 import type { Smoke } from "../artifact/schema";
-import { DeviceError } from "../errors";
+import { DeviceError } from "../api/errors";
 import type { Machine } from "./replay";
 import { Session } from "./session";
 

@@ -1,5 +1,5 @@
 // Puts weights where a plan wants them: rows of a tensor, from one or several shards, into one or several buffers.
-// Pure planning; loader.ts does the writing. Knows records and buffers, not their use.
+// Pure planning; worker/load/weights.ts does the writing. Knows records and buffers, not their use.
 
 import { type Plan, rowBytes, type Shard, type TensorCache } from "../artifact/schema";
 

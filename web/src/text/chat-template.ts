@@ -1,8 +1,8 @@
 // Renders a model's Jinja chat template with the variables that transformers gives it. Text in, text out.
 
 import { Template } from "@huggingface/jinja";
-import type { ChatMessage } from "../api";
-import { ArtifactError, RequestError } from "../errors";
+import type { ChatMessage } from "../api/types";
+import { ArtifactError, RequestError } from "../api/errors";
 import type { Tokenizer } from "./tokenizer";
 import { announced } from "./work";
 

@@ -1,6 +1,6 @@
 // The conversation: one request at a time to the engine, and the messages, notices and buttons around it.
 
-import type { ChatMessage, Engine, FinishReason, Usage } from "../api";
+import type { ChatMessage, Engine, FinishReason, Usage } from "../api/types";
 import { byId, el } from "./dom";
 import { count } from "./format";
 import { AnswerView, userMessage } from "./messages";

@@ -1,10 +1,10 @@
 // What this browser and this device offer, WebGPU first, and in plain words what is missing and what to do about it.
 
-import type { EngineInfo } from "../api";
-import { nameOf, probe, type Probe, UNNAMED } from "../backend/adapter";
+import type { EngineInfo } from "../api/types";
+import { nameOf, probe, type Probe, UNNAMED } from "../backend/webgpu/adapter";
 import { cpuObstacle } from "../backend/negotiate";
-import { wasmSupport } from "../backend/wasm-module";
-import { WEBGPU } from "../browsers";
+import { wasmSupport } from "../backend/wasm/module";
+import { WEBGPU } from "../api/browsers";
 import type { Model } from "./catalogue";
 import { el, facts } from "./dom";
 import { address, binaryBytes, bytes, count, parameters, plural } from "./format";

@@ -1,6 +1,6 @@
 // The progress of a load: bytes, rate, time left, cancel.
 
-import type { LoadProgress } from "../api";
+import type { LoadProgress } from "../api/types";
 import { byId } from "./dom";
 import { bytes, duration } from "./format";
 

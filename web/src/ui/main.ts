@@ -1,9 +1,9 @@
 // The page: choose a model, load it, chat. This module wires the parts together and owns the engine.
 
 import "./style.css";
-import type { Engine, EngineInfo } from "../api";
-import { tooOld } from "../browsers";
-import { createEngine, type WispError } from "../engine";
+import type { Engine, EngineInfo } from "../api/types";
+import { tooOld } from "../api/browsers";
+import { createEngine, type WispError } from "../page/engine";
 import { fetchCatalogue, Picker, type Model } from "./catalogue";
 import { Chat } from "./chat";
 import { cpuMissing, deviceFacts, deviceLine, type DeviceReport, type Means, missingNotice, modelFacts, place, probeDevice, whyCpu } from "./device";

@@ -1,6 +1,6 @@
 // How one message of the conversation looks, and what can be done with it. Knows no engine.
 
-import type { FinishReason, Usage } from "../api";
+import type { FinishReason, Usage } from "../api/types";
 import { el, icon } from "./dom";
 import { count, latency, plural, speed } from "./format";
 import { MarkdownView } from "./markdown";

@@ -1,6 +1,6 @@
 // The system prompt and the sampling parameters: what the person set, kept in this browser, over what the model suggests.
 
-import type { ChatRequest, EngineInfo } from "../api";
+import type { ChatRequest, EngineInfo } from "../api/types";
 import { byId, el } from "./dom";
 
 const STORAGE_KEY = "wisp.settings";

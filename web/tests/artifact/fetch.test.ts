@@ -6,7 +6,7 @@ import { addressOf, Fetcher, isOutdated } from "../../src/artifact/fetch";
 import type { FileEntry, Manifest } from "../../src/artifact/schema";
 import { ArtifactStore } from "../../src/artifact/store";
 import { type FetchFunction, Network } from "../../src/artifact/transfer";
-import { ArtifactError } from "../../src/errors";
+import { ArtifactError } from "../../src/api/errors";
 import { content, entryOf, fakeClock, file, MemoryCache, passing, same, scripted, sha, status, text, unreachable, whole } from "../support/network";
 
 const CONTENT = content(200_000);

@@ -5,7 +5,7 @@ import { describe, expect, test } from "vitest";
 import { compose, type Composition, replaced } from "../../src/artifact/choice";
 import { parseManifest, parseTensorCache } from "../../src/artifact/manifest";
 import { parsePlan } from "../../src/artifact/plan";
-import { ArtifactError } from "../../src/errors";
+import { ArtifactError } from "../../src/api/errors";
 import { applyPatch, type Operation } from "../support/patch";
 
 const FIXTURES = resolve(import.meta.dirname, "../../../tests/golden/bad_manifests");

@@ -1,7 +1,7 @@
 // One file over a network that fails in every way that networks do. The clock is the test's.
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import { type Bytes, MismatchError, Network, transfer, type TransferRequest } from "../../src/artifact/transfer";
-import { NetworkError } from "../../src/errors";
+import { NetworkError } from "../../src/api/errors";
 import { type Answer, content, entryOf, fakeClock, file, passing, same, scripted, sha, status, unreachable, whole } from "../support/network";
 
 const CONTENT = content(200_000);

@@ -1,9 +1,9 @@
 import { afterEach, describe, expect, test, vi } from "vitest";
 import type { Variant } from "../../src/artifact/schema";
-import { type Probe, probe } from "../../src/backend/adapter";
+import { type Probe, probe } from "../../src/backend/webgpu/adapter";
 import { eligible, inspect, negotiate } from "../../src/backend/negotiate";
-import type { WasmSupport } from "../../src/backend/wasm";
-import { DeviceError } from "../../src/errors";
+import type { WasmSupport } from "../../src/backend/wasm/backend";
+import { DeviceError } from "../../src/api/errors";
 import { variant } from "../support/variants";
 
 const GPU = [

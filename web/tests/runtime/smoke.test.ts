@@ -3,11 +3,11 @@
 import { describe, expect, test } from "vitest";
 import type { Smoke } from "../../src/artifact/schema";
 import type { Candidate } from "../../src/backend/negotiate";
-import { Runner, type Running } from "../../src/recovery";
+import { Runner, type Running } from "../../src/worker/recovery";
 import { allocate, Replay } from "../../src/runtime/replay";
 import { Session } from "../../src/runtime/session";
 import { difference, smokeTest } from "../../src/runtime/smoke";
-import { UNTUNED } from "../../src/tuning";
+import { UNTUNED } from "../../src/runtime/tuning";
 import { CONTEXT, PLAN, referenceLogits, ToyDevice, VOCAB } from "../support/toy-device";
 import { variant } from "../support/variants";
 

@@ -88,7 +88,7 @@ export async function buildThread(): Promise<URL> {
       outDir,
       target: "es2023",
       minify: false,
-      lib: { entry: { thread: resolve(import.meta.dirname, "../../src/backend/wasm-thread.ts") }, formats: ["es"] },
+      lib: { entry: { thread: resolve(import.meta.dirname, "../../src/backend/wasm/thread.ts") }, formats: ["es"] },
       rolldownOptions: { output: { entryFileNames: "[name].mjs" } },
     },
   });

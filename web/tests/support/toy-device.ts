@@ -3,7 +3,7 @@
 // written again after a loss shows.
 import type { Plan } from "../../src/artifact/schema";
 import type { Backend, BackendCounters, BufferHandle, ProgramHandle, Recorded, Slice } from "../../src/backend/backend";
-import { DeviceError } from "../../src/errors";
+import { DeviceError } from "../../src/api/errors";
 
 export const VOCAB = 101;
 export const CONTEXT = 64;

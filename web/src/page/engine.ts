@@ -1,0 +1,194 @@
+// The public API (types in api/types.ts). Runs on the page: turns methods into calls to the worker (link.ts) and answers into OpenAI's
+// shape. Knows nothing of models or GPUs. Requests made while another one runs wait in the worker's queue, in order.
+
+import type {
+  ChatCompletion,
+  ChatCompletionChunk,
+  ChatCompletions,
+  ChatMessage,
+  ChatRequest,
+  ChatStream,
+  Engine,
+  EngineInfo,
+  EngineOptions,
+  EngineStats,
+  GenerateOptions,
+} from "../api/types";
+import { chunk, completion, newEnvelope, PushStream, toCall, usageChunk } from "./chat";
+import { RequestError } from "../api/errors";
+import { addressOf, checkPlatform } from "./host";
+import { WorkerLink } from "./link";
+
+export type * from "../api/types";
+export { ArtifactError, DeviceError, NetworkError, RequestError, WispError } from "../api/errors";
+
+/** How long dispose() waits for the worker before ending it anyway. */
+const DISPOSE_MS = 2000;
+
+const GENERATE_OPTIONS = new Set<string>([
+  "maxTokens",
+  "temperature",
+  "topK",
+  "topP",
+  "minP",
+  "repetitionPenalty",
+  "presencePenalty",
+  "frequencyPenalty",
+  "seed",
+  "stopTokenIds",
+  "ignoreEos",
+  "signal",
+] satisfies (keyof GenerateOptions)[]);
+
+class PageEngine implements Engine {
+  readonly chat: Engine["chat"];
+  private disposal: Promise<void> | undefined;
+
+  constructor(
+    private readonly link: WorkerLink,
+    private readonly loadedInfo: EngineInfo,
+  ) {
+    this.chat = { completions: { create: this.complete.bind(this) as ChatCompletions["create"] } };
+  }
+
+  get info(): EngineInfo {
+    return this.link.latestInfo ?? this.loadedInfo;
+  }
+
+  logits(ids: readonly number[]): Promise<Float32Array> {
+    return this.link.call("logits", { ids: [...ids] });
+  }
+
+  generateIds(ids: readonly number[], options: GenerateOptions = {}): Promise<number[]> {
+    const { signal, ...rest } = options;
+    const unknown = Object.keys(rest).find((name) => !GENERATE_OPTIONS.has(name));
+    if (unknown !== undefined) {
+      const error = { what: "an option of generateIds()", got: unknown, expected: [...GENERATE_OPTIONS].join(", ") };
+      return Promise.reject(new RequestError(error));
+    }
+    return this.link.call("generate", { ids: [...ids], options: rest }, { signal });
+  }
+
+  tokenize(text: string, { addSpecialTokens = true } = {}): Promise<number[]> {
+    return this.link.call("tokenize", { text, addSpecialTokens });
+  }
+
+  detokenize(ids: readonly number[], { skipSpecialTokens = true } = {}): Promise<string> {
+    return this.link.call("detokenize", { ids: [...ids], skipSpecialTokens });
+  }
+
+  applyChatTemplate(messages: ChatMessage[], { addGenerationPrompt = true } = {}): Promise<string> {
+    return this.link.call("template", { messages, addGenerationPrompt });
+  }
+
+  interrupt(): void {
+    this.link.interrupt();
+  }
+
+  async resetChat(): Promise<void> {
+    await this.link.call("reset", null);
+  }
+
+  stats(): EngineStats {
+    // Statistics outlive a lost device, not the engine.
+    if (this.disposal !== undefined) this.link.throwIfClosed();
+    const { stats } = this.link;
+    if (stats === undefined) throw new Error("an engine without its load's statistics");
+    return stats;
+  }
+
+  dispose(): Promise<void> {
+    this.disposal ??= this.end();
+    return this.disposal;
+  }
+
+  private async end(): Promise<void> {
+    const remedy = "Create another one with createEngine().";
+    this.link.close(new RequestError({ what: "The engine was disposed of", remedy }, "disposed"));
+    const freed = this.link.request("dispose", null).catch(() => undefined);
+    await Promise.race([freed, new Promise((resolve) => setTimeout(resolve, DISPOSE_MS))]);
+    this.link.terminate();
+  }
+
+  /** Both forms of create(): a promise of a completion, or a promise of a stream that can be iterated itself. */
+  private complete(
+    request: ChatRequest,
+    { signal = request.signal }: { signal?: AbortSignal | undefined } = {},
+  ): Promise<ChatCompletion> | (Promise<ChatStream> & AsyncIterable<ChatCompletionChunk>) {
+    if (request.stream !== true) return this.completeWhole(request, signal);
+    const promise = new Promise<ChatStream>((resolve) => resolve(this.stream(request, signal)));
+    promise.catch(() => undefined); // A caller that iterates gets the error from the iterator.
+    return Object.assign(promise, {
+      async *[Symbol.asyncIterator]() {
+        yield* await promise;
+      },
+    });
+  }
+
+  private async completeWhole(request: ChatRequest, signal: AbortSignal | undefined): Promise<ChatCompletion> {
+    const call = toCall(request);
+    this.checkTemplate();
+    const envelope = newEnvelope(this.info.model);
+    return completion(envelope, await this.link.call("chat", call, { signal }));
+  }
+
+  private stream(request: ChatRequest, signal: AbortSignal | undefined): ChatStream {
+    const call = toCall(request);
+    this.link.throwIfClosed();
+    this.checkTemplate();
+    const envelope = newEnvelope(this.info.model);
+    let id: number | undefined;
+    const chunks = new PushStream<ChatCompletionChunk>(() => {
+      if (id !== undefined) this.link.abort(id);
+    });
+    chunks.push(chunk(envelope, { role: "assistant", content: "" }));
+    const onDelta = (content: string) => chunks.push(chunk(envelope, { content }));
+    const onId = (given: number) => (id = given);
+    this.link.call("chat", call, { signal, onDelta, onId }).then(
+      (result) => {
+        chunks.push(chunk(envelope, {}, result.finishReason));
+        if (request.stream_options?.include_usage === true) chunks.push(usageChunk(envelope, result));
+        chunks.end();
+      },
+      (error: unknown) => chunks.fail(error),
+    );
+    return chunks;
+  }
+
+  private checkTemplate(): void {
+    if (this.info.hasChatTemplate) return;
+    throw new RequestError({
+      what: `${this.info.model} has no chat template`,
+      remedy: "It is not a chat model: write the prompt yourself and use tokenize() and generateIds().",
+    });
+  }
+}
+
+/**
+ * Loads an artifact: chooses a variant, downloads (or finds in the cache) and checks its files, fills the device's memory.
+ * @param url the artifact's directory, absolute or relative to the page; in Node a path too
+ * @throws ArtifactError, NetworkError, DeviceError, RequestError, or the signal's reason
+ */
+export async function createEngine(url: string | URL, options: EngineOptions = {}): Promise<Engine> {
+  const { backend = "auto", contextLength, threads, cache = true, autotune, fetch, signal } = options;
+  checkPlatform();
+  const headers = checkHeaders(options.headers ?? {});
+  if (fetch !== undefined && typeof fetch !== "function") throw new RequestError({ what: "fetch", got: typeof fetch, expected: "a function" });
+  signal?.throwIfAborted();
+  const link = new WorkerLink(options);
+  try {
+    const info = await link.call("load", { url: addressOf(url), options: { backend, contextLength, threads, cache, autotune, headers, fetchesOnPage: fetch !== undefined } }, { signal });
+    return new PageEngine(link, info);
+  } catch (error) {
+    link.terminate();
+    throw error;
+  }
+}
+
+function checkHeaders(headers: Record<string, string>): Record<string, string> {
+  try {
+    return Object.fromEntries(new Headers(headers));
+  } catch (error) {
+    throw new RequestError({ what: "headers", got: error instanceof Error ? error.message : String(error), expected: "names and values of HTTP headers" });
+  }
+}

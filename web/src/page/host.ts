@@ -1,0 +1,48 @@
+// Where the engine lives: how its worker is started and what an artifact's address is relative to. This is the page's;
+// ../node/host.ts takes its place in the build for Node.
+
+import { BROWSERS, tooOld } from "../api/browsers";
+import { DeviceError } from "../api/errors";
+import type { FromWorker, ToWorker } from "../protocol/messages";
+
+export interface EngineWorker {
+  post(message: ToWorker): void;
+  terminate(): void;
+}
+
+export interface WorkerEvents {
+  onMessage: (message: FromWorker) => void;
+  /** It could not be started (then without a word, in browsers) or failed. */
+  onError: (message: string) => void;
+}
+
+/** Before anything is fetched or started. @throws DeviceError("old-browser") */
+export function checkPlatform(): void {
+  const what = tooOld();
+  if (what !== undefined)
+    throw new DeviceError("old-browser", { what, got: navigator.userAgent, expected: BROWSERS, remedy: "Update the browser or use another." });
+}
+
+/** The worker is a file beside this one, by name: bundlers must not inline it (a strict CSP forbids blob: workers). */
+export function startWorker({ onMessage, onError }: WorkerEvents): EngineWorker {
+  const worker = new Worker(new URL(/* @vite-ignore */ "./worker.js", import.meta.url), { type: "module", name: "wisp" });
+  worker.onmessage = ({ data }: MessageEvent<FromWorker>) => onMessage(data);
+  worker.onerror = ({ message }) => onError(message);
+  worker.onmessageerror = () => onError("a message of it could not be read");
+  return { post: (message) => worker.postMessage(message), terminate: () => worker.terminate() };
+}
+
+/** Calls `onGone` when the worker that holds the lock has ended: browsers send no event when they end one. */
+export function watchLock(lock: string, onGone: () => void): { stop: () => void } {
+  const controller = new AbortController();
+  // Where a page has none, a worker that died is found out by its silence.
+  const locks = (navigator as { locks?: LockManager }).locks;
+  locks?.request(lock, { signal: controller.signal }, onGone).catch(() => undefined);
+  return { stop: () => controller.abort() };
+}
+
+/** Absolute, with the query, which may be a signature, and without the fragment. */
+export function addressOf(artifact: string | URL): string {
+  const { origin, pathname, search } = new URL(artifact, document.baseURI);
+  return origin + pathname + search;
+}

@@ -1,0 +1,68 @@
+// Decides when a worker hangs: by pings that stay unanswered, counted rather than timed, so that a page that slept, or whose
+// timers the browser slows down, is never in a hurry. Knows of text work what was announced; computing may take its time.
+
+import type { TextWork } from "../text/work";
+
+export interface WatchdogOptions {
+  ping: () => void;
+  /** Whether anybody waits for an answer; work on text is watched anyway. */
+  busy: () => boolean;
+  /** Once, the last thing that the watchdog does. */
+  onHang: (work: TextWork | undefined, seconds: number) => void;
+  intervalMs?: number;
+}
+
+const INTERVAL_MS = 1000;
+/** Unanswered pings until a worker hangs, at its work on text: a prompt of 100,000 tokens takes a tenth of that. */
+const TEXT_PINGS: Record<TextWork, number> = { template: 10, tokenizer: 10, "building the tokenizer": 60 };
+/** Somebody who pressed Stop does not wait so long. */
+const HURRIED_PINGS = 2;
+/** At anything else, such as a long kernel of a slow processor. */
+const OTHER_PINGS = 300;
+
+export class Watchdog {
+  private readonly timer: ReturnType<typeof setInterval>;
+  private work: TextWork | undefined;
+  private unanswered = 0;
+  private hurried = false;
+
+  constructor(private readonly options: WatchdogOptions) {
+    this.timer = setInterval(() => this.tick(), options.intervalMs ?? INTERVAL_MS);
+  }
+
+  /** The worker said that it begins this, or with undefined that it has ended. */
+  announce(work: TextWork | undefined): void {
+    this.work = work;
+    this.heard();
+  }
+
+  /** The worker said something. */
+  heard(): void {
+    this.unanswered = 0;
+    this.hurried = false;
+  }
+
+  /** What runs is not wanted any more. */
+  hurry(): void {
+    this.hurried = true;
+  }
+
+  stop(): void {
+    clearInterval(this.timer);
+  }
+
+  private tick(): void {
+    const { busy, ping, onHang, intervalMs = INTERVAL_MS } = this.options;
+    if (this.unanswered === 0) {
+      if (!busy() && this.work === undefined) return;
+      this.unanswered = 1;
+      ping();
+      return;
+    }
+    const { work } = this;
+    const most = work === undefined ? OTHER_PINGS : Math.min(TEXT_PINGS[work], this.hurried ? HURRIED_PINGS : Infinity);
+    if (this.unanswered++ < most) return;
+    this.stop();
+    onHang(work, (most * intervalMs) / 1000);
+  }
+}

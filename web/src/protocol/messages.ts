@@ -1,0 +1,101 @@
+// The messages between the page (page/link.ts) and the worker (worker/worker.ts). Types only; both ends switch over them exhaustively.
+
+import type { ChatMessage, EngineInfo, EngineStats, FinishReason, GenerateOptions, LoadProgress, SamplingOptions } from "../api/types";
+import type { SerializedError } from "../api/errors";
+import type { TextWork } from "../text/work";
+
+export interface LoadOptions {
+  backend: string;
+  contextLength: number | undefined;
+  threads: number | undefined;
+  cache: boolean;
+  autotune: boolean | undefined;
+  /** Of every request for a file. */
+  headers: Record<string, string>;
+  /** The page fetches the files: it was given a function for it. */
+  fetchesOnPage: boolean;
+}
+
+/** What the page is asked to fetch, and how; answered by `response`, then `piece`s, then `done`. */
+export interface PageRequest {
+  url: string;
+  headers: Record<string, string>;
+  cache: RequestCache;
+}
+
+/** What the page says of a request of the worker. */
+export type PageAnswer =
+  | { type: "response"; id: number; status: number; headers: [string, string][] }
+  | { type: "piece"; id: number; bytes: Uint8Array<ArrayBuffer> }
+  /** The body's end, or why the request failed. */
+  | { type: "done"; id: number; error: string | undefined };
+
+/** A chat request after its OpenAI shape was checked on the page. */
+export interface ChatCall {
+  messages: ChatMessage[];
+  sampling: SamplingOptions;
+  seed: number | undefined;
+  maxTokens: number | undefined;
+  stop: string[];
+  /** Send `delta` messages while generating. */
+  stream: boolean;
+}
+
+export interface ChatResult {
+  text: string;
+  finishReason: FinishReason;
+  promptTokens: number;
+  completionTokens: number;
+  reusedTokens: number;
+  prefillMs: number;
+  decodeMs: number;
+  decodedTokens: number;
+}
+
+/** What a call asks and what answers it. */
+export interface Calls {
+  load: { args: { url: string; options: LoadOptions }; result: EngineInfo };
+  logits: { args: { ids: number[] }; result: Float32Array };
+  generate: { args: { ids: number[]; options: Omit<GenerateOptions, "signal"> }; result: number[] };
+  chat: { args: ChatCall; result: ChatResult };
+  tokenize: { args: { text: string; addSpecialTokens: boolean }; result: number[] };
+  detokenize: { args: { ids: number[]; skipSpecialTokens: boolean }; result: string };
+  template: { args: { messages: ChatMessage[]; addGenerationPrompt: boolean }; result: string };
+  reset: { args: null; result: null };
+  dispose: { args: null; result: null };
+}
+export type CallName = keyof Calls;
+
+export type Call = { [N in CallName]: { type: "call"; id: number; name: N; args: Calls[N]["args"] } }[CallName];
+
+export type ToWorker =
+  | Call
+  /** Ends the call `id`, running or waiting: it returns what there is. */
+  | { type: "abort"; id: number }
+  /** Ends the generation that is running. */
+  | { type: "interrupt" }
+  | PageAnswer
+  /** Answered as soon as the worker's event loop turns. */
+  | { type: "ping" };
+
+export type FromWorker =
+  /** Whoever gets this Web Lock knows that the worker is gone. */
+  | { type: "started"; lock: string }
+  | { type: "pong" }
+  /** Work on text begins, for the call `id` (none: for a load), or with undefined has ended: it may hang. */
+  | { type: "text"; work: TextWork | undefined; id: number | undefined }
+  | { type: "result"; id: number; value: Calls[CallName]["result"]; stats: EngineStats }
+  | { type: "error"; id: number; error: SerializedError; stats: EngineStats }
+  | { type: "delta"; id: number; text: string; stats: EngineStats }
+  | { type: "progress"; progress: LoadProgress }
+  /** The page's own fetch function is wanted. */
+  | { type: "fetch"; id: number; request: PageRequest }
+  /** Nobody waits for it any more. */
+  | { type: "fetch-abort"; id: number }
+  /** Files will be kept: only a page can ask the browser not to delete them. */
+  | { type: "keeping" }
+  /** The device is gone; the model is being started anew. */
+  | { type: "recovering"; error: SerializedError }
+  | { type: "moved"; info: EngineInfo }
+  /** For good. */
+  | { type: "lost"; error: SerializedError };

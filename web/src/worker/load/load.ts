@@ -1,0 +1,193 @@
+// From an artifact's URL to a model that runs: the whole load, stage by stage. Runs in the worker.
+//
+// model.json -> what can run here -> tensor cache, texts and the first variant that starts, side by side -> session
+//
+// When the artifact turns out to have been replaced meanwhile, or the network gives no more of it, the load begins again with
+// the model.json of now, or with the one whose files are all here.
+
+import { anySignal } from "../../artifact/abort";
+import type { LoadProgress } from "../../api/types";
+import { noCache, openCache } from "../../artifact/cache";
+import { addressOf, type Description, Fetcher, isOutdated } from "../../artifact/fetch";
+import { parseManifest, parseTensorCache } from "../../artifact/manifest";
+import type { Manifest } from "../../artifact/schema";
+import { ArtifactStore, sameBytes } from "../../artifact/store";
+import { type FetchFunction, Network } from "../../artifact/transfer";
+import { eligible, inspect, negotiate } from "../../backend/negotiate";
+import { DeviceError, NetworkError, RequestError, type WispError } from "../../api/errors";
+import { ProgressMeter } from "./progress";
+import { storageNotices } from "./room";
+import { type Artifact, startVariant } from "./variant";
+import { entryOf } from "./weights";
+import type { LoadOptions } from "../../protocol/messages";
+import { Runner, type RunnerOptions } from "../recovery";
+import { Session } from "../../runtime/session";
+import { type ChatTemplate, chatTemplateOf } from "../../text/chat-template";
+import { Tokenizer } from "../../text/tokenizer";
+import { TuningMemory } from "../../runtime/tuning";
+
+/** An artifact may lack both and still serve logits and generateIds. */
+interface Texts {
+  tokenizer: Tokenizer | undefined;
+  template: ChatTemplate | undefined;
+}
+
+export interface LoadedModel {
+  artifact: Artifact & Texts;
+  runner: Runner;
+  session: Session;
+  /** What is otherwise than one would expect of the load, in plain words. */
+  notices: readonly string[];
+  loadMs: number;
+}
+
+/** What the model tells while it runs. */
+export type RunnerEvents = Pick<RunnerOptions, "onRecovering" | "onMoved" | "onLost">;
+
+export interface LoadEvents extends RunnerEvents {
+  /** Files will be kept: the page may ask the browser not to delete them. */
+  onKeeping?: () => void;
+}
+
+/** How often a load begins again because the artifact was replaced under it, or its network went away. */
+const MOST_RESTARTS = 3;
+
+/**
+ * @param url the artifact's directory, absolute; its query goes with every request
+ * @param fetch in place of the worker's own
+ * @throws ArtifactError, NetworkError, DeviceError, RequestError; whatever was made is disposed of then
+ */
+export async function load(
+  url: string,
+  options: LoadOptions,
+  signal: AbortSignal,
+  onProgress: (progress: LoadProgress) => void,
+  events: LoadEvents = {},
+  fetch?: FetchFunction,
+): Promise<LoadedModel> {
+  const startedAt = performance.now();
+  const checked = { threads: checkThreads(options.threads), autotune: checkAutotune(options.autotune) };
+  const meter = new ProgressMeter(onProgress);
+  meter.enter("manifest");
+  const address = addressOf(url);
+  const cache = options.cache ? await openCache() : noCache;
+  if (cache.stores) events.onKeeping?.();
+  const store = new ArtifactStore(cache, address.base);
+  const memory = new TuningMemory(cache, address.base);
+  const fetcher = new Fetcher({ address, store, network: new Network(fetch, options.headers), signal, onWaiting: (reason) => meter.wait(reason) });
+  let description = await fetcher.description(parseManifest);
+  for (let restarts = 0; ; restarts++) {
+    const { manifest, bytes, notice } = description;
+    try {
+      const context = { tokens: capacity(options.contextLength, manifest), asked: options.contextLength !== undefined };
+      const loaded = await loadDescribed({ manifest, context, fetcher, store, meter, memory, ...checked }, options.backend, signal, events);
+      try {
+        await store.complete(bytes);
+        signal.throwIfAborted();
+        const notices = [...(notice === undefined ? [] : [notice]), ...(await storageNotices(store))];
+        meter.enter("ready");
+        return { ...loaded, notices, loadMs: performance.now() - startedAt };
+      } catch (error) {
+        loaded.runner.dispose();
+        throw error;
+      }
+    } catch (error) {
+      const other = signal.aborted || restarts === MOST_RESTARTS ? undefined : await another(fetcher, description, error);
+      if (other === undefined) throw error;
+      description = other;
+      meter.enter("manifest");
+    }
+  }
+}
+
+/** The model.json to try after `error` ended the load of `description`; undefined: none. */
+async function another(fetcher: Fetcher, description: Description, error: unknown): Promise<Description | undefined> {
+  if (!(error instanceof NetworkError)) return undefined;
+  const latest = isOutdated(error) ? await fetcher.description(parseManifest).catch(() => undefined) : undefined;
+  if (latest !== undefined && !sameBytes(latest.bytes, description.bytes)) return latest;
+  const kept = await fetcher.kept(parseManifest);
+  if (kept === undefined || sameBytes(kept.bytes, description.bytes)) return undefined;
+  return { ...kept, notice: `An earlier copy of the model in this browser is used, as the new one cannot be downloaded: ${error.message}` };
+}
+
+/** Everything after model.json. The texts are read while the variant starts; whatever fails first ends the rest. */
+async function loadDescribed(
+  common: Omit<Artifact, "weights">,
+  backend: string,
+  signal: AbortSignal,
+  { onRecovering, onMoved, onLost }: RunnerEvents,
+): Promise<Pick<LoadedModel, "artifact" | "runner" | "session">> {
+  const { manifest, meter, store } = common;
+  const candidates = negotiate(manifest.variants, await inspect(eligible(manifest.variants, backend)), backend);
+  const failure = new AbortController();
+  const ends = anySignal([signal, failure.signal]);
+  const part = meter.part();
+  const fetcher = common.fetcher.until(ends, part.add);
+  const paths = [manifest.weights, ...textFiles(manifest)];
+  part.expect(paths.reduce((sum, path) => sum + entryOf(manifest, path).bytes, 0));
+  const weights = fetcher.json(manifest.weights, entryOf(manifest, manifest.weights)).then((json) => parseTensorCache(json, manifest));
+  const texts = loadTexts(fetcher, manifest);
+  const artifact: Artifact = { ...common, weights };
+  const runnerEvents = {
+    ...(onMoved === undefined ? {} : { onMoved }),
+    ...(onLost === undefined ? {} : { onLost }),
+    onRecovering: (error: WispError) => {
+      meter.restart();
+      onRecovering?.(store.stores ? error : downloadingAgain(error, manifest));
+    },
+  };
+  const start: RunnerOptions["start"] = (variant, until, gently) => startVariant(artifact, variant, until, gently);
+  const starting = Runner.start({ candidates, fixed: backend !== "auto", start, ...runnerEvents }, ends);
+  try {
+    const [runner, found] = await Promise.all([starting, texts, weights]);
+    const session = new Session(runner.running.machine, (failed, error) => runner.replace(failed, error));
+    await session.measureLatency();
+    return { artifact: { ...artifact, ...found }, runner, session };
+  } catch (error) {
+    failure.abort();
+    starting.then((runner) => runner.dispose(), () => undefined);
+    part.drop();
+    throw error;
+  }
+}
+
+function downloadingAgain({ kind, what, got, expected }: WispError, { weightBytes }: Manifest): WispError {
+  const size = `${Math.ceil(weightBytes / 1e6).toLocaleString("en-US")} MB`;
+  return new DeviceError(kind, { what: `${what}. The weights were not kept in this browser and are downloaded again (${size})`, got, expected });
+}
+
+const MOST_THREADS = 64;
+
+function checkThreads(threads: number | undefined): number | undefined {
+  if (threads !== undefined && (!Number.isInteger(threads) || threads < 1 || threads > MOST_THREADS))
+    throw new RequestError({ what: "threads", got: String(threads), expected: `an integer from 1 to ${MOST_THREADS}` });
+  return threads;
+}
+
+function checkAutotune(autotune: unknown): boolean | undefined {
+  if (autotune !== undefined && typeof autotune !== "boolean") throw new RequestError({ what: "autotune", got: JSON.stringify(autotune), expected: "true or false" });
+  return autotune;
+}
+
+function capacity(wanted: number | undefined, manifest: Manifest): number {
+  if (wanted === undefined) return manifest.context;
+  if (!Number.isInteger(wanted) || wanted < 1 || wanted > manifest.context)
+    throw new RequestError({ what: "contextLength", got: String(wanted), expected: `an integer from 1 to ${manifest.context}` });
+  return wanted;
+}
+
+const TEXTS = ["tokenizer.json", "tokenizer_config.json"] as const;
+
+function textFiles({ tokenizer }: Manifest): string[] {
+  return TEXTS.filter((name) => tokenizer.includes(name));
+}
+
+async function loadTexts(fetcher: Fetcher, manifest: Manifest): Promise<Texts> {
+  const files = textFiles(manifest);
+  const read = async (name: string): Promise<Record<string, unknown> | undefined> =>
+    files.includes(name) ? ((await fetcher.json(name, entryOf(manifest, name))) as Record<string, unknown>) : undefined;
+  const [json, config] = await Promise.all(TEXTS.map(read));
+  const tokenizer = json === undefined ? undefined : new Tokenizer(json, config ?? {});
+  if (manifest.chatTemplate === null || tokenizer === undefined) return { tokenizer, template: undefined };
+  return { tokenizer, template: chatTemplateOf(manifest.chatTemplate, tokenizer, manifest.bosTokenId, manifest.stopTokenIds[0]) };
+}
