@@ -71,9 +71,10 @@ test-web: $(NODE_READY)
 test-browser: $(PYTHON_READY) $(PAGE)
 	$(BIN)/pytest tests/browser
 
-format: $(PYTHON_READY)
+format: $(PYTHON_READY) $(NODE_READY)
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
+	cd web && npm run --silent format
 
 # Writes what is installed now, without local version labels such as +cpu.
 lock: $(PYTHON_READY)

@@ -7,7 +7,8 @@ export const MINIMUM = { chrome: 110, firefox: 115, safari: 16.4 };
 /** First versions with WebGPU, which models run faster with; without it they run on the CPU. */
 export const WEBGPU = { chrome: 113, chromeOnAndroid: 121, firefox: 141, firefoxOnMacs: 145, safari: 26 };
 
-const list = ({ chrome, firefox, safari }: typeof MINIMUM): string => `Chrome or Edge ${chrome}, Firefox ${firefox}, Safari ${safari} or later`;
+const list = ({ chrome, firefox, safari }: typeof MINIMUM): string =>
+  `Chrome or Edge ${chrome}, Firefox ${firefox}, Safari ${safari} or later`;
 
 export const BROWSERS = list(MINIMUM);
 export const BROWSERS_WITH_WEBGPU = list(WEBGPU);

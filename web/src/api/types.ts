@@ -249,7 +249,10 @@ export type ChatStream = AsyncIterableIterator<ChatCompletionChunk>;
 
 /** For messages, with or without `await`: `for await (const chunk of await create({stream: true}))`. */
 export interface ChatCompletions {
-  create(request: ChatRequest & { stream: true }, options?: { signal?: AbortSignal }): Promise<ChatStream> & AsyncIterable<ChatCompletionChunk>;
+  create(
+    request: ChatRequest & { stream: true },
+    options?: { signal?: AbortSignal },
+  ): Promise<ChatStream> & AsyncIterable<ChatCompletionChunk>;
   create(request: ChatRequest & { stream?: false | null }, options?: { signal?: AbortSignal }): Promise<ChatCompletion>;
 }
 

@@ -14,6 +14,7 @@ export function listening(signals: readonly AbortSignal[]): AbortSignal {
     controller.abort(aborted.reason);
     return controller.signal;
   }
-  for (const signal of signals) signal.addEventListener("abort", () => controller.abort(signal.reason), { once: true, signal: controller.signal });
+  for (const signal of signals)
+    signal.addEventListener("abort", () => controller.abort(signal.reason), { once: true, signal: controller.signal });
   return controller.signal;
 }

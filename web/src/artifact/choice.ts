@@ -19,14 +19,21 @@ export interface Composition {
 
 /** The programs that `choice` names, and no kernel that they do not need. @param file the module of the plan's own kernels */
 export function compose(plan: Plan, file: string, choice: Choice): Composition {
-  const modules = [file, ...plan.alternatives.map(({ kernelsFile }) => kernelsFile)].map((name) => ({ file: name, used: new Map<number, Kernel>() }));
+  const modules = [file, ...plan.alternatives.map(({ kernelsFile }) => kernelsFile)].map((name) => ({
+    file: name,
+    used: new Map<number, Kernel>(),
+  }));
   const places: { dispatch: Dispatch; module: number; kernel: number }[] = [];
   const program = (name: string, own: readonly Dispatch[]): Dispatch[] => {
     const at = plan.alternatives.findIndex((alternative) => alternative.name === choice[name]);
     const alternative = plan.alternatives[at];
     return (alternative?.programs.get(name) ?? own).map((dispatch) => {
       const isOwn = dispatch.kernel < plan.kernels.length;
-      const place = { dispatch: { ...dispatch }, module: isOwn ? 0 : at + 1, kernel: isOwn ? dispatch.kernel : dispatch.kernel - plan.kernels.length };
+      const place = {
+        dispatch: { ...dispatch },
+        module: isOwn ? 0 : at + 1,
+        kernel: isOwn ? dispatch.kernel : dispatch.kernel - plan.kernels.length,
+      };
       const kernel = (isOwn ? plan : alternative)?.kernels[place.kernel];
       if (kernel === undefined) throw new Error(`${name}: a dispatch of a kernel that is not there`);
       modules[place.module]?.used.set(place.kernel, kernel);

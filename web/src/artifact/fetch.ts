@@ -213,7 +213,17 @@ export class Fetcher {
       this.counters.bytesDownloaded += Math.max(0, bytes);
       if (size !== undefined) onBytes?.(bytes, false); // Progress is of files whose size is known.
     };
-    return transfer(network, { file, url, size, cache, signal, impatient, onBytes: count, onWaiting, ...(verify === undefined ? {} : { verify }) });
+    return transfer(network, {
+      file,
+      url,
+      size,
+      cache,
+      signal,
+      impatient,
+      onBytes: count,
+      onWaiting,
+      ...(verify === undefined ? {} : { verify }),
+    });
   }
 }
 

@@ -2,7 +2,18 @@
 // are tested on tests/golden/bad_manifests. plan-schema checks are in plan.ts. Knows the format; fetches nothing.
 
 import { checkPath, fail, GIB, Node } from "./checks";
-import type { FileEntry, GenerationDefaults, Manifest, Shard, Smoke, Tensor, TensorCache, TensorRecord, Variant, WeightDtype } from "./schema";
+import type {
+  FileEntry,
+  GenerationDefaults,
+  Manifest,
+  Shard,
+  Smoke,
+  Tensor,
+  TensorCache,
+  TensorRecord,
+  Variant,
+  WeightDtype,
+} from "./schema";
 import { DTYPE_BYTES } from "./schema";
 
 const MODEL = "model.json";
@@ -47,7 +58,10 @@ export function parseManifest(json: unknown): Manifest {
     weightBytes: root.get("weight_bytes").int(0, MOST_BYTES),
     context,
     bosTokenId: bos.value === null ? null : bos.int(0, vocabSize - 1),
-    stopTokenIds: root.get("stop_token_ids").list(1000).map((id) => id.int(0, vocabSize - 1)),
+    stopTokenIds: root
+      .get("stop_token_ids")
+      .list(1000)
+      .map((id) => id.int(0, vocabSize - 1)),
     generation: parseGeneration(root.get("generation")),
     chatTemplate: template.value === null ? null : template.string(),
     tokenizer: root.get("tokenizer").list(32).map(listed),
@@ -106,7 +120,10 @@ function parseGeneration(node: Node): GenerationDefaults {
 }
 
 function parseSmoke(node: Node, vocabSize: number, context: number): Smoke {
-  const ids = node.get("ids").list(Math.min(SMOKE_IDS, context)).map((id) => id.int(0, vocabSize - 1));
+  const ids = node
+    .get("ids")
+    .list(Math.min(SMOKE_IDS, context))
+    .map((id) => id.int(0, vocabSize - 1));
   if (ids.length === 0) node.get("ids").fail("at least one id");
   const scale = above(node.get("scale"), FLOAT_MAX);
   const seen = new Set<number>();
@@ -118,13 +135,19 @@ function parseSmoke(node: Node, vocabSize: number, context: number): Smoke {
     return [id.int(), logit.number(-scale, most)];
   };
   let last = scale;
-  const top = node.get("top").list(SMOKE_LOGITS).map((item) => {
-    const found = pair(item, last);
-    last = found[1];
-    return found;
-  });
+  const top = node
+    .get("top")
+    .list(SMOKE_LOGITS)
+    .map((item) => {
+      const found = pair(item, last);
+      last = found[1];
+      return found;
+    });
   if (top.length === 0) node.get("top").fail("at least one logit");
-  const others = node.get("others").list(SMOKE_LOGITS).map((item) => pair(item, last));
+  const others = node
+    .get("others")
+    .list(SMOKE_LOGITS)
+    .map((item) => pair(item, last));
   return { ids, top, others, scale, tolerance: above(node.get("tolerance"), MAX_TOLERANCE) };
 }
 
@@ -138,13 +161,25 @@ function parseVariants(node: Node, listed: (node: Node) => string): Variant[] {
   const variants = node.list(64).map((item) => parseVariant(item, listed));
   if (variants.length === 0) node.fail("at least one variant");
   const names = new Set(variants.map((variant) => variant.name));
-  if (names.size !== variants.length) fail(MODEL, "variants: names", variants.map((v) => v.name), "each name once");
+  if (names.size !== variants.length)
+    fail(
+      MODEL,
+      "variants: names",
+      variants.map((v) => v.name),
+      "each name once",
+    );
   return variants;
 }
 
 function parseVariant(node: Node, listed: (node: Node) => string): Variant {
-  const limits = node.get("required_limits").entries(64).map(([name, value]) => [name, value.int()] as const);
-  const prefill = node.get("prefill_dispatches").entries(64).map(([chunk, count]) => [chunk, count.int()] as const);
+  const limits = node
+    .get("required_limits")
+    .entries(64)
+    .map(([name, value]) => [name, value.int()] as const);
+  const prefill = node
+    .get("prefill_dispatches")
+    .entries(64)
+    .map(([chunk, count]) => [chunk, count.int()] as const);
   const backend = node.get("backend").oneOf(["webgpu", "wasm"]);
   if (backend === "wasm") checkWasm(node);
   const relaxed = node.get("kernels_relaxed");
@@ -154,7 +189,10 @@ function parseVariant(node: Node, listed: (node: Node) => string): Variant {
     name: node.get("name").string(),
     backend,
     activationDtype: node.get("activation_dtype").string(),
-    requiredFeatures: node.get("required_features").list(64).map((feature) => feature.string()),
+    requiredFeatures: node
+      .get("required_features")
+      .list(64)
+      .map((feature) => feature.string()),
     requiredLimits: Object.fromEntries(limits),
     plan: listed(node.get("plan")),
     kernels: listed(node.get("kernels")),

@@ -61,8 +61,14 @@ export function parsePlan(json: unknown, manifest: Manifest, variant: Variant, w
     vocabSize: manifest.vocabSize,
     ringSize: root.get("ring_size").int(1, 2 ** 20),
     prefillChunks: prefillChunks.toSorted((a, b) => b - a),
-    buffers: root.get("buffers").list(MOST_BUFFERS).map((node) => parseBuffer(node, limits)),
-    kernels: root.get("kernels").list(MOST_KERNELS).map((node) => parseKernel(node, limits)),
+    buffers: root
+      .get("buffers")
+      .list(MOST_BUFFERS)
+      .map((node) => parseBuffer(node, limits)),
+    kernels: root
+      .get("kernels")
+      .list(MOST_KERNELS)
+      .map((node) => parseKernel(node, limits)),
     decode: [],
     prefill: new Map(),
     alternatives: [],
@@ -82,9 +88,15 @@ function parseBuffer(node: Node, limits: Limits): PlanBuffer {
   if (bytes > most) fail(node.file, `buffer ${name}: bytes`, bytes, `at most ${most}, the limit of a binding`);
   switch (kind) {
     case "weight": {
-      const [start, stop, ...rest] = node.get("rows").list(2).map((row) => row.int(0, 2 ** 32));
+      const [start, stop, ...rest] = node
+        .get("rows")
+        .list(2)
+        .map((row) => row.int(0, 2 ** 32));
       if (start === undefined || stop === undefined || rest.length > 0) return node.get("rows").fail("[start, stop]");
-      const shape = node.get("shape").list(8).map((n) => n.int(1, 2 ** 32));
+      const shape = node
+        .get("shape")
+        .list(8)
+        .map((n) => n.int(1, 2 ** 32));
       return { kind, name, bytes, dtype: node.get("dtype").oneOf(["uint32", "float16", "float32"]), shape, rows: [start, stop] };
     }
     case "constant":
@@ -106,7 +118,10 @@ function parseKernel(node: Node, limits: Limits): Kernel {
   if (x * y * z > most || x > maxComputeWorkgroupSizeX || y > maxComputeWorkgroupSizeY || z > maxComputeWorkgroupSizeZ)
     node.get("workgroup_size").fail(`at most ${most} invocations`);
   node.get("workgroup_bytes").int(0, limits.maxComputeWorkgroupStorageSize);
-  const bindings = node.get("bindings").list(64).map((access) => access.oneOf<Access>(["read", "read_write"]));
+  const bindings = node
+    .get("bindings")
+    .list(64)
+    .map((access) => access.oneOf<Access>(["read", "read_write"]));
   if (bindings.length > limits.maxStorageBuffersPerShaderStage)
     fail(node.file, `kernel ${entry}: number of bindings`, bindings.length, `at most ${limits.maxStorageBuffersPerShaderStage}`);
   return { entry, bindings };
@@ -197,13 +212,19 @@ function parseAlternatives(node: Node, plan: Plan, limits: Limits, manifest: Man
     if (!manifest.files.has(kernelsFile)) item.get("kernels_file").fail("a name that model.json files lists");
     if (kernelsFile === variant.kernels || plan.alternatives.some((other) => other.kernelsFile === kernelsFile))
       item.get("kernels_file").fail("a module that nothing else uses");
-    const languageFeatures = item.get("language_features").list(MOST_ALTERNATIVES).map((feature) => {
-      const text = feature.string();
-      return /^[a-z][a-z0-9_]{0,63}$/.test(text) ? text : feature.fail("names of WGSL language features");
-    });
+    const languageFeatures = item
+      .get("language_features")
+      .list(MOST_ALTERNATIVES)
+      .map((feature) => {
+        const text = feature.string();
+        return /^[a-z][a-z0-9_]{0,63}$/.test(text) ? text : feature.fail("names of WGSL language features");
+      });
     const tolerance = item.get("tolerance").number(0, MOST_TOLERANCE);
     if (tolerance === 0) item.get("tolerance").fail("more than 0");
-    const kernels = item.get("kernels").list(MOST_KERNELS).map((kernel) => parseKernel(kernel, limits));
+    const kernels = item
+      .get("kernels")
+      .list(MOST_KERNELS)
+      .map((kernel) => parseKernel(kernel, limits));
     const programs: Alternative["programs"] = new Map();
     for (const [program, list] of item.get("programs").entries(100)) {
       if (!own.has(program)) fail(node.file, `${item.path}.programs`, program, `names of the plan's programs (${[...own].join(", ")})`);

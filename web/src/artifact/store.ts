@@ -77,7 +77,9 @@ export class ArtifactStore {
     const beginnings = new Set([...owned].map((hash) => hash.slice(0, 16)));
     for (const key of keys) {
       if (key.startsWith(ARTIFACTS)) continue;
-      const belongs = key.startsWith(FILES) ? owned.has(key.slice(FILES.length)) : beginnings.has(new URL(key).searchParams.get("v")?.slice(0, 16) ?? "");
+      const belongs = key.startsWith(FILES)
+        ? owned.has(key.slice(FILES.length))
+        : beginnings.has(new URL(key).searchParams.get("v")?.slice(0, 16) ?? "");
       if (!belongs) await this.cache.delete(key);
     }
   }

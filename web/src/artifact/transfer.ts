@@ -127,7 +127,8 @@ export async function transfer(network: Network, request: TransferRequest): Prom
         sink.restart();
         cache = "reload"; // Whatever kept the wrong one.
       }
-      if (failure.details.unreached === true && ++unreached === 2 && (await network.refusesThePage(url, signal))) throw refused(request, network);
+      if (failure.details.unreached === true && ++unreached === 2 && (await network.refusesThePage(url, signal)))
+        throw refused(request, network);
       const pauseMs = impatient ? undefined : patience.after(failure, sink.furthest, performance.now() - startedAt);
       if (pauseMs === undefined) throw givenUp(request, network, failure, patience.tries);
       onWaiting?.(`${failure.message}; trying again in ${Math.ceil(pauseMs / 1000)} s`);
@@ -166,10 +167,13 @@ async function attempt(network: Network, request: TransferRequest, sink: Sink): 
       watchdog.note(value.byteLength);
       sink.push(value);
     }
-    if (sink.incomplete) throw new Failure("refusal", `only ${sink.received} of ${size ?? 0} bytes came`, { wrong: wrongLength(sink.received, size) });
+    if (sink.incomplete)
+      throw new Failure("refusal", `only ${sink.received} of ${size ?? 0} bytes came`, { wrong: wrongLength(sink.received, size) });
   } catch (error) {
     if (watchdog.signal.aborted && !signal.aborted)
-      throw watchdog.slow ? new Failure("refusal", `fewer than ${LEAST_BYTES} bytes a minute`) : new Failure("outage", `no byte for ${watchdog.stallMs / 1000} seconds`);
+      throw watchdog.slow
+        ? new Failure("refusal", `fewer than ${LEAST_BYTES} bytes a minute`)
+        : new Failure("outage", `no byte for ${watchdog.stallMs / 1000} seconds`);
     throw error;
   } finally {
     watchdog.stop();
@@ -201,8 +205,12 @@ const AWAY = new Set([408, 425, 429, 502, 503, 504]);
 /** @throws Failure for what may pass, NetworkError for what will not */
 function checkStatus(file: string, url: string, { status, ok, headers }: Response): void {
   if (ok) return;
-  if (status === 416) throw new Failure("wrong", "the file is shorter than it should be", { wrong: { what: "the file", got: "an end before its bytes", expected: "all of them" } });
-  if (AWAY.has(status) || status >= 520) throw new Failure("outage", `HTTP status ${status}`, { retryAfterMs: retryAfter(headers.get("Retry-After")) });
+  if (status === 416)
+    throw new Failure("wrong", "the file is shorter than it should be", {
+      wrong: { what: "the file", got: "an end before its bytes", expected: "all of them" },
+    });
+  if (AWAY.has(status) || status >= 520)
+    throw new Failure("outage", `HTTP status ${status}`, { retryAfterMs: retryAfter(headers.get("Retry-After")) });
   if (status >= 500) throw new Failure("refusal", `HTTP status ${status}`, { retryAfterMs: retryAfter(headers.get("Retry-After")) });
   const remedy =
     status === 401 || status === 403
@@ -226,7 +234,11 @@ function strongTag(headers: Headers): string | undefined {
 
 const withoutQuery = (url: string): string => url.split("?", 1)[0] ?? url;
 
-const wrongLength = (received: number, size: number | undefined): Wrong => ({ what: "length of the file", got: `${received} bytes`, expected: `${size ?? 0} bytes` });
+const wrongLength = (received: number, size: number | undefined): Wrong => ({
+  what: "length of the file",
+  got: `${received} bytes`,
+  expected: `${size ?? 0} bytes`,
+});
 
 /** Decides after each failure how long to wait, or that it is enough. */
 class Patience {
@@ -275,7 +287,12 @@ function isOffline(): boolean {
   return (globalThis as { navigator?: { onLine?: boolean } }).navigator?.onLine === false;
 }
 
-function givenUp({ file, url, size }: TransferRequest, network: Network, { message, failure, details }: Failure, tries: number): NetworkError {
+function givenUp(
+  { file, url, size }: TransferRequest,
+  network: Network,
+  { message, failure, details }: Failure,
+  tries: number,
+): NetworkError {
   const { wrong, retryAfterMs } = details;
   if (wrong !== undefined)
     return new MismatchError({
@@ -330,7 +347,10 @@ class Sink {
   push(piece: Uint8Array): void {
     const end = this.received + piece.byteLength;
     const most = this.size ?? MOST_BYTES_OF_UNKNOWN_SIZE;
-    if (end > most) throw new Failure("wrong", `more than ${most} bytes came`, { wrong: { what: "length of the file", got: "more", expected: `${this.size === undefined ? "at most " : ""}${most} bytes` } });
+    if (end > most)
+      throw new Failure("wrong", `more than ${most} bytes came`, {
+        wrong: { what: "length of the file", got: "more", expected: `${this.size === undefined ? "at most " : ""}${most} bytes` },
+      });
     if (end > this.buffer.byteLength) {
       const larger = new Uint8Array(Math.max(end, 2 * this.buffer.byteLength));
       larger.set(this.buffer.subarray(0, this.received));
@@ -390,7 +410,10 @@ class Watchdog {
 
 /** Ends early when the network comes back. */
 function pause(ms: number, signal: AbortSignal): Promise<void> {
-  const scope = globalThis as { addEventListener?: EventTarget["addEventListener"]; removeEventListener?: EventTarget["removeEventListener"] };
+  const scope = globalThis as {
+    addEventListener?: EventTarget["addEventListener"];
+    removeEventListener?: EventTarget["removeEventListener"];
+  };
   return new Promise((resolve, reject) => {
     const settle = (end: () => void) => () => {
       clearTimeout(timer);

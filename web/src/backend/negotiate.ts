@@ -110,7 +110,9 @@ function afterTheCpu(candidates: Candidate[], { gpu }: Device): Candidate[] {
   if (!cpu || gpu?.adapter === undefined || !gpu.info.isFallback) return candidates;
   const name = nameOf(gpu.info);
   const lastResort = `the only GPU here is a software one${name === UNNAMED ? "" : ` (${name})`}, and the CPU is faster without it`;
-  return candidates.map((candidate) => (candidate.variant.backend === "webgpu" && candidate.obstacle === undefined ? { ...candidate, lastResort } : candidate));
+  return candidates.map((candidate) =>
+    candidate.variant.backend === "webgpu" && candidate.obstacle === undefined ? { ...candidate, lastResort } : candidate,
+  );
 }
 
 /** `a, b: why; c: why not`: variants that share a reason are named together. */

@@ -21,7 +21,13 @@ const MOST_COPIES = 64;
 /** WebGPU's most. */
 const QUERY_SET_SIZE = 4096;
 // GPUBufferUsage, by name where it is used.
-const { MAP_READ, COPY_SRC, COPY_DST, STORAGE, QUERY_RESOLVE } = { MAP_READ: 1, COPY_SRC: 4, COPY_DST: 8, STORAGE: 128, QUERY_RESOLVE: 512 };
+const { MAP_READ, COPY_SRC, COPY_DST, STORAGE, QUERY_RESOLVE } = {
+  MAP_READ: 1,
+  COPY_SRC: 4,
+  COPY_DST: 8,
+  STORAGE: 128,
+  QUERY_RESOLVE: 512,
+};
 const COMPUTE_STAGE = 4;
 
 type Float = "f32" | "f16";
@@ -68,7 +74,12 @@ export async function measureDevice(sources: DeviceSources): Promise<DeviceFigur
  * @param url the artifact's directory
  * @param limit seconds that a program's runs may take
  */
-export async function measureKernels(url: string, name: string, programs: readonly TimedProgram[], limit: number): Promise<number[][] | null> {
+export async function measureKernels(
+  url: string,
+  name: string,
+  programs: readonly TimedProgram[],
+  limit: number,
+): Promise<number[][] | null> {
   const adapter = await requestAdapter();
   if (!adapter.features.has("timestamp-query")) return null;
   const { device, module, plan, variant, buffers } = await openArtifact(adapter, url, name, ["timestamp-query"]);
@@ -118,10 +129,18 @@ interface Opened {
 /** A variant of an artifact on a device of its own, its weights uploaded. */
 async function openArtifact(adapter: GPUAdapter, url: string, name: string, features: readonly GPUFeatureName[]): Promise<Opened> {
   const address = addressOf(new URL(url, location.href).href);
-  const fetcher = new Fetcher({ address, store: new ArtifactStore(noCache, address.base), network: new Network(), signal: new AbortController().signal });
+  const fetcher = new Fetcher({
+    address,
+    store: new ArtifactStore(noCache, address.base),
+    network: new Network(),
+    signal: new AbortController().signal,
+  });
   const { manifest } = await fetcher.description(parseManifest);
   const entry = (path: string) => found(manifest.files.get(path), path);
-  const variant = found(manifest.variants.find((candidate) => candidate.name === name), name);
+  const variant = found(
+    manifest.variants.find((candidate) => candidate.name === name),
+    name,
+  );
   const weights = parseTensorCache(await fetcher.json(manifest.weights, entry(manifest.weights)), manifest);
   const plan = parsePlan(await fetcher.json(variant.plan, entry(variant.plan)), manifest, variant, weights);
   const code = new TextDecoder().decode(await fetcher.file(variant.kernels, entry(variant.kernels)));
@@ -161,7 +180,10 @@ async function requestAdapter(): Promise<GPUAdapter> {
   return found(await navigator.gpu.requestAdapter({ powerPreference: "high-performance" }), "a WebGPU adapter");
 }
 
-async function measureCopy(device: GPUDevice, { copy, copyBytes }: DeviceSources): Promise<Pick<DeviceFigures, "copyKernel" | "copyQueue" | "copyBytes">> {
+async function measureCopy(
+  device: GPUDevice,
+  { copy, copyBytes }: DeviceSources,
+): Promise<Pick<DeviceFigures, "copyKernel" | "copyQueue" | "copyBytes">> {
   const size = Math.min(copyBytes, device.limits.maxStorageBufferBindingSize, device.limits.maxBufferSize);
   const [source, target] = [storage(device, size), storage(device, size)];
   const { pipeline, group } = await pipelineOf(device, copy, "copy", [source, target]);
@@ -234,7 +256,13 @@ function dispatchesOf(plan: Plan, variant: Variant, program: string): readonly D
 }
 
 /** A buffer for each of the plan's, weights and constants in them. */
-async function loadBuffers(device: GPUDevice, fetcher: Fetcher, manifest: Manifest, plan: Plan, weights: TensorCache): Promise<GPUBuffer[]> {
+async function loadBuffers(
+  device: GPUDevice,
+  fetcher: Fetcher,
+  manifest: Manifest,
+  plan: Plan,
+  weights: TensorCache,
+): Promise<GPUBuffer[]> {
   const entry = (path: string) => found(manifest.files.get(path), path);
   const buffers = plan.buffers.map(({ bytes }) => storage(device, bytes));
   const write = (index: number, offset: number, data: Uint8Array<ArrayBuffer>) => {
@@ -256,7 +284,13 @@ async function loadBuffers(device: GPUDevice, fetcher: Fetcher, manifest: Manife
   return buffers;
 }
 
-function bind(device: GPUDevice, module: GPUShaderModule, plan: Plan, dispatches: readonly Dispatch[], buffers: readonly GPUBuffer[]): Call[] {
+function bind(
+  device: GPUDevice,
+  module: GPUShaderModule,
+  plan: Plan,
+  dispatches: readonly Dispatch[],
+  buffers: readonly GPUBuffer[],
+): Call[] {
   const made = new Map<number, { pipeline: GPUComputePipeline; layout: GPUBindGroupLayout }>();
   return dispatches.map(({ kernel: index, bind: bound, grid }) => {
     let kernel = made.get(index);

@@ -43,7 +43,8 @@ function answer(request: Request): Json {
   );
   if (template === null) return { encoded, rendered: [] };
   // One that is no template at all renders no conversation.
-  const render = (messages: ChatMessage[]) => chatTemplateOf(template, tokenizer, request.bosTokenId, request.eosTokenId).render(messages, true);
+  const render = (messages: ChatMessage[]) =>
+    chatTemplateOf(template, tokenizer, request.bosTokenId, request.eosTokenId).render(messages, true);
   return { encoded, rendered: conversations.map((messages) => attempt(() => ({ text: render(messages) }))) };
 }
 

@@ -173,11 +173,16 @@ export async function createEngine(url: string | URL, options: EngineOptions = {
   const { backend = "auto", contextLength, threads, cache = true, autotune, fetch, signal } = options;
   checkPlatform();
   const headers = checkHeaders(options.headers ?? {});
-  if (fetch !== undefined && typeof fetch !== "function") throw new RequestError({ what: "fetch", got: typeof fetch, expected: "a function" });
+  if (fetch !== undefined && typeof fetch !== "function")
+    throw new RequestError({ what: "fetch", got: typeof fetch, expected: "a function" });
   signal?.throwIfAborted();
   const link = new WorkerLink(options);
   try {
-    const info = await link.call("load", { url: addressOf(url), options: { backend, contextLength, threads, cache, autotune, headers, fetchesOnPage: fetch !== undefined } }, { signal });
+    const info = await link.call(
+      "load",
+      { url: addressOf(url), options: { backend, contextLength, threads, cache, autotune, headers, fetchesOnPage: fetch !== undefined } },
+      { signal },
+    );
     return new PageEngine(link, info);
   } catch (error) {
     link.terminate();
@@ -189,6 +194,10 @@ function checkHeaders(headers: Record<string, string>): Record<string, string> {
   try {
     return Object.fromEntries(new Headers(headers));
   } catch (error) {
-    throw new RequestError({ what: "headers", got: error instanceof Error ? error.message : String(error), expected: "names and values of HTTP headers" });
+    throw new RequestError({
+      what: "headers",
+      got: error instanceof Error ? error.message : String(error),
+      expected: "names and values of HTTP headers",
+    });
   }
 }

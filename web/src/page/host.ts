@@ -20,7 +20,12 @@ export interface WorkerEvents {
 export function checkPlatform(): void {
   const what = tooOld();
   if (what !== undefined)
-    throw new DeviceError("old-browser", { what, got: navigator.userAgent, expected: BROWSERS, remedy: "Update the browser or use another." });
+    throw new DeviceError("old-browser", {
+      what,
+      got: navigator.userAgent,
+      expected: BROWSERS,
+      remedy: "Update the browser or use another.",
+    });
 }
 
 /** The worker is a file beside this one, by name: bundlers must not inline it (a strict CSP forbids blob: workers). */

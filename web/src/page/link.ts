@@ -173,7 +173,8 @@ export class WorkerLink {
   private start(): void {
     const onError = (message: string) => {
       const started = this.loaded !== undefined;
-      const what = message === "" ? `The engine's worker ${started ? "ended" : "could not be started"}` : `The engine's worker failed: ${message}`;
+      const what =
+        message === "" ? `The engine's worker ${started ? "ended" : "could not be started"}` : `The engine's worker failed: ${message}`;
       const remedy = started ? CREATE_AGAIN : "Check that worker.js lies beside wisp.js and that the page's CSP allows it.";
       this.failed(new WispError("worker", { what, remedy }), false);
     };
@@ -251,7 +252,9 @@ export class WorkerLink {
     this.watchdog.heard();
     switch (message.type) {
       case "started":
-        this.watch = watchLock(message.lock, () => this.failed(new WispError("worker", { what: "The engine's worker ended", remedy: CREATE_AGAIN }), false));
+        this.watch = watchLock(message.lock, () =>
+          this.failed(new WispError("worker", { what: "The engine's worker ended", remedy: CREATE_AGAIN }), false),
+        );
         return;
       case "pong":
         return;
@@ -314,7 +317,8 @@ export class WorkerLink {
 }
 
 function hung(work: TextWork | undefined, seconds: number): WispError {
-  if (work === undefined) return new WispError("worker", { what: `The engine's worker has not answered for ${seconds} s`, remedy: CREATE_AGAIN });
+  if (work === undefined)
+    return new WispError("worker", { what: `The engine's worker has not answered for ${seconds} s`, remedy: CREATE_AGAIN });
   return new WispError("worker", {
     what: `${CULPRITS[work]} ran for ${seconds} s without an end and was stopped`,
     remedy: "It may not be made for such a message: send another one, or use another model.",

@@ -250,7 +250,8 @@ async function check(task: Task, own: Machine, entrants: readonly Contender[], r
   });
   const largest = want.reduce((most, logit) => Math.max(most, Math.abs(logit)), 0);
   if (!(largest > 0 && Number.isFinite(largest))) {
-    for (const { name } of entrants) rejected.push({ alternative: name, reason: `${task.program}: there are no logits to compare its own with` });
+    for (const { name } of entrants)
+      rejected.push({ alternative: name, reason: `${task.program}: there are no logits to compare its own with` });
     return [];
   }
   const right: Contender[] = [];
@@ -264,7 +265,8 @@ async function check(task: Task, own: Machine, entrants: readonly Contender[], r
         const distance = Math.abs(logit - (want[i] ?? NaN)) / largest;
         if (!(distance <= furthest)) furthest = Number.isNaN(distance) ? Infinity : distance;
       });
-      if (!(furthest <= entrant.tolerance)) reason = `its logits are off by ${furthest.toPrecision(2)} of the largest, at most ${entrant.tolerance} is right`;
+      if (!(furthest <= entrant.tolerance))
+        reason = `its logits are off by ${furthest.toPrecision(2)} of the largest, at most ${entrant.tolerance} is right`;
     } catch (error) {
       if (!(error instanceof Wrong)) throw error;
       reason = error.message;

@@ -201,7 +201,8 @@ export class Pace {
 
   private adapt(longest: Trip): void {
     const { before, rates } = this;
-    const rateOf = (trips: readonly Trip[]) => trips.reduce((sum, { units }) => sum + units, 0) / trips.reduce((sum, { ms }) => sum + ms, 0);
+    const rateOf = (trips: readonly Trip[]) =>
+      trips.reduce((sum, { units }) => sum + units, 0) / trips.reduce((sum, { ms }) => sum + ms, 0);
     const rate = Math.max(rateOf(rates.slice(-1)), rateOf(rates));
     this.rate = rate;
     const gained = before !== undefined && rate > GAIN * before.rate;

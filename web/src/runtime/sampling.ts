@@ -29,7 +29,11 @@ const RANGES: Record<keyof SamplingOptions, Range> = {
 function checked(name: keyof SamplingOptions, value: number): number {
   const { least, most, integer } = RANGES[name];
   if (typeof value !== "number" || !(value >= least && value <= most) || (integer === true && !Number.isInteger(value)))
-    throw new RequestError({ what: name, got: String(value), expected: `${integer === true ? "an integer" : "a number"} from ${least} to ${most}` });
+    throw new RequestError({
+      what: name,
+      got: String(value),
+      expected: `${integer === true ? "an integer" : "a number"} from ${least} to ${most}`,
+    });
   return value;
 }
 

@@ -36,7 +36,8 @@ export function difference(logits: Float32Array, { top, others, scale, tolerance
   const furthest = given.reduce((worst, pair) => (far(pair) > far(worst) ? pair : worst), given[0] ?? [0, 0]);
   const show = (logit: number | undefined) => (logit ?? NaN).toPrecision(3);
   // `!(x <= y)`, not `x > y`: NaN is far.
-  if (!(far(furthest) <= most)) return `${show(logits[furthest[0]])} for token ${furthest[0]} after a short prompt, where ${show(furthest[1])} is right`;
+  if (!(far(furthest) <= most))
+    return `${show(logits[furthest[0]])} for token ${furthest[0]} after a short prompt, where ${show(furthest[1])} is right`;
   // No other logit may stand above the top.
   const known = new Set(given.map(([id]) => id));
   const ceiling = (top.at(-1)?.[1] ?? scale) + most;

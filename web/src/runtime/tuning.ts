@@ -73,7 +73,8 @@ function parseRemembered(bytes: Uint8Array, plan: Plan): Remembered | undefined 
   try {
     const { choice, tries, final } = JSON.parse(new TextDecoder().decode(bytes)) as Partial<Record<keyof Remembered, unknown>>;
     if (typeof choice !== "object" || choice === null || typeof tries !== "number" || typeof final !== "boolean") return undefined;
-    const known = ([program, name]: [string, unknown]) => plan.alternatives.some((alternative) => alternative.name === name && alternative.programs.has(program));
+    const known = ([program, name]: [string, unknown]) =>
+      plan.alternatives.some((alternative) => alternative.name === name && alternative.programs.has(program));
     return Object.entries(choice).every(known) ? { choice: choice as Choice, tries, final } : undefined;
   } catch {
     return undefined;
@@ -116,7 +117,15 @@ export async function decide(
 export async function measure(
   memory: TuningMemory,
   { alternatives, missing, key, tries, budgetMs }: Extract<Decision, { kind: "measure" }>,
-  { backend, plan, buffers, capacity, own, read, signal }: {
+  {
+    backend,
+    plan,
+    buffers,
+    capacity,
+    own,
+    read,
+    signal,
+  }: {
     backend: Backend;
     plan: Plan;
     buffers: readonly BufferHandle[];

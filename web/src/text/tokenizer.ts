@@ -42,8 +42,7 @@ const GPT2 = `'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^${SPACES}\\p{L}\\p
 function unicodeRules(preTokenizer: unknown): unknown {
   if (typeof preTokenizer !== "object" || preTokenizer === null) return preTokenizer;
   const { type, pretokenizers, individual_digits: individual, use_regex: useRegex, add_prefix_space: prefix } = preTokenizer as Json;
-  if (type === "Sequence" && Array.isArray(pretokenizers))
-    return { ...preTokenizer, pretokenizers: pretokenizers.map(unicodeRules) };
+  if (type === "Sequence" && Array.isArray(pretokenizers)) return { ...preTokenizer, pretokenizers: pretokenizers.map(unicodeRules) };
   const split = (expression: string) => ({ type: "Split", pattern: { Regex: expression }, behavior: "Isolated", invert: false });
   if (type === "Digits") return split(individual === true ? "\\p{N}" : "\\p{N}+");
   // A prefix has to come before the split, which a sequence cannot say.

@@ -41,7 +41,10 @@ export class Picker {
   readonly #button = byId("load", HTMLButtonElement);
   #models: Model[] = [];
 
-  constructor(onLoad: (model: Model) => void, readonly canRun: (model: Model) => boolean) {
+  constructor(
+    onLoad: (model: Model) => void,
+    readonly canRun: (model: Model) => boolean,
+  ) {
     this.#form.addEventListener("submit", (event) => {
       event.preventDefault();
       const model = this.selected;
@@ -61,8 +64,13 @@ export class Picker {
     const legend = el("legend", { class: "visually-hidden" }, "Model");
     const options = models.map((model) => this.#option(model, model === chosen));
     const broken = invalid.map(({ id, error }) => el("p", { class: "notice bad" }, `${id} is not offered: ${error}`));
-    const empty = el("p", { class: "notice", "data-testid": "no-models" },
-      "There is no model here yet. Compile one, for example with ", el("code", {}, "wisp compile configs/demo"), ", then reload.");
+    const empty = el(
+      "p",
+      { class: "notice", "data-testid": "no-models" },
+      "There is no model here yet. Compile one, for example with ",
+      el("code", {}, "wisp compile configs/demo"),
+      ", then reload.",
+    );
     this.#fieldset.replaceChildren(legend, ...options, ...(models.length === 0 ? [empty] : []), ...broken);
     this.#fieldset.setAttribute("aria-busy", "false");
     this.refresh();
@@ -113,11 +121,19 @@ export class Picker {
 
   #option(model: Model, checked: boolean): HTMLElement {
     const about = `${parameters(model.parameters)} parameters, ${model.quantization}, ${count(model.context)} tokens of context`;
-    return el("label", { class: "model", "data-testid": `model-${model.id}` },
+    return el(
+      "label",
+      { class: "model", "data-testid": `model-${model.id}` },
       el("input", { type: "radio", name: "model", value: model.id, checked }),
-      el("span", { class: "model-text" }, el("strong", {}, model.name), el("span", { class: "muted" }, about),
+      el(
+        "span",
+        { class: "model-text" },
+        el("strong", {}, model.name),
+        el("span", { class: "muted" }, about),
         ...(model.license === null ? [] : [el("span", { class: "muted", "data-testid": "license" }, origin(model))]),
-        el("span", { class: "needs", "data-needs": model.id, hidden: true }, "Needs a GPU: it is not compiled for the CPU")),
-      el("span", { class: "number" }, bytes(model.weight_bytes)));
+        el("span", { class: "needs", "data-needs": model.id, hidden: true }, "Needs a GPU: it is not compiled for the CPU"),
+      ),
+      el("span", { class: "number" }, bytes(model.weight_bytes)),
+    );
   }
 }

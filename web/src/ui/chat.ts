@@ -19,7 +19,12 @@ export interface NoticeAction {
   run: () => void;
 }
 
-const FALLBACK_SUGGESTIONS = ["Tell me a short story.", "What can you help me with?", "Explain rain to a child.", "Write four lines about the sea."];
+const FALLBACK_SUGGESTIONS = [
+  "Tell me a short story.",
+  "What can you help me with?",
+  "Explain rain to a child.",
+  "Write four lines about the sea.",
+];
 
 function kindOf(error: unknown): string | null {
   return error instanceof Error && "kind" in error && typeof error.kind === "string" ? error.kind : null;

@@ -20,9 +20,7 @@ export interface DeviceOffer {
 
 type Found = Exclude<Probe, { adapter: undefined }>;
 
-export type DeviceReport =
-  | { status: "ready"; offer: DeviceOffer }
-  | { status: "missing"; what: string; todo: string; remedies: string[] };
+export type DeviceReport = { status: "ready"; offer: DeviceOffer } | { status: "missing"; what: string; todo: string; remedies: string[] };
 
 const REMEDIES = [
   `Chrome or Edge ${WEBGPU.chrome} or later on Windows, macOS and ChromeOS; Chrome ${WEBGPU.chromeOnAndroid} or later on Android.`,
@@ -37,10 +35,7 @@ export async function probeDevice(): Promise<DeviceReport> {
       status: "missing",
       what: "Browsers offer WebGPU only to pages from https:// addresses and from localhost, and this page came from neither.",
       todo: "One of these makes it work:",
-      remedies: [
-        `Open http://localhost:${location.port || "80"}/ on the machine that serves the page.`,
-        "Serve the page over https.",
-      ],
+      remedies: [`Open http://localhost:${location.port || "80"}/ on the machine that serves the page.`, "Serve the page over https."],
     };
   }
   const found = await probe();
@@ -95,7 +90,9 @@ export type Means = "gpu" | "cpu" | "none";
 
 function whyNoCpu(): string {
   const reason = cpuMissing();
-  return reason === undefined ? "The CPU takes over for models that are compiled for it; none here is." : `Nor can the CPU take over: ${reason}.`;
+  return reason === undefined
+    ? "The CPU takes over for models that are compiled for it; none here is."
+    : `Nor can the CPU take over: ${reason}.`;
 }
 
 /** One line for the start view. */
@@ -116,12 +113,7 @@ export function missingNotice(report: DeviceReport & { status: "missing" }, mean
       el("p", {}, "No GPU can be used here, so the model runs on the CPU: the same answers, more slowly."),
       el("details", {}, el("summary", {}, "How to use the GPU"), el("p", {}, report.what), ...remedies),
     ];
-  return [
-    el("h2", {}, "WebGPU is missing"),
-    el("p", {}, report.what),
-    el("p", { "data-testid": "no-cpu" }, whyNoCpu()),
-    ...remedies,
-  ];
+  return [el("h2", {}, "WebGPU is missing"), el("p", {}, report.what), el("p", { "data-testid": "no-cpu" }, whyNoCpu()), ...remedies];
 }
 
 export function deviceFacts(report: DeviceReport): Node[] {
@@ -166,11 +158,25 @@ export function modelFacts({ name, license, homepage }: Model, info: EngineInfo)
       ["Context", `${count(info.contextLength)} tokens`],
       ["KV cache", binaryBytes(info.kvBytesPerToken * info.contextLength)],
       ["License", license ?? ""],
-      ["Published", homepage === null ? "" : el("a", { href: homepage, rel: "noopener noreferrer", target: "_blank", "data-testid": "homepage" }, address(homepage))],
+      [
+        "Published",
+        homepage === null
+          ? ""
+          : el("a", { href: homepage, rel: "noopener noreferrer", target: "_blank", "data-testid": "homepage" }, address(homepage)),
+      ],
     ]),
     el("h3", {}, "Variant"),
-    el("p", { "data-testid": "variant" }, el("code", {}, info.variant), info.backend === "wasm" ? ` on the ${place(info)}` : "",
-      info.skipped.length === 0 ? (info.backend === "wasm" ? ", as asked for." : ", the best that this model has.") : ", the best that this device runs. Passed over:"),
+    el(
+      "p",
+      { "data-testid": "variant" },
+      el("code", {}, info.variant),
+      info.backend === "wasm" ? ` on the ${place(info)}` : "",
+      info.skipped.length === 0
+        ? info.backend === "wasm"
+          ? ", as asked for."
+          : ", the best that this model has."
+        : ", the best that this device runs. Passed over:",
+    ),
   ];
   if (info.skipped.length > 0) {
     const rows = info.skipped.map(({ variant, reason }) => el("li", {}, el("code", {}, variant), `: ${reason}`));

@@ -6,7 +6,18 @@ import { tooOld } from "../api/browsers";
 import { createEngine, type WispError } from "../page/engine";
 import { fetchCatalogue, Picker, type Model } from "./catalogue";
 import { Chat } from "./chat";
-import { cpuMissing, deviceFacts, deviceLine, type DeviceReport, type Means, missingNotice, modelFacts, place, probeDevice, whyCpu } from "./device";
+import {
+  cpuMissing,
+  deviceFacts,
+  deviceLine,
+  type DeviceReport,
+  type Means,
+  missingNotice,
+  modelFacts,
+  place,
+  probeDevice,
+  whyCpu,
+} from "./device";
 import { byId, el } from "./dom";
 import { prepareIsolation } from "./isolation";
 import { ProgressView } from "./loading";
@@ -195,11 +206,14 @@ async function main(): Promise<void> {
   });
   changeModel.addEventListener("click", () => {
     deviceDialog.close();
-    void chat.newChat().then(unload).then(() => {
-      showStart();
-      picker.hidden = false;
-      picker.focus();
-    });
+    void chat
+      .newChat()
+      .then(unload)
+      .then(() => {
+        showStart();
+        picker.hidden = false;
+        picker.focus();
+      });
   });
   const probing = probe();
   try {

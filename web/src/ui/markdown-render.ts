@@ -6,8 +6,7 @@
 import DOMPurify, { type Config } from "dompurify";
 import { Lexer, Marked, type Token } from "marked";
 
-const ELEMENTS =
-  "a p br hr strong em del code pre blockquote ul ol li h1 h2 h3 h4 h5 h6 table thead tbody tr th td".split(" ");
+const ELEMENTS = "a p br hr strong em del code pre blockquote ul ol li h1 h2 h3 h4 h5 h6 table thead tbody tr th td".split(" ");
 
 const SANITIZE: Config & { RETURN_DOM_FRAGMENT: true } = {
   ALLOWED_TAGS: ELEMENTS,

@@ -25,7 +25,12 @@ export class AnswerView {
   constructor(actions: AnswerActions) {
     this.#body = el("div", { class: "prose", "data-testid": "answer-text" });
     this.#foot = el("footer", { class: "answer-foot", hidden: true });
-    this.root = el("article", { class: "message answer streaming", "data-testid": "message-answer", "aria-label": "Answer", "aria-busy": "true" }, this.#body, this.#foot);
+    this.root = el(
+      "article",
+      { class: "message answer streaming", "data-testid": "message-answer", "aria-label": "Answer", "aria-busy": "true" },
+      this.#body,
+      this.#foot,
+    );
     this.#markdown = new MarkdownView(this.#body, actions.onGrow);
     this.#regenerate = button("again", "Regenerate", "regenerate", actions.onRegenerate);
   }
@@ -91,12 +96,27 @@ function stats(usage: Usage): HTMLElement {
   const { extra } = usage;
   const reused = extra.reused_tokens > 0 ? `, ${count(extra.reused_tokens)} of them kept from before` : "";
   const value = (id: string, text: string, title?: string): HTMLElement => el("dd", { "data-testid": id, title }, text);
-  return el("dl", { class: "stats number", "data-testid": "answer-stats" },
-    el("div", {}, el("dt", {}, "Prompt"), " ",
-      value("prompt-tokens", plural(usage.prompt_tokens, "token"), `Tokens of the conversation${reused}`), " ",
-      value("prefill-rate", `${speed(extra.prefill_tokens_per_second)} tok/s`, "How fast the new part of the prompt was read")),
+  return el(
+    "dl",
+    { class: "stats number", "data-testid": "answer-stats" },
+    el(
+      "div",
+      {},
+      el("dt", {}, "Prompt"),
+      " ",
+      value("prompt-tokens", plural(usage.prompt_tokens, "token"), `Tokens of the conversation${reused}`),
+      " ",
+      value("prefill-rate", `${speed(extra.prefill_tokens_per_second)} tok/s`, "How fast the new part of the prompt was read"),
+    ),
     el("div", {}, el("dt", {}, "First token"), " ", value("first-token", latency(extra.time_to_first_token_s))),
-    el("div", {}, el("dt", {}, "Answer"), " ",
-      value("answer-tokens", plural(usage.completion_tokens, "token")), " ",
-      value("decode-rate", `${speed(extra.decode_tokens_per_second)} tok/s`)));
+    el(
+      "div",
+      {},
+      el("dt", {}, "Answer"),
+      " ",
+      value("answer-tokens", plural(usage.completion_tokens, "token")),
+      " ",
+      value("decode-rate", `${speed(extra.decode_tokens_per_second)} tok/s`),
+    ),
+  );
 }

@@ -5,10 +5,7 @@ import { byId, el } from "./dom";
 
 const STORAGE_KEY = "wisp.settings";
 
-type Sampling = Pick<
-  ChatRequest,
-  "temperature" | "top_p" | "top_k" | "min_p" | "repetition_penalty" | "max_tokens" | "seed"
->;
+type Sampling = Pick<ChatRequest, "temperature" | "top_p" | "top_k" | "min_p" | "repetition_penalty" | "max_tokens" | "seed">;
 type SamplingName = keyof Sampling;
 
 interface Control {
@@ -23,13 +20,61 @@ interface Control {
 }
 
 const CONTROLS: Control[] = [
-  { name: "temperature", label: "Temperature", help: "0 always takes the likeliest token; higher is more varied.", min: 0, max: 2, step: 0.05, slider: true },
-  { name: "top_p", label: "Top p", help: "Keeps the likeliest tokens that together reach this probability. 1 is off.", min: 0.05, max: 1, step: 0.01, slider: true },
+  {
+    name: "temperature",
+    label: "Temperature",
+    help: "0 always takes the likeliest token; higher is more varied.",
+    min: 0,
+    max: 2,
+    step: 0.05,
+    slider: true,
+  },
+  {
+    name: "top_p",
+    label: "Top p",
+    help: "Keeps the likeliest tokens that together reach this probability. 1 is off.",
+    min: 0.05,
+    max: 1,
+    step: 0.01,
+    slider: true,
+  },
   { name: "top_k", label: "Top k", help: "Keeps this many of the likeliest tokens. 0 is off.", min: 0, max: 200, step: 1, slider: true },
-  { name: "min_p", label: "Min p", help: "Drops tokens below this fraction of the likeliest one's probability. 0 is off.", min: 0, max: 0.5, step: 0.01, slider: true },
-  { name: "repetition_penalty", label: "Repetition penalty", help: "Above 1 discourages tokens that are in the conversation already. 1 is off.", min: 0.8, max: 2, step: 0.01, slider: true },
-  { name: "max_tokens", label: "Longest answer, in tokens", help: "Empty: as far as the context goes.", min: 1, max: 1_000_000, step: 1, slider: false },
-  { name: "seed", label: "Seed", help: "The same seed and conversation give the same answer. Empty: a new one each time.", min: 0, max: 4_294_967_295, step: 1, slider: false },
+  {
+    name: "min_p",
+    label: "Min p",
+    help: "Drops tokens below this fraction of the likeliest one's probability. 0 is off.",
+    min: 0,
+    max: 0.5,
+    step: 0.01,
+    slider: true,
+  },
+  {
+    name: "repetition_penalty",
+    label: "Repetition penalty",
+    help: "Above 1 discourages tokens that are in the conversation already. 1 is off.",
+    min: 0.8,
+    max: 2,
+    step: 0.01,
+    slider: true,
+  },
+  {
+    name: "max_tokens",
+    label: "Longest answer, in tokens",
+    help: "Empty: as far as the context goes.",
+    min: 1,
+    max: 1_000_000,
+    step: 1,
+    slider: false,
+  },
+  {
+    name: "seed",
+    label: "Seed",
+    help: "The same seed and conversation give the same answer. Empty: a new one each time.",
+    min: 0,
+    max: 4_294_967_295,
+    step: 1,
+    slider: false,
+  },
 ];
 
 interface Stored {
@@ -102,7 +147,15 @@ export class Settings {
   #field(control: Control): HTMLElement {
     const { name, label, help, min, max, step, slider } = control;
     const id = `setting-${name}`;
-    const input = el("input", { id, type: slider ? "range" : "number", min, max, step, "data-testid": id, "aria-describedby": `${id}-help` });
+    const input = el("input", {
+      id,
+      type: slider ? "range" : "number",
+      min,
+      max,
+      step,
+      "data-testid": id,
+      "aria-describedby": `${id}-help`,
+    });
     const output = slider ? el("output", { for: id, class: "number" }) : null;
     if (!slider) input.inputMode = "numeric";
     this.#inputs.set(name, { input, output });

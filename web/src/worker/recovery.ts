@@ -88,7 +88,10 @@ export class Runner {
     for (const candidate of [...options.candidates.filter((one) => !waiting.includes(one)), ...waiting]) {
       const { variant } = candidate;
       // Another variant of the GPU needs as much of the same memory.
-      const full = failedOn === "webgpu" && last instanceof DeviceError && last.kind === "out-of-memory" && variant.backend === "webgpu" ? because(last) : undefined;
+      const full =
+        failedOn === "webgpu" && last instanceof DeviceError && last.kind === "out-of-memory" && variant.backend === "webgpu"
+          ? because(last)
+          : undefined;
       const obstacle = candidate.obstacle ?? full;
       if (obstacle === undefined) {
         try {
@@ -194,7 +197,10 @@ export class Runner {
     const candidates = this.options.candidates.map((candidate) => candidate.variant);
     const cpu = candidates.find(({ name, backend }) => backend === "wasm" && !this.skipped.some((skipped) => skipped.variant === name));
     if (this.options.fixed || variant.backend === "wasm" || cpu === undefined || this.ends.signal.aborted) throw failure;
-    const reason = failure === error ? `lost twice within a minute: ${because(error)}` : `${because(error)}; it could not be started again: ${because(failure)}`;
+    const reason =
+      failure === error
+        ? `lost twice within a minute: ${because(error)}`
+        : `${because(error)}; it could not be started again: ${because(failure)}`;
     for (const { name, backend } of candidates)
       if (backend === "webgpu" && !this.skipped.some((skipped) => skipped.variant === name)) this.skipped.push({ variant: name, reason });
     this.losses = [];

@@ -167,7 +167,10 @@ function loaded(): LoadedModel {
 function tokenizer(): Tokenizer {
   const { tokenizer: found, manifest } = loaded().artifact;
   if (found === undefined)
-    throw new RequestError({ what: `The artifact of ${manifest.id} has no tokenizer.json`, remedy: "Pass ids to generateIds() or logits()." });
+    throw new RequestError({
+      what: `The artifact of ${manifest.id} has no tokenizer.json`,
+      remedy: "Pass ids to generateIds() or logits().",
+    });
   return found;
 }
 
@@ -294,5 +297,14 @@ function stats(): EngineStats {
   if (model === undefined) return NOTHING;
   const { session, runner, artifact, loadMs } = model;
   const { recoveries, running } = runner;
-  return { ...NOTHING, ...session.counters, ...runner.counters, ...artifact.fetcher.counters, loadMs, compileMs: running.compileMs, tuneMs: running.tuneMs, recoveries };
+  return {
+    ...NOTHING,
+    ...session.counters,
+    ...runner.counters,
+    ...artifact.fetcher.counters,
+    loadMs,
+    compileMs: running.compileMs,
+    tuneMs: running.tuneMs,
+    recoveries,
+  };
 }

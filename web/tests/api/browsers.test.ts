@@ -45,9 +45,15 @@ describe("the minimum", () => {
     expect(newerThan(uses, MINIMUM).filter((line) => ASKED_FIRST[line.split(": ")[0] ?? ""] === undefined)).toEqual([]);
   });
   test("would be found too old, were something newer used", () => {
-    const source = 'AbortSignal.any([]); URL.parse("x"); [1].toSorted(); x.withResolvers(); Promise.withResolvers(); new Intl.Segmenter(); y.uncalled;';
+    const source =
+      'AbortSignal.any([]); URL.parse("x"); [1].toSorted(); x.withResolvers(); Promise.withResolvers(); new Intl.Segmenter(); y.uncalled;';
     expect(newerThan(usesOfScripts([source]), { chrome: 100, firefox: 100, safari: 15 })).toEqual(
-      expect.arrayContaining(["AbortSignal.any: chrome 116", "URL.parse: safari 18", ".toSorted(): firefox 115", "Promise.withResolvers: chrome 119"]),
+      expect.arrayContaining([
+        "AbortSignal.any: chrome 116",
+        "URL.parse: safari 18",
+        ".toSorted(): firefox 115",
+        "Promise.withResolvers: chrome 119",
+      ]),
     );
     expect(newerThan(usesOfStyles("a { color: light-dark(red, blue) } b:has(c) { d: e }"), MINIMUM)).toEqual(
       expect.arrayContaining(["light-dark(): chrome 123", ":has: firefox 121"]),
@@ -59,7 +65,8 @@ describe("the minimum", () => {
   });
   test("has workers that are modules, and SIMD", () => {
     for (const name of ["api.Worker.Worker.ecmascript_modules", "webassembly.fixed-width-SIMD"])
-      for (const browser of ["chrome", "firefox", "safari"] as const) expect(versionsOf(name)[browser], name).toBeLessThanOrEqual(MINIMUM[browser]);
+      for (const browser of ["chrome", "firefox", "safari"] as const)
+        expect(versionsOf(name)[browser], name).toBeLessThanOrEqual(MINIMUM[browser]);
   });
   test("of WebGPU is not older than that of the rest", () => {
     for (const browser of ["chrome", "firefox", "safari"] as const) expect(WEBGPU[browser]).toBeGreaterThanOrEqual(MINIMUM[browser]);
@@ -88,25 +95,37 @@ describe("older browsers", () => {
     } finally {
       Object.defineProperty(Array.prototype, "toSorted", { value: toSorted, writable: true, configurable: true });
     }
-    vi.stubGlobal("RegExp", vi.fn(function () {
-      throw new SyntaxError("invalid group");
-    }));
+    vi.stubGlobal(
+      "RegExp",
+      vi.fn(function () {
+        throw new SyntaxError("invalid group");
+      }),
+    );
     expect(tooOld()).toMatch(/Chrome or Edge \d+, Firefox \d+, Safari [\d.]+ or later$/);
   });
 });
 
 describe("versions of browsers", () => {
   test("stand in one table: no other source has one", () => {
-    const files = (readdirSync(join(WEB, "src"), { recursive: true }) as string[]).filter((name) => /\.(ts|css)$/.test(name) && name !== join("api", "browsers.ts"));
+    const files = (readdirSync(join(WEB, "src"), { recursive: true }) as string[]).filter(
+      (name) => /\.(ts|css)$/.test(name) && name !== join("api", "browsers.ts"),
+    );
     const found = files.filter((name) => /\b(Chrome|Edge|Firefox|Safari) \d+/.test(readFileSync(join(WEB, "src", name), "utf8")));
     expect(found).toEqual([]);
   });
   test("are the table's in the README", () => {
     const readme = readFileSync(join(WEB, "..", "README.md"), "utf8").replace(/\s+/g, " ");
     expect(readme).toContain(BROWSERS);
-    const stated = [...readme.matchAll(/\b(Chrome|Firefox|Safari)(?: or Edge)? (\d[\d.]*\d|\d)/g)].map(([, name = "", version]) => [name.toLowerCase(), Number(version)]);
+    const stated = [...readme.matchAll(/\b(Chrome|Firefox|Safari)(?: or Edge)? (\d[\d.]*\d|\d)/g)].map(([, name = "", version]) => [
+      name.toLowerCase(),
+      Number(version),
+    ]);
     expect(stated.length).toBeGreaterThanOrEqual(3);
-    for (const [name, version] of stated) expect([MINIMUM, WEBGPU].map((table) => table[name as keyof typeof MINIMUM]), String(name)).toContain(version);
+    for (const [name, version] of stated)
+      expect(
+        [MINIMUM, WEBGPU].map((table) => table[name as keyof typeof MINIMUM]),
+        String(name),
+      ).toContain(version);
   });
 });
 

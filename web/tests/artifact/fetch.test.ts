@@ -7,7 +7,21 @@ import type { FileEntry, Manifest } from "../../src/artifact/schema";
 import { ArtifactStore } from "../../src/artifact/store";
 import { type FetchFunction, Network } from "../../src/artifact/transfer";
 import { ArtifactError } from "../../src/api/errors";
-import { content, entryOf, fakeClock, file, MemoryCache, passing, same, scripted, sha, status, text, unreachable, whole } from "../support/network";
+import {
+  content,
+  entryOf,
+  fakeClock,
+  file,
+  MemoryCache,
+  passing,
+  same,
+  scripted,
+  sha,
+  status,
+  text,
+  unreachable,
+  whole,
+} from "../support/network";
 
 const CONTENT = content(200_000);
 const ENTRY = entryOf(CONTENT);
@@ -46,7 +60,10 @@ describe("a file", () => {
     expect(it.counters).toEqual({ bytesDownloaded: CONTENT.length, bytesFromCache: 0, cacheHits: 0 });
     await fetcher(fetch, noCache, "https://page.example/m/?signature=a%2Fb&expires=9#top").it.file("b.bin", ENTRY);
     const v = ENTRY.sha256.slice(0, 16);
-    expect(asked.map(({ url }) => url)).toEqual([`https://page.example/m/a/b.bin?v=${v}`, `https://page.example/m/b.bin?signature=a%2Fb&expires=9&v=${v}`]);
+    expect(asked.map(({ url }) => url)).toEqual([
+      `https://page.example/m/a/b.bin?v=${v}`,
+      `https://page.example/m/b.bin?signature=a%2Fb&expires=9&v=${v}`,
+    ]);
   });
 
   test("is kept, verified when read back, and needs no network then", async () => {
@@ -88,7 +105,9 @@ describe("a file", () => {
     const cache = new MemoryCache();
     const controller = new AbortController();
     setTimeout(() => controller.abort(), 10);
-    const got = await passing(fetcher(scripted(file(CONTENT, { stall: 1000 })).fetch, cache, undefined, controller.signal).it.file("b.bin", ENTRY));
+    const got = await passing(
+      fetcher(scripted(file(CONTENT, { stall: 1000 })).fetch, cache, undefined, controller.signal).it.file("b.bin", ENTRY),
+    );
     expect((got as Error).name).toBe("AbortError");
     expect(cache.entries.size).toBe(0);
   });
@@ -111,9 +130,11 @@ function locks(): Pick<LockManager, "request"> {
     const tail = tails.get(name);
     if (ifAvailable && tail !== undefined) return Promise.resolve(work(null));
     const result = (tail ?? Promise.resolve()).then(() => work({ name, mode: "exclusive" }));
-    const end = result.catch(() => undefined).finally(() => {
-      if (tails.get(name) === end) tails.delete(name);
-    });
+    const end = result
+      .catch(() => undefined)
+      .finally(() => {
+        if (tails.get(name) === end) tails.delete(name);
+      });
     tails.set(name, end);
     return result;
   };
@@ -132,7 +153,10 @@ describe("two loads at once", () => {
     expect(two.it.counters).toEqual({ bytesDownloaded: 0, bytesFromCache: CONTENT.length, cacheHits: 1 });
     const other = entryOf(content(1000, 3));
     const failing = scripted(status(404), file(content(1000, 3)));
-    const [bad, good] = await Promise.allSettled([fetcher(failing.fetch, cache).it.file("c.bin", other), fetcher(failing.fetch, cache).it.file("c.bin", other)]);
+    const [bad, good] = await Promise.allSettled([
+      fetcher(failing.fetch, cache).it.file("c.bin", other),
+      fetcher(failing.fetch, cache).it.file("c.bin", other),
+    ]);
     expect([bad.status, good.status]).toEqual(["rejected", "fulfilled"]);
   });
 
@@ -206,7 +230,9 @@ describe("model.json", () => {
     const cache = new MemoryCache();
     const { it, store } = fetcher(scripted(whole(MODEL)).fetch, cache, "https://page.example/m/?signature=1");
     await store.complete((await it.description(parse)).bytes);
-    expect((await fetcher(scripted(unreachable).fetch, cache, "https://page.example/m/?signature=2").it.description(parse)).notice).toBeDefined();
+    expect(
+      (await fetcher(scripted(unreachable).fetch, cache, "https://page.example/m/?signature=2").it.description(parse)).notice,
+    ).toBeDefined();
   });
 
   test("that is newer replaces the copy only when its files are here", async () => {
@@ -234,13 +260,23 @@ test("pruning leaves what any artifact owns, wherever it lies, and what was meas
   const all = Object.values(contents);
   const load = async (url: string, ...files: Uint8Array<ArrayBuffer>[]) => {
     const table = Object.fromEntries(files.map((bytes, i) => [`${i}.bin`, entryOf(bytes)]));
-    const { it, store } = fetcher(scripted(whole(modelOf(table)), ({ url: asked }) => new Response(all.find((bytes) => asked.endsWith(sha(bytes).slice(0, 16))) ?? null)).fetch, cache, url);
+    const { it, store } = fetcher(
+      scripted(
+        whole(modelOf(table)),
+        ({ url: asked }) => new Response(all.find((bytes) => asked.endsWith(sha(bytes).slice(0, 16))) ?? null),
+      ).fetch,
+      cache,
+      url,
+    );
     const { bytes } = await it.description(parse);
     for (const [name, entry] of Object.entries(table)) await it.file(name, entry);
     await cache.put(`${url}tuning.json?v=${sha(files[0] ?? all[0] ?? new Uint8Array()).slice(0, 16)}-x&device=y`, text("{}"));
     await store.complete(bytes);
   };
-  const kept = () => Object.entries(contents).filter(([, bytes]) => cache.entries.has(`https://wisp.invalid/files/${sha(bytes)}`)).map(([name]) => name);
+  const kept = () =>
+    Object.entries(contents)
+      .filter(([, bytes]) => cache.entries.has(`https://wisp.invalid/files/${sha(bytes)}`))
+      .map(([name]) => name);
   const tunings = () => [...cache.entries.keys()].filter((key) => key.includes("tuning.json")).length;
   await load("https://page.example/a/big/", contents.big, contents.shared);
   await load("https://page.example/a/", contents.old, contents.shared);

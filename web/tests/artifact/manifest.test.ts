@@ -39,7 +39,20 @@ test("the base that the fixtures patch is valid", () => {
   expect(weights.tensors.get("model.embed_tokens.q_weight")).toEqual({ shape: [128, 4], dtype: "uint32" });
   expect(plan.prefillChunks).toEqual([16, 4]);
   expect(plan.decode).toHaveLength(3);
-  expect(manifest.smoke).toEqual({ ids: [16, 48, 80, 112], top: [[5, 4.5], [90, 4.5], [7, 3.25]], others: [[8, -9], [24, 3]], scale: 9, tolerance: 0.05 });
+  expect(manifest.smoke).toEqual({
+    ids: [16, 48, 80, 112],
+    top: [
+      [5, 4.5],
+      [90, 4.5],
+      [7, 3.25],
+    ],
+    others: [
+      [8, -9],
+      [24, 3],
+    ],
+    scale: 9,
+    tolerance: 0.05,
+  });
 });
 
 test("an artifact of an earlier compiler has no smoke test", () => {
@@ -56,16 +69,37 @@ test("a plan may have alternatives", () => {
 test("a choice of programs takes the kernels that they need, and no others", () => {
   const { plan } = validate(read("base_alternatives.json") as Documents);
   const entries = ({ modules }: Composition) => modules.map(({ file, kernels }) => [file, kernels.map(({ entry }) => entry)]);
-  const named = ({ plan: made }: Composition) => [made.decode, ...made.prefill.values()].map((program) => program.map(({ kernel }) => made.kernels[kernel]?.entry));
+  const named = ({ plan: made }: Composition) =>
+    [made.decode, ...made.prefill.values()].map((program) => program.map(({ kernel }) => made.kernels[kernel]?.entry));
   const own = compose(plan, "own.wgsl", {});
   expect(entries(own)).toEqual([["own.wgsl", ["embed", "append", "sample"]]]);
-  expect(named(own)).toEqual([["embed", "append", "sample"], ["embed", "append"], ["embed", "append"]]);
+  expect(named(own)).toEqual([
+    ["embed", "append", "sample"],
+    ["embed", "append"],
+    ["embed", "append"],
+  ]);
   const decode = compose(plan, "own.wgsl", { decode: "wide" });
-  expect(entries(decode)).toEqual([["own.wgsl", ["embed", "sample", "append"]], ["webgpu-f32/wide.wgsl", ["append_wide"]]]);
-  expect(named(decode)).toEqual([["embed", "append_wide", "sample"], ["embed", "append"], ["embed", "append"]]);
-  const both = compose({ ...plan, prefill: new Map([...plan.prefill].filter(([size]) => size === 4)) }, "own.wgsl", { decode: "wide", prefill_4: "wide" });
-  expect(entries(both)).toEqual([["own.wgsl", ["embed", "sample"]], ["webgpu-f32/wide.wgsl", ["append_wide"]]]);
-  expect(named(both)).toEqual([["embed", "append_wide", "sample"], ["embed", "append_wide"]]);
+  expect(entries(decode)).toEqual([
+    ["own.wgsl", ["embed", "sample", "append"]],
+    ["webgpu-f32/wide.wgsl", ["append_wide"]],
+  ]);
+  expect(named(decode)).toEqual([
+    ["embed", "append_wide", "sample"],
+    ["embed", "append"],
+    ["embed", "append"],
+  ]);
+  const both = compose({ ...plan, prefill: new Map([...plan.prefill].filter(([size]) => size === 4)) }, "own.wgsl", {
+    decode: "wide",
+    prefill_4: "wide",
+  });
+  expect(entries(both)).toEqual([
+    ["own.wgsl", ["embed", "sample"]],
+    ["webgpu-f32/wide.wgsl", ["append_wide"]],
+  ]);
+  expect(named(both)).toEqual([
+    ["embed", "append_wide", "sample"],
+    ["embed", "append_wide"],
+  ]);
   const [alternative] = plan.alternatives;
   if (alternative === undefined) throw new Error("no alternative");
   expect(replaced(plan, alternative, 7).decode.map(({ kernel }) => kernel)).toEqual([0, 7, 2]);
@@ -82,7 +116,11 @@ test("WebGPU's limits do not bind a plan of the CPU", () => {
     }),
   ]);
   const { manifest } = validate(documents);
-  expect(manifest.variants[0]).toMatchObject({ backend: "wasm", kernels: "wasm-simd/kernels.wasm", kernelsRelaxed: "wasm-simd/kernels-relaxed.wasm" });
+  expect(manifest.variants[0]).toMatchObject({
+    backend: "wasm",
+    kernels: "wasm-simd/kernels.wasm",
+    kernelsRelaxed: "wasm-simd/kernels-relaxed.wasm",
+  });
   documents.model = applyPatch(documents.model, [{ op: "remove", path: "/variants/0/kernels_relaxed" }]);
   expect(validate(documents).manifest.variants[0]?.kernelsRelaxed).toBeUndefined();
 });

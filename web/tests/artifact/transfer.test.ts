@@ -2,7 +2,20 @@
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import { type Bytes, MismatchError, Network, transfer, type TransferRequest } from "../../src/artifact/transfer";
 import { NetworkError } from "../../src/api/errors";
-import { type Answer, content, entryOf, fakeClock, file, passing, same, scripted, sha, status, unreachable, whole } from "../support/network";
+import {
+  type Answer,
+  content,
+  entryOf,
+  fakeClock,
+  file,
+  passing,
+  same,
+  scripted,
+  sha,
+  status,
+  unreachable,
+  whole,
+} from "../support/network";
 
 const CONTENT = content(200_000);
 const ENTRY = entryOf(CONTENT);
@@ -23,7 +36,8 @@ async function run(answers: Answer[], changes: Partial<TransferRequest> & { arri
   const progress: number[] = [];
   const waits: (string | undefined)[] = [];
   let sum = 0;
-  const verify = (bytes: Bytes) => Promise.resolve(sha(bytes) === ENTRY.sha256 ? undefined : { what: "SHA-256", got: sha(bytes), expected: ENTRY.sha256 });
+  const verify = (bytes: Bytes) =>
+    Promise.resolve(sha(bytes) === ENTRY.sha256 ? undefined : { what: "SHA-256", got: sha(bytes), expected: ENTRY.sha256 });
   const startedAt = performance.now();
   const got = await passing(
     transfer(network, {
@@ -39,7 +53,16 @@ async function run(answers: Answer[], changes: Partial<TransferRequest> & { arri
     }),
   );
   const starts = asked.map(({ at }) => at - startedAt);
-  return { got, asked, starts, progress, waits, sum: () => sum, whole: got instanceof Uint8Array && same(got, CONTENT), elapsed: performance.now() - startedAt };
+  return {
+    got,
+    asked,
+    starts,
+    progress,
+    waits,
+    sum: () => sum,
+    whole: got instanceof Uint8Array && same(got, CONTENT),
+    elapsed: performance.now() - startedAt,
+  };
 }
 
 describe("a connection that breaks", () => {
@@ -75,7 +98,12 @@ describe("a connection that breaks", () => {
   test("sends no If-Range elsewhere, where it would need permission, and compares the tags itself", async () => {
     const other = content(200_000, 7);
     const { whole: good, asked } = await run(
-      [file(other, { cut: 70_000, etag: '"old"' }), ({ from }) => new Response(CONTENT.slice(from), { status: 206, headers: { "Content-Range": `bytes ${from}-199999/200000`, ETag: '"new"' } }), whole(CONTENT)],
+      [
+        file(other, { cut: 70_000, etag: '"old"' }),
+        ({ from }) =>
+          new Response(CONTENT.slice(from), { status: 206, headers: { "Content-Range": `bytes ${from}-199999/200000`, ETag: '"new"' } }),
+        whole(CONTENT),
+      ],
       { url: URL_THERE },
     );
     expect(good).toBe(true);
@@ -84,7 +112,11 @@ describe("a connection that breaks", () => {
   });
 
   test("and a server that sends another range do not mix", async () => {
-    const { whole: good } = await run([file(CONTENT, { cut: 70_000 }), () => new Response(CONTENT.slice(0, 1000), { status: 206, headers: { "Content-Range": "bytes 0-999/200000" } }), whole(CONTENT)]);
+    const { whole: good } = await run([
+      file(CONTENT, { cut: 70_000 }),
+      () => new Response(CONTENT.slice(0, 1000), { status: 206, headers: { "Content-Range": "bytes 0-999/200000" } }),
+      whole(CONTENT),
+    ]);
     expect(good).toBe(true);
   });
 });
@@ -115,7 +147,9 @@ describe("an outage", () => {
 
   test("from the beginning is given up within seconds", async () => {
     const { got, elapsed } = await run([unreachable]);
-    expect(String(got)).toMatch(/b\.bin: the download failed 6 times in a row, and nothing came meanwhile: got Failed to fetch, expected 200000 bytes\. Check the connection/);
+    expect(String(got)).toMatch(
+      /b\.bin: the download failed 6 times in a row, and nothing came meanwhile: got Failed to fetch, expected 200000 bytes\. Check the connection/,
+    );
     expect(elapsed).toBeLessThan(30_000);
   });
 
@@ -132,7 +166,10 @@ describe("an outage", () => {
 
   test("is not waited for when there is a copy", async () => {
     for (const answer of [unreachable, status(503)]) expect((await run([answer], { impatient: true })).asked).toHaveLength(1);
-    const { got, elapsed } = await run([(asked) => new Promise((_, reject) => asked.signal.addEventListener("abort", () => reject(new DOMException("", "AbortError"))))], { impatient: true });
+    const { got, elapsed } = await run(
+      [(asked) => new Promise((_, reject) => asked.signal.addEventListener("abort", () => reject(new DOMException("", "AbortError"))))],
+      { impatient: true },
+    );
     expect(got).toBeInstanceOf(NetworkError);
     expect(elapsed).toBe(8000);
   });
@@ -257,7 +294,9 @@ describe("another origin", () => {
     expect(String(got)).toMatch(/CORS: https:\/\/cdn\.example answers, but does not let pages of https:\/\/page\.example read/);
     expect(String(got)).toContain("Access-Control-Allow-Origin: https://page.example");
     expect(asked.map(({ mode }) => mode)).toEqual([undefined, undefined, "no-cors"]);
-    expect(String((await run([opaque], { url: URL_THERE, headers: { authorization: "Bearer x" } })).got)).toContain("Access-Control-Allow-Headers: authorization");
+    expect(String((await run([opaque], { url: URL_THERE, headers: { authorization: "Bearer x" } })).got)).toContain(
+      "Access-Control-Allow-Headers: authorization",
+    );
   });
 
   test("that is away is not said to refuse", async () => {

@@ -21,13 +21,20 @@ const gpu = (features: string[]): Probe => ({
   features: new Set(features),
   limits: { maxStorageBufferBindingSize: 2 ** 27 },
 });
-const none: Probe = { adapter: undefined, error: new DeviceError("no-webgpu", { what: "WebGPU is not available" }), reason: "this browser does not offer WebGPU" };
+const none: Probe = {
+  adapter: undefined,
+  error: new DeviceError("no-webgpu", { what: "WebGPU is not available" }),
+  reason: "this browser does not offer WebGPU",
+};
 
 /** What is tried, and the reasons of what stands before it. */
 function outcome(variants: readonly Variant[], probe: Probe | undefined, wasm = WASM, wanted = "auto") {
   const candidates = negotiate(variants, { gpu: probe, wasm }, wanted);
   const first = candidates.findIndex(({ obstacle }) => obstacle === undefined);
-  return { chosen: candidates[first]?.variant.name, passed: candidates.slice(0, first).map(({ variant: { name }, obstacle }) => [name, obstacle]) };
+  return {
+    chosen: candidates[first]?.variant.name,
+    passed: candidates.slice(0, first).map(({ variant: { name }, obstacle }) => [name, obstacle]),
+  };
 }
 
 afterEach(() => vi.unstubAllGlobals());
@@ -65,7 +72,9 @@ describe("negotiation", () => {
     [{ ...WASM, wasm: false, simd: false }, "this browser has no WebAssembly, or it is switched off"],
   ])("without either says both", (wasm, words) => {
     expect(() => outcome(ALL, none, wasm)).toThrow(
-      new RegExp(`No variant .*: got webgpu-f16-sg, webgpu-f16, big, webgpu-f32: this browser does not offer WebGPU; wasm-simd: ${words}, expected WebGPU, or`),
+      new RegExp(
+        `No variant .*: got webgpu-f16-sg, webgpu-f16, big, webgpu-f32: this browser does not offer WebGPU; wasm-simd: ${words}, expected WebGPU, or`,
+      ),
     );
   });
   test("that finds nothing lists every reason", () => {
@@ -74,13 +83,16 @@ describe("negotiation", () => {
 });
 
 describe("a software GPU", () => {
-  const software = (features: string[]) => ({ ...gpu(features), info: { ...INFO, architecture: "swiftshader", isFallback: true } }) as Probe;
+  const software = (features: string[]) =>
+    ({ ...gpu(features), info: { ...INFO, architecture: "swiftshader", isFallback: true } }) as Probe;
   const lastResorts = (variants: readonly Variant[], wasm: WasmSupport, wanted = "auto") =>
     negotiate(variants, { gpu: software(["subgroups"]), wasm }, wanted).filter(({ lastResort }) => lastResort !== undefined);
 
   test("waits for the CPU, which is faster by itself", () => {
     expect(lastResorts(ALL, WASM).map(({ variant: { name } }) => name)).toEqual(["webgpu-f32"]);
-    expect(lastResorts(ALL, WASM)[0]?.lastResort).toBe("the only GPU here is a software one (v · swiftshader · d), and the CPU is faster without it");
+    expect(lastResorts(ALL, WASM)[0]?.lastResort).toBe(
+      "the only GPU here is a software one (v · swiftshader · d), and the CPU is faster without it",
+    );
   });
   test("does not wait where the CPU cannot, nor where it was named", () => {
     expect(lastResorts(ALL, { ...WASM, simd: false })).toEqual([]);
@@ -93,7 +105,9 @@ describe("looking at the device", () => {
   const adapter = (info: object | undefined, features: string[] = ["core-features-and-limits"], rest: object = {}) =>
     ({ info, features: new Set(features), limits: { maxBufferSize: 5 }, ...rest }) as unknown as GPUAdapter;
   async function probed(found: GPUAdapter | ((level: string) => GPUAdapter | null)) {
-    const requestAdapter = vi.fn(({ featureLevel }: { featureLevel: string }) => Promise.resolve(typeof found === "function" ? found(featureLevel) : found));
+    const requestAdapter = vi.fn(({ featureLevel }: { featureLevel: string }) =>
+      Promise.resolve(typeof found === "function" ? found(featureLevel) : found),
+    );
     vi.stubGlobal("navigator", { gpu: { requestAdapter } });
     const result = await probe();
     if (result.adapter === undefined) throw result.error;
@@ -140,7 +154,10 @@ describe("looking at the device", () => {
     vi.stubGlobal("navigator", { gpu: { requestAdapter } });
     expect(await inspect(eligible(ALL, "wasm-simd"))).toMatchObject({ gpu: undefined, wasm: { wasm: true } });
     expect(requestAdapter).not.toHaveBeenCalled();
-    expect((await inspect(eligible(ALL, "auto"))).gpu).toMatchObject({ adapter: undefined, reason: "WebGPU finds no GPU that it may use here" });
+    expect((await inspect(eligible(ALL, "auto"))).gpu).toMatchObject({
+      adapter: undefined,
+      reason: "WebGPU finds no GPU that it may use here",
+    });
     expect(requestAdapter.mock.calls).toHaveLength(2);
   });
 });

@@ -8,7 +8,15 @@ const messages = [{ role: "user", content: "hi" }];
 describe("a chat request", () => {
   test("is translated", () => {
     const request: ChatRequest = {
-      messages: [{ role: "user", content: [{ type: "text", text: "a" }, { type: "text", text: "b" }] }],
+      messages: [
+        {
+          role: "user",
+          content: [
+            { type: "text", text: "a" },
+            { type: "text", text: "b" },
+          ],
+        },
+      ],
       temperature: 0.5,
       top_p: 0.9,
       seed: 4,
@@ -48,10 +56,19 @@ describe("a chat request", () => {
   test("may name what is off anyway", () => {
     const off = {
       ...{ n: 1, logprobs: false, top_logprobs: 0, tools: [], functions: null, tool_choice: "auto", function_call: "none" },
-      ...{ parallel_tool_calls: false, logit_bias: {}, response_format: { type: "text" }, modalities: ["text"], store: true, metadata: { a: "b" } },
+      ...{
+        parallel_tool_calls: false,
+        logit_bias: {},
+        response_format: { type: "text" },
+        modalities: ["text"],
+        store: true,
+        metadata: { a: "b" },
+      },
     };
     const answer = { role: "assistant", content: "hello", refusal: null, annotations: [], tool_calls: [], name: undefined };
-    expect(toCall({ messages: [...messages, answer], ...off })).toEqual(toCall({ messages: [...messages, { role: "assistant", content: "hello" }] }));
+    expect(toCall({ messages: [...messages, answer], ...off })).toEqual(
+      toCall({ messages: [...messages, { role: "assistant", content: "hello" }] }),
+    );
   });
 });
 
@@ -115,5 +132,12 @@ test.each([
 ])("errors cross the worker boundary: $name", (error) => {
   const copy = deserializeError(structuredClone(serializeError(error)));
   expect(copy).toBeInstanceOf(error.constructor);
-  expect(copy).toMatchObject({ name: error.name, kind: error.kind, message: error.message, file: error.file, got: error.got, expected: error.expected });
+  expect(copy).toMatchObject({
+    name: error.name,
+    kind: error.kind,
+    message: error.message,
+    file: error.file,
+    got: error.got,
+    expected: error.expected,
+  });
 });

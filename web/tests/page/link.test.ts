@@ -57,7 +57,18 @@ vi.mock("../../src/page/host", () => ({
 }));
 const latest = (): FakeWorker => workers.at(-1) as FakeWorker;
 
-const ARGS = { url: "http://x/", options: { backend: "auto", contextLength: undefined, threads: undefined, cache: true, autotune: undefined, headers: {}, fetchesOnPage: false } };
+const ARGS = {
+  url: "http://x/",
+  options: {
+    backend: "auto",
+    contextLength: undefined,
+    threads: undefined,
+    cache: true,
+    autotune: undefined,
+    headers: {},
+    fetchesOnPage: false,
+  },
+};
 const INFO = { variant: "wasm-simd" } as EngineInfo;
 const TEXT = { text: "a", addSpecialTokens: true };
 const CHAT = { messages: [], sampling: {}, seed: undefined, maxTokens: undefined, stop: [], stream: true };
@@ -127,7 +138,11 @@ describe("a worker that hangs", () => {
     expect(await link.call("reset", null)).toBeNull();
     latest().answer("load", INFO);
     await seconds(0);
-    expect(latest().calls().map(({ name }) => name)).toEqual(["load", "logits"]);
+    expect(
+      latest()
+        .calls()
+        .map(({ name }) => name),
+    ).toEqual(["load", "logits"]);
     latest().answer("logits", new Float32Array([3]));
     expect(await waiting).toEqual(new Float32Array([3]));
     first.say({ type: "delta", id, text: "more", stats: {} as EngineStats }); // from beyond the grave
@@ -302,7 +317,11 @@ describe("a worker that dies", () => {
     await expect(aborted).rejects.toThrow(/aborted/);
     latest().answer("load", INFO);
     await seconds(0);
-    expect(latest().calls().map(({ name }) => name)).toEqual(["load"]);
+    expect(
+      latest()
+        .calls()
+        .map(({ name }) => name),
+    ).toEqual(["load"]);
     link.terminate();
   });
 });

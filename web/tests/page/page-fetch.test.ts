@@ -28,13 +28,21 @@ describe("a fetch function of the page's", () => {
       return Promise.resolve(new Response("hello", { status: 206, headers: { "Content-Range": "bytes 5-9/10" } }));
     });
     const response = await it.fetch("https://hub.example/a?b", { headers: { Range: "bytes=5-" }, cache: "no-store" });
-    expect([response.status, response.ok, response.headers.get("Content-Range"), await response.text()]).toEqual([206, true, "bytes 5-9/10", "hello"]);
+    expect([response.status, response.ok, response.headers.get("Content-Range"), await response.text()]).toEqual([
+      206,
+      true,
+      "bytes 5-9/10",
+      "hello",
+    ]);
     expect(seen).toEqual([["https://hub.example/a?b", "bytes=5-", "no-store"]]);
   });
 
   test("passes failures on: before the answer, in the middle, and answers without a body", async () => {
     await expect(bridge(() => Promise.reject(new TypeError("refused"))).fetch("https://a/", {})).rejects.toThrow("refused");
-    const broken = () => Promise.resolve(new Response(new ReadableStream({ start: (c) => c.enqueue(new Uint8Array(3)), pull: (c) => c.error(new Error("broken")) })));
+    const broken = () =>
+      Promise.resolve(
+        new Response(new ReadableStream({ start: (c) => c.enqueue(new Uint8Array(3)), pull: (c) => c.error(new Error("broken")) })),
+      );
     const reader = (await bridge(broken).fetch("https://a/", {})).body?.getReader();
     expect((await reader?.read())?.value?.byteLength).toBe(3);
     await expect(reader?.read()).rejects.toThrow("broken");

@@ -34,7 +34,11 @@ interface Behaviour {
   writesRows?: boolean;
 }
 
-function machine(device: Device, { decodeMs = 1, prefillMs = 0.1, error = 0, writesRows = true }: Behaviour = {}, capacity = 300): Machine & { calls: number } {
+function machine(
+  device: Device,
+  { decodeMs = 1, prefillMs = 0.1, error = 0, writesRows = true }: Behaviour = {},
+  capacity = 300,
+): Machine & { calls: number } {
   let token = 0;
   return {
     calls: 0,
@@ -74,16 +78,23 @@ async function run(own: Behaviour, others: Record<string, [Behaviour, string[]]>
   clock = 0;
   const device = new Device();
   const contenders = Object.entries(others).map(([name, [behaviour, programs]]) => contender(name, device, behaviour, programs));
-  const verdict = await autotune(machine(device, own, capacity), contenders, { budgetMs, signal: new AbortController().signal, clock: time });
+  const verdict = await autotune(machine(device, own, capacity), contenders, {
+    budgetMs,
+    signal: new AbortController().signal,
+    clock: time,
+  });
   return { ...verdict, took: clock };
 }
 
 describe("an alternative", () => {
   test("wins each program by itself", async () => {
-    const { choice, milliseconds, rejected } = await run({}, {
-      a: [{ decodeMs: 0.5, prefillMs: 0.2 }, ["decode", "prefill_16", "prefill_64"]],
-      b: [{ decodeMs: 2, prefillMs: 0.05 }, ["decode", "prefill_64"]],
-    });
+    const { choice, milliseconds, rejected } = await run(
+      {},
+      {
+        a: [{ decodeMs: 0.5, prefillMs: 0.2 }, ["decode", "prefill_16", "prefill_64"]],
+        b: [{ decodeMs: 2, prefillMs: 0.05 }, ["decode", "prefill_64"]],
+      },
+    );
     expect(choice).toEqual({ decode: "a", prefill_64: "b" });
     expect(rejected).toEqual([]);
     expect(Object.keys(milliseconds)).toEqual(["decode", "prefill_64", "prefill_16"]);
@@ -95,10 +106,13 @@ describe("an alternative", () => {
   });
 
   test.each([{ error: 0.01 }, { error: NaN }, { writesRows: false }])("that computes something else loses: %j", async (fault) => {
-    const { choice, rejected } = await run({}, {
-      wrong: [{ decodeMs: 0.1, prefillMs: 0.01, ...fault }, ["decode", "prefill_16"]],
-      right: [{ decodeMs: 0.9 }, ["decode"]],
-    });
+    const { choice, rejected } = await run(
+      {},
+      {
+        wrong: [{ decodeMs: 0.1, prefillMs: 0.01, ...fault }, ["decode", "prefill_16"]],
+        right: [{ decodeMs: 0.9 }, ["decode"]],
+      },
+    );
     expect(choice).toEqual({ decode: "right" });
     expect(rejected).toMatchObject([{ alternative: "wrong" }]);
   });
@@ -158,8 +172,17 @@ describe("a device whose answers come every 100 ms", () => {
   };
 
   test("is not judged by what the timer says", async () => {
-    for (const [mine, other] of [[1, 0.9], [0.9, 1], [5, 2], [30, 20]] as const) {
-      const { choice, unmeasured, took } = await late(1500, { decodeMs: mine, prefillMs: mine / 10 }, { decodeMs: other, prefillMs: other / 10 });
+    for (const [mine, other] of [
+      [1, 0.9],
+      [0.9, 1],
+      [5, 2],
+      [30, 20],
+    ] as const) {
+      const { choice, unmeasured, took } = await late(
+        1500,
+        { decodeMs: mine, prefillMs: mine / 10 },
+        { decodeMs: other, prefillMs: other / 10 },
+      );
       expect(choice).toEqual({});
       expect(unmeasured.length, "nothing is final").toBeGreaterThan(0);
       expect(took).toBeLessThan(2500);

@@ -32,7 +32,10 @@ interface Asked {
   onToken?: (token: number) => void;
 }
 
-function ask({ clock, session }: World, { prompt = 1, maxTokens, stop, signal = new AbortController().signal, onToken }: Asked): Promise<Generation> {
+function ask(
+  { clock, session }: World,
+  { prompt = 1, maxTokens, stop, signal = new AbortController().signal, onToken }: Asked,
+): Promise<Generation> {
   const ids = Array.from({ length: prompt }, (_, i) => i);
   session.reset();
   return clock.drive(
@@ -81,14 +84,17 @@ const timers = [
 ];
 
 describe.each(["there", "back"] as const)("a device whose latency is on the way %s", (way) => {
-  test.each(timers)("of $latency ms, of $stepMs ms a step, seen every $timer ms, is kept busy, and Stop is quick", async ({ latency, stepMs, timer }) => {
-    const { share, learning, longest } = await trial(await world({ [way]: latency, timer }, { stepMs }));
-    expect(share).toBeGreaterThan(0.9);
-    const unavoidable = latency + timer;
-    // A larger window is tried now and then, and more boldly at first.
-    expect(longest).toBeLessThan(100 + stepMs + unavoidable);
-    expect(learning).toBeLessThan(150 + stepMs + unavoidable);
-  });
+  test.each(timers)(
+    "of $latency ms, of $stepMs ms a step, seen every $timer ms, is kept busy, and Stop is quick",
+    async ({ latency, stepMs, timer }) => {
+      const { share, learning, longest } = await trial(await world({ [way]: latency, timer }, { stepMs }));
+      expect(share).toBeGreaterThan(0.9);
+      const unavoidable = latency + timer;
+      // A larger window is tried now and then, and more boldly at first.
+      expect(longest).toBeLessThan(100 + stepMs + unavoidable);
+      expect(learning).toBeLessThan(150 + stepMs + unavoidable);
+    },
+  );
 });
 
 describe("a change of speed in the middle", () => {
@@ -109,7 +115,10 @@ describe("a change of speed in the middle", () => {
   });
 
   test("of the latency is followed", async () => {
-    for (const [before, after] of [[2, 80], [80, 2]] as const) {
+    for (const [before, after] of [
+      [2, 80],
+      [80, 2],
+    ] as const) {
       const place = await world({ back: before }, { stepMs: 10 });
       const { share, longest } = await trial(place, (count) => {
         if (count === 400) place.device.speed = { there: 0, back: after, timer: 0 };
@@ -161,7 +170,11 @@ describe("Stop", () => {
 });
 
 describe("a prompt", () => {
-  test.each([{ timer: 0, back: 1 }, { timer: 100, back: 1 }, { timer: 0, back: 60 }])("keeps a device busy that is seen late: %j", async (speed) => {
+  test.each([
+    { timer: 0, back: 1 },
+    { timer: 100, back: 1 },
+    { timer: 0, back: 60 },
+  ])("keeps a device busy that is seen late: %j", async (speed) => {
     const place = await world(speed, { tokenMs: 0.1 });
     await ask(place, { prompt: 256 * 40, maxTokens: 1 });
     const { prefillMs } = await ask(place, { prompt: 256 * 40, maxTokens: 1 });
@@ -203,7 +216,11 @@ describe("steps that nobody reads", () => {
     expect(await chats(await world({}, { stepMs: 8, overlaps: false }))).toBeLessThanOrEqual(1.1);
   });
 
-  test.each([{ back: 1, stepMs: 8 }, { back: 1, stepMs: 2 }, { back: 30, stepMs: 8 }])("are what hides the way back on a GPU: %j", async ({ back, stepMs }) => {
+  test.each([
+    { back: 1, stepMs: 8 },
+    { back: 1, stepMs: 2 },
+    { back: 30, stepMs: 8 },
+  ])("are what hides the way back on a GPU: %j", async ({ back, stepMs }) => {
     const place = await world({ back }, { stepMs });
     await chats(place);
     // Answers are 12 tokens long on average.

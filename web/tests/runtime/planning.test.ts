@@ -56,7 +56,9 @@ describe("sampling parameters", () => {
     const word = (i: number) => view.getUint32(4 * (i - 3), true);
     const float = (i: number) => view.getFloat32(4 * (i - 3), true);
     expect([word(3), word(5)]).toEqual([0xffffffff, 40]);
-    expect([float(4), float(6), float(7), float(8), float(9), float(10)].map((x) => Number(x.toFixed(4)))).toEqual([0.7, 0.95, 0.125, 1, 0.5, 0.25]);
+    expect([float(4), float(6), float(7), float(8), float(9), float(10)].map((x) => Number(x.toFixed(4)))).toEqual([
+      0.7, 0.95, 0.125, 1, 0.5, 0.25,
+    ]);
     expect(view.byteLength).toBe(4 * 13);
     expect([11, 12, 13, 14, 15].map(word)).toEqual([0, 0, 0, 0, 0]);
   });
@@ -87,14 +89,25 @@ describe("sampling parameters", () => {
 test("rows go from any split of shards to any split of buffers", () => {
   const dtype = "uint32" as const;
   const part = (rowOffset: number, rows: number) => ({ name: "w", dtype, shape: [rows, 2], rowOffset, byteOffset: 8, nbytes: rows * 8 });
-  const shards = [part(0, 64), part(64, 64), part(128, 72)].map((record, i) => ({ path: `${i}`, nbytes: record.nbytes + 8, records: [record] }));
+  const shards = [part(0, 64), part(64, 64), part(128, 72)].map((record, i) => ({
+    path: `${i}`,
+    nbytes: record.nbytes + 8,
+    records: [record],
+  }));
   const unused = { path: "unused", nbytes: 4, records: [{ name: "x", dtype, shape: [1], rowOffset: 0, byteOffset: 0, nbytes: 4 }] };
   const weights: TensorCache = { shards: [...shards, unused], tensors: new Map() };
   const rows: [number, number][] = [
     [0, 96],
     [96, 200],
   ];
-  const buffers = rows.map((range) => ({ kind: "weight" as const, name: "w", dtype, shape: [200, 2], rows: range, bytes: (range[1] - range[0]) * 8 }));
+  const buffers = rows.map((range) => ({
+    kind: "weight" as const,
+    name: "w",
+    dtype,
+    shape: [200, 2],
+    rows: range,
+    bytes: (range[1] - range[0]) * 8,
+  }));
   const uploads = planUploads({ buffers } as Partial<Plan> as Plan, weights);
   expect([...uploads.keys()].map(({ path }) => path)).toEqual(["0", "1", "2"]);
   expect([...uploads.values()]).toEqual([

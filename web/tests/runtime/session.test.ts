@@ -240,7 +240,11 @@ describe("a session", () => {
     expect(replace).toHaveBeenCalledTimes(1);
     expect(tokens).toEqual(reference(PROMPT, 20));
     expect(seen).toEqual(tokens);
-    expect({ finishReason, promptTokens, decodedTokens }).toEqual({ finishReason: "length", promptTokens: PROMPT.length, decodedTokens: 19 });
+    expect({ finishReason, promptTokens, decodedTokens }).toEqual({
+      finishReason: "length",
+      promptTokens: PROMPT.length,
+      decodedTokens: 19,
+    });
     expect(session.counters).toMatchObject({ requests: 1, tokens: 20 });
     const counted = [...(second.counts ?? [])].map((count) => count & 0x7fffffff).reduce((sum, count) => sum + count, 0);
     expect(counted, "what the first machine generated counts for the penalties").toBe(delivered);

@@ -15,7 +15,13 @@ const IDS = [12, 37, 63, 88];
 const WANT = referenceLogits(IDS);
 const ranked = [...WANT.keys()].toSorted((a, b) => (WANT[b] ?? 0) - (WANT[a] ?? 0));
 const pairs = (ids: readonly number[]) => ids.map((id): [number, number] => [id, WANT[id] ?? NaN]);
-const SMOKE: Smoke = { ids: IDS, top: pairs(ranked.slice(0, 4)), others: pairs([ranked[20] ?? 0, ranked[60] ?? 0, ranked[100] ?? 0]), scale: 100, tolerance: 0.05 };
+const SMOKE: Smoke = {
+  ids: IDS,
+  top: pairs(ranked.slice(0, 4)),
+  others: pairs([ranked[20] ?? 0, ranked[60] ?? 0, ranked[100] ?? 0]),
+  scale: 100,
+  tolerance: 0.05,
+};
 
 type Lie = (logits: Float32Array) => void;
 const LIES: [string, Lie, RegExp][] = [
@@ -50,7 +56,11 @@ describe("a device that computes", () => {
 
   test.each(LIES)("%s is refused", async (_, lie, reason) => {
     const { machine } = await machineOf(lie);
-    await expect(smokeTest(machine, SMOKE)).rejects.toMatchObject({ name: "DeviceError", kind: "wrong-results", got: expect.stringMatching(reason) as string });
+    await expect(smokeTest(machine, SMOKE)).rejects.toMatchObject({
+      name: "DeviceError",
+      kind: "wrong-results",
+      got: expect.stringMatching(reason) as string,
+    });
   });
 
   test("in too little memory for the prompt is not asked", async () => {
@@ -61,7 +71,11 @@ describe("a device that computes", () => {
 });
 
 test("the tolerance is a part of the largest logit, and its end is still right", () => {
-  const moved = (by: number) => difference(WANT.map((logit, id) => (id === ranked[0] ? logit - by : logit)), SMOKE);
+  const moved = (by: number) =>
+    difference(
+      WANT.map((logit, id) => (id === ranked[0] ? logit - by : logit)),
+      SMOKE,
+    );
   expect(moved(5)).toBeUndefined();
   expect(moved(5.01)).toMatch(/-5\.01 for token \d+ after a short prompt, where 0\.00 is right/);
   expect(difference(new Float32Array(VOCAB - 1), SMOKE)).toBeDefined();
@@ -81,7 +95,18 @@ describe("a variant that computes something else", () => {
         throw error;
       });
       const adapter = { vendor: "", architecture: "", device: "", description: "", isFallback: false };
-      return { variant: chosen, adapter, threads: 0, hints: [], notices: [], backend: device, machine, compileMs: 0, tuning: UNTUNED, tuneMs: 0 };
+      return {
+        variant: chosen,
+        adapter,
+        threads: 0,
+        hints: [],
+        notices: [],
+        backend: device,
+        machine,
+        compileMs: 0,
+        tuning: UNTUNED,
+        tuneMs: 0,
+      };
     };
     const runner = await Runner.start({ candidates: [GPU, CPU], fixed, start, pauses: [0] }, new AbortController().signal);
     return { runner, devices };
@@ -90,7 +115,9 @@ describe("a variant that computes something else", () => {
   test("gives way to the next one, with the reason", async () => {
     const { runner, devices } = await world({ "webgpu-f16": [(logits) => logits.fill(NaN)] });
     expect(runner.running.variant.name).toBe("wasm-simd");
-    expect(runner.skipped).toEqual([{ variant: "webgpu-f16", reason: "The device computes other logits than the artifact says (NaN for token 0 after a short prompt)" }]);
+    expect(runner.skipped).toEqual([
+      { variant: "webgpu-f16", reason: "The device computes other logits than the artifact says (NaN for token 0 after a short prompt)" },
+    ]);
     expect(devices.map(({ disposed }) => disposed)).toEqual([true, false]);
   });
 

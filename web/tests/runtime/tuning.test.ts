@@ -10,7 +10,16 @@ import { variant } from "../support/variants";
 const NAME = "other";
 const plan: Plan = {
   ...PLAN,
-  alternatives: [{ name: NAME, kernelsFile: "other.wgsl", languageFeatures: [], tolerance: 1e-3, kernels: PLAN.kernels, programs: new Map([["decode", PLAN.decode]]) }],
+  alternatives: [
+    {
+      name: NAME,
+      kernelsFile: "other.wgsl",
+      languageFeatures: [],
+      tolerance: 1e-3,
+      kernels: PLAN.kernels,
+      programs: new Map([["decode", PLAN.decode]]),
+    },
+  ],
 };
 const adapter = { vendor: "a", architecture: "b", device: "c", description: "d", isFallback: false };
 const place = { manifest: { files: new Map() } as Partial<Manifest> as Manifest, variant: variant("webgpu-f32"), plan, adapter };

@@ -17,8 +17,13 @@ function since(compat: CompatStatement): Versions {
   const first = (browser: (typeof BROWSERS)[number]): number => {
     const support = compat.support[browser];
     const statements: SimpleSupportStatement[] = support === undefined ? [] : Array.isArray(support) ? support : [support];
-    const plain = statements.filter(({ flags, prefix, alternative_name: name, version_removed: removed }) => (flags ?? prefix ?? name ?? removed) === undefined);
-    return Math.min(Infinity, ...plain.map(({ version_added: version }) => (typeof version === "string" ? Number(version.replace("≤", "")) || Infinity : Infinity)));
+    const plain = statements.filter(
+      ({ flags, prefix, alternative_name: name, version_removed: removed }) => (flags ?? prefix ?? name ?? removed) === undefined,
+    );
+    return Math.min(
+      Infinity,
+      ...plain.map(({ version_added: version }) => (typeof version === "string" ? Number(version.replace("≤", "")) || Infinity : Infinity)),
+    );
   };
   return { chrome: first("chrome"), firefox: first("firefox"), safari: first("safari") };
 }
@@ -69,13 +74,23 @@ export function usesOfScripts(sources: readonly string[]): Uses {
   const own = new Set<string>();
   const trees = sources.map((source) => parse(source, { ecmaVersion: "latest", sourceType: "module" }));
   walk(trees, (node) => {
-    if ((node.type === "MethodDefinition" || node.type === "PropertyDefinition" || node.type === "Property") && node.key.type === "Identifier") own.add(node.key.name);
+    if (
+      (node.type === "MethodDefinition" || node.type === "PropertyDefinition" || node.type === "Property") &&
+      node.key.type === "Identifier"
+    )
+      own.add(node.key.name);
   });
   walk(trees, (node) => {
     if (node.type === "NewExpression" && node.callee.type === "Identifier") {
       const compat = OBJECTS.get(node.callee.name)?.__compat;
       if (compat !== undefined) uses.set(`new ${node.callee.name}`, since(compat));
-    } else if (node.type === "CallExpression" && !node.optional && node.callee.type === "MemberExpression" && node.callee.property.type === "Identifier" && !node.callee.computed) {
+    } else if (
+      node.type === "CallExpression" &&
+      !node.optional &&
+      node.callee.type === "MemberExpression" &&
+      node.callee.property.type === "Identifier" &&
+      !node.callee.computed
+    ) {
       const { object, property } = node.callee;
       const global = object.type === "Identifier" ? OBJECTS.get(object.name) : undefined;
       const compat = global?.[`${property.name}_static`]?.__compat ?? global?.[property.name]?.__compat;
@@ -110,5 +125,7 @@ export function usesOfStyles(css: string): Uses {
 
 /** Lines such as "URL.parse: firefox 126" for what is newer than `minimum`. */
 export function newerThan(uses: Uses, minimum: Versions): string[] {
-  return [...uses].flatMap(([name, versions]) => BROWSERS.filter((browser) => versions[browser] > minimum[browser]).map((browser) => `${name}: ${browser} ${versions[browser]}`));
+  return [...uses].flatMap(([name, versions]) =>
+    BROWSERS.filter((browser) => versions[browser] > minimum[browser]).map((browser) => `${name}: ${browser} ${versions[browser]}`),
+  );
 }

@@ -51,9 +51,15 @@ export const unreachable: Answer = () => {
   throw new TypeError("Failed to fetch");
 };
 
-export const status = (code: number, headers: Record<string, string> = {}): Answer => () => new Response("no", { status: code, headers });
+export const status =
+  (code: number, headers: Record<string, string> = {}): Answer =>
+  () =>
+    new Response("no", { status: code, headers });
 
-export const whole = (bytes: Bytes, headers: Record<string, string> = {}): Answer => () => new Response(bytes, { headers });
+export const whole =
+  (bytes: Bytes, headers: Record<string, string> = {}): Answer =>
+  () =>
+    new Response(bytes, { headers });
 
 export interface Flow {
   /** The connection breaks after so many bytes of this answer; "end": as if the file ended there. */
@@ -91,7 +97,10 @@ export function file(bytes: Bytes, { cut, end, stall, piece = 4096, everyMs = 0,
     });
     const headers = { ...(etag === undefined ? {} : { ETag: etag }) };
     if (from === 0) return new Response(body, { headers });
-    return new Response(body, { status: 206, headers: { ...headers, "Content-Range": `bytes ${from}-${bytes.length - 1}/${bytes.length}` } });
+    return new Response(body, {
+      status: 206,
+      headers: { ...headers, "Content-Range": `bytes ${from}-${bytes.length - 1}/${bytes.length}` },
+    });
   };
 }
 
@@ -124,7 +133,10 @@ export function fakeClock(): void {
 /** Lets time pass, from one timer to the next, until the promise is settled. @returns what it came to */
 export async function passing<T>(promise: Promise<T>): Promise<T | Error> {
   let outcome: { value: T | Error } | undefined;
-  promise.then((value) => (outcome = { value }), (error: unknown) => (outcome = { value: error as Error }));
+  promise.then(
+    (value) => (outcome = { value }),
+    (error: unknown) => (outcome = { value: error as Error }),
+  );
   for (;;) {
     for (let turn = 0; turn < 20; turn++) {
       await new Promise(setImmediate);

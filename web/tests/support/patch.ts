@@ -10,7 +10,13 @@ export interface Operation {
 export function applyPatch(document: unknown, patch: Operation[]): unknown {
   const root = { document: structuredClone(document) };
   for (const { op, path, value } of patch) {
-    const keys = ["document", ...path.split("/").slice(1).map((key) => key.replaceAll("~1", "/").replaceAll("~0", "~"))];
+    const keys = [
+      "document",
+      ...path
+        .split("/")
+        .slice(1)
+        .map((key) => key.replaceAll("~1", "/").replaceAll("~0", "~")),
+    ];
     const last = keys.pop() ?? "";
     let parent: unknown = root;
     for (const key of keys) parent = (parent as Record<string, unknown>)[key];

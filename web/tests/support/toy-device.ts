@@ -69,7 +69,15 @@ const KERNELS: ((state: Words, kv: Words, third: Words, logits: Words) => void)[
 export class ToyDevice implements Backend {
   readonly padding = true;
   readonly overlaps = true;
-  readonly counters: BackendCounters = { dispatches: 0, submits: 0, readbacks: 0, bindGroupsCreated: 0, bytesUploaded: 0, bytesReadBack: 0, gpuBytes: 0 };
+  readonly counters: BackendCounters = {
+    dispatches: 0,
+    submits: 0,
+    readbacks: 0,
+    bindGroupsCreated: 0,
+    bytesUploaded: 0,
+    bytesReadBack: 0,
+    gpuBytes: 0,
+  };
   readonly lost: Promise<Error>;
   disposed = false;
   /** Decode steps until the device is lost. */

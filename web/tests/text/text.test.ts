@@ -38,13 +38,16 @@ describe.each(["byte_level.json", "byte_fallback.json"])("the tokenizer of %s", 
     expect(tokenizer.decode([99_999], true)).toBe("");
   });
 
-  test.each(["naïve café 東京 🙂🙃 done, it's fine", "🙂", "x".repeat(500), "a\n\n\tb  c"])("streams %j without splitting a character", (text) => {
-    const detokenizer = new Detokenizer((ids) => tokenizer.decode(ids, true));
-    const pieces = tokenizer.encode(text, false).map((id) => detokenizer.push(id));
-    pieces.push(detokenizer.flush());
-    expect(pieces.join("")).toBe(text);
-    for (const piece of pieces) expect(piece).not.toContain("\ufffd");
-  });
+  test.each(["naïve café 東京 🙂🙃 done, it's fine", "🙂", "x".repeat(500), "a\n\n\tb  c"])(
+    "streams %j without splitting a character",
+    (text) => {
+      const detokenizer = new Detokenizer((ids) => tokenizer.decode(ids, true));
+      const pieces = tokenizer.encode(text, false).map((id) => detokenizer.push(id));
+      pieces.push(detokenizer.flush());
+      expect(pieces.join("")).toBe(text);
+      for (const piece of pieces) expect(piece).not.toContain("\ufffd");
+    },
+  );
 
   test("decodes a bounded window, however long the answer", () => {
     let longest = 0;
@@ -128,13 +131,18 @@ describe("a Unigram model with byte fallback", () => {
 describe("a template", () => {
   test("with an error of syntax is refused when it is made, as the artifact's", () => {
     for (const source of ["{% for message in messages %}{{ message }}", "{{ messages[ }}", "{% nonsense %}"])
-      expect(() => new ChatTemplate(source, { bosToken: undefined, eosToken: undefined })).toThrow(/^model\.json: chat_template is no template that this page can read: got .+, expected a Jinja template/);
+      expect(() => new ChatTemplate(source, { bosToken: undefined, eosToken: undefined })).toThrow(
+        /^model\.json: chat_template is no template that this page can read: got .+, expected a Jinja template/,
+      );
   });
 
   test("that makes more text than a page can hold says so", () => {
-    const doubled = "{% set ns = namespace(text='0123456789abcdef') %}{% for i in range(21) %}{% set ns.text = ns.text + ns.text %}{% endfor %}{{ ns.text }}";
+    const doubled =
+      "{% set ns = namespace(text='0123456789abcdef') %}{% for i in range(21) %}{% set ns.text = ns.text + ns.text %}{% endfor %}{{ ns.text }}";
     const template = new ChatTemplate(doubled, { bosToken: undefined, eosToken: undefined });
-    expect(() => template.render([{ role: "user", content: "hi" }], true)).toThrow(/it makes 33554432 characters of them, more than 16777216/);
+    expect(() => template.render([{ role: "user", content: "hi" }], true)).toThrow(
+      /it makes 33554432 characters of them, more than 16777216/,
+    );
   });
 
   test("and a tokenizer say when they are at work, and when they have ended", () => {

@@ -19,7 +19,9 @@ class Work {
 
   take(): { characters: number; nodes: number } {
     const records = this.#observer.takeRecords();
-    const changed = records.flatMap((record) => (record.type === "characterData" ? [record.target] : [...record.addedNodes, ...record.removedNodes]));
+    const changed = records.flatMap((record) =>
+      record.type === "characterData" ? [record.target] : [...record.addedNodes, ...record.removedNodes],
+    );
     const characters = this.#lex.mock.calls.reduce((sum, [source]) => sum + source.length, 0);
     this.#lex.mockClear();
     return { characters, nodes: changed.reduce((sum, node) => sum + size(node), 0) };
@@ -66,11 +68,16 @@ function stream(text: string, piece: number): { characters: number; nodes: numbe
   return costs;
 }
 
-const most = (costs: { characters: number; nodes: number }[], what: "characters" | "nodes"): number => Math.max(...costs.map((cost) => cost[what]));
+const most = (costs: { characters: number; nodes: number }[], what: "characters" | "nodes"): number =>
+  Math.max(...costs.map((cost) => cost[what]));
 
 /** The elements of a text, without the boxes around blocks and white space between elements. */
 function shape(html: string): string {
-  return html.replaceAll(/<\/?div>/g, "").replaceAll(/>\s+</g, "><").replaceAll(/\s+(?=<\/)/g, "").trim();
+  return html
+    .replaceAll(/<\/?div>/g, "")
+    .replaceAll(/>\s+</g, "><")
+    .replaceAll(/\s+(?=<\/)/g, "")
+    .trim();
 }
 
 function whole(text: string): string {
@@ -79,8 +86,10 @@ function whole(text: string): string {
   return shape(box.innerHTML);
 }
 
-const rows = (count: number): string => `| a | b |\n|---|---|\n${Array.from({ length: count }, (_, i) => `| row ${String(i)} | **x** |\n`).join("")}`;
-const items = (count: number, mark: (i: number) => string = () => "-"): string => Array.from({ length: count }, (_, i) => `${mark(i)} item *${String(i)}*\n`).join("");
+const rows = (count: number): string =>
+  `| a | b |\n|---|---|\n${Array.from({ length: count }, (_, i) => `| row ${String(i)} | **x** |\n`).join("")}`;
+const items = (count: number, mark: (i: number) => string = () => "-"): string =>
+  Array.from({ length: count }, (_, i) => `${mark(i)} item *${String(i)}*\n`).join("");
 const lines = (count: number): string => Array.from({ length: count }, (_, i) => `line ${String(i)} <b>\n`).join("");
 
 const TEXTS: Record<string, string> = {
@@ -115,7 +124,11 @@ describe("a streamed text looks like a whole one", () => {
 
   it("a definition makes links of blocks that are complete", () => {
     stream("[one] and [two][b]\n\nmore\n\n[one]: https://example.com/1\n\n[b]: https://example.com/2 'Two'\n\nend [one]\n", 2);
-    expect([...root.querySelectorAll("a")].map((a) => a.href)).toEqual(["https://example.com/1", "https://example.com/2", "https://example.com/1"]);
+    expect([...root.querySelectorAll("a")].map((a) => a.href)).toEqual([
+      "https://example.com/1",
+      "https://example.com/2",
+      "https://example.com/1",
+    ]);
   });
 
   it.each([1, 2, 100])("a definition at the end makes links too, in pieces of %i", (size) => {

@@ -19,7 +19,12 @@ describe("progress", () => {
     return { seen, it: new ProgressMeter((progress) => seen.push(progress)), last: () => seen.at(-1) };
   };
   const grows = (seen: LoadProgress[]) =>
-    seen.every((now, i) => now.loadedBytes >= (seen[i - 1]?.loadedBytes ?? 0) && (now.totalBytes === 0 || now.loadedBytes <= now.totalBytes) && now.cachedBytes <= now.loadedBytes);
+    seen.every(
+      (now, i) =>
+        now.loadedBytes >= (seen[i - 1]?.loadedBytes ?? 0) &&
+        (now.totalBytes === 0 || now.loadedBytes <= now.totalBytes) &&
+        now.cachedBytes <= now.loadedBytes,
+    );
 
   test("has no total before all parts are known, and ends at it", () => {
     const { it, seen, last } = meter();
@@ -77,7 +82,10 @@ describe("progress", () => {
 
 describe("room", () => {
   const entries = [1000, 2000].map((length) => entryOf(content(length)));
-  const storage = (quota: number, usage: number, persisted = true) => ({ estimate: () => Promise.resolve({ quota, usage }), persisted: () => Promise.resolve(persisted) });
+  const storage = (quota: number, usage: number, persisted = true) => ({
+    estimate: () => Promise.resolve({ quota, usage }),
+    persisted: () => Promise.resolve(persisted),
+  });
 
   test("that does not suffice keeps nothing, and says how much it is", async () => {
     const store = new ArtifactStore(new MemoryCache(), "https://page.example/m/");
@@ -156,14 +164,19 @@ describe("context", () => {
   test("on the CPU is what its memory holds", () => {
     const plan = (bytesPerPosition: number, scratch = 64): Plan => ({
       ...PLAN,
-      buffers: [{ kind: "kv", name: "kv.0", bytesPerPosition, bytes: bytesPerPosition * 4096 }, { kind: "scratch", name: "s", bytes: scratch }],
+      buffers: [
+        { kind: "kv", name: "kv.0", bytesPerPosition, bytes: bytesPerPosition * 4096 },
+        { kind: "scratch", name: "s", bytes: scratch },
+      ],
     });
     const wanted = { tokens: 4096, asked: false };
     expect(withinWasm(plan(1000), wanted)).toBe(4096);
     const lowered = withinWasm(plan(2 ** 20, 2 ** 30), wanted);
     expect(lowered).toBeGreaterThan(2000);
     expect((lowered + 16) * 2 ** 20 + 2 ** 30).toBeGreaterThan(LIMIT_BYTES - 16 * 2 ** 20);
-    expect(() => withinWasm(plan(2 ** 20, 2 ** 30), { ...wanted, asked: true })).toThrow(new RegExp(`contextLength.*got 4096, expected at most ${lowered}`));
+    expect(() => withinWasm(plan(2 ** 20, 2 ** 30), { ...wanted, asked: true })).toThrow(
+      new RegExp(`contextLength.*got 4096, expected at most ${lowered}`),
+    );
     expect(() => withinWasm(plan(1, 2 ** 32), wanted)).toThrow(/with a context of 512 tokens than WebAssembly offers: got 4\.0 GiB/);
   });
 });
@@ -190,7 +203,9 @@ describe("weights", () => {
 
   test("that fail end with the first failure", async () => {
     const items = [1, 2, 3].map((bytes) => ({ entry: { bytes } }));
-    await expect(sideBySide(items, 1, 1, ({ entry }) => (entry.bytes === 2 ? Promise.reject(new Error("two")) : Promise.resolve()))).rejects.toThrow("two");
+    await expect(
+      sideBySide(items, 1, 1, ({ entry }) => (entry.bytes === 2 ? Promise.reject(new Error("two")) : Promise.resolve())),
+    ).rejects.toThrow("two");
   });
 
   const SHARD = 32 * 2 ** 20;
@@ -201,7 +216,14 @@ describe("weights", () => {
       nbytes: SHARD,
       records: [{ name: `w${i}`, shape: [SHARD / 4], dtype: "uint32" as const, nbytes: SHARD, byteOffset: 0, rowOffset: 0 }],
     }));
-    const buffers = shards.map(({ records }, i) => ({ kind: "weight" as const, name: `w${i}`, bytes: SHARD, dtype: "uint32" as const, shape: records[0]?.shape ?? [], rows: [0, SHARD / 4] as [number, number] }));
+    const buffers = shards.map(({ records }, i) => ({
+      kind: "weight" as const,
+      name: `w${i}`,
+      bytes: SHARD,
+      dtype: "uint32" as const,
+      shape: records[0]?.shape ?? [],
+      rows: [0, SHARD / 4] as [number, number],
+    }));
     const files = new Map(shards.map(({ path }) => [path, { bytes: SHARD, sha256: "" }]));
     return { weights: { shards, tensors: new Map() } as TensorCache, plan: { ...PLAN, buffers } as Plan, manifest: { files } as never };
   }
@@ -220,7 +242,15 @@ describe("weights", () => {
       events.push(`fetch ${path[0] ?? ""}`);
       return Promise.resolve({ bytes, written: new Promise<void>((resolve) => stored.push(resolve)) });
     });
-    const done = uploadWeights({ fetch } as unknown as Fetcher, backend, manifest, plan, weights, plan.buffers.map((_, i) => i), new AbortController().signal);
+    const done = uploadWeights(
+      { fetch } as unknown as Fetcher,
+      backend,
+      manifest,
+      plan,
+      weights,
+      plan.buffers.map((_, i) => i),
+      new AbortController().signal,
+    );
     const settle = () => new Promise(setImmediate);
     await settle();
     expect(events).toEqual(["fetch 0", "fetch 1", "upload 0", "upload 1"]); // Neither is stored.

@@ -91,9 +91,12 @@ describe("at the start", () => {
     expect(runner.skipped).toEqual([{ variant: "webgpu-f32", reason }]);
   });
 
-  test.each([new ArtifactError({ what: "damaged" }), new NetworkError({ what: "offline" })])("$name is nobody's reason to try another", async (error) => {
-    await expect(world([GPU, CPU], { "webgpu-f32": [error] })).rejects.toBe(error);
-  });
+  test.each([new ArtifactError({ what: "damaged" }), new NetworkError({ what: "offline" })])(
+    "$name is nobody's reason to try another",
+    async (error) => {
+      await expect(world([GPU, CPU], { "webgpu-f32": [error] })).rejects.toBe(error);
+    },
+  );
 
   test("no other variant of a GPU without memory is tried", async () => {
     const full = new DeviceError("out-of-memory", { what: "The GPU has not enough memory" });
@@ -129,7 +132,8 @@ describe("at the start", () => {
     const full = new DeviceError("out-of-memory", { what: "The model needs more memory", got: "4 GiB", remedy: "Take less." });
     await expect(world([GPU, CPU], { "webgpu-f32": [REFUSED], "wasm-simd": [full] })).rejects.toMatchObject({
       kind: "out-of-memory",
-      message: "No variant of the artifact could be started: got webgpu-f32: The GPU refused a device (OperationError); wasm-simd: The model needs more memory (4 GiB), expected one that starts. Take less.",
+      message:
+        "No variant of the artifact could be started: got webgpu-f32: The GPU refused a device (OperationError); wasm-simd: The model needs more memory (4 GiB), expected one that starts. Take less.",
     });
   });
 });
@@ -154,7 +158,10 @@ describe("a device that is lost", () => {
     expect(started).toEqual(["webgpu-f32", "webgpu-f32", "wasm-simd"]);
     expect(events).toEqual(["recovering device-lost", "moved", "recovering device-lost", "moved"]);
     expect(runner.running.variant.name).toBe("wasm-simd");
-    expect(runner.skipped[1]).toEqual({ variant: "webgpu-f32", reason: "lost twice within a minute: The GPU device was lost (unknown): the driver was reset" });
+    expect(runner.skipped[1]).toEqual({
+      variant: "webgpu-f32",
+      reason: "lost twice within a minute: The GPU device was lost (unknown): the driver was reset",
+    });
     expect(await ask(10)).toEqual(reference(PROMPT, 10));
   });
 
@@ -176,7 +183,9 @@ describe("a device that is lost", () => {
     const { runner, ask, started } = await world([GPU, CPU], { "webgpu-f32": [9, REFUSED, REFUSED, REFUSED] });
     expect(await ask()).toEqual(reference(PROMPT, 30));
     expect(started.slice(1)).toEqual(["webgpu-f32", "webgpu-f32", "webgpu-f32", "wasm-simd"]);
-    expect(runner.skipped[0]?.reason).toMatch(/the driver was reset; it could not be started again: The GPU refused a device \(OperationError\)/);
+    expect(runner.skipped[0]?.reason).toMatch(
+      /the driver was reset; it could not be started again: The GPU refused a device \(OperationError\)/,
+    );
   });
 
   test("while nothing is asked is replaced at once, and the next request finds the new one", async () => {
@@ -230,7 +239,14 @@ describe("a device that is lost", () => {
     const onToken = () => {
       throw new TypeError("a bug");
     };
-    const request = { ids: PROMPT, sampling: GREEDY, maxTokens: 5, stopTokenIds: new Set<number>(), signal: new AbortController().signal, onToken };
+    const request = {
+      ids: PROMPT,
+      sampling: GREEDY,
+      maxTokens: 5,
+      stopTokenIds: new Set<number>(),
+      signal: new AbortController().signal,
+      onToken,
+    };
     await expect(session.generate(request)).rejects.toThrow("a bug");
     expect(started).toEqual(["webgpu-f32"]);
   });

@@ -3,7 +3,16 @@
 
 import type { Kernel } from "../../artifact/schema";
 import { DeviceError, RequestError } from "../../api/errors";
-import { type Backend, type BufferHandle, noCounts, type KernelSource, type ProgramHandle, type Recorded, type Slice, WHOLE } from "../backend";
+import {
+  type Backend,
+  type BufferHandle,
+  noCounts,
+  type KernelSource,
+  type ProgramHandle,
+  type Recorded,
+  type Slice,
+  WHOLE,
+} from "../backend";
 import { Executor, type Patience } from "./executor";
 import { layOut, makeMemory, type Placed } from "./memory";
 import { compileModule, wasmSupport } from "./module";

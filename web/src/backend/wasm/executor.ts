@@ -110,7 +110,7 @@ export class Executor {
   private async finish(): Promise<void> {
     let stalledMs = 0;
     let progress = "";
-    for (let startedAt = performance.now(); !this.runner.advance(this.turnedAt + SLICE_MS); ) {
+    for (let startedAt = performance.now(); !this.runner.advance(this.turnedAt + SLICE_MS);) {
       const now = performance.now();
       const current = this.crew?.team.progress() ?? String(now);
       // A computer that slept for an hour in between counts as one slice.

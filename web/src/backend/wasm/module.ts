@@ -22,7 +22,8 @@ const RELAXED_SIMD = [...HEADER, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 15, 1, 
 /** Never throws. */
 export function wasmSupport(): WasmSupport {
   // Some hardened browsers take WebAssembly away; the types do not know that.
-  if ((globalThis as { WebAssembly?: unknown }).WebAssembly === undefined) return { wasm: false, simd: false, relaxedSimd: false, sharedMemory: false };
+  if ((globalThis as { WebAssembly?: unknown }).WebAssembly === undefined)
+    return { wasm: false, simd: false, relaxedSimd: false, sharedMemory: false };
   const valid = (bytes: readonly number[]) => WebAssembly.validate(Uint8Array.from(bytes));
   return { wasm: valid(HEADER), simd: valid(SIMD), relaxedSimd: valid(RELAXED_SIMD), sharedMemory: canShareMemory() };
 }
@@ -101,7 +102,11 @@ function memoryFlags(reader: Reader): number {
   const name = `${reader.name()}.${reader.name()}`;
   const kind = reader.byte();
   if (count !== 1 || name !== "env.memory" || kind !== MEMORY)
-    throw refused({ what: "The kernels' module imports", got: `${count} things, first ${name} of kind ${kind}`, expected: "env.memory alone" });
+    throw refused({
+      what: "The kernels' module imports",
+      got: `${count} things, first ${name} of kind ${kind}`,
+      expected: "env.memory alone",
+    });
   const { at } = reader;
   const flags = reader.byte();
   if (flags !== HAS_MAXIMUM)
@@ -148,7 +153,11 @@ export function instantiate(
     const found = exports[entry];
     if (typeof found !== "function") throw refused({ what: "The kernels' module lacks an export", expected: `a function ${entry}` });
     if (found.length !== bindings.length + 2)
-      throw refused({ what: `The kernel ${entry}`, got: `${found.length} parameters`, expected: `${bindings.length} addresses, begin and end` });
+      throw refused({
+        what: `The kernel ${entry}`,
+        got: `${found.length} parameters`,
+        expected: `${bindings.length} addresses, begin and end`,
+      });
     return found as KernelFunction;
   });
 }

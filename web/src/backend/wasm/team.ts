@@ -154,7 +154,7 @@ export class Team {
 
   private spin(word: number, old: number, milliseconds: number): boolean {
     const { words } = this;
-    for (let until = 0; ; ) {
+    for (let until = 0; ;) {
       for (let i = 0; i < LOOKS; i++) {
         if (Atomics.load(words, word) !== old) return true;
         pause?.();

@@ -67,7 +67,7 @@ function made(): Instance {
 }
 
 function takeOrders({ team, runner }: Instance, from: number): void {
-  for (let seen = from; ; ) {
+  for (let seen = from; ;) {
     const { generation, program, times } = team.nextOrder(seen);
     if (program === LEAVE) {
       team.arrive();

@@ -63,7 +63,9 @@ function noWebGPU(): Probe {
     expected: secure ? BROWSERS_WITH_WEBGPU : "a page served over https:// or from localhost",
     remedy: secure ? "Update the browser or use another." : "Browsers offer WebGPU to secure pages only: serve the page over HTTPS.",
   });
-  const reason = secure ? "this browser does not offer WebGPU" : "browsers offer WebGPU only to pages from https:// addresses and from localhost";
+  const reason = secure
+    ? "this browser does not offer WebGPU"
+    : "browsers offer WebGPU only to pages from https:// addresses and from localhost";
   return { adapter: undefined, error, reason };
 }
 

@@ -3,7 +3,17 @@
 
 import type { Access, Kernel } from "../../artifact/schema";
 import { DeviceError } from "../../api/errors";
-import { type Backend, type BufferHandle, noCounts, type KernelSource, type ProgramHandle, type Part, type Recorded, type Slice, WHOLE } from "../backend";
+import {
+  type Backend,
+  type BufferHandle,
+  noCounts,
+  type KernelSource,
+  type ProgramHandle,
+  type Part,
+  type Recorded,
+  type Slice,
+  WHOLE,
+} from "../backend";
 
 interface Step {
   pipeline: GPUComputePipeline;
@@ -163,7 +173,7 @@ export class WebGPUBackend implements Backend {
     let encoder = this.device.createCommandEncoder();
     let held = 0;
     for (let run = 0; run < times; run++) {
-      for (let at = 0; at < steps.length; ) {
+      for (let at = 0; at < steps.length;) {
         if (held === this.mostDispatches) {
           this.submitEncoded(encoder);
           encoder = this.device.createCommandEncoder();

@@ -56,7 +56,10 @@ export function withinWasm(plan: Plan, { tokens: wanted, asked }: WantedContext)
       what: `The model needs more memory with a context of ${least} tokens than WebAssembly offers`,
       got: gib(needed(least)),
       expected: `at most ${gib(LIMIT_BYTES)}`,
-      remedy: least === wanted && least > 1 ? "Give a smaller contextLength, or use a device with WebGPU." : "Use a device with WebGPU, or a smaller model.",
+      remedy:
+        least === wanted && least > 1
+          ? "Give a smaller contextLength, or use a device with WebGPU."
+          : "Use a device with WebGPU, or a smaller model.",
     });
   }
   let [low, high] = [least, wanted];

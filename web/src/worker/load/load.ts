@@ -74,7 +74,13 @@ export async function load(
   if (cache.stores) events.onKeeping?.();
   const store = new ArtifactStore(cache, address.base);
   const memory = new TuningMemory(cache, address.base);
-  const fetcher = new Fetcher({ address, store, network: new Network(fetch, options.headers), signal, onWaiting: (reason) => meter.wait(reason) });
+  const fetcher = new Fetcher({
+    address,
+    store,
+    network: new Network(fetch, options.headers),
+    signal,
+    onWaiting: (reason) => meter.wait(reason),
+  });
   let description = await fetcher.description(parseManifest);
   for (let restarts = 0; ; restarts++) {
     const { manifest, bytes, notice } = description;
@@ -145,7 +151,10 @@ async function loadDescribed(
     return { artifact: { ...artifact, ...found }, runner, session };
   } catch (error) {
     failure.abort();
-    starting.then((runner) => runner.dispose(), () => undefined);
+    starting.then(
+      (runner) => runner.dispose(),
+      () => undefined,
+    );
     part.drop();
     throw error;
   }
@@ -153,7 +162,11 @@ async function loadDescribed(
 
 function downloadingAgain({ kind, what, got, expected }: WispError, { weightBytes }: Manifest): WispError {
   const size = `${Math.ceil(weightBytes / 1e6).toLocaleString("en-US")} MB`;
-  return new DeviceError(kind, { what: `${what}. The weights were not kept in this browser and are downloaded again (${size})`, got, expected });
+  return new DeviceError(kind, {
+    what: `${what}. The weights were not kept in this browser and are downloaded again (${size})`,
+    got,
+    expected,
+  });
 }
 
 const MOST_THREADS = 64;
@@ -165,7 +178,8 @@ function checkThreads(threads: number | undefined): number | undefined {
 }
 
 function checkAutotune(autotune: unknown): boolean | undefined {
-  if (autotune !== undefined && typeof autotune !== "boolean") throw new RequestError({ what: "autotune", got: JSON.stringify(autotune), expected: "true or false" });
+  if (autotune !== undefined && typeof autotune !== "boolean")
+    throw new RequestError({ what: "autotune", got: JSON.stringify(autotune), expected: "true or false" });
   return autotune;
 }
 

@@ -21,10 +21,15 @@ export async function checkRoom(store: ArtifactStore, entries: readonly FileEntr
 
 /** What is to be said about the files when the load is over; nothing when they are kept for good. */
 export async function storageNotices({ cache }: ArtifactStore, storage = browserStorage()): Promise<string[]> {
-  if (cache.refusal !== undefined) return [`The model's files are not kept in this browser, so that the next visit downloads them again: ${cache.refusal}.`];
+  if (cache.refusal !== undefined)
+    return [`The model's files are not kept in this browser, so that the next visit downloads them again: ${cache.refusal}.`];
   if (!cache.stores || storage.persisted === undefined) return [];
   const persisted = await storage.persisted().catch(() => true);
-  return persisted ? [] : ["The browser keeps the model's files, but may delete them when it runs short of room: it has not granted this site persistent storage."];
+  return persisted
+    ? []
+    : [
+        "The browser keeps the model's files, but may delete them when it runs short of room: it has not granted this site persistent storage.",
+      ];
 }
 
 const megabytes = (bytes: number): string => `${Math.round(bytes / 1e6).toLocaleString("en-US")} MB`;

@@ -116,8 +116,16 @@ async function startAt(artifact: Artifact, prepared: Prepared, manner: Manner, p
     const whole = { plan, modules: [{ file, kernels: plan.kernels }] };
     const composed = decision.kind === "remembered" ? compose(plan, file, decision.choice) : whole;
     const buffers = await allocate(backend, plan, capacity);
-    const modules = [...composed.modules.map((module) => module.file), ...(decision.kind === "measure" ? decision.alternatives.map((a) => a.kernelsFile) : [])];
-    const entries = variantFiles(manifest, plan, weights, modules.filter((path) => path !== file));
+    const modules = [
+      ...composed.modules.map((module) => module.file),
+      ...(decision.kind === "measure" ? decision.alternatives.map((a) => a.kernelsFile) : []),
+    ];
+    const entries = variantFiles(
+      manifest,
+      plan,
+      weights,
+      modules.filter((path) => path !== file),
+    );
     part.expect(entries.reduce((sum, { bytes }) => sum + bytes, 0));
     await checkRoom(store, entries);
     meter.enter("weights");
@@ -129,7 +137,16 @@ async function startAt(artifact: Artifact, prepared: Prepared, manner: Manner, p
     const own = new Replay(backend, composed.plan, buffers, capacity);
     await backend.idle();
     signal.throwIfAborted();
-    let running: Running = { ...device, ...(backend instanceof WasmBackend ? describeCpu(backend) : {}), variant, compileMs, machine: own, notices: [], tuning: UNTUNED, tuneMs: 0 };
+    let running: Running = {
+      ...device,
+      ...(backend instanceof WasmBackend ? describeCpu(backend) : {}),
+      variant,
+      compileMs,
+      machine: own,
+      notices: [],
+      tuning: UNTUNED,
+      tuneMs: 0,
+    };
     if (decision.kind === "remembered") running.tuning = { ...UNTUNED, source: "remembered", programs: decision.choice };
     if (decision.kind === "measure") {
       foreign = true;
@@ -149,23 +166,34 @@ async function startAt(artifact: Artifact, prepared: Prepared, manner: Manner, p
     if (wrong) await memory.put(memory.key(manifest, variant, plan, device.adapter), { choice: {}, tries: 0, final: true });
     part.drop();
     const next = meter.part();
-    return startAt(artifact, prepared, { ...manner, gently: gently || !wrong, mayMeasure: false }, next, signal).catch((reason: unknown) => {
-      next.drop();
-      throw reason;
-    });
+    return startAt(artifact, prepared, { ...manner, gently: gently || !wrong, mayMeasure: false }, next, signal).catch(
+      (reason: unknown) => {
+        next.drop();
+        throw reason;
+      },
+    );
   }
 }
 
 /** In a submit, on a device that was lost: a driver may have thought that it hangs. */
 const GENTLE_DISPATCHES = 16;
 
-async function openDevice(variant: Variant, threads: number | undefined, gently: boolean): Promise<Pick<Running, "backend" | "adapter" | "threads" | "hints">> {
+async function openDevice(
+  variant: Variant,
+  threads: number | undefined,
+  gently: boolean,
+): Promise<Pick<Running, "backend" | "adapter" | "threads" | "hints">> {
   switch (variant.backend) {
     case "webgpu": {
       // A new adapter each time: one that has given a device gives no other.
       const gpu = await probe();
       if (gpu.adapter === undefined) throw gpu.error;
-      return { backend: new WebGPUBackend(await requestDevice(gpu.adapter, variant), gently ? GENTLE_DISPATCHES : Infinity), adapter: gpu.info, threads: 0, hints: [] };
+      return {
+        backend: new WebGPUBackend(await requestDevice(gpu.adapter, variant), gently ? GENTLE_DISPATCHES : Infinity),
+        adapter: gpu.info,
+        threads: 0,
+        hints: [],
+      };
     }
     case "wasm": {
       const backend = await WasmBackend.create({ threads });
@@ -179,7 +207,11 @@ function describeCpu(backend: WasmBackend): Pick<Running, "adapter" | "threads" 
   const { threads, relaxed, hint } = backend;
   const description = `CPU, ${threads === 1 ? "1 thread" : `${threads} threads`}, ${relaxed ? "relaxed SIMD" : "SIMD"}`;
   const hints = wasmSupport().sharedMemory ? [] : [globalThis.crossOriginIsolated ? NOTHING_SHARED : NOT_ISOLATED];
-  return { adapter: { vendor: "", architecture: "", device: "", description, isFallback: true }, threads, hints: hint === undefined ? hints : [...hints, hint] };
+  return {
+    adapter: { vendor: "", architecture: "", device: "", description, isFallback: true },
+    threads,
+    hints: hint === undefined ? hints : [...hints, hint],
+  };
 }
 
 const NOTHING_SHARED = "This browser shares no memory between threads, though the page is cross-origin isolated, so one thread computes.";

@@ -97,7 +97,12 @@ class DeviceQueue {
  * Runs `work` for every item, in their order, as many at a time as take at most `bytes` together (one at least) and are no
  * more than `most`.
  */
-export async function sideBySide<T extends { entry: { bytes: number } }>(items: readonly T[], bytes: number, most: number, work: (item: T) => Promise<void>): Promise<void> {
+export async function sideBySide<T extends { entry: { bytes: number } }>(
+  items: readonly T[],
+  bytes: number,
+  most: number,
+  work: (item: T) => Promise<void>,
+): Promise<void> {
   let held = 0;
   const running = new Set<Promise<void>>();
   for (const item of items) {

@@ -139,7 +139,11 @@ describe.each([1, 2, 3, 4])("with %i threads", (threads) => {
   test("a trap rejects what runs, names the kernel and stays", async () => {
     const bench = await Bench.make(threads);
     bench.put(bench.a, 999);
-    const program = bench.record({ kernel: INCREMENT, items: 10, buffers: [bench.b] }, { kernel: TRAP, items: 1000 }, { kernel: NOTHING, items: 100 });
+    const program = bench.record(
+      { kernel: INCREMENT, items: 10, buffers: [bench.b] },
+      { kernel: TRAP, items: 1000 },
+      { kernel: NOTHING, items: 100 },
+    );
     const running = bench.backend.submitAndRead(program, 3, []);
     const waiting = bench.backend.idle();
     await expect(running).rejects.toMatchObject({ name: "DeviceError", kind: "kernel" });
@@ -250,35 +254,51 @@ describe("threads", () => {
       const bytes = await backend.submitAndRead(program, 1, [{ buffer: a, offset: 36, bytes: 4 }]);
       expect([...new Uint32Array(bytes)]).toEqual([1]);
     }
-    expect(warn.mock.calls.map(String).join("\n")).toMatch(/one thread.*no-such-file[^]*blocked by the page's policy[^]*not ready after 500 ms/);
+    expect(warn.mock.calls.map(String).join("\n")).toMatch(
+      /one thread.*no-such-file[^]*blocked by the page's policy[^]*not ready after 500 ms/,
+    );
     warn.mockRestore();
   });
 
-  test.each(["before", "after"])("are dismissed where the browser shares no memory of that size, found out %s the kernels are compiled", async (order) => {
-    const { Memory } = WebAssembly;
-    // As iOS does: a little shared memory is given, much is not.
-    vi.spyOn(WebAssembly, "Memory").mockImplementation(function (descriptor: WebAssembly.MemoryDescriptor) {
-      if (descriptor.shared === true && descriptor.initial > 1) throw new RangeError("Out of memory");
-      return new Memory(descriptor);
-    });
-    const ends: string[] = [];
-    const backend = await WasmBackend.create({ threads: 3, spawn: async (events) => {
-      const port = await spawn(events);
-      return { ...port, terminate: () => { ends.push("ended"); port.terminate(); } };
-    } });
-    open.push(backend);
-    expect(backend.threads).toBe(3);
-    if (order === "after") await backend.compile(source, kernels);
-    const [a] = await backend.createBuffers([{ bytes: 40, label: "a" }]);
-    if (order === "before") await backend.compile(source, kernels);
-    vi.restoreAllMocks();
-    if (a === undefined) throw new Error("no buffer");
-    expect(backend.threads).toBe(1);
-    expect(ends).toEqual(["ended", "ended"]);
-    expect(backend.hint).toMatch(/refuses to share \d+ MiB of memory/);
-    const bytes = await backend.submitAndRead(backend.record("p", [{ kernel: INCREMENT, buffers: [a], grid: [10, 1, 1] }]), 2, [{ buffer: a, offset: 36, bytes: 4 }]);
-    expect([...new Uint32Array(bytes)]).toEqual([2]);
-  });
+  test.each(["before", "after"])(
+    "are dismissed where the browser shares no memory of that size, found out %s the kernels are compiled",
+    async (order) => {
+      const { Memory } = WebAssembly;
+      // As iOS does: a little shared memory is given, much is not.
+      vi.spyOn(WebAssembly, "Memory").mockImplementation(function (descriptor: WebAssembly.MemoryDescriptor) {
+        if (descriptor.shared === true && descriptor.initial > 1) throw new RangeError("Out of memory");
+        return new Memory(descriptor);
+      });
+      const ends: string[] = [];
+      const backend = await WasmBackend.create({
+        threads: 3,
+        spawn: async (events) => {
+          const port = await spawn(events);
+          return {
+            ...port,
+            terminate: () => {
+              ends.push("ended");
+              port.terminate();
+            },
+          };
+        },
+      });
+      open.push(backend);
+      expect(backend.threads).toBe(3);
+      if (order === "after") await backend.compile(source, kernels);
+      const [a] = await backend.createBuffers([{ bytes: 40, label: "a" }]);
+      if (order === "before") await backend.compile(source, kernels);
+      vi.restoreAllMocks();
+      if (a === undefined) throw new Error("no buffer");
+      expect(backend.threads).toBe(1);
+      expect(ends).toEqual(["ended", "ended"]);
+      expect(backend.hint).toMatch(/refuses to share \d+ MiB of memory/);
+      const bytes = await backend.submitAndRead(backend.record("p", [{ kernel: INCREMENT, buffers: [a], grid: [10, 1, 1] }]), 2, [
+        { buffer: a, offset: 36, bytes: 4 },
+      ]);
+      expect([...new Uint32Array(bytes)]).toEqual([2]);
+    },
+  );
 
   test.each([
     ["silently", true, /The helper threads are gone: they have done nothing for \d+ ms/],
@@ -385,6 +405,8 @@ test("what lies outside of a buffer is refused", async () => {
   await expect(backend.read({ buffer: b, offset: 64, bytes: 4 })).rejects.toThrow(/buffer 1/);
   expect(() => backend.write(7, 0, new Uint8Array(4))).toThrow(/buffer 7 does not exist/);
   expect(() => backend.submit(3, 1)).toThrow(/program 3 is not recorded/);
-  expect(() => backend.record("p", [{ kernel: AFFINE, buffers: [a], grid: [1, 1, 1] }])).toThrow(/p: dispatch 0 binds 1 buffers to kernel 1/);
+  expect(() => backend.record("p", [{ kernel: AFFINE, buffers: [a], grid: [1, 1, 1] }])).toThrow(
+    /p: dispatch 0 binds 1 buffers to kernel 1/,
+  );
   await expect(backend.createBuffers([])).rejects.toThrow(/one call/);
 });

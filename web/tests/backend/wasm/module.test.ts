@@ -48,11 +48,16 @@ describe("support", () => {
     expect([1, 4, 8].map((logical) => threadsFor(logical, true))).toEqual([1, 2, 4]);
     const names = {
       safari: "Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/26.0 Safari/605.1.15",
-      chromeOnIos: "Mozilla/5.0 (iPhone; CPU iPhone OS 18_5 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) CriOS/148.0.7778.60 Mobile/15E148 Safari/604.1",
+      chromeOnIos:
+        "Mozilla/5.0 (iPhone; CPU iPhone OS 18_5 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) CriOS/148.0.7778.60 Mobile/15E148 Safari/604.1",
       chrome: "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/148.0.0.0 Safari/537.36",
       firefox: "Mozilla/5.0 (X11; Linux x86_64; rv:153.0) Gecko/20100101 Firefox/153.0",
     };
-    expect(Object.entries(names).filter(([, userAgent]) => isWebKit(userAgent)).map(([name]) => name)).toEqual(["safari", "chromeOnIos"]);
+    expect(
+      Object.entries(names)
+        .filter(([, userAgent]) => isWebKit(userAgent))
+        .map(([name]) => name),
+    ).toEqual(["safari", "chromeOnIos"]);
   });
   test("of a number of threads that is none is refused", async () => {
     for (const threads of [0, 1.5, 65]) await expect(WasmBackend.create({ threads })).rejects.toThrow(RequestError);
@@ -88,18 +93,24 @@ describe("a module", () => {
   });
   test("that imports a function is refused on one thread too", async () => {
     const source = await assemble('(module (import "env" "memory" (memory 1 65536)) (import "env" "abort" (func)))');
-    await expect(compileModule(source, false)).rejects.toThrow(/imports: got memory env.memory, function env.abort, expected memory env.memory alone/);
+    await expect(compileModule(source, false)).rejects.toThrow(
+      /imports: got memory env.memory, function env.abort, expected memory env.memory alone/,
+    );
   });
   test("that lacks what it must export is refused", async () => {
     await expect(alone(await kernelModule({ globals: "", kernels: "" }))).rejects.toThrow(/lacks an export: expected a global __heap_base/);
     await expect(alone(await kernelModule({ kernels: "" }))).rejects.toThrow(/lacks an export: expected a function increment/);
     const wrong = [{ entry: "affine", bindings: ["read_write" as const] }];
-    await expect(alone(await kernelModule(), wrong)).rejects.toThrow(/kernel affine: got 4 parameters, expected 1 addresses, begin and end/);
+    await expect(alone(await kernelModule(), wrong)).rejects.toThrow(
+      /kernel affine: got 4 parameters, expected 1 addresses, begin and end/,
+    );
   });
   test("with more data of its own than is set aside is refused", async () => {
     const globals = (base: number) =>
       `(global (export "__heap_base") i32 (i32.const ${base})) (global (export "__stack_pointer") (mut i32) (i32.const 0))`;
-    await expect(alone(await kernelModule({ globals: globals(RESERVE + 16) }))).rejects.toThrow(/__heap_base\): got 1048592 bytes, expected at most 1048576/);
+    await expect(alone(await kernelModule({ globals: globals(RESERVE + 16) }))).rejects.toThrow(
+      /__heap_base\): got 1048592 bytes, expected at most 1048576/,
+    );
     await expect(alone(await kernelModule({ globals: globals(RESERVE) }))).resolves.toBeUndefined();
   });
   test("is bytes, not WGSL", async () => {

@@ -9,10 +9,20 @@ let submits: (number | "copy")[][];
 function fakeDevice(): GPUDevice {
   const encoder = () => {
     const done: (number | "copy")[] = [];
-    const pass = { setPipeline: () => undefined, setBindGroup: () => undefined, dispatchWorkgroups: (x: number) => done.push(x), end: () => undefined };
+    const pass = {
+      setPipeline: () => undefined,
+      setBindGroup: () => undefined,
+      dispatchWorkgroups: (x: number) => done.push(x),
+      end: () => undefined,
+    };
     return { beginComputePass: () => pass, copyBufferToBuffer: () => done.push("copy"), finish: () => done };
   };
-  const buffer = () => ({ mapAsync: () => Promise.resolve(), getMappedRange: () => new ArrayBuffer(4), unmap: () => undefined, destroy: () => undefined });
+  const buffer = () => ({
+    mapAsync: () => Promise.resolve(),
+    getMappedRange: () => new ArrayBuffer(4),
+    unmap: () => undefined,
+    destroy: () => undefined,
+  });
   const device = {
     lost: new Promise(() => undefined),
     queue: { submit: (all: (number | "copy")[][]) => submits.push(...all), onSubmittedWorkDone: () => Promise.resolve() },
@@ -67,7 +77,11 @@ describe("a program", () => {
   test("goes to a device that was lost before in small submits", async () => {
     const { backend, program } = await programOf(10, 4);
     backend.submit(program, 1);
-    expect(submits).toEqual([[1, 2, 3, 4], [5, 6, 7, 8], [9, 10]]);
+    expect(submits).toEqual([
+      [1, 2, 3, 4],
+      [5, 6, 7, 8],
+      [9, 10],
+    ]);
     submits = [];
     await backend.submitAndRead(program, 3, SLICE);
     expect(submits.flat()).toEqual([...ALL, ...ALL, ...ALL, "copy"]);
