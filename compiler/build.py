@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compiler.artifact import (
+from compiler.artifact.mlc_config import MLC_CONFIG, mlc_chat_config
+from compiler.artifact.writer import (
     CONSTANTS,
     TENSOR_CACHE,
     ArtifactWriter,
@@ -23,22 +24,21 @@ from compiler.artifact import (
     is_json,
     tensor_metadata,
 )
-from compiler.checkpoint import Checkpoint, CheckpointSource, checked_token_id, open_checkpoint
+from compiler.check.smoke import Smoke, smoke_test
+from compiler.check.tokenizer import check_tokenizer
 from compiler.config import BuildConfig, clip_prefill_chunks, default_context, generation_defaults
 from compiler.errors import WispError
-from compiler.limits import obstacle
-from compiler.lora import Adapter, open_adapter
-from compiler.lower import Lowered, geometry_of, lower_variant, rope_constants
-from compiler.mlc import MLC_CONFIG, mlc_chat_config
-from compiler.mlc_source import MlcCheckpoint
+from compiler.lowering.limits import obstacle
+from compiler.lowering.lower import Lowered, geometry_of, lower_variant, rope_constants
 from compiler.models import config_from_huggingface, weight_specs, without_ignored
 from compiler.models.base import ModelConfig, WeightSpec
 from compiler.progress import Report, Silent, human_bytes
-from compiler.quantize import SCHEMES, Scheme, parameter_layout, quantize, with_exceptions
-from compiler.scales import Rule
-from compiler.smoke import Smoke, smoke_test
-from compiler.tokenizer_check import check_tokenizer
-from compiler.variants import ACTIVATION_DTYPE, VARIANTS
+from compiler.sources.huggingface import Checkpoint, CheckpointSource, checked_token_id, open_checkpoint
+from compiler.sources.lora import Adapter, open_adapter
+from compiler.sources.mlc.checkpoint import MlcCheckpoint
+from compiler.target.variants import ACTIVATION_DTYPE, VARIANTS
+from compiler.weights.quantize import SCHEMES, Scheme, parameter_layout, quantize, with_exceptions
+from compiler.weights.scales import Rule
 
 
 @dataclass(frozen=True)
@@ -263,8 +263,8 @@ def calibrate(config: BuildConfig, source: Source, network: Network, report: Rep
     """What a text says of the columns of every matrix; None when no text was given."""
     if config.calibration is None or source.checkpoint is None or config.weights == "none":
         return None
-    from compiler.calibration import column_importance, read_calibration_text
-    from compiler.check_weights import Reference  # which builds on this module
+    from compiler.check.weights import Reference  # which builds on this module
+    from compiler.network.calibration import column_importance, read_calibration_text
 
     tokenizer, vocab_size = source.checkpoint.tokenizer_files[0], network.model.vocab_size
     text = read_calibration_text(config.calibration, tokenizer, vocab_size, network.context)

@@ -15,10 +15,10 @@ from typing import Any, NoReturn
 from compiler import __version__
 from compiler.config import ARTIFACTS, DEFAULT_SCALES, resolve_config
 from compiler.errors import WispError
-from compiler.quantize import SCHEMES
-from compiler.scales import RULES
-from compiler.tvm_import import import_tvm
-from compiler.variants import VARIANTS
+from compiler.lowering.tvm_import import import_tvm
+from compiler.target.variants import VARIANTS
+from compiler.weights.quantize import SCHEMES
+from compiler.weights.scales import RULES
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,8 +50,8 @@ def _terminate(*_: object) -> NoReturn:
 
 
 def _compile(parsed: argparse.Namespace) -> None:
+    from compiler.incremental import build_if_stale
     from compiler.progress import Terminal
-    from compiler.stale import build_if_stale
 
     config = resolve_config(
         parsed.source,
@@ -117,7 +117,7 @@ def _models(parsed: argparse.Namespace) -> None:
 
 
 def _inspect(parsed: argparse.Namespace) -> None:
-    from compiler.inspect import inspect, print_summary
+    from compiler.artifact.inspect import inspect, print_summary
 
     summary = inspect(parsed.artifact, verify=parsed.verify)
     if parsed.json:
@@ -128,7 +128,7 @@ def _inspect(parsed: argparse.Namespace) -> None:
 
 def _check(parsed: argparse.Namespace) -> None:
     import_tvm()
-    from compiler.check import check, exit_status, print_report
+    from compiler.check.parity import check, exit_status, print_report
     from compiler.progress import Terminal
 
     report = check(
@@ -149,12 +149,12 @@ def _check(parsed: argparse.Namespace) -> None:
 
 
 def _bench(parsed: argparse.Namespace) -> None:
-    from compiler.bench_report import check_plot, print_report, write_plot
+    from compiler.bench.report import check_plot, print_report, write_plot
 
     if parsed.plot is not None:
         check_plot(parsed.plot)
     import_tvm()
-    from compiler.bench import bench
+    from compiler.bench.run import bench
     from compiler.progress import Terminal
 
     report = bench(

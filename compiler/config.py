@@ -12,15 +12,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from compiler.checkpoint import is_hub_id
+from compiler.artifact.manifest import is_safe_id, is_web_address
 from compiler.errors import WispError
-from compiler.files import checked_file
-from compiler.manifest import is_safe_id, is_web_address
-from compiler.mlc_source import stored_quantization
 from compiler.models.base import Role, shortened
-from compiler.quantize import SCHEMES, with_exceptions
-from compiler.scales import RULES, Rule
-from compiler.variants import FORMER, VARIANTS
+from compiler.sources.files import checked_file
+from compiler.sources.huggingface import is_hub_id
+from compiler.sources.mlc.checkpoint import stored_quantization
+from compiler.target.variants import FORMER, VARIANTS
+from compiler.weights.quantize import SCHEMES, with_exceptions
+from compiler.weights.scales import RULES, Rule
 
 DEFAULT_QUANTIZATION = "q4f16_1"
 DEFAULT_SCALES: Rule = "search"  # tests/benchmarks/README.md has the evidence

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from compiler.config import resolve_config
 from compiler.errors import WispError
+from compiler.incremental import build_if_stale
 from compiler.progress import Report
-from compiler.stale import build_if_stale
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs" / "demo"
 RECIPE = CONFIGS / "smollm2-135m-instruct.toml"

@@ -17,9 +17,9 @@ from rich.table import Table
 from compiler.build import Network, open_source, plan_network
 from compiler.config import BuildConfig, resolve_config
 from compiler.errors import WispError
-from compiler.lower import geometry_of, lower_variant
+from compiler.lowering.lower import geometry_of, lower_variant
 from compiler.progress import human_bytes
-from compiler.variants import VARIANTS
+from compiler.target.variants import VARIANTS
 
 RECIPES = Path(__file__).resolve().parent.parent / "configs"
 MEBIBYTE = 1 << 20

@@ -9,7 +9,7 @@ REQUIRED = ("shader-f16", "subgroups")  # what some variant or kernel needs, so 
 
 def find() -> str:
     """The name of the adapter that tests take. Raises WispError when there is none that runs them all."""
-    from compiler.native import missing_features, request_adapter
+    from compiler.runtime.wgpu import missing_features, request_adapter
 
     adapter = request_adapter()
     name = str(adapter.info["device"])

@@ -33,7 +33,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from compiler.models import config_from_huggingface, weight_specs
-from compiler.quantize import SCHEMES, dequantize, quantize
+from compiler.weights.quantize import SCHEMES, dequantize, quantize
 
 transformers_logging.disable_progress_bar()
 

@@ -28,7 +28,7 @@ def artifact_demo(artifacts_dir: Path) -> Path:
     from filelock import FileLock
 
     from compiler.config import resolve_config
-    from compiler.stale import build_if_stale
+    from compiler.incremental import build_if_stale
 
     with FileLock(artifacts_dir / ".demo.lock"):
         return build_if_stale(resolve_config(str(ROOT / "configs" / "demo"), output=artifacts_dir / "demo"))

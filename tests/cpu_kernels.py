@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tvm import tirx
 
-from compiler import wasm
 from compiler.kernels.cpu.activation import Layout
+from compiler.lowering import wasm
 from tests.wasm_module import WasmModule
 
 STATE_WORDS = 192

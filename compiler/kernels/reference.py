@@ -1,6 +1,6 @@
 """Slow, obvious numpy twins of the kernels: what each one means, without a word on how a GPU gets there.
 
-Everything is float32 or float64 on whole arrays; weights come in as `compiler.quantize.dequantize` gives them, so the
+Everything is float32 or float64 on whole arrays; weights come in as `weights.quantize.dequantize` gives them, so the
 quantized layout is stated there and nowhere else. They know nothing of bindings, workgroups or padding: a test cuts the
 valid rows out first.
 """
@@ -141,7 +141,7 @@ def combine(sums: Floats, tops: Floats, totals: Floats) -> NDArray[np.float64]:
 
 @dataclass(frozen=True)
 class Sampling:
-    """The sampling words of the state buffer (`compiler/FORMAT.md`)."""
+    """The sampling words of the state buffer (`artifact/FORMAT.md`)."""
 
     temperature: float = 0.0
     top_k: int = 0

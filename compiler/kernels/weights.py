@@ -1,6 +1,6 @@
 """How the kernels read a weight matrix `[rows, K]` of each quantization scheme: 8 consecutive weights at a time.
 
-The byte layout is that of `compiler/FORMAT.md`; the numpy twin is `compiler.quantize.dequantize`. A row is walked in
+The byte layout is that of `artifact/FORMAT.md`; the numpy twin is `weights.quantize.dequantize`. A row is walked in
 groups of 32 columns; each group is four parts of 8, each part two `vec4<f32>`. Values come out without the group's
 scale, which the caller applies once a group. K is a multiple of 8, so a part is whole or absent.
 """

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
 from compiler.models.base import matrix
-from compiler.quantize import SCHEMES, Scheme, dequantize, quantize
-from compiler.scales import RULES, Rule
+from compiler.weights.quantize import SCHEMES, Scheme, dequantize, quantize
+from compiler.weights.scales import RULES, Rule
 
 DEMO = Path(__file__).resolve().parent.parent.parent / "configs" / "demo"
 DRAWS: dict[str, Callable[[np.random.Generator, tuple[int, int]], NDArray]] = {

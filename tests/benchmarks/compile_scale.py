@@ -24,7 +24,7 @@ from typing import BinaryIO
 import ml_dtypes
 import numpy as np
 
-from compiler.bench_shapes import SHAPES, byte_tokenizer
+from compiler.bench.shapes import SHAPES, byte_tokenizer
 from compiler.models import config_from_huggingface, weight_specs
 from compiler.progress import human_bytes
 

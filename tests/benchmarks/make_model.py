@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compiler.bench_shapes import RandomModel, write_random_artifact
+from compiler.bench.shapes import RandomModel, write_random_artifact
 from compiler.models.base import WeightSpec
 from compiler.progress import Terminal
-from compiler.quantize import Scheme, parameter_layout
-from compiler.variants import VARIANTS
+from compiler.target.variants import VARIANTS
+from compiler.weights.quantize import Scheme, parameter_layout
 
 # The harness's names of the matrices that Wisp concatenates, and of the norms.
 MATRICES = {

@@ -3,7 +3,7 @@
     python -m tests.benchmarks.real_size                            # 1.1 billion parameters, a minute or two on a CPU
     python -m tests.benchmarks.real_size --shape llama-110m         # a smaller one
 
-Random weights (`compiler/bench_shapes.py`), a random prompt: the logits after it have to agree, and greedy tokens too.
+Random weights (`compiler/bench/shapes.py`), a random prompt: the logits after it have to agree, and greedy tokens too.
 Memory is the proportional share (PSS) of every process of the browser, summed once a second: Linux only.
 """
 
@@ -24,14 +24,14 @@ from numpy.typing import NDArray
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from compiler.artifact import Artifact, load_artifact
-from compiler.bench_browser import GENERATE, LOAD, open_page, serving
-from compiler.bench_native import random_ids
-from compiler.bench_shapes import SHAPES, shape_artifact
-from compiler.check import adapter_name, wide_console
-from compiler.native import open_variant
+from compiler.artifact.writer import Artifact, load_artifact
+from compiler.bench.browser import GENERATE, LOAD, open_page, serving
+from compiler.bench.native import random_ids
+from compiler.bench.shapes import SHAPES, shape_artifact
+from compiler.check.parity import adapter_name, wide_console
 from compiler.progress import Terminal, human_bytes
-from compiler.variants import VARIANTS
+from compiler.runtime.wgpu import open_variant
+from compiler.target.variants import VARIANTS
 
 TOLERANCE = 1e-3  # of the largest logit
 LOGITS = "async (ids) => Array.from(await window.bench.logits(ids))"

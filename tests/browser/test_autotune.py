@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, Page
 
 from compiler.build import build
 from compiler.config import resolve_config
-from compiler.tuning import ALTERNATIVES as COMPILED
+from compiler.kernels.webgpu.tuning import ALTERNATIVES as COMPILED
 from tests.browser import toy_artifact
 from tests.browser.conftest import serving
 from tests.browser.drivers import VARIANTS as BROWSERS

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from compiler import bench_browser
-from compiler.artifact import load_artifact
-from compiler.bench_shapes import SHAPES, RandomModel, byte_tokenizer, random_tensors, write_random_artifact
+from compiler.artifact.writer import load_artifact
+from compiler.bench import browser as bench_browser
+from compiler.bench.shapes import SHAPES, RandomModel, byte_tokenizer, random_tensors, write_random_artifact
 from compiler.errors import WispError
 from tests import chromium
 from tests.conftest import ROOT, unavailable

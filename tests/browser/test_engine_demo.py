@@ -9,11 +9,11 @@ import pytest
 from playwright.sync_api import Page
 from tokenizers import Tokenizer
 
-from compiler.artifact import load_artifact
+from compiler.artifact.writer import load_artifact
 from compiler.models import config_from_huggingface
-from compiler.quantize import SCHEMES
-from compiler.reference_model import ReferenceModel
-from compiler.stored import stored_rows
+from compiler.network.reference import ReferenceModel
+from compiler.weights.quantize import SCHEMES
+from compiler.weights.stored import stored_rows
 from tests.conftest import ROOT
 
 TEXT = "Hello! Who are you? Tell me about the sea, and then about 東京 🙂. " * 4

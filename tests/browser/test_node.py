@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from compiler.artifact import load_artifact
-from compiler.native_wasm import open_wasm_variant
-from compiler.session import SamplingParameters
+from compiler.artifact.writer import load_artifact
+from compiler.runtime.session import SamplingParameters
+from compiler.runtime.wasmtime import open_wasm_variant
 from tests.browser import toy_artifact
 from tests.browser.conftest import serving
 from tests.conftest import ROOT, unavailable

@@ -7,7 +7,7 @@ from playwright.sync_api import Browser, expect
 
 from compiler.config import resolve_config
 from compiler.demo import RECIPE
-from compiler.stale import build_if_stale
+from compiler.incremental import build_if_stale
 from tests.browser.conftest import serving
 from tests.smollm2 import golden_answers, model_file
 

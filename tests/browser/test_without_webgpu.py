@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from playwright.sync_api import Browser, BrowserType, Page, Route, expect
 
-from compiler.artifact import load_artifact
-from compiler.native_wasm import open_wasm_variant
-from compiler.session import SamplingParameters
+from compiler.artifact.writer import load_artifact
+from compiler.runtime.session import SamplingParameters
+from compiler.runtime.wasmtime import open_wasm_variant
 from tests.browser.test_page import answered, ask
 
 IDS = [int(i) for i in np.random.default_rng(3).integers(3, 1000, 100)]

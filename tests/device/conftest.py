@@ -3,7 +3,7 @@
 import pytest
 
 from compiler.errors import WispError
-from compiler.native import request_adapter
+from compiler.runtime.wgpu import request_adapter
 from tests.conftest import unavailable
 from tests.device.harness import Gpu
 

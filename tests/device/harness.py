@@ -15,8 +15,8 @@ import wgpu
 from numpy.typing import NDArray
 from tvm import tirx
 
-from compiler import wgsl
-from compiler.native import missing_features, native_source
+from compiler.lowering import wgsl
+from compiler.runtime.wgpu import missing_features, native_source
 
 GUARD = 64
 # WebGPU's, https://www.w3.org/TR/webgpu/#limits; wgpu would otherwise give all that the adapter has.

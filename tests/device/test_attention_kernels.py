@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from compiler import wgsl
-from compiler.kernels import attention, prefill_attention, reference
+from compiler.kernels import reference
 from compiler.kernels.cache import Cache, Heads
-from compiler.kernels.prefill_attention import AttentionTiling
-from compiler.tuning import QUAD_ATTENTION, WORKGROUP_ATTENTION
+from compiler.kernels.webgpu import attention, prefill_attention
+from compiler.kernels.webgpu.prefill_attention import AttentionTiling
+from compiler.kernels.webgpu.tuning import QUAD_ATTENTION, WORKGROUP_ATTENTION
+from compiler.lowering import wgsl
 from tests.conftest import unavailable
 from tests.device.caches import queries_for, stored
 from tests.device.harness import Compiled, Gpu, assert_close, assert_untouched, poison

@@ -8,16 +8,18 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from compiler import bench_device, bench_native, bench_shapes
-from compiler.artifact import load_artifact
-from compiler.bench import bench
-from compiler.bench_report import print_report
-from compiler.bench_shapes import SHAPES, STOP_TOKEN, byte_tokenizer, random_tensors, shape_artifact
+from compiler.artifact.writer import load_artifact
+from compiler.bench import device as bench_device
+from compiler.bench import native as bench_native
+from compiler.bench import shapes as bench_shapes
+from compiler.bench.report import print_report
+from compiler.bench.run import bench
+from compiler.bench.shapes import SHAPES, STOP_TOKEN, byte_tokenizer, random_tensors, shape_artifact
 from compiler.errors import WispError
 from compiler.models import config_from_huggingface, weight_specs
-from compiler.native import NativeRuntime, open_variant
-from compiler.quantize import SCHEMES, dequantize, parameter_layout
-from compiler.variants import VARIANTS
+from compiler.runtime.wgpu import NativeRuntime, open_variant
+from compiler.target.variants import VARIANTS
+from compiler.weights.quantize import SCHEMES, dequantize, parameter_layout
 from tests.device.harness import Gpu
 
 SMALL = {**SHAPES["llama-tiny"], "hidden_size": 128, "intermediate_size": 256, "max_position_embeddings": 96}

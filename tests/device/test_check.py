@@ -11,13 +11,13 @@ import pytest
 from safetensors.numpy import save_file
 
 from compiler import build as pipeline
-from compiler import quantize
-from compiler.artifact import load_artifact
+from compiler.artifact.writer import load_artifact
 from compiler.build import build
-from compiler.check import BOUNDS, check, exit_status, print_report
+from compiler.check.parity import BOUNDS, check, exit_status, print_report
 from compiler.config import resolve_config
 from compiler.errors import WispError
-from compiler.variants import VARIANTS
+from compiler.target.variants import VARIANTS
+from compiler.weights import quantize
 from tests.checkpoints import make_family, make_llama, make_phi3
 from tests.conftest import ROOT
 from tests.device.harness import Gpu

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from gguf import GGMLQuantizationType as Type
 
-from compiler.checkpoint import open_checkpoint
-from compiler.lower import lower_variant, rope_constants
+from compiler.lowering.lower import lower_variant, rope_constants
 from compiler.models import config_from_huggingface, weight_specs
-from compiler.native import NativeRuntime
-from compiler.quantize import SCHEMES, quantize
-from compiler.variants import VARIANTS
+from compiler.runtime.wgpu import NativeRuntime
+from compiler.sources.huggingface import open_checkpoint
+from compiler.target.variants import VARIANTS
+from compiler.weights.quantize import SCHEMES, quantize
 from tests.checkpoints import make_llama, make_phi3, reference_logits
 from tests.device.harness import Gpu
 from tests.gguf_files import write_gguf

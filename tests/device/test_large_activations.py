@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from compiler.lower import Lowered, lower_variant
+from compiler.lowering.lower import Lowered, lower_variant
 from compiler.models import config_from_huggingface
 from compiler.models.base import ModelConfig
-from compiler.native import missing_features
-from compiler.quantize import SCHEMES
-from compiler.variants import VARIANTS
+from compiler.runtime.wgpu import missing_features
+from compiler.target.variants import VARIANTS
+from compiler.weights.quantize import SCHEMES
 from tests.checkpoints import FAMILIES, LARGE, enlarge, model_logits, reference_model
 from tests.conftest import unavailable
 from tests.device.harness import Gpu

@@ -14,12 +14,12 @@ import pytest
 import wgpu
 
 from compiler.config import clip_prefill_chunks, default_context, resolve_config
-from compiler.lower import Lowered, lower_variant
+from compiler.lowering.lower import Lowered, lower_variant
 from compiler.models import config_from_huggingface
 from compiler.models.base import ModelConfig
-from compiler.native import missing_features, native_source
-from compiler.quantize import SCHEMES
-from compiler.variants import VARIANTS
+from compiler.runtime.wgpu import missing_features, native_source
+from compiler.target.variants import VARIANTS
+from compiler.weights.quantize import SCHEMES
 from tests.conftest import ROOT, unavailable
 from tests.device.harness import DEFAULT_LIMITS, Gpu
 

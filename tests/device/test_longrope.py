@@ -17,9 +17,9 @@ import pytest
 from numpy.typing import NDArray
 
 from compiler.models import config_from_huggingface
-from compiler.native import missing_features
-from compiler.session import Session
-from compiler.variants import VARIANTS
+from compiler.runtime.session import Session
+from compiler.runtime.wgpu import missing_features
+from compiler.target.variants import VARIANTS
 from tests.checkpoints import make_phi3, model_logits, reference_model
 from tests.conftest import unavailable
 from tests.device.harness import Gpu

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from compiler.kernels import embed, epilogue, matmul, matvec, norm, reference
+from compiler.kernels import epilogue, reference
 from compiler.kernels.cache import Cache, Heads
 from compiler.kernels.epilogue import STATE_HEADER, HalfRows, OneRow, PairRows
+from compiler.kernels.webgpu import embed, matmul, matvec, norm
+from compiler.kernels.webgpu.tuning import TUNING, VariantTuning
 from compiler.models.base import WeightSpec, matrix
-from compiler.quantize import SCHEMES, dequantize, quantize
-from compiler.tuning import TUNING, VariantTuning
+from compiler.weights.quantize import SCHEMES, dequantize, quantize
 from tests.conftest import unavailable
 from tests.device.caches import plain, queries_for
 from tests.device.harness import Gpu, assert_close, assert_untouched, poison

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from compiler.artifact import load_artifact
+from compiler.artifact.writer import load_artifact
 from compiler.build import build
-from compiler.check import check
-from compiler.checkpoint import open_checkpoint
+from compiler.check.parity import check
 from compiler.config import resolve_config
 from compiler.errors import WispError
+from compiler.sources.huggingface import open_checkpoint
 from tests.checkpoints import make_llama, make_phi3
 from tests.device.harness import Gpu
 

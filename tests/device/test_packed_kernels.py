@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from compiler.kernels import epilogue, packed, reference
+from compiler.kernels import epilogue, reference
 from compiler.kernels.epilogue import HalfRows, OneRow
-from compiler.tuning import PACKED
+from compiler.kernels.webgpu import packed
+from compiler.kernels.webgpu.tuning import PACKED
 from tests.device.harness import Gpu, assert_untouched, poison
 from tests.device.test_matrix_kernels import (
     EPSILON,

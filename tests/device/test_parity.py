@@ -19,16 +19,16 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from compiler.checkpoint import open_checkpoint
-from compiler.lower import Lowered, lower_variant, rope_constants
+from compiler.kernels.webgpu.tuning import ALTERNATIVES
+from compiler.lowering.lower import Lowered, lower_variant, rope_constants
 from compiler.models import config_from_huggingface, weight_specs
 from compiler.models.base import ModelConfig
-from compiler.native import NativeRuntime, missing_features
-from compiler.native_wasm import WasmRuntime
-from compiler.quantize import SCHEMES, quantize
-from compiler.session import SamplingParameters, Session
-from compiler.tuning import ALTERNATIVES
-from compiler.variants import VARIANTS
+from compiler.runtime.session import SamplingParameters, Session
+from compiler.runtime.wasmtime import WasmRuntime
+from compiler.runtime.wgpu import NativeRuntime, missing_features
+from compiler.sources.huggingface import open_checkpoint
+from compiler.target.variants import VARIANTS
+from compiler.weights.quantize import SCHEMES, quantize
 from tests.checkpoints import FAMILIES, make_family, make_llama, make_phi3, model_logits, reference_model
 from tests.conftest import unavailable
 from tests.device.harness import Gpu

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from compiler.kernels import reference, sample
+from compiler.kernels import reference
 from compiler.kernels.reference import PROMPT_BIT, Sampling
+from compiler.kernels.webgpu import sample
 from tests.device.harness import Compiled, Gpu, poison
 
 STATE_WORDS = 64

@@ -13,15 +13,15 @@ import pytest
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, pre_tokenizers
 
-from compiler.check import BOUNDS, compare
-from compiler.checkpoint import Checkpoint, open_checkpoint
-from compiler.lower import lower_variant, rope_constants
+from compiler.check.parity import BOUNDS, compare
+from compiler.lowering.lower import lower_variant, rope_constants
 from compiler.models import config_from_huggingface, weight_specs
-from compiler.native import NativeRuntime
-from compiler.native_wasm import WasmRuntime
-from compiler.quantize import SCHEMES, quantize
-from compiler.session import SamplingParameters, Session
-from compiler.variants import VARIANTS
+from compiler.runtime.session import SamplingParameters, Session
+from compiler.runtime.wasmtime import WasmRuntime
+from compiler.runtime.wgpu import NativeRuntime
+from compiler.sources.huggingface import Checkpoint, open_checkpoint
+from compiler.target.variants import VARIANTS
+from compiler.weights.quantize import SCHEMES, quantize
 from tests.device.harness import Gpu
 from tests.fuzz import fuzzed
 from tests.smollm2 import PROSE, TOKENS, Reference, golden_answers, model_file

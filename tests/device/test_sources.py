@@ -8,11 +8,11 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from compiler.artifact import load_artifact
+from compiler.artifact.writer import load_artifact
 from compiler.build import build
-from compiler.check import check
+from compiler.check.parity import check
 from compiler.config import resolve_config
-from compiler.native import open_variant
+from compiler.runtime.wgpu import open_variant
 from tests.checkpoints import make_llama, make_phi3
 from tests.device.harness import Gpu
 from tests.mlc_pack import pack, phi3_tensors, write_directory

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-import compiler.artifact
-from compiler.artifact import ArtifactWriter, check_output, load_artifact, tensor_metadata
+import compiler.artifact.writer
+from compiler.artifact.manifest import SHARD_BYTES
+from compiler.artifact.writer import ArtifactWriter, check_output, load_artifact, tensor_metadata
 from compiler.errors import WispError
-from compiler.manifest import SHARD_BYTES
 
 BASE = json.loads((Path(__file__).resolve().parent.parent / "golden/bad_manifests/base.json").read_text())
 
@@ -104,8 +104,8 @@ def test_files_can_be_read_by_everybody(tmp_path: Path) -> None:
 @pytest.fixture
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> int:
     """Shards of 4 KiB, for the writer and for the validator."""
-    for module in ("artifact", "manifest"):
-        monkeypatch.setattr(f"compiler.{module}.SHARD_BYTES", 4096)
+    for module in ("writer", "manifest"):
+        monkeypatch.setattr(f"compiler.artifact.{module}.SHARD_BYTES", 4096)
     return 4096
 
 
@@ -172,7 +172,7 @@ def test_a_full_disk_leaves_what_was_there(
 ) -> None:
     output = tmp_path / "out"
     before = snapshot(write(output, golden_tensors(0))) if existing else {}
-    sync, calls = compiler.artifact._sync, []
+    sync, calls = compiler.artifact.writer._sync, []
 
     def full(file: Any) -> None:
         calls.append(file)
@@ -180,7 +180,7 @@ def test_a_full_disk_leaves_what_was_there(
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         sync(file)
 
-    monkeypatch.setattr(compiler.artifact, "_sync", full)
+    monkeypatch.setattr(compiler.artifact.writer, "_sync", full)
     with pytest.raises(WispError, match=r"disk is full.*nothing was changed"):
         write(output, golden_tensors(1))
     assert snapshot(output) == before
@@ -193,7 +193,7 @@ def test_any_failure_leaves_what_was_there(
 ) -> None:
     output = write(tmp_path / "out", golden_tensors(0))
     before = snapshot(output)
-    monkeypatch.setattr(compiler.artifact, "_sync", fail_with(error))
+    monkeypatch.setattr(compiler.artifact.writer, "_sync", fail_with(error))
     with pytest.raises(WispError if isinstance(error, OSError) else type(error)):
         write(output, golden_tensors(1))
     assert snapshot(output) == before

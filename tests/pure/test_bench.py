@@ -7,10 +7,10 @@ from xml.etree import ElementTree
 
 import pytest
 
-from compiler.artifact import Artifact
-from compiler.bench import BACKENDS, backend_variants, bench, prefill_multiply_adds
-from compiler.bench_report import check_plot, print_report, write_plot
-from compiler.bench_shapes import SHAPES
+from compiler.artifact.writer import Artifact
+from compiler.bench.report import check_plot, print_report, write_plot
+from compiler.bench.run import BACKENDS, backend_variants, bench, prefill_multiply_adds
+from compiler.bench.shapes import SHAPES
 from compiler.cli import main
 from compiler.errors import WispError
 from compiler.models import config_from_huggingface

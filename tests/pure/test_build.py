@@ -12,16 +12,16 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import compiler.build
-from compiler.artifact import load_artifact
+from compiler.artifact.inspect import summarize
+from compiler.artifact.writer import load_artifact
 from compiler.build import build
-from compiler.checkpoint import open_checkpoint
 from compiler.config import BuildConfig, resolve_config
 from compiler.errors import WispError
-from compiler.inspect import summarize
+from compiler.incremental import build_if_stale
 from compiler.models import config_from_huggingface, weight_specs
-from compiler.quantize import SCHEMES, dequantize
-from compiler.stale import build_if_stale
-from compiler.variants import VARIANTS
+from compiler.sources.huggingface import open_checkpoint
+from compiler.target.variants import VARIANTS
+from compiler.weights.quantize import SCHEMES, dequantize
 from tests.checkpoints import CHAT_TEMPLATE, make_llama, make_phi3
 
 RECIPES = Path(__file__).resolve().parent.parent.parent / "configs"

@@ -7,17 +7,17 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 
-from compiler.artifact import load_artifact
+from compiler.artifact.writer import load_artifact
 from compiler.build import build
-from compiler.calibration import column_importance, read_calibration_text
-from compiler.check_weights import source_rows
-from compiler.checkpoint import open_checkpoint
+from compiler.check.weights import source_rows
 from compiler.config import resolve_config
 from compiler.errors import WispError
 from compiler.models import config_from_huggingface
-from compiler.quantize import SCHEMES
-from compiler.reference_model import ReferenceModel
-from compiler.stored import stored_rows
+from compiler.network.calibration import column_importance, read_calibration_text
+from compiler.network.reference import ReferenceModel
+from compiler.sources.huggingface import open_checkpoint
+from compiler.weights.quantize import SCHEMES
+from compiler.weights.stored import stored_rows
 from tests.checkpoints import CORPUS, make_llama
 
 OTHER = "A heron stood on a stone over the water. 'Is the light there?' it asked, and 42 small reeds bent in the wind. "

@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-import compiler.check
+import compiler.check.parity
 from compiler.build import build
-from compiler.check import BOUNDS, check, exit_status, print_report
+from compiler.check.parity import BOUNDS, check, exit_status, print_report
 from compiler.config import resolve_config
 from compiler.errors import WispError
-from compiler.native_wasm import WasmRuntime
+from compiler.runtime.wasmtime import WasmRuntime
 from tests.checkpoints import make_llama
 
 
@@ -32,7 +32,7 @@ def no_adapter(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse() -> None:
         raise WispError("there is no adapter", remedy="install a driver")
 
-    monkeypatch.setattr(compiler.check, "request_adapter", refuse)
+    monkeypatch.setattr(compiler.check.parity, "request_adapter", refuse)
 
 
 def test_the_cpu_is_checked_without_a_gpu(llama: Path, artifact: Path, capsys: pytest.CaptureFixture[str]) -> None:

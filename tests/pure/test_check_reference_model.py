@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from compiler.check_weights import source_rows
-from compiler.checkpoint import open_checkpoint
+from compiler.check.weights import source_rows
 from compiler.errors import WispError
 from compiler.models import config_from_huggingface
-from compiler.reference_model import ReferenceModel
+from compiler.network.reference import ReferenceModel
+from compiler.sources.huggingface import open_checkpoint
 from tests.checkpoints import FAMILIES, make_family, make_llama, make_phi3, reference_logits
 
 IDS = [1, *np.random.default_rng(7).integers(3, 300, size=39).tolist()]

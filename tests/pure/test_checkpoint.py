@@ -12,9 +12,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from compiler.checkpoint import Checkpoint, open_checkpoint
 from compiler.errors import WispError
 from compiler.models import config_from_huggingface, weight_specs
+from compiler.sources.huggingface import Checkpoint, open_checkpoint
 from tests.checkpoints import CHAT_TEMPLATE, make_llama, make_phi3
 
 
@@ -63,7 +63,7 @@ def test_rows_and_blocks(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = checkpoint.read("model.embed_tokens.weight")
     np.testing.assert_array_equal(checkpoint.read("model.embed_tokens.weight", 7, 9), whole[7:9])
     spec = next(s for s in weight_specs(config_from_huggingface(checkpoint.config, 64)) if s.role == "qkv")
-    monkeypatch.setattr("compiler.checkpoint.BLOCK_ELEMENTS", 10 * spec.shape[1])
+    monkeypatch.setattr("compiler.sources.huggingface.BLOCK_ELEMENTS", 10 * spec.shape[1])
     blocks = list(checkpoint.blocks(spec))
     assert max(len(block) for block in blocks) == 10
     np.testing.assert_array_equal(np.concatenate(blocks), np.concatenate([checkpoint.read(s) for s in spec.sources]))

@@ -15,7 +15,7 @@ from compiler.config import (
 )
 from compiler.errors import WispError
 from compiler.models import config_from_huggingface, weight_specs
-from compiler.variants import VARIANTS
+from compiler.target.variants import VARIANTS
 
 RECIPES = Path(__file__).resolve().parent.parent.parent / "configs"
 

@@ -12,14 +12,14 @@ import pytest
 from transformers import LlamaConfig, MistralConfig, Phi3Config, PhiConfig, PreTrainedConfig, Qwen2Config, Qwen3Config
 
 from compiler.build import build
-from compiler.checkpoint import open_checkpoint
 from compiler.cli import main
 from compiler.config import resolve_config
 from compiler.errors import WispError
-from compiler.gguf.architecture import FAMILIES, huggingface_config
-from compiler.gguf.metadata import Metadata
 from compiler.models import config_from_huggingface
 from compiler.models.base import ModelConfig
+from compiler.sources.gguf.architecture import FAMILIES, huggingface_config
+from compiler.sources.gguf.metadata import Metadata
+from compiler.sources.huggingface import open_checkpoint
 from tests.checkpoints import FAMILY_DEFAULTS, make_llama
 from tests.gguf_files import write_gguf
 
@@ -154,7 +154,7 @@ def test_an_absurd_config_ends_with_status_2(tmp_path: Path, capsys: pytest.Capt
 
 def metadata_of(checkpoint: Path, file: Path) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
     """The metadata of a file as it is read, and the shapes of its tensors."""
-    from compiler.gguf.reader import read_header
+    from compiler.sources.gguf.reader import read_header
 
     header = read_header(write_gguf(checkpoint, file))
     return dict(header.metadata), {name: tensor.shape for name, tensor in header.tensors.items()}

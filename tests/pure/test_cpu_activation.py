@@ -12,7 +12,7 @@ from tvm import tirx
 from compiler.kernels import reference
 from compiler.kernels.cpu import activation, norm
 from compiler.kernels.cpu.activation import Layout, layout_of
-from compiler.kernels.matvec import Norm
+from compiler.kernels.webgpu.matvec import Norm
 from tests.cpu_kernels import (
     RELAXED,
     STATE_WORDS,

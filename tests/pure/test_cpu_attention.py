@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from compiler import wasm
 from compiler.kernels import reference
-from compiler.kernels.attention import Shape
 from compiler.kernels.cache import Cache, Heads
 from compiler.kernels.cpu import attention
+from compiler.kernels.webgpu.attention import Shape
+from compiler.lowering import wasm
 from tests.wasm_module import WasmModule
 
 STATE_WORDS = 64

@@ -16,7 +16,7 @@ from compiler.kernels.cpu import activation, products
 from compiler.kernels.cpu.activation import layout_of
 from compiler.kernels.epilogue import STATE_HEADER, Declare, HalfRows, OneRow, PairRows, UnitRows
 from compiler.models.base import WeightSpec, matrix
-from compiler.quantize import SCHEMES, dequantize, quantize
+from compiler.weights.quantize import SCHEMES, dequantize, quantize
 from tests.cpu_kernels import (
     RELAXED,
     STATE_WORDS,

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from compiler import wasm
 from compiler.kernels import reference
 from compiler.kernels.cache import Cache, Heads
 from compiler.kernels.cpu.embed import normalize_rotate_chunk
-from compiler.kernels.embed import rope_table
-from compiler.kernels.matvec import Norm
+from compiler.kernels.webgpu.embed import rope_table
+from compiler.kernels.webgpu.matvec import Norm
+from compiler.lowering import wasm
 from tests.wasm_module import WasmModule
 
 CONTEXT, STATE_WORDS, EPSILON = 300, 64, 1e-5

@@ -1,4 +1,4 @@
-"""What the documents list is what there is: commands in README.md, names of weights in compiler/FORMAT.md."""
+"""What the documents list is what there is: commands in README.md, names of weights in compiler/artifact/FORMAT.md."""
 
 import re
 import tomllib
@@ -11,7 +11,7 @@ from compiler.models import ARCHITECTURES, config_from_huggingface
 from compiler.recipes import recipe_paths
 from tests.conftest import ROOT
 
-FORMAT = (ROOT / "compiler" / "FORMAT.md").read_text()
+FORMAT = (ROOT / "compiler" / "artifact" / "FORMAT.md").read_text()
 
 
 def test_the_readme_lists_every_command() -> None:

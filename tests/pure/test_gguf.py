@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 from gguf import GGMLQuantizationType as Type
 
-from compiler import checkpoint as checkpoint_module
 from compiler.build import build
-from compiler.checkpoint import Checkpoint, open_checkpoint
 from compiler.config import resolve_config
 from compiler.errors import WispError
-from compiler.gguf import GgufCheckpoint
 from compiler.models import config_from_huggingface, weight_specs
 from compiler.models.base import ModelConfig, WeightSpec
-from compiler.quantize import SCHEMES, dequantize, quantize
+from compiler.sources import huggingface as checkpoint_module
+from compiler.sources.gguf import GgufCheckpoint
+from compiler.sources.huggingface import Checkpoint, open_checkpoint
+from compiler.weights.quantize import SCHEMES, dequantize, quantize
 from tests.checkpoints import FAMILIES, make_family, make_llama, make_phi3
 from tests.ggml_blocks import BLOCKS
 from tests.gguf_files import random_blocks, write_gguf

@@ -11,7 +11,7 @@ import pytest
 
 from compiler.cli import main
 from compiler.errors import WispError
-from compiler.gguf.reader import read_header
+from compiler.sources.gguf.reader import read_header
 
 # Value types of the format.
 U8, U32, F32, BOOL, STRING, ARRAY, U64 = 0, 4, 6, 7, 8, 9, 10

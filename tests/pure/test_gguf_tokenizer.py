@@ -15,10 +15,10 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from transformers import AutoTokenizer
 
 from compiler.errors import WispError
-from compiler.gguf.metadata import Metadata
-from compiler.gguf.pretokenizers import PRE_TOKENIZERS
-from compiler.gguf.reader import read_header
-from compiler.gguf.tokenizer import rebuild_tokenizer
+from compiler.sources.gguf.metadata import Metadata
+from compiler.sources.gguf.pretokenizers import PRE_TOKENIZERS
+from compiler.sources.gguf.reader import read_header
+from compiler.sources.gguf.tokenizer import rebuild_tokenizer
 from tests.checkpoints import CHAT_TEMPLATE, CORPUS
 from tests.conftest import ROOT, unavailable
 from tests.gguf_files import add_byte_level, add_sentence_piece

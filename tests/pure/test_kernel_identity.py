@@ -11,12 +11,12 @@ from tvm.relax.frontend import nn
 
 from compiler.kernels import epilogue
 from compiler.models import config_from_huggingface, weight_specs
-from compiler.models.cpu import CpuDecoder
-from compiler.models.decoder import Decoder
-from compiler.models.graph import ACTIVATION, Graph
-from compiler.models.layers import Geometry
-from compiler.quantize import SCHEMES
-from compiler.variants import VARIANTS
+from compiler.network.cpu import CpuDecoder
+from compiler.network.decoder import Decoder
+from compiler.network.graph import ACTIVATION, Graph
+from compiler.network.layers import Geometry
+from compiler.target.variants import VARIANTS
+from compiler.weights.quantize import SCHEMES
 
 LLAMA = {
     "model_type": "llama",

@@ -12,15 +12,15 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from compiler.artifact import load_artifact
+from compiler.artifact.writer import load_artifact
 from compiler.build import build, stored_tensors
-from compiler.checkpoint import open_checkpoint
 from compiler.cli import main
 from compiler.config import resolve_config
 from compiler.errors import WispError
-from compiler.lora import Adapter, open_adapter
 from compiler.models import config_from_huggingface, weight_specs
-from compiler.quantize import SCHEMES, dequantize
+from compiler.sources.huggingface import open_checkpoint
+from compiler.sources.lora import Adapter, open_adapter
+from compiler.weights.quantize import SCHEMES, dequantize
 from tests.checkpoints import make_llama, make_phi3
 
 pytestmark = [
@@ -140,7 +140,7 @@ def test_the_merge_is_pefts(case: str, tmp_path: Path, monkeypatch: pytest.Monke
     source, merged = open_checkpoint(base), open_checkpoint(merged_directory)
     config = config_from_huggingface(source.config, 64)
     # Blocks that end within a source, so that offsets into B count.
-    monkeypatch.setattr("compiler.checkpoint.BLOCK_ELEMENTS", 50 * config.hidden_size)
+    monkeypatch.setattr("compiler.sources.huggingface.BLOCK_ELEMENTS", 50 * config.hidden_size)
     changed = []
     for spec in weight_specs(config):
         for scheme in (SCHEMES["q0f32"], SCHEMES["q4f16_1"]):

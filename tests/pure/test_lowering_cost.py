@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from tvm import tirx
 
-from compiler import lower, wgsl
 from compiler.kernels.builder import Kernel, f32
+from compiler.lowering import lower, wgsl
 
 
 def scaled(name: str, factor: float, operand: str = "x") -> tirx.PrimFunc:

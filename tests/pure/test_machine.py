@@ -23,7 +23,7 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
 @pytest.mark.skipif(sys.platform != "linux", reason="hides the drivers of Linux's Vulkan loader")
 def test_opengl_is_no_adapter() -> None:
     """llvmpipe over OpenGL is there wherever Mesa's libraries are: no test and no check may take it."""
-    program = "from compiler.native import request_adapter; request_adapter()"
+    program = "from compiler.runtime.wgpu import request_adapter; request_adapter()"
     finished = run("-c", program, **NO_VULKAN)
     assert finished.returncode == 1
     error = finished.stderr.strip().splitlines()[-1]

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from compiler.artifact.manifest import Part, is_safe_path, validate
 from compiler.errors import WispError
-from compiler.manifest import Part, is_safe_path, validate
 
 FIXTURES = Path(__file__).resolve().parent.parent / "golden" / "bad_manifests"
 BAD = sorted(path for path in FIXTURES.glob("*.json") if not path.name.startswith("base"))

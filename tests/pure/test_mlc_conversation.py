@@ -7,7 +7,7 @@ import pytest
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from compiler.errors import WispError
-from compiler.mlc_conversation import chat_template
+from compiler.sources.mlc.conversation import chat_template
 from tests.mlc_pack import PHI3_CONVERSATION
 
 Message = dict[str, str]

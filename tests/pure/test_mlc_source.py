@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from tvm.contrib import tvmjs
 
-from compiler.artifact import load_artifact
+from compiler.artifact.writer import load_artifact
 from compiler.build import build
-from compiler.checkpoint import open_checkpoint
 from compiler.cli import main
 from compiler.config import resolve_config
 from compiler.errors import WispError
-from compiler.mlc_source import MlcCheckpoint
 from compiler.models import config_from_huggingface, weight_specs
-from compiler.quantize import SCHEMES, dequantize, quantize
+from compiler.sources.huggingface import open_checkpoint
+from compiler.sources.mlc.checkpoint import MlcCheckpoint
+from compiler.weights.quantize import SCHEMES, dequantize, quantize
 from tests.checkpoints import CHAT_TEMPLATE, make_llama, make_phi3
 from tests.mlc_pack import Tensors, llama_tensors, pack, phi3_tensors, write_cache, write_directory
 
@@ -218,7 +218,7 @@ def test_an_artifact_is_compiled_again(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for module in ("compiler.artifact", "compiler.manifest"):  # so that tensors are split over shards
+    for module in ("compiler.artifact.writer", "compiler.artifact.manifest"):  # so that tensors are split over shards
         monkeypatch.setattr(f"{module}.SHARD_BYTES", 40000)
     config = resolve_config(str(checkpoints[kind]), output=tmp_path / "first", quantization=scheme, **OPTIONS)
     first = load_artifact(build(config))

@@ -12,17 +12,17 @@ from typing import Any
 import pytest
 from tvm import relax
 
-from compiler import lower
-from compiler.lower import Lowered, lower_variant
+from compiler.kernels.webgpu.tuning import ALTERNATIVES
+from compiler.lowering import lower
+from compiler.lowering.lower import Lowered, lower_variant
+from compiler.lowering.plan import Call, Program, assemble, read_program, share_storages
+from compiler.lowering.wgsl import KernelInfo
 from compiler.models import config_from_huggingface, weight_specs
 from compiler.models.base import ModelConfig
-from compiler.models.decoder import Decoder
-from compiler.models.layers import Geometry
-from compiler.plan import Call, Program, assemble, read_program, share_storages
-from compiler.quantize import SCHEMES
-from compiler.tuning import ALTERNATIVES
-from compiler.variants import VARIANTS
-from compiler.wgsl import KernelInfo
+from compiler.network.decoder import Decoder
+from compiler.network.layers import Geometry
+from compiler.target.variants import VARIANTS
+from compiler.weights.quantize import SCHEMES
 
 VARIANT, SCHEME, CONTEXT, CHUNKS = VARIANTS["webgpu-f32"], SCHEMES["q4f16_1"], 512, (32, 16)
 

@@ -14,13 +14,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from compiler.artifact import load_artifact
+from compiler.artifact.writer import load_artifact
 from compiler.build import stored_tensors
-from compiler.checkpoint import open_checkpoint
 from compiler.cli import main
 from compiler.errors import WispError
 from compiler.models import config_from_huggingface, weight_specs
-from compiler.quantize import SCHEMES
+from compiler.sources.huggingface import open_checkpoint
+from compiler.weights.quantize import SCHEMES
 from tests.checkpoints import make_phi3
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from compiler.errors import WispError
 from compiler.models.base import WeightSpec, matrix, vector
-from compiler.quantize import (
+from compiler.weights.quantize import (
     SCHEMES,
     Scheme,
     dequantize,

@@ -12,8 +12,8 @@ import pytest
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from compiler.checkpoint import open_checkpoint
-from compiler.tokenizer_check import CHECKER, CORPUS
+from compiler.check.tokenizer import CHECKER, CORPUS
+from compiler.sources.huggingface import open_checkpoint
 from tests.conftest import ROOT, unavailable
 from tests.fuzz import fuzzed
 from tests.smollm2 import PROSE, model_file

@@ -16,7 +16,7 @@ import pytest
 
 from compiler.cli import main
 from compiler.errors import WispError
-from compiler.lower import lower_variant
+from compiler.lowering.lower import lower_variant
 from compiler.recipes import (
     RECIPES,
     RecipeSummary,
@@ -26,7 +26,7 @@ from compiler.recipes import (
     summarize_recipe,
     update_figures,
 )
-from compiler.variants import VARIANTS
+from compiler.target.variants import VARIANTS
 
 # Parameters of the published checkpoints, a tied head once: what the Hub shows for their safetensors.
 PARAMETERS = {

@@ -7,17 +7,17 @@ from pathlib import Path
 
 import pytest
 
-import compiler.lower
+import compiler.lowering.lower
 from compiler.build import build, fitting_variants
 from compiler.config import resolve_config
 from compiler.errors import WispError
-from compiler.limits import DEFAULT_BINDING, LARGEST_BINDING, obstacle, required_limits
-from compiler.lower import geometry_of, lower_variant
+from compiler.lowering.limits import DEFAULT_BINDING, LARGEST_BINDING, obstacle, required_limits
+from compiler.lowering.lower import geometry_of, lower_variant
 from compiler.models import config_from_huggingface
 from compiler.progress import Silent
-from compiler.quantize import SCHEMES
 from compiler.recipes import plan_recipe
-from compiler.variants import VARIANTS
+from compiler.target.variants import VARIANTS
+from compiler.weights.quantize import SCHEMES
 from tests.conftest import ROOT
 
 CONFIGS = ROOT / "configs"
@@ -61,7 +61,7 @@ def no_lowering(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise AssertionError("lowered, before the limits were checked")
 
-    monkeypatch.setattr(compiler.lower, "_plan_programs", refuse)
+    monkeypatch.setattr(compiler.lowering.lower, "_plan_programs", refuse)
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from compiler import sandbox, tokenizer_check
+from compiler.check import tokenizer as tokenizer_check
+from compiler.check.tokenizer import CONVERSATIONS, check_tokenizer
 from compiler.errors import WispError
-from compiler.sandbox import Limits, encode, encode_all, render_all
-from compiler.tokenizer_check import CONVERSATIONS, check_tokenizer
+from compiler.sources import sandbox
+from compiler.sources.sandbox import Limits, encode, encode_all, render_all
 from tests.checkpoints import CHAT_TEMPLATE, write_tokenizer
 
 NO_TOKENS: dict[str, str] = {}

@@ -5,8 +5,16 @@ import pytest
 from numpy.typing import NDArray
 
 from compiler.models.base import matrix
-from compiler.quantize import SCHEMES, Scheme, dequantize, quantize
-from compiler.scales import FLOAT16_MIN_NORMAL, RULES, Rule, absmax_scales, reference_scale, search_scales, storable
+from compiler.weights.quantize import SCHEMES, Scheme, dequantize, quantize
+from compiler.weights.scales import (
+    FLOAT16_MIN_NORMAL,
+    RULES,
+    Rule,
+    absmax_scales,
+    reference_scale,
+    search_scales,
+    storable,
+)
 
 GROUPED = [scheme for scheme in SCHEMES.values() if scheme.group_size]
 ROWS, GROUPS = 24, 8

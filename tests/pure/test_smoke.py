@@ -10,14 +10,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-import compiler.native_wasm
-from compiler.artifact import load_artifact
+import compiler.runtime.wasmtime
+from compiler.artifact.writer import load_artifact
 from compiler.build import build
+from compiler.check.smoke import OTHERS, PROMPT_TOKENS, TOP, prompt_ids, summary
 from compiler.cli import main
 from compiler.config import resolve_config
 from compiler.errors import WispError
-from compiler.native_wasm import WasmRuntime, open_wasm_variant
-from compiler.smoke import OTHERS, PROMPT_TOKENS, TOP, prompt_ids, summary
+from compiler.runtime.wasmtime import WasmRuntime, open_wasm_variant
 from tests.checkpoints import make_llama
 
 
@@ -74,7 +74,7 @@ def test_a_model_larger_than_the_memory_of_webassembly(built: Path, monkeypatch:
     plan, module = artifact.plans["wasm-simd"], (built / "wasm-simd/kernels.wasm").read_bytes()
     weights = sum(b["bytes"] for b in plan["buffers"] if b["kind"] == "weight")
     others = sum(b["bytes"] for b in plan["buffers"] if b["kind"] != "weight")
-    monkeypatch.setattr(compiler.native_wasm, "LIMIT", others + weights // 2)
+    monkeypatch.setattr(compiler.runtime.wasmtime, "LIMIT", others + weights // 2)
     asked: list[str] = []
 
     def read_rows(name: str, start: int, stop: int) -> bytes:

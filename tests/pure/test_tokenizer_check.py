@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from tokenizers import Tokenizer
 
-from compiler import tokenizer_check
 from compiler.build import build
-from compiler.checkpoint import open_checkpoint
+from compiler.check import tokenizer as tokenizer_check
+from compiler.check.tokenizer import UNCHECKED, check_tokenizer
 from compiler.config import resolve_config
 from compiler.errors import WispError
 from compiler.progress import Silent
-from compiler.tokenizer_check import UNCHECKED, check_tokenizer
+from compiler.sources.huggingface import open_checkpoint
 from tests.checkpoints import CHAT_TEMPLATE, make_llama, write_tokenizer
 from tests.conftest import ROOT, unavailable
 

@@ -13,15 +13,15 @@ import wasmtime
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from compiler import wasm
 from compiler.cli import main
 from compiler.errors import WispError
 from compiler.kernels.cpu.builder import STACK_BYTES, CpuKernel
-from compiler.lower import Lowered, lower_variant, rope_constants
+from compiler.lowering import wasm
+from compiler.lowering.lower import Lowered, lower_variant, rope_constants
 from compiler.models import config_from_huggingface
-from compiler.native_wasm import LIMIT, WasmRuntime
-from compiler.quantize import SCHEMES
-from compiler.variants import VARIANTS
+from compiler.runtime.wasmtime import LIMIT, WasmRuntime
+from compiler.target.variants import VARIANTS
+from compiler.weights.quantize import SCHEMES
 from tests.checkpoints import make_llama
 from tests.wasm_module import WasmModule
 

@@ -5,9 +5,9 @@ import re
 import pytest
 from tvm import tirx
 
-from compiler import wgsl
 from compiler.kernels.builder import Kernel, f32, i32, mod
-from compiler.native import native_source
+from compiler.lowering import wgsl
+from compiler.runtime.wgpu import native_source
 
 
 def toy(loops: int = 3, dynamic: bool = False) -> tirx.PrimFunc:

@@ -5,7 +5,7 @@ the positions), in prefill neighbouring rows of one head. It walks the used posi
 passes: scores of every query, by tiles of two queries and four keys; the online softmax (Milakov and Gimelshein,
 arXiv:1805.02867), four keys a vector; sums of the values, by tiles of two queries and four vectors, which stay in
 registers over the block. The numpy twin is `reference.attention`; bindings and partial sums are those of
-`compiler.kernels.attention`, in f32.
+`compiler.kernels.webgpu.attention`, in f32.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from compiler.kernels.attention import Shape
 from compiler.kernels.builder import Array, Expr, ceil_div, div, f32, i32, lane, select
 from compiler.kernels.cache import Heads
 from compiler.kernels.cpu.builder import CpuKernel, exp, load, max_lanes, splat, store, sum_lanes, sum_lanes_of_four
+from compiler.kernels.webgpu.attention import Shape
 
 TILE = 8  # keys that the passes round up to
 BLOCK = 64  # keys of the three passes, a multiple of TILE

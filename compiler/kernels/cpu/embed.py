@@ -1,4 +1,4 @@
-"""Head norms and rotation on the CPU: an item is a head of a row. (The rest of `compiler.kernels.embed` needs no twin.)
+"""Head norms and rotation on the CPU: an item is a head of a row. (The rest of `webgpu/embed.py` needs no twin.)
 
 The bindings are those of `embed.normalize_rotate_chunk`; the numpy twins are `reference.rms_norm` and
 `reference.rotate`.
@@ -13,8 +13,8 @@ from compiler.kernels.builder import Array, Expr, ceil_div, div, f32, i32, mod
 from compiler.kernels.cache import Cache
 from compiler.kernels.cpu.builder import CpuKernel, load, splat, store, sum_lanes
 from compiler.kernels.cpu.norm import weight4
-from compiler.kernels.embed import ROPE_BLOCK, rope_words
-from compiler.kernels.matvec import Norm
+from compiler.kernels.webgpu.embed import ROPE_BLOCK, rope_words
+from compiler.kernels.webgpu.matvec import Norm
 
 
 def normalize_rotate_chunk(name: str, cache: Cache, chunk: int, norm: Norm, state_words: int) -> tirx.PrimFunc:

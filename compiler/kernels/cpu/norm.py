@@ -1,6 +1,6 @@
 """RMS norm and layer norm of rows in f32, an item a row, for products that do not quantize their activations.
 
-The bindings are those of `compiler.kernels.norm`; a chunk of 1 is a decode step, whose one row is always valid. The
+The bindings are those of `webgpu/norm.py`; a chunk of 1 is a decode step, whose one row is always valid. The
 numpy twins are `reference.rms_norm` and `reference.layer_norm`.
 """
 
@@ -11,7 +11,7 @@ from tvm.script.ir_builder import tirx as T
 
 from compiler.kernels.builder import Array, Expr, f32, i32
 from compiler.kernels.cpu.builder import CpuKernel, f16_bits_to_f32, load, splat, store, sum_lanes
-from compiler.kernels.matvec import Norm
+from compiler.kernels.webgpu.matvec import Norm
 
 
 def rms_factor(kernel: CpuKernel, x: Array, row: Expr, k: int, epsilon: float) -> Expr:

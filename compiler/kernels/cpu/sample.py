@@ -1,4 +1,4 @@
-"""Sampling on the CPU: three kernels as in `compiler.kernels.sample`, with its results by other ways.
+"""Sampling on the CPU: three kernels as in `compiler.kernels.webgpu.sample`, with its results by other ways.
 
 `scan` runs on blocks, the others are one item each and make few passes over the logits, four at a time. `limit` finds
 the least logit that top_k and top_p leave by a radix descent: it adds up how many logits (or how much probability) fall
@@ -43,7 +43,7 @@ from compiler.kernels.cpu.builder import (
     store,
     wrapping,
 )
-from compiler.kernels.sample import LOWEST, Sampler, Shapes
+from compiler.kernels.webgpu.sample import LOWEST, Sampler, Shapes
 
 BLOCK = 1024  # logits an item of `scan` reads
 LEVELS = ((21, 11), (10, 11), (0, 10))  # of the descent: lowest bit and number of bits

@@ -1,4 +1,4 @@
-// Validates model.json and tensor-cache.json whole, before one weight byte is fetched. Twin of compiler/artifact.py; both
+// Validates model.json and tensor-cache.json whole, before one weight byte is fetched. Twin of compiler/artifact/manifest.py; both
 // are tested on tests/golden/bad_manifests. plan-schema checks are in plan.ts. Knows the format; fetches nothing.
 
 import { checkPath, fail, GIB, Node } from "./checks";

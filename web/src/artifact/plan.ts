@@ -1,5 +1,5 @@
 // Validates a variant's plan.json against model.json and the tensor cache: every index in range, every size within the
-// limits that the variant declares. Twin of compiler/artifact.py. Runs nothing.
+// limits that the variant declares. Twin of compiler/artifact/manifest.py. Runs nothing.
 
 import { fail, GIB, Node } from "./checks";
 import { FORMAT_VERSION } from "./manifest";

@@ -1,4 +1,4 @@
-// The artifact's files as types, after validation; compiler/FORMAT.md is their specification. No code.
+// The artifact's files as types, after validation; compiler/artifact/FORMAT.md is their specification. No code.
 
 export type WeightDtype = "uint32" | "float16" | "float32";
 export type BackendName = "webgpu" | "wasm";

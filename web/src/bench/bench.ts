@@ -1,7 +1,7 @@
 // What `wisp bench` measures beside the engine: what the device can do at most, and each kernel's time by timestamps.
 //
 // Knows a plan and WebGPU; nothing of sessions. Built as a module of its own (vite.bench.config.ts) that no page loads. The
-// shaders of the device's figures come from compiler/bench_device.py, so that native and browser figures compare.
+// shaders of the device's figures come from compiler/bench/device.py, so that native and browser figures compare.
 
 import { noCache } from "../artifact/cache";
 import { addressOf, Fetcher } from "../artifact/fetch";

@@ -1,6 +1,6 @@
 // Encodes texts and renders conversations in Node with the very code that pages run, so that `wisp compile` can hold it
 // against Hugging Face's tokenizers and Jinja. A request as JSON on stdin, an answer as JSON on stdout; browsers never
-// load it. The other side is compiler/tokenizer_check.py.
+// load it. The other side is compiler/check/tokenizer.py.
 
 import { readFileSync } from "node:fs";
 import type { ChatMessage } from "../api/types";

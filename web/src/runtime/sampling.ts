@@ -1,4 +1,4 @@
-// Sampling parameters: their defaults, their validation and their words in the state buffer (compiler/FORMAT.md).
+// Sampling parameters: their defaults, their validation and their words in the state buffer (compiler/artifact/FORMAT.md).
 // Knows no model and no text; the sampler itself is a kernel of the plan.
 
 import type { SamplingOptions } from "../api/types";

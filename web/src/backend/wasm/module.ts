@@ -1,4 +1,4 @@
-// WebAssembly modules of kernels: what this engine can run, and whether a module is what compiler/FORMAT.md says.
+// WebAssembly modules of kernels: what this engine can run, and whether a module is what compiler/artifact/FORMAT.md says.
 // Runs nothing and allocates nothing but a probe.
 
 import type { Kernel } from "../../artifact/schema";

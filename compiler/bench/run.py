@@ -1,0 +1,181 @@
+"""`wisp bench`: how fast an artifact loads, reads a prompt and answers, natively or in a headless browser.
+
+Chooses what to measure and holds it against what the device can do; `native.py` and `browser.py` measure,
+`shapes.py` makes artifacts with random weights, `report.py` prints. All backends give the same figures
+under the same names; what one cannot know is null.
+"""
+
+import json
+import math
+import os
+import platform
+from pathlib import Path
+from typing import Any, Literal
+
+from compiler.artifact.writer import Artifact, load_artifact
+from compiler.bench.native import dispatch_bytes
+from compiler.check.parity import adapter_name, choose_variants
+from compiler.errors import WispError
+from compiler.models import config_from_huggingface, weight_specs
+from compiler.models.base import ModelConfig
+from compiler.progress import Report, Silent
+from compiler.runtime.wgpu import missing_features, open_variant, request_adapter
+
+DEFAULT_LIMIT = 60.0
+Backend = Literal["native", "browser", "wasm"]
+BACKENDS: tuple[Backend, ...] = ("native", "browser", "wasm")
+
+
+def bench(
+    artifact_path: Path | None = None,
+    *,
+    shape: str | None = None,
+    backend: Backend = "native",
+    variant: str | None = None,
+    threads: int | None = None,
+    quantization: str | None = None,
+    limit: float = DEFAULT_LIMIT,
+    progress: Report | None = None,
+) -> dict[str, Any]:
+    """Measures an artifact, or random weights of a named shape. No figure takes much longer than `limit` seconds.
+
+    Without `variant` the best one that the device can run. `threads` is for `wasm`; without it the engine chooses.
+    Raises WispError for input that cannot be measured.
+    """
+    progress = progress or Silent()
+    if threads is not None and backend != "wasm":
+        raise WispError("--threads is for the CPU", got=f"--backend {backend}", expected="--backend wasm")
+    artifact = load_artifact(choose_artifact(artifact_path, shape, quantization, progress))
+    candidates = backend_variants(artifact, backend, variant)
+    with progress.stage(f"bench, {backend}", 1) as advance:
+        match backend:
+            case "native":
+                measured = _native(artifact, candidates, limit)
+            case "browser" | "wasm":
+                from compiler.bench.browser import bench_browser
+
+                named = candidates[0]["name"] if backend == "wasm" else variant
+                measured = bench_browser(artifact, named, limit, threads)
+        advance(1)
+    hold_against_device(artifact, measured)
+    model = artifact.model
+    return {
+        "artifact": model["id"],
+        "backend": backend,
+        "machine": machine(),
+        "architecture": model["architecture"],
+        "parameters": model["parameters"],
+        "quantization": model["quantization"],
+        "weight_bytes": model["weight_bytes"],
+        "context": model["context"],
+        **measured,
+    }
+
+
+def choose_artifact(path: Path | None, shape: str | None, quantization: str | None, progress: Report) -> Path:
+    """The one artifact that was asked for, compiled now when it is a shape."""
+    if (path is None) == (shape is None):
+        raise WispError(
+            "say what to measure",
+            got="nothing" if path is None else "both an artifact and --shape",
+            expected="an artifact's directory or --shape NAME",
+        )
+    if path is not None:
+        if quantization is not None:
+            raise WispError("--quant is for --shape", remedy="compile the artifact with another --quant instead")
+        return path
+    from compiler.bench.shapes import shape_artifact
+
+    assert shape is not None
+    return shape_artifact(shape, quantization, progress)
+
+
+def backend_variants(artifact: Artifact, backend: Backend, variant: str | None) -> list[dict[str, Any]]:
+    """Entries of model.json that the backend can run, best first: all of them, or the one called `variant`."""
+    chosen = choose_variants(artifact, None if variant is None else [variant])
+    kind = "wasm" if backend == "wasm" else "webgpu"
+    fitting = [entry for entry in chosen if entry["backend"] == kind]
+    if fitting:
+        return fitting
+    there = ", ".join(entry["name"] for entry in artifact.model["variants"])
+    if variant is not None:
+        other = "--backend native or browser" if backend == "wasm" else "--backend wasm"
+        raise WispError(f"--backend {backend} does not run the variant {variant}", remedy=f"use {other} for it")
+    if backend == "wasm":
+        raise WispError(
+            "the artifact has no variant for the CPU",
+            got=there,
+            expected="wasm-simd",
+            remedy="compile it again with wasm-simd among its --variants",
+        )
+    raise WispError(
+        "the artifact has no WebGPU variant", got=there, remedy="use --backend wasm, or compile it with webgpu-f32"
+    )
+
+
+def _native(artifact: Artifact, entries: list[dict[str, Any]], limit: float) -> dict[str, Any]:
+    from compiler.bench.native import bench_native
+
+    adapter = request_adapter()
+    lacking = {v["name"]: missing_features(adapter, v["required_features"]) for v in entries}
+    chosen = next((name for name, missing in lacking.items() if not missing), None)
+    if chosen is None:
+        raise WispError(
+            "this machine's adapter cannot run the artifact",
+            got="; ".join(f"{name}: no {', '.join(missing)}" for name, missing in lacking.items()),
+            remedy="compile the variant webgpu-f32, which needs nothing",
+        )
+    runtime = open_variant(artifact, chosen, adapter)
+    measured = bench_native(runtime, limit)
+    return {"variant": chosen, "adapter": adapter_name(adapter), "threads": None, **measured}
+
+
+# ------------------------------------------------------------------------------------------- against what is possible
+
+
+def hold_against_device(artifact: Artifact, measured: dict[str, Any]) -> None:
+    """Adds to `measured` what prefill and decode use of the device: `multiply_add_share` and `bandwidth_share`.
+
+    The least work counts: a prompt's multiply-adds in matrices and attention, a step's weights, KV rows and logits.
+    The rate of the variant's own activation type is the measure. Null where the device's figures are not there.
+    """
+    plan = artifact.plans[measured["variant"]]
+    rates, bandwidth = measured["multiply_adds"], measured["bandwidth"]
+    rate = rates and rates["f16_per_second" if plan["activation_dtype"] == "float16" else "f32_per_second"]
+    raw = json.loads((artifact.path / "config.json").read_bytes()) if "config.json" in artifact.model["files"] else None
+    config = raw and config_from_huggingface(raw, plan["context"])
+    for row in measured["prefill"]:
+        work = config and prefill_multiply_adds(config, row["tokens"])
+        row["multiply_adds"] = work
+        row["multiply_add_share"] = work / row["seconds"] / rate if work and rate else None
+    for row in measured["decode"]:
+        row["bytes"] = sum(dispatch_bytes(plan, "decode", row["context"], 1))
+        rate_used = row["bytes"] / row["seconds_per_token"]
+        row["bandwidth_share"] = rate_used / bandwidth["bytes_per_second"] if bandwidth else None
+
+
+def prefill_multiply_adds(config: ModelConfig, tokens: int) -> int:
+    """The least from a prompt to its first answer token: matrices and causal attention.
+
+    The last layer owes the others their keys and values only; what is above them is for one token.
+    """
+    specs = [s for s in weight_specs(config) if s.kind == "matrix" and s.layer is not None]
+    layers, heads = config.num_hidden_layers, config.num_attention_heads * config.head_dim
+    layer = sum(math.prod(s.shape) for s in specs) // layers
+    keys_and_values = 2 * config.num_key_value_heads * config.head_dim * config.hidden_size
+    window = min(tokens, config.sliding_window or tokens)
+    pairs = window * (window + 1) // 2 + (tokens - window) * window  # (query, key) that attention looks at
+    below = (layers - 1) * (tokens * layer + 2 * heads * pairs)
+    last = tokens * keys_and_values + layer - keys_and_values + 2 * heads * window
+    return below + last + config.vocab_size * config.hidden_size
+
+
+def machine() -> dict[str, Any]:
+    """Where it was measured, and how busy that was."""
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    return {
+        "system": platform.system(),
+        "processor": platform.machine(),
+        "cpus": os.cpu_count(),
+        "load_average": load,
+    }

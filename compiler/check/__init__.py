@@ -1,0 +1,1 @@
+"""Whether an artifact gives what its checkpoint gives: weights, logits and tokenizer."""

@@ -1,0 +1,110 @@
+"""What an artifact is held against: its checkpoint's weights in float32, and the tensors the pipeline makes of them.
+
+Knows checkpoints, adapters and stored tensors; nothing of logits or devices.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compiler.artifact.writer import Artifact
+from compiler.build import open_source, stored_tensors
+from compiler.config import resolve_config
+from compiler.errors import WispError
+from compiler.models import config_from_huggingface, weight_specs
+from compiler.models.base import ModelConfig, WeightSpec
+from compiler.network.reference import ReadRows
+from compiler.progress import Report
+from compiler.sources.huggingface import Checkpoint
+from compiler.sources.lora import Adapter
+from compiler.weights.quantize import SCHEMES, Scheme, with_exceptions
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The checkpoint that an artifact was compiled from, and the adapter that was merged into it."""
+
+    checkpoint: Checkpoint
+    adapter: Adapter | None = None
+
+    def rows(self) -> ReadRows:
+        """Rows of its weights in float32, before any quantization of ours."""
+        if self.adapter is None:
+            return source_rows(self.checkpoint)
+        return merged_rows(self.checkpoint, self.adapter)
+
+
+def match(artifact: Artifact, reference: str, lora: Path | None) -> tuple[ModelConfig, Scheme, Reference]:
+    """The reference and its network at the artifact's context. Raises WispError when it is another network."""
+    ignored = artifact.model["source"].get("ignored_fields", ())
+    quantization = artifact.model["quantization"]
+    request = resolve_config(reference, quantization=quantization, lora=lora, ignore_fields=ignored)
+    source = open_source(request)
+    assert source.checkpoint is not None
+    config = config_from_huggingface(source.checkpoint.config, artifact.model["context"])
+    ours = artifact.model["architecture"]
+    different = [key for key in ours if ours[key] != getattr(config, key)]
+    if different:
+        raise WispError(
+            "the artifact is not of this checkpoint",
+            got=", ".join(f"{key} {ours[key]}" for key in different),
+            expected=", ".join(f"{key} {getattr(config, key)}" for key in different),
+            remedy="give the checkpoint that it was compiled from as --reference",
+        )
+    source.checkpoint.check_weights(weight_specs(config), tied=config.tie_word_embeddings)
+    if source.adapter is not None:
+        source.adapter.check(weight_specs(config), tied=config.tie_word_embeddings)
+    overrides = artifact.model.get("quantization_overrides", {})
+    scheme = with_exceptions(SCHEMES[artifact.model["quantization"]], overrides, "model.json quantization_overrides")
+    return config, scheme, Reference(source.checkpoint, source.adapter)
+
+
+def source_rows(checkpoint: Checkpoint) -> ReadRows:
+    """Rows of the checkpoint's own weights."""
+
+    def read(spec: WeightSpec, start: int, stop: int) -> NDArray[np.float32]:
+        parts, first = [], 0
+        for source, rows in zip(spec.sources, spec.source_rows, strict=True):
+            low, high = max(start, first) - first, min(stop, first + rows) - first
+            if low < high:
+                parts.append(checkpoint.read(source, low, high))
+            first += rows
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    return read
+
+
+def merged_rows(checkpoint: Checkpoint, adapter: Adapter) -> ReadRows:
+    """Rows of the checkpoint's weights with the adapter added. The weight asked for last is kept."""
+    kept: tuple[WeightSpec, NDArray[np.float32]] | None = None
+
+    def read(spec: WeightSpec, start: int, stop: int) -> NDArray[np.float32]:
+        nonlocal kept
+        if kept is None or kept[0] != spec:
+            kept = (spec, np.concatenate(list(adapter.merge(spec, checkpoint.blocks(spec)))))
+        return kept[1][start:stop]
+
+    return read
+
+
+def compare_weights(
+    artifact: Artifact, source: Reference, config: ModelConfig, scheme: Scheme, progress: Report
+) -> list[str]:
+    """Names of the stored tensors that are not, bit for bit, what the pipeline makes of the checkpoint."""
+    specs, rule = weight_specs(config), artifact.model.get("scales", "absmax")
+    differing: list[str] = []
+    with progress.stage("weights", len(specs)) as advance:
+        for spec in specs:
+            for name, expected in stored_tensors(source.checkpoint, spec, scheme, source.adapter, rule):
+                if not same_bits(artifact.tensor(name), expected):
+                    differing.append(name)
+            advance(1)
+    return differing
+
+
+def same_bits(got: NDArray, expected: NDArray) -> bool:
+    """Whether two arrays of a type hold the same bytes: NaN equals itself, 0 is not -0."""
+    unsigned = f"u{expected.dtype.itemsize}"
+    return got.dtype == expected.dtype and np.array_equal(got.view(unsigned), expected.view(unsigned))

@@ -1,0 +1,1 @@
+"""Kernels for WebGPU: workgroups, their memory and subgroups."""

@@ -1,0 +1,102 @@
+"""Norms with a dispatch of their own: RMS norm and layer norm of each row of a chunk.
+
+(A decode step folds RMS norm into the mat-vec that follows; see `matvec`.) The numpy twins are `reference.rms_norm` and
+`reference.layer_norm`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tvm import tirx
+from tvm.script.ir_builder import tirx as T
+
+from compiler.kernels.builder import Array, Expr, Kernel, ceil_div, dot, f32, i32
+from compiler.kernels.webgpu.matvec import Norm
+from compiler.kernels.weights import load_vector4
+
+THREADS = 32
+
+
+def rms_norm(name: str, chunk: int, k: int, norm: Norm, state_words: int) -> tirx.PrimFunc:
+    """`out[r] = x[r] * gamma / sqrt(mean(x[r]^2) + eps)`; bindings: x, gamma, state, out. Padding rows are skipped."""
+    vectors = k // 4
+    with Kernel(name) as kernel:
+        x = kernel.buffer("x", chunk * vectors, "float32x4")
+        gamma = kernel.buffer("gamma", vectors, "uint32x2" if norm.f16_weight else "float32x4")
+        state = kernel.buffer("state", state_words, "uint32")
+        out = kernel.buffer("out", chunk * vectors, "float32x4")
+        row, _ = kernel.grid(chunk)
+        thread = kernel.threads(THREADS)
+        partial = kernel.shared(THREADS)
+        with kernel.when(row < i32(state[2])):
+            squares = kernel.registers()
+            squares[0] = f32(0.0)
+            with kernel.loop(ceil_div(vectors, THREADS)) as step:
+                index = kernel.let(step * THREADS + thread)
+                with kernel.when(index < vectors):
+                    value = kernel.let(x[row * vectors + index])
+                    squares[0] = squares[0] + dot(value, value)
+            partial[thread] = squares[0]
+            kernel.barrier()
+            total = kernel.registers()
+            total[0] = f32(0.0)
+            with kernel.loop(THREADS) as other:
+                total[0] = total[0] + partial[other]
+            factor = kernel.let(T.rsqrt(total[0] / f32(float(k)) + f32(norm.epsilon)))
+            with kernel.loop(ceil_div(vectors, THREADS)) as step:
+                index = kernel.let(step * THREADS + thread)
+                with kernel.when(index < vectors):
+                    value = x[row * vectors + index] * load_vector4(gamma, norm.f16_weight, index)
+                    out[row * vectors + index] = value * T.broadcast(factor, 4)
+    return kernel.function
+
+
+def layer_norm(name: str, chunk: int, k: int, norm: Norm, state_words: int) -> tirx.PrimFunc:
+    """`out[r] = (x[r] - mean) / sqrt(var + eps) * gamma + beta`; bindings: x, gamma, beta, state, out.
+
+    A chunk of 1 is a decode step, whose one row is always valid.
+    """
+    vectors = k // 4
+    weight = "uint32x2" if norm.f16_weight else "float32x4"
+    with Kernel(name) as kernel:
+        x = kernel.buffer("x", chunk * vectors, "float32x4")
+        gamma, beta = kernel.buffer("gamma", vectors, weight), kernel.buffer("beta", vectors, weight)
+        state = kernel.buffer("state", state_words, "uint32")
+        out = kernel.buffer("out", chunk * vectors, "float32x4")
+        row, _ = kernel.grid(chunk)
+        thread = kernel.threads(THREADS)
+        sums, squares = kernel.shared(THREADS), kernel.shared(THREADS)
+        ones = T.broadcast(f32(1.0), 4)
+        with kernel.when(True if chunk == 1 else row < i32(state[2])):
+            mean, variance = kernel.registers(), kernel.registers()
+
+            def total(shared: Array, measure: Callable[[Expr], Expr]) -> Expr:
+                part = kernel.registers()
+                part[0] = f32(0.0)
+                with kernel.loop(ceil_div(vectors, THREADS)) as step:
+                    index = kernel.let(step * THREADS + thread)
+                    with kernel.when(index < vectors):
+                        part[0] = part[0] + measure(kernel.let(x[row * vectors + index]))
+                shared[thread] = part[0]
+                kernel.barrier()
+                whole = kernel.registers()
+                whole[0] = f32(0.0)
+                with kernel.loop(THREADS) as other:
+                    whole[0] = whole[0] + shared[other]
+                return whole[0] / f32(float(k))
+
+            def squared_distance(value: Expr) -> Expr:
+                centred = kernel.let(value - T.broadcast(mean[0], 4))
+                return dot(centred, centred)
+
+            mean[0] = total(sums, lambda value: dot(value, ones))
+            variance[0] = total(squares, squared_distance)
+            factor = kernel.let(T.rsqrt(variance[0] + f32(norm.epsilon)))
+            with kernel.loop(ceil_div(vectors, THREADS)) as step:
+                index = kernel.let(step * THREADS + thread)
+                with kernel.when(index < vectors):
+                    centred = x[row * vectors + index] - T.broadcast(mean[0], 4)
+                    scaled = centred * T.broadcast(factor, 4) * load_vector4(gamma, norm.f16_weight, index)
+                    out[row * vectors + index] = scaled + load_vector4(beta, norm.f16_weight, index)
+    return kernel.function

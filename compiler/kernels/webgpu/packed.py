@@ -1,0 +1,223 @@
+"""Prefill in integers: activations in two planes of 8 bits, four products an instruction (`dot4I8Packed`).
+
+A row of activations is quantized in the weights' groups of 32 columns: `x = scale * v`, v a whole number up to
+127 * 128 in size, kept as `128 * high + low`, both of which fit 8 bits. (One plane alone is too coarse: it moves logits
+by 1 to 2 % of the largest.) Weights stay as they are stored: `w = weight_scale * (q - zero)`, so a group adds
+`weight_scale * scale * (sum(q v) - zero * sum(v))`, and the sums are exact. Needs WGSL's language feature
+`packed_4x8_integer_dot_product`.
+
+Quantized rows are `[groups, 4 parts, 4 words]`: of 8 columns the high planes, then the low ones, in the order in which
+the scheme's weights unpack into words. Beside them `[groups, 2]` floats: scale, and what `sum(v)` adds for the zero
+point. The numpy twin is `reference.matmul`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from tvm import tirx
+from tvm.script.ir_builder import tirx as T
+
+from compiler.kernels.builder import Expr, Kernel, call, ceil_div, div, dot, f32, i32, lane, mod
+from compiler.kernels.epilogue import Declare
+from compiler.kernels.webgpu.matmul import Tiling
+from compiler.kernels.webgpu.matvec import Norm
+from compiler.kernels.weights import GROUP, PART, STORAGE, WordMatrix, load_vector4
+
+SCHEMES = ("q4f16_1", "q8f16_1")
+LANGUAGE_FEATURES = ("packed_4x8_integer_dot_product",)
+THREADS = 64
+PARTS = GROUP // PART
+HALF = 128  # of the low plane
+LARGEST = 127 * HALF
+# What a product of stored integers lacks for each activation: q4 is stored with 7 added, q8 is made signed with 1 less.
+ZERO = {"q4f16_1": -7.0, "q8f16_1": 1.0}
+
+
+def quantized_shapes(chunk: int, k: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Words (uint32) and scales (float32) of a chunk's rows."""
+    groups = ceil_div(k, GROUP)
+    return (chunk, groups * PARTS * 4), (chunk, groups * 2)
+
+
+def quantize(name: str, scheme: str, chunk: int, k: int, norm: Norm | None, state_words: int) -> tirx.PrimFunc:
+    """The rows of a chunk, through RMS norm first when there is one, quantized for products with `scheme`.
+
+    Bindings: x (f32 x4), [gamma], state, words, scales. Padding rows are skipped.
+    """
+    vectors, groups = k // 4, ceil_div(k, GROUP)
+    with Kernel(name) as kernel:
+        x = kernel.buffer("x", chunk * vectors, "float32x4")
+        gamma = kernel.buffer("gamma", vectors, "uint32x2" if norm.f16_weight else "float32x4") if norm else None
+        state = kernel.buffer("state", state_words, "uint32")
+        words = kernel.buffer("words", chunk * groups * PARTS * 4, "uint32")
+        scales = kernel.buffer("scales", chunk * groups * 2, "float32")
+        row, _ = kernel.grid(chunk)
+        thread = kernel.threads(THREADS)
+        partial = kernel.shared(THREADS) if norm else None
+        with kernel.when(row < i32(state[2])):
+            factor: Expr = f32(1.0)
+            if norm and partial:
+                squares = kernel.registers()
+                squares[0] = f32(0.0)
+                with kernel.loop(ceil_div(vectors, THREADS)) as step:
+                    index = kernel.let(step * THREADS + thread)
+                    with kernel.when(index < vectors):
+                        value = kernel.let(x[row * vectors + index])
+                        squares[0] = squares[0] + dot(value, value)
+                partial[thread] = squares[0]
+                kernel.barrier()
+                total = kernel.registers()
+                total[0] = f32(0.0)
+                with kernel.loop(THREADS) as other:
+                    total[0] = total[0] + partial[other]
+                factor = kernel.let(T.rsqrt(total[0] / f32(float(k)) + f32(norm.epsilon)))
+
+            def load(index: Expr) -> Expr:
+                value = x[row * vectors + index]
+                return value * load_vector4(gamma, norm.f16_weight, index) if norm and gamma else value
+
+            zeros = T.broadcast(f32(0.0), 4)
+            with kernel.loop(ceil_div(groups, THREADS)) as step:
+                group = kernel.let(step * THREADS + thread)
+                with kernel.when(group < groups):
+                    first = kernel.let(group * (GROUP // 4))
+                    largest = kernel.registers(1, "float32x4")
+                    largest[0] = zeros
+                    count = GROUP // 4 if k % GROUP == 0 else kernel.let(tirx.min(GROUP // 4, vectors - first))
+                    with kernel.loop(count) as i:
+                        magnitude = call("float32x4", "abs", kernel.let(load(first + i)))
+                        largest[0] = call("float32x4", "max", largest[0], magnitude)
+                    most = kernel.let(largest[0])
+                    pairs = [tirx.max(lane(most, 2 * i), lane(most, 2 * i + 1)) for i in range(2)]
+                    size = kernel.let(tirx.max(pairs[0], pairs[1]))
+                    steps = kernel.let(tirx.Select(size > f32(0.0), f32(float(LARGEST)) / size, f32(0.0)))
+                    sums = kernel.registers(1, "float32x4")
+                    sums[0] = zeros
+                    with kernel.loop(PARTS) as part:
+                        planes: list[Expr] = []
+                        for half in range(2):
+                            index = kernel.let(first + part * 2 + half)
+                            value = kernel.registers(1, "float32x4")
+                            value[0] = zeros
+                            with kernel.when(True if k % GROUP == 0 else index < vectors):
+                                value[0] = call("float32x4", "round", load(index) * T.broadcast(steps, 4))
+                            sums[0] = sums[0] + value[0]
+                            high = kernel.let(call("float32x4", "round", value[0] * T.broadcast(f32(1.0 / HALF), 4)))
+                            low = value[0] - high * T.broadcast(f32(float(HALF)), 4)
+                            planes += [_pack(kernel, high), _pack(kernel, low)]
+                        base = kernel.let(((row * groups + group) * PARTS + part) * 4)
+                        for plane in range(2):
+                            for i, word in enumerate(_ordered(kernel, scheme, planes[plane], planes[plane + 2])):
+                                words[base + plane * 2 + i] = word
+                    place = kernel.let((row * groups + group) * 2)
+                    scales[place] = size * factor * f32(1.0 / LARGEST)
+                    scales[place + 1] = dot(sums[0], T.broadcast(f32(ZERO[scheme]), 4))
+    return kernel.function
+
+
+def _pack(kernel: Kernel, value: Expr) -> Expr:
+    """Four whole numbers up to 127 in size as a word: `pack4x8snorm` multiplies by 127 and rounds."""
+    return kernel.let(call("uint32", "pack4x8snorm", value * T.broadcast(f32(1.0 / 127.0), 4)))
+
+
+def _ordered(kernel: Kernel, scheme: str, first: Expr, second: Expr) -> Sequence[Expr]:
+    """The words of columns 0..3 and 4..7 in the order of `_weights`: q4 unpacks into even and odd columns."""
+    if scheme == "q8f16_1":
+        return first, second
+
+    def gather(shift: int) -> Expr:
+        bytes_of = [kernel.let(_byte(word, shift + 16 * i)) for word in (first, second) for i in range(2)]
+        value = bytes_of[0]
+        for i, byte in enumerate(bytes_of[1:], 1):
+            value = tirx.bitwise_or(value, tirx.shift_left(byte, T.uint32(8 * i)))
+        return kernel.let(value)
+
+    return gather(0), gather(8)
+
+
+def _byte(word: Expr, shift: int) -> Expr:
+    return tirx.bitwise_and(tirx.shift_right(word, T.uint32(shift)) if shift else word, T.uint32(255))
+
+
+def _weights(kernel: Kernel, matrix: WordMatrix, row: Expr, part: Expr) -> Sequence[Expr]:
+    """The 8 stored integers of a part as two words of four signed bytes."""
+    base = kernel.let(row * matrix.per_row + part * matrix.words)
+    if matrix.storage.name == "q8f16_1":
+        signs = T.uint32(0x80808080)
+        return [kernel.let(tirx.bitwise_xor(matrix.weights[base + i], signs)) for i in range(2)]
+    word, low = kernel.let(matrix.weights[base]), T.uint32(0x0F0F0F0F)
+    odd = tirx.bitwise_and(tirx.shift_right(word, T.uint32(4)), low)
+    return kernel.let(tirx.bitwise_and(word, low)), kernel.let(odd)
+
+
+def matmul(
+    name: str,
+    scheme: str,
+    chunk: int,
+    rows: int,
+    k: int,
+    units: int,
+    unit_rows: Callable[[Expr], Sequence[Expr]],
+    declare: Declare,
+    state_words: int,
+    tiling: Tiling,
+) -> tirx.PrimFunc:
+    """Build `[chunk, k] x [rows, k]^T` of quantized rows.
+
+    Bindings: words, their scales, weights, their scales, state, then what `declare` declares.
+    """
+    groups = ceil_div(k, GROUP)
+    with Kernel(name) as kernel:
+        words = kernel.buffer("words", chunk * groups * PARTS, "uint32x4")
+        row_scales = kernel.buffer("row_scales", chunk * groups, "float32x2")
+        matrix = WordMatrix(kernel, STORAGE[scheme], rows, k)
+        state = kernel.buffer("state", state_words, "uint32")
+        epilogue = declare(kernel)
+        streams = len(unit_rows(0))
+        tile_units = tiling.tile_columns // streams
+        block_x, block_y = kernel.grid(
+            ceil_div(units, tiling.columns * tile_units), ceil_div(chunk, tiling.rows * tiling.tile_rows), varies=True
+        )
+        thread = kernel.threads(tiling.columns * tiling.rows)
+        length = kernel.let(i32(state[2]))
+        first_row = kernel.let((block_y * tiling.rows + div(thread, tiling.columns)) * tiling.tile_rows)
+        first_unit = kernel.let(block_x * tiling.columns * tile_units + mod(thread, tiling.columns))
+        with kernel.when(first_row < length):
+            wanted = [kernel.let(first_unit + u * tiling.columns) for u in range(tile_units)]
+            safe = [kernel.let(tirx.min(unit, units - 1)) for unit in wanted]
+            indices = [kernel.let(row) for unit in safe for row in unit_rows(unit)]
+            x_rows = [kernel.let(tirx.min(first_row + r, length - 1) * groups) for r in range(tiling.tile_rows)]
+            sums = [[kernel.registers() for _ in indices] for _ in x_rows]
+            totals = [[kernel.registers(1, "int32") for _ in indices] for _ in x_rows]
+            for register in (s for row in sums for s in row):
+                register[0] = f32(0.0)
+            with kernel.loop(groups) as group:
+                for register in (t for row in totals for t in row):
+                    register[0] = T.int32(0)
+                with kernel.loop(PARTS) as step:
+                    part = kernel.let(group * PARTS + step)
+                    columns = [_weights(kernel, matrix, row, part) for row in indices]
+                    for base, row_totals in zip(x_rows, totals, strict=True):
+                        v = kernel.let(words[(base + group) * PARTS + step])
+                        for (a, b), total in zip(columns, row_totals, strict=True):
+                            high = _dot4(a, lane(v, 0)) + _dot4(b, lane(v, 1))
+                            low = _dot4(a, lane(v, 2)) + _dot4(b, lane(v, 3))
+                            total[0] = total[0] + high * T.int32(HALF) + low
+                scales = [matrix.scale(row, group) for row in indices]
+                for base, row_totals, row_sums in zip(x_rows, totals, sums, strict=True):
+                    own = kernel.let(row_scales[base + group])
+                    for scale, total, register in zip(scales, row_totals, row_sums, strict=True):
+                        value = (f32(total[0]) + lane(own, 1)) * lane(own, 0)
+                        register[0] = register[0] + value * scale
+            for u, unit in enumerate(wanted):
+                with kernel.when(True if units % (tiling.columns * tile_units) == 0 else unit < units):
+                    for r, row_sums in enumerate(sums):
+                        row = kernel.let(first_row + r)
+                        with kernel.when(row < length):
+                            epilogue(kernel, row, unit, [row_sums[u * streams + s][0] for s in range(streams)])
+    return kernel.function
+
+
+def _dot4(a: Expr, b: Expr) -> Expr:
+    return call("int32", "dot4I8Packed", a, b)

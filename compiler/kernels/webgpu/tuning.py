@@ -1,0 +1,93 @@
+"""How the kernels are spread over invocations, by variant: two tables, nothing else.
+
+Any row is correct on every device (a subgroup of another size only changes who computes what), so rows are a matter of
+speed. `TUNING` is what a plan's own programs are made of: rows for GPUs, which software adapters run as well.
+`ALTERNATIVES` is what the artifact carries besides, for a runtime to measure on the device at hand: rows that differ in
+what GPUs differ in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from compiler.kernels.webgpu import packed
+from compiler.kernels.webgpu.matmul import Tiling
+from compiler.kernels.webgpu.matvec import Tuning
+from compiler.kernels.webgpu.prefill_attention import AttentionTiling
+
+MAX_SPLITS = 16  # workgroups that share a query's keys in decode
+POSITIONS_PER_SPLIT = 256
+
+
+@dataclass(frozen=True)
+class VariantTuning:
+    """Mat-vecs by how many matrix rows make a unit of output, and prefill's product and attention."""
+
+    single: Tuning
+    paired: Tuning
+    tiling: Tiling
+    attention: AttentionTiling
+    packed: Tiling | None = None  # prefill's products in integers instead, where weights are quantized
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """Other tunings for a variant's programs; None keeps the variant's own, so those programs have no alternative."""
+
+    name: str  # letters, digits and _, for files and entry points
+    vectors: tuple[Tuning, Tuning] | None = None  # of decode: single, paired
+    tiling: Tiling | None = None  # of prefill
+    attention: AttentionTiling | None = None  # of prefill
+    packed: Tiling | None = None  # of prefill
+
+    @property
+    def language_features(self) -> tuple[str, ...]:
+        """What its kernels need of the browser's WGSL."""
+        return packed.LANGUAGE_FEATURES if self.packed else ()
+
+    def of(self, own: VariantTuning) -> VariantTuning:
+        single, paired = self.vectors or (own.single, own.paired)
+        return VariantTuning(single, paired, self.tiling or own.tiling, self.attention or own.attention, self.packed)
+
+
+SUBGROUP_VECTORS = (Tuning("subgroup", 64, 0, 4, 16), Tuning("subgroup", 64, 0, 2, 8))
+# Eight lanes read 128 consecutive bytes of a q4 row and meet once.
+LANE_VECTORS = (Tuning("lanes", 64, 8, 4), Tuning("lanes", 64, 8, 2))
+# Queries and sums take 160 of the 128..256 registers that GPUs give an invocation.
+QUAD_ATTENTION = AttentionTiling(16, 4, 20, 8, subgroups=True)
+WORKGROUP_ATTENTION = AttentionTiling(8, 4, 20, 4, subgroups=False)
+TUNING: dict[str, VariantTuning] = {
+    "webgpu-f32-sg": VariantTuning(*SUBGROUP_VECTORS, Tiling(16, 4, 8, 4, quads=True), QUAD_ATTENTION),
+    "webgpu-f32": VariantTuning(*LANE_VECTORS, Tiling(16, 4, 8, 4, quads=False), WORKGROUP_ATTENTION),
+}
+
+# Four times as many workgroups as SUBGROUP_VECTORS, each with a quarter of the rows: GPUs with many cores and subgroups
+# of 32 (NVIDIA, AMD, Apple) need them to hide the latency of matrices of a few thousand rows.
+NARROW_VECTORS = (Tuning("subgroup", 64, 0, 2, 4), Tuning("subgroup", 64, 0, 1, 2))
+# Tiles of 16 rows, half as high as the usual ones: no idle invocations in a chunk of 16, more workgroups in others.
+LOW_TILING = Tiling(32, 2, 8, 4, quads=False)
+
+# Integer products are faster on NVIDIA, Intel and AMD, and slower on Apple.
+PACKED = Alternative("packed", packed=Tiling(16, 4, 8, 4, quads=False))
+
+# Subgroups of 64 or 128 (AMD, Adreno) leave lanes idle on short rows, and small ones (Intel) make many sums: eight
+# lanes do neither.
+ALTERNATIVES: dict[str, tuple[Alternative, ...]] = {
+    "webgpu-f32-sg": (
+        Alternative("narrow", NARROW_VECTORS, LOW_TILING),
+        Alternative("lanes", LANE_VECTORS),
+        PACKED,
+    ),
+    "webgpu-f32": (
+        Alternative("narrow", (Tuning("lanes", 64, 16, 2), Tuning("lanes", 64, 16, 1)), LOW_TILING),
+        Alternative("wide", (Tuning("lanes", 128, 32, 4), Tuning("lanes", 128, 32, 2))),
+        PACKED,
+    ),
+}
+# How far the logits of an alternative may be from those of the plan's own programs, of the largest logit.
+TOLERANCE = 1e-3
+
+
+def splits_for(context: int) -> int:
+    """Workgroups that share a query's keys at this capacity."""
+    return max(1, min(MAX_SPLITS, context // POSITIONS_PER_SPLIT))

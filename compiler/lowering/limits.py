@@ -1,0 +1,71 @@
+"""What a variant asks of a device beyond WebGPU's default limits: how large its buffers are.
+
+Sizes are known before anything is lowered, which takes seconds; the plan's own buffers are what `required_limits` then
+states. Knows shapes; knows nothing of kernels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from compiler.errors import WispError
+from compiler.models import weight_specs
+from compiler.network.layers import CUT_BYTES, CUT_ROLES, Geometry
+from compiler.weights.quantize import parameter_layout
+
+DEFAULT_BINDING = CUT_BYTES
+DEFAULT_BUFFER = 256 * 1024 * 1024  # WebGPU's default maxBufferSize
+# What browsers offer on the GPUs of desktops, which is as far as a variant may ask.
+LARGEST_BINDING = 2**31 - 4
+LARGEST_ON_CPU = 4 * (2**31 - 1)  # indices of words are i32; a runtime allocates as many positions as memory holds
+
+
+def obstacle(geometry: Geometry) -> WispError | None:
+    """Why the variant has a buffer that no device holds, and what would fit; None when all is well."""
+    name, row = geometry.variant.name, 4 * geometry.cache.row_words
+    on_gpu = geometry.variant.backend == "webgpu"
+    largest = LARGEST_BINDING if on_gpu else LARGEST_ON_CPU
+    if row * geometry.context > largest:
+        return WispError(
+            f"a layer's KV cache exceeds what {name} can address",
+            got=f"{row * geometry.context} bytes at context {geometry.context}",
+            expected=f"at most {largest} bytes",
+            remedy=f"use --context {largest // row} or less",
+        )
+    if not on_gpu:
+        return None
+    model = geometry.model
+    widest = max(model.hidden_size, model.intermediate_size, model.qkv_size)
+    chunk = max(geometry.prefill_chunks, default=1)
+    if 4 * widest * chunk > LARGEST_BINDING:
+        return WispError(
+            f"the activations of a chunk of prefill exceed what {name} can address",
+            got=f"{4 * widest * chunk} bytes at chunks of {chunk}",
+            expected=f"at most {LARGEST_BINDING} bytes",
+            remedy=f"use prefill_chunks of at most {LARGEST_BINDING // (4 * widest)}",
+        )
+    for spec in weight_specs(model):
+        if spec.role in CUT_ROLES:
+            continue
+        for tensor, dtype, shape in parameter_layout(spec, geometry.scheme):
+            size = math.prod(shape) * np.dtype(dtype).itemsize
+            if size > LARGEST_BINDING:
+                return WispError(
+                    f"weight {tensor} exceeds what {name} can address",
+                    got=f"{size} bytes",
+                    expected=f"at most {LARGEST_BINDING} bytes",
+                    remedy="use a --quant of fewer bits",
+                )
+    return None
+
+
+def required_limits(plan: Mapping[str, Any]) -> dict[str, int]:
+    """The WebGPU limits that a plan's buffers pass the defaults of, each with the least value that will do."""
+    largest = max(buffer["bytes"] for buffer in plan["buffers"])
+    largest = -(-largest // 4) * 4
+    needed = {"maxStorageBufferBindingSize": DEFAULT_BINDING, "maxBufferSize": DEFAULT_BUFFER}
+    return {name: largest for name, default in needed.items() if largest > default}

@@ -1,0 +1,204 @@
+"""The blocks every graph is made of: geometry, kernel table, weight matrices and the buffers between dispatches.
+
+Knows how Relax sees a kernel and how a matrix too large for one binding is cut. It knows no architecture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tvm import tirx
+from tvm.relax.frontend import nn
+from tvm.script.ir_builder import IRBuilder
+from tvm.script.ir_builder import tirx as T
+
+from compiler.kernels.cache import Cache, Heads
+from compiler.kernels.epilogue import STATE_HEADER
+from compiler.kernels.webgpu import embed, matvec
+from compiler.kernels.webgpu.tuning import TUNING, Alternative, VariantTuning
+from compiler.models.base import ModelConfig, WeightSpec
+from compiler.target.variants import Variant
+from compiler.weights.quantize import EXCEPTED_ROLES, Scheme, parameter_layout
+
+RING_SIZE = 256
+CUT_BYTES = 128 * 1024 * 1024  # WebGPU's default maxStorageBufferBindingSize
+CUT_ROLES = EXCEPTED_ROLES  # the vocabulary's matrices: only their kernels take a matrix in parts
+PART_ROWS = 64  # a tensor is cut at multiples of this
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """What the graph is built for: one model, scheme, variant, context and set of chunk sizes.
+
+    With `alternative` its programs are those that the alternative has other kernels for.
+    """
+
+    model: ModelConfig
+    scheme: Scheme
+    variant: Variant
+    context: int
+    prefill_chunks: tuple[int, ...]
+    alternative: Alternative | None = None
+
+    @property
+    def tuning(self) -> VariantTuning:
+        own = TUNING[self.variant.name]
+        return self.alternative.of(own) if self.alternative else own
+
+    @property
+    def heads(self) -> Heads:
+        m = self.model
+        return Heads(m.num_attention_heads, m.num_key_value_heads, m.head_dim, m.rotary_dim)
+
+    @property
+    def norm(self) -> matvec.Norm:
+        return matvec.Norm(self.model.norm_eps, f16_weight=self.scheme.float_dtype == "float16")
+
+    @property
+    def programs(self) -> tuple[str, ...]:
+        """The names of the programs, each a method of the graph."""
+        decode, prefill = ("decode",), tuple(f"prefill_{chunk}" for chunk in self.prefill_chunks)
+        if self.alternative is None:
+            return decode + prefill
+        own_prefill = self.alternative.tiling or self.alternative.attention or self.alternative.packed
+        return (decode if self.alternative.vectors else ()) + (prefill if own_prefill else ())
+
+    @property
+    def state_words(self) -> int:
+        return -(-(STATE_HEADER + self.model.rotary_dim) // 64) * 64
+
+    @property
+    def cut_bytes(self) -> int | None:
+        """What a binding of a matrix that may be cut holds at most; None where there is no limit."""
+        return CUT_BYTES if self.variant.backend == "webgpu" else None
+
+    @property
+    def cache(self) -> Cache:
+        """A layer's."""
+        return Cache(self.heads, self.context, self.scheme.kv_dtype if self.variant.kv_float16 else "float32")
+
+
+@dataclass
+class KernelTable:
+    """The kernels of a graph by name, each built once. `suffix` ends every name."""
+
+    suffix: str = ""
+    functions: dict[str, tirx.PrimFunc] = field(default_factory=dict)
+    _names: dict[Hashable, str] = field(default_factory=dict)
+    _signatures: dict[tuple[Any, ...], tirx.PrimFunc] = field(default_factory=dict)
+
+    def build(self, kind: str, make: Callable[..., tirx.PrimFunc], *values: Any) -> str:
+        """The name of the kernel `make(name, *values)`, which begins with `kind`; it is built when it is new.
+
+        A kernel is known by all that it is made from, frozen values: equal ones are one kernel, others never are.
+        """
+        key = (kind, make, values)
+        if key not in self._names:
+            name = f"{kind}_{len(self._names)}{self.suffix}"
+            self._names[key] = name
+            self.functions[name] = make(name, *values)
+        return self._names[key]
+
+    def call(self, name: str, arguments: Sequence[nn.Tensor], results: Sequence[Any]) -> list[nn.Tensor]:
+        """Emit a call. A result is an argument's index (written in place) or the (shape, dtype) of a new tensor.
+
+        Relax sees a function of the tensors' own shapes; the kernel itself binds the same bytes as vectors.
+        """
+        operands = [(tuple(argument.shape), argument.dtype) for argument in arguments]
+        fresh = [r for r in results if not isinstance(r, int)]
+        signature = self._signature(name, (*operands, *fresh))
+        outputs = [nn.Tensor.placeholder(*(operands[r] if isinstance(r, int) else r)) for r in results]
+        out: Any = outputs if len(outputs) > 1 else outputs[0]
+        if len(fresh) == len(results):
+            value = nn.op.tensor_ir_op(signature, name, list(arguments), out)
+        else:
+            places = [r if isinstance(r, int) else -1 for r in results]
+            value = nn.op.tensor_ir_inplace_op(signature, name, list(arguments), places, out)
+        return list(value) if len(outputs) > 1 else [value]
+
+    def _signature(self, name: str, tensors: tuple[tuple[tuple[int, ...], str], ...]) -> tirx.PrimFunc:
+        """The function of tensors of these shapes and types that stands for the kernel; built once."""
+        if (name, tensors) not in self._signatures:
+            with IRBuilder() as builder, T.prim_func(private=True):
+                for i, (shape, dtype) in enumerate(tensors):
+                    T.arg(f"t{i}", T.buffer(shape, dtype))
+                T.evaluate(0)
+            self._signatures[name, tensors] = builder.get().with_attr("wisp.kernel", name)
+        return self._signatures[name, tensors]
+
+
+class Matrix(nn.Module):
+    """A weight matrix; one that may be cut, by rows, is in parts of at most `cut_bytes` a binding."""
+
+    def __init__(self, spec: WeightSpec, scheme: Scheme, cut_bytes: int | None = CUT_BYTES) -> None:
+        self.spec = spec
+        self.scheme = scheme.of(spec)
+        self.parts: list[tuple[tuple[int, int], list[nn.Parameter]]] = []
+        rows, _ = spec.shape
+        layout = parameter_layout(spec, scheme)
+        widest = max(_row_bytes(shape, dtype) for _, dtype, shape in layout)
+        most = rows if cut_bytes is None or spec.role not in CUT_ROLES else cut_bytes // widest
+        if rows > most:
+            pieces = -(-rows // most)
+            most = -(-rows // pieces // PART_ROWS) * PART_ROWS
+        for start in range(0, rows, most):
+            stop = min(rows, start + most)
+            parameters = []
+            for name, dtype, shape in layout:
+                parameter = nn.Parameter((stop - start, *shape[1:]), dtype)
+                label = name if stop - start == rows else f"{name}@{start}:{stop}"
+                setattr(self, label, parameter)
+                parameters.append(parameter)
+            self.parts.append(((start, stop), parameters))
+
+    def whole(self) -> list[nn.Parameter]:
+        """The bindings of a matrix that is in one piece."""
+        ((_, parameters),) = self.parts
+        return parameters
+
+
+def _row_bytes(shape: Sequence[int], dtype: str) -> int:
+    size = 2 if dtype == "float16" else 4
+    for extent in shape[1:]:
+        size *= extent
+    return size
+
+
+class Runtime(nn.Module):
+    """The buffers that outlive a dispatch list; the plan gives each its kind by its name."""
+
+    def __init__(self, geometry: Geometry) -> None:
+        m, g = geometry.model, geometry
+        self.state = nn.Parameter((g.state_words,), "uint32")
+        self.rope = nn.Parameter((embed.rope_words(m.rotary_dim // 2, g.context),), "float32")
+        self.input_ids = nn.Parameter((max(g.prefill_chunks, default=1),), "uint32")
+        self.token_ring = nn.Parameter((RING_SIZE,), "uint32")
+        self.token_counts = nn.Parameter((m.vocab_size,), "uint32")
+        self.logits = nn.Parameter((m.vocab_size,), "float32")
+        row = (g.context, g.cache.row_words)
+        for layer in range(m.num_hidden_layers):
+            setattr(self, f"kv.{layer}", nn.Parameter(row, "uint32" if g.cache.halves else "float32"))
+
+    def cache(self, layer: int) -> nn.Parameter:
+        parameter: nn.Parameter = getattr(self, f"kv.{layer}")
+        return parameter
+
+
+def declare_weights(
+    module: nn.Module, specs: Sequence[WeightSpec], scheme: Scheme, cut_bytes: int | None = CUT_BYTES
+) -> dict[tuple[str, int | None], Any]:
+    """Make every weight a parameter of `module`; returns them by (role, layer), each a `Matrix` or a parameter."""
+    weights: dict[tuple[str, int | None], Any] = {}
+    for spec in specs:
+        if spec.kind == "matrix":
+            matrix = Matrix(spec, scheme, cut_bytes)
+            setattr(module, f"matrix{len(weights)}", matrix)
+            weights[spec.role, spec.layer] = matrix
+        else:
+            ((name, dtype, shape),) = parameter_layout(spec, scheme)
+            parameter = nn.Parameter(shape, dtype)
+            setattr(module, name, parameter)
+            weights[spec.role, spec.layer] = parameter
+    return weights

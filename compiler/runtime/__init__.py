@@ -1,0 +1,1 @@
+"""Replays a plan on this machine, through wgpu or in wasmtime."""

@@ -1,0 +1,200 @@
+"""A GGUF file as a `Checkpoint`: Hugging Face's configuration, names and row order over ggml's blocks.
+
+Reads weights some rows at a time, so that memory does not grow with the model. Rebuilt tokenizer files lie in a
+temporary directory that goes with the object.
+"""
+
+import json
+import shutil
+import tempfile
+import weakref
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compiler.errors import WispError
+from compiler.models.base import WeightSpec
+from compiler.sources.gguf.architecture import ROPE_TENSORS, family, huggingface_config
+from compiler.sources.gguf.dequantize import SCALED_GROUP, SCALED_TYPES, dequantize_rows, group_scales, row_bytes
+from compiler.sources.gguf.metadata import Metadata
+from compiler.sources.gguf.reader import GgufTensor, damaged, read_header
+from compiler.sources.gguf.tokenizer import rebuild_tokenizer
+from compiler.sources.huggingface import Checkpoint, CheckpointSource, TensorInfo
+from compiler.weights.quantize import GroupScales
+
+# generation_config.json's names of what a file may recommend.
+SAMPLING = {
+    "temperature": "general.sampling.temp",
+    "top_k": "general.sampling.top_k",
+    "top_p": "general.sampling.top_p",
+    "min_p": "general.sampling.min_p",
+    "repetition_penalty": "general.sampling.penalty_repeat",
+}
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Rows `[first, first + rows)` of a GGUF tensor, under a checkpoint's name; `heads` when they are permuted."""
+
+    tensor: GgufTensor
+    first: int
+    rows: int
+    heads: int | None
+
+
+class GgufCheckpoint(Checkpoint):
+    """An open GGUF file. The header is read and proven at once; weights when they are asked for."""
+
+    def __init__(self, file: Path, ignored_fields: Collection[str] = ()) -> None:
+        self.file, self.directory = file, file.parent
+        self.source = CheckpointSource("gguf", file.name, None)
+        self._header = read_header(file)
+        metadata = Metadata(file.name, self._header.metadata)
+        stated = metadata.get("general.license")
+        self.license = stated if isinstance(stated, str) and stated else None
+        shapes = {name: tensor.shape for name, tensor in self._header.tensors.items()}
+        self.config: dict[str, Any] = huggingface_config(metadata, shapes, self._read_vector, ignored_fields)
+        tokens = rebuild_tokenizer(metadata)
+        self.config |= {"bos_token_id": tokens.bos_token_id, "eos_token_id": list(tokens.end_token_ids)}
+        self.generation_config = {
+            ours: metadata.get(key) for ours, key in SAMPLING.items() if metadata.get(key) is not None
+        }
+        self.tokenizer_config = tokens.config
+        self._tokenizer = tokens.json
+        self._parts = self._name_parts(metadata)
+
+    # ------------------------------------------------------------------------------------------------------- tokenizer
+
+    @cached_property
+    def tokenizer_files(self) -> tuple[Path, ...]:
+        """tokenizer.json and tokenizer_config.json, rebuilt from the metadata."""
+        directory = Path(tempfile.mkdtemp(prefix="wisp-tokenizer-"))
+        weakref.finalize(self, shutil.rmtree, directory, ignore_errors=True)
+        files = {"tokenizer.json": self._tokenizer, "tokenizer_config.json": self.tokenizer_config}
+        for name, content in files.items():
+            text = json.dumps(content, ensure_ascii=False, indent=1)
+            (directory / name).write_text(text, encoding="utf-8")
+        return tuple(directory / name for name in files)
+
+    @property
+    def chat_template(self) -> str | None:
+        """The Jinja template of a conversation; None when the file has none."""
+        template: str | None = self.tokenizer_config.get("chat_template")
+        return template
+
+    # --------------------------------------------------------------------------------------------------------- weights
+
+    def _name_parts(self, metadata: Metadata) -> dict[str, _Part]:
+        """The checkpoint's names and what they stand for; a tensor without one keeps its own."""
+        kind = family(metadata)
+        heads = {"attn_q": self.config["num_attention_heads"], "attn_k": self.config["num_key_value_heads"]}
+        parts: dict[str, _Part] = {}
+        for name, tensor in self._header.tensors.items():
+            stem, _, suffix = name.rpartition(".")
+            match stem.split("."):
+                case ["blk", number, inner] if inner in kind.fused:
+                    names = [f"model.layers.{number}.{kind.layer[i]}.{suffix}" for i in kind.fused[inner]]
+                    rows = [tensor.shape[0] // len(names)] * len(names)
+                    if sum(rows) == tensor.shape[0]:
+                        for i, part in enumerate(names):
+                            parts[part] = _Part(tensor, i * rows[i], rows[i], None)
+                        continue
+                case ["blk", number, inner] if inner in kind.layer:
+                    permuted = heads[inner] if inner in kind.permuted else None
+                    if permuted and tensor.shape[0] % (2 * permuted):
+                        raise damaged(self.file, f"tensor {name} of {tensor.shape[0]} rows in {permuted} heads")
+                    full = f"model.layers.{number}.{kind.layer[inner]}.{suffix}"
+                    parts[full] = _Part(tensor, 0, tensor.shape[0], permuted)
+                    continue
+                case [inner] if inner in kind.root:
+                    parts[f"{kind.root[inner]}.{suffix}"] = _Part(tensor, 0, tensor.shape[0], None)
+                    continue
+            if name not in ROPE_TENSORS:
+                parts[name] = _Part(tensor, 0, tensor.shape[0], None)
+        return parts
+
+    @cached_property
+    def tensors(self) -> dict[str, TensorInfo]:
+        """Every tensor by the checkpoint's name, of the type that it is read as; blocks in a vector are not read."""
+        return {
+            name: TensorInfo(
+                part.tensor.type.name if part.tensor.is_blocked_vector else "F32",
+                (part.rows, *part.tensor.shape[1:]),
+                self.file,
+            )
+            for name, part in self._parts.items()
+        }
+
+    def check_weights(self, specs: Sequence[WeightSpec], tied: bool) -> None:
+        """Raises one WispError that lists every missing, unexpected or wrongly shaped tensor. Reads no weights."""
+        try:
+            super().check_weights(specs, tied)
+        except WispError as error:
+            raise WispError(
+                f"the tensors of {self.file.name} do not match its metadata",
+                got=error.got,
+                remedy="convert the original checkpoint again",
+            ) from error
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[np.float32]:
+        """Rows `[start, stop)` of a tensor in float32. Only those rows are read, of permuted ones whole heads."""
+        part = self._parts[name]
+        stop = part.rows if stop is None else stop
+        rows = dequantize_rows(self._raw(part, start, stop), part.tensor.type)
+        return rows.reshape(stop - start, *part.tensor.shape[1:])
+
+    def source_scales(self, spec: WeightSpec, first: int = 0) -> GroupScales | None:
+        """The scales of a matrix's groups of 32; None when none of its tensors has such groups."""
+        parts = [self._parts[source] for source in spec.sources]
+        if spec.kind != "matrix" or not any(part.tensor.type in SCALED_TYPES for part in parts):
+            return None
+
+        def scales(start: int, stop: int) -> NDArray[np.float16]:
+            found, row = [], 0
+            for part in parts:
+                low, high = max(first + start - row, 0), min(first + stop - row, part.rows)
+                if low < high and part.tensor.type in SCALED_TYPES:
+                    found.append(group_scales(self._raw(part, low, high), part.tensor.type))
+                elif low < high:
+                    found.append(np.zeros((high - low, -(-spec.shape[1] // SCALED_GROUP)), np.float16))
+                row += part.rows
+            return np.concatenate(found)
+
+        return scales
+
+    def _raw(self, part: _Part, start: int, stop: int) -> NDArray[np.uint8]:
+        """The bytes of rows `[start, stop)` of a part, (R, bytes of a row), in the checkpoint's order."""
+        if part.heads is None:
+            return self._raw_rows(part.tensor, part.first + start, part.first + stop)
+        # Row (head, half, i) of the checkpoint is row (head, i, half) here.
+        size = part.rows // part.heads
+        head, within = np.divmod(np.arange(start, stop), size)
+        half, i = np.divmod(within, size // 2)
+        first, last = start // size * size, -(-stop // size) * size
+        return self._raw_rows(part.tensor, first, last)[head * size + 2 * i + half - first]
+
+    def _raw_rows(self, tensor: GgufTensor, start: int, stop: int) -> NDArray[np.uint8]:
+        """The bytes of rows `[start, stop)` as they lie in the file; an element of a vector is a row."""
+        columns = int(np.prod(tensor.shape[1:], dtype=np.int64))
+        width = row_bytes(tensor.type, columns)
+        try:
+            raw = np.fromfile(self.file, np.uint8, (stop - start) * width, offset=tensor.offset + start * width)
+        except OSError as error:
+            raise WispError(f"{self.file.name} cannot be read", got=error.strerror) from error
+        if raw.size != (stop - start) * width:
+            raise damaged(self.file, "it became shorter while it was read")
+        return raw.reshape(stop - start, width)
+
+    def _read_vector(self, name: str) -> NDArray[np.float32] | None:
+        """A vector by its GGUF name; None when it is not there."""
+        if name not in self._header.tensors:
+            return None
+        tensor = self._header.tensors[name]
+        if tensor.is_blocked_vector:
+            raise damaged(self.file, f"tensor {name} is a vector of type {tensor.type.name}")
+        return dequantize_rows(self._raw_rows(tensor, 0, tensor.shape[0]), tensor.type).reshape(-1)

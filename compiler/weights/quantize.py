@@ -1,0 +1,325 @@
+"""Quantization schemes: a table, the packing of a matrix, and the slow obvious twin that states what is right.
+
+Knows MLC's group quantization (`mlc_llm/quantization/group_quantization.py`): groups along the input axis share one
+float16 scale, which `scales.py` chooses. Knows nothing of checkpoints or shards. All words are little endian.
+"""
+
+import math
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compiler.errors import WispError
+from compiler.models.base import Role, WeightSpec
+from compiler.weights.scales import (
+    FLOAT16_MAX,
+    FLOAT16_MIN_NORMAL,
+    Rule,
+    absmax_scales,
+    reference_scale,
+    search_scales,
+    steps_of,
+    storable,
+)
+
+TensorLayout = tuple[str, Literal["uint32", "float16", "float32"], tuple[int, ...]]
+# Rows [start, stop) of a matrix -> the scales of its groups that the source itself was quantized with, (R, groups), 0
+# where there is none; None when it has none at all.
+GroupScales = Callable[[int, int], NDArray[np.float16] | None]
+
+K_MULTIPLE = 8
+EXCEPTED_ROLES: tuple[Role, ...] = ("embedding", "lm_head")  # what may be stored in another scheme
+BLOCK_ELEMENTS = 1 << 19  # what a thread takes at a time
+CACHE_ELEMENTS = 1 << 16  # what it goes over many times: a quarter of a MiB, which stays in its cache
+BLOCKS_AHEAD = 32  # of 2 MiB each in float32
+THREADS = min(8, os.cpu_count() or 1)
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """How matrices are stored. `group_size` 0: not quantized, each element is a float of `bits` bits.
+
+    Otherwise an element is `(q - zero_point) * scale` with q in `0..2 * zero_point`, `group_size` elements to a scale.
+    """
+
+    name: str
+    bits: int
+    group_size: int
+    float_dtype: Literal["float16", "float32"]  # of vectors, and of matrices when group_size is 0
+    kv_dtype: Literal["float16", "float32"]  # of keys and values, where the variant can
+    exceptions: tuple[tuple[Role, "Scheme"], ...] = ()  # matrices that are stored in another scheme, by role
+
+    def of(self, spec: WeightSpec) -> "Scheme":
+        """The scheme that a weight is stored in: this one, or what its role is excepted to."""
+        return dict(self.exceptions).get(spec.role, self) if spec.kind == "matrix" else self
+
+    @property
+    def zero_point(self) -> int:
+        return 2 ** (self.bits - 1) - 1
+
+    @property
+    def elements_per_word(self) -> int:
+        """Elements in a 32-bit word."""
+        return 32 // self.bits
+
+    @property
+    def words_per_group(self) -> int:
+        return self.group_size // self.elements_per_word
+
+    def groups(self, columns: int) -> int:
+        """Groups in a row of `columns` elements; the last one may be partial."""
+        return -(-columns // self.group_size)
+
+
+SCHEMES: dict[str, Scheme] = {
+    scheme.name: scheme
+    for scheme in (
+        Scheme("q4f16_1", 4, 32, "float16", "float16"),
+        Scheme("q8f16_1", 8, 32, "float16", "float16"),
+        Scheme("q0f16", 16, 0, "float16", "float16"),
+        Scheme("q0f32", 32, 0, "float32", "float32"),
+    )
+}
+
+
+def with_exceptions(scheme: Scheme, exceptions: Mapping[Any, Any], where: str = "quantization_overrides") -> Scheme:
+    """The scheme with matrices of some roles in others, by name. Raises WispError for what is not known."""
+    found: list[tuple[Role, Scheme]] = []
+    for role, name in exceptions.items():
+        known = next((known for known in EXCEPTED_ROLES if known == role), None)
+        if known is None:
+            raise WispError(f"{where} has an unknown key", got=role, expected=" or ".join(EXCEPTED_ROLES))
+        if not isinstance(name, str) or name not in SCHEMES:
+            raise WispError(f"{where} {role} is not known", got=repr(name), expected=" or ".join(SCHEMES))
+        if name != scheme.name:
+            found.append((known, SCHEMES[name]))
+    return replace(scheme, exceptions=tuple(sorted(found, key=lambda item: item[0])))
+
+
+def parameter_layout(spec: WeightSpec, scheme: Scheme) -> list[TensorLayout]:
+    """The stored tensors of a weight, `(name, dtype, shape)`, without its data.
+
+    Raises WispError for a matrix whose columns the scheme cannot hold.
+    """
+    scheme = scheme.of(spec)
+    if spec.kind == "vector":
+        return [(spec.name, scheme.float_dtype, spec.shape)]
+    rows, columns = spec.shape
+    if columns % K_MULTIPLE:
+        raise WispError(
+            f"{scheme.name} does not fit the matrix '{spec.name}'",
+            got=f"{columns} columns",
+            expected=f"a multiple of {K_MULTIPLE}",
+            remedy="compile a checkpoint with other sizes",
+        )
+    if scheme.group_size == 0:
+        return [(f"{spec.name}.weight", scheme.float_dtype, spec.shape)]
+    groups = scheme.groups(columns)
+    return [
+        (f"{spec.name}.q_weight", "uint32", (rows, groups * scheme.words_per_group)),
+        (f"{spec.name}.q_scale", "float16", (rows, groups)),
+    ]
+
+
+def quantize(
+    spec: WeightSpec,
+    weight: NDArray[np.float32] | Iterable[NDArray[np.float32]],
+    scheme: Scheme,
+    source_scales: GroupScales | None = None,
+    rule: Rule = "absmax",
+    importance: NDArray[np.float32] | None = None,
+) -> list[tuple[str, NDArray]]:
+    """The stored tensors of a weight, `(name, array)`, as `parameter_layout` describes them.
+
+    `weight` is the float32 array of `spec.shape`, or blocks of its rows in order (so that a large matrix is never held
+    whole in float32). A group whose elements are all whole multiples, within the scheme's range, of its scale in
+    `source_scales` keeps that scale and so its exact values; every other group gets one by `rule`, for which
+    `importance`, one number a column, weighs the squared error.
+    Raises WispError for NaN, infinity, a wrong shape and values that do not fit float16.
+    """
+    layout, scheme = parameter_layout(spec, scheme), scheme.of(spec)
+    outputs = [np.empty(shape, dtype) for _, dtype, shape in layout]
+
+    def store(row: int, block: NDArray[np.float32]) -> None:
+        stop = row + block.shape[0]
+        _check_finite(spec, block)
+        if spec.kind == "matrix" and scheme.group_size:
+            source = source_scales(row, stop) if source_scales else None
+            _quantize_rows(spec, block, scheme, source, rule, importance, [o[row:stop] for o in outputs])
+        else:
+            outputs[0][row:stop] = _to_float(spec, block, outputs[0].dtype)
+
+    row = 0
+    pending: deque[Future[None]] = deque()
+    with ThreadPoolExecutor(THREADS) as pool:  # numpy computes without Python's lock
+        for block in _row_blocks(weight):
+            _check_shape(spec, block, row)
+            pending.append(pool.submit(store, row, block))
+            row += block.shape[0]
+            if len(pending) > BLOCKS_AHEAD:
+                pending.popleft().result()
+        for future in pending:
+            future.result()
+    if row != spec.shape[0]:
+        raise WispError(f"weight '{spec.name}' is incomplete", got=f"{row} rows", expected=spec.shape[0])
+    return [(name, output) for (name, _, _), output in zip(layout, outputs, strict=True)]
+
+
+def dequantize(spec: WeightSpec, tensors: Mapping[str, NDArray], scheme: Scheme) -> NDArray[np.float32]:
+    """The float32 array of `spec.shape` that the stored tensors stand for."""
+    layout, scheme = parameter_layout(spec, scheme), scheme.of(spec)
+    if spec.kind == "vector" or scheme.group_size == 0:
+        return tensors[layout[0][0]].astype(np.float32)
+    words, scales = (np.ascontiguousarray(tensors[name]) for name, _, _ in layout)
+    rows, columns = spec.shape
+    q = _unpack(words, scheme).reshape(rows, -1, scheme.group_size).astype(np.float32)
+    q -= scheme.zero_point
+    q *= scales.astype(np.float32)[:, :, None]
+    return q.reshape(rows, -1)[:, :columns]
+
+
+def _row_blocks(weight: NDArray[np.float32] | Iterable[NDArray[np.float32]]) -> Iterable[NDArray[np.float32]]:
+    for array in [weight] if isinstance(weight, np.ndarray) else weight:
+        step = max(1, BLOCK_ELEMENTS // max(1, math.prod(array.shape[1:])))
+        for start in range(0, array.shape[0], step):
+            yield array[start : start + step]
+
+
+def _check_shape(spec: WeightSpec, block: NDArray[np.float32], row: int) -> None:
+    if block.shape[1:] != spec.shape[1:] or row + block.shape[0] > spec.shape[0]:
+        raise WispError(
+            f"weight '{spec.name}' has another shape",
+            got=f"rows {row}..{row + block.shape[0]} of shape {block.shape}",
+            expected=spec.shape,
+        )
+
+
+def _check_finite(spec: WeightSpec, block: NDArray[np.float32]) -> None:
+    if not np.isfinite(block).all():
+        raise WispError(
+            f"weight '{spec.name}' holds NaN or infinity",
+            expected="finite numbers",
+            remedy=f"repair the checkpoint (its tensors {', '.join(spec.sources)})",
+        )
+
+
+def _to_float(spec: WeightSpec, block: NDArray[np.float32], dtype: np.dtype) -> NDArray:
+    if dtype == np.float16:
+        largest = float(np.abs(block).max(initial=0.0))
+        if largest > FLOAT16_MAX:
+            raise WispError(
+                f"weight '{spec.name}' does not fit float16",
+                got=f"{largest:g}",
+                expected=f"at most {FLOAT16_MAX:g}",
+                remedy="compile with --quant q0f32",
+            )
+    return block.astype(dtype)
+
+
+def _quantize_rows(
+    spec: WeightSpec,
+    block: NDArray[np.float32],
+    scheme: Scheme,
+    source: NDArray[np.float16] | None,
+    rule: Rule,
+    importance: NDArray[np.float32] | None,
+    outputs: Sequence[NDArray],
+) -> None:
+    """Words and scales of a block of rows, (R, K) -> (R, groups * words_per_group) and (R, groups)."""
+    columns = block.shape[1]
+    groups, padding = scheme.groups(columns), -columns % scheme.group_size
+    if importance is not None:
+        importance = np.pad(importance, (0, padding)).reshape(groups, scheme.group_size)
+    step = max(1, CACHE_ELEMENTS // columns)
+    for start in range(0, block.shape[0], step):
+        rows = slice(start, min(block.shape[0], start + step))
+        part = np.pad(block[rows], ((0, 0), (0, padding))) if padding else block[rows]
+        grouped = part.reshape(-1, groups, scheme.group_size)
+        largest = absmax_scales(grouped, scheme.zero_point)
+        if largest.max(initial=0.0) > FLOAT16_MAX:
+            raise WispError(
+                f"weight '{spec.name}' is too large for {scheme.name}",
+                got=f"{largest.max() * scheme.zero_point:g}",
+                expected=f"at most {FLOAT16_MAX * scheme.zero_point:g}",
+                remedy="compile with --quant q0f32",
+            )
+        scales = storable(largest)
+        if rule == "search":
+            scales, q = search_scales(grouped, scales, scheme.zero_point, importance)
+        else:
+            q = steps_of(grouped, scales, scheme.zero_point)
+        if source is not None:
+            exact = _holds_exactly(grouped, largest, source[rows])
+            if exact.any():
+                scales = np.where(exact, source[rows], scales)
+                np.copyto(q, steps_of(grouped, scales, scheme.zero_point), where=exact[..., None])
+        q += scheme.zero_point
+        outputs[0][rows] = _pack(q.astype(np.uint8).reshape(len(part), -1), scheme)
+        outputs[1][rows] = scales
+
+
+def _holds_exactly(
+    grouped: NDArray[np.float32], least: NDArray[np.float32], scales: NDArray[np.float16]
+) -> NDArray[np.bool_]:
+    """Which groups, (R, groups, group_size), are multiples of these scales, which are not below the `least`."""
+    steps = scales.astype(np.float32)
+    fits: NDArray[np.bool_] = (scales >= FLOAT16_MIN_NORMAL) & (least > 0) & (steps >= least)
+    if fits.any():
+        values, step = grouped[fits], steps[fits][:, None]
+        fits[fits] = (np.rint(values / step) * step == values).all(axis=1)
+    return fits
+
+
+def _pack(q: NDArray[np.uint8], scheme: Scheme) -> NDArray[np.uint32]:
+    """(R, K) -> (R, K / elements_per_word): the first element in the low bits."""
+    if scheme.bits == 4:
+        pairs = q.view("<u2")  # the first of two elements in the low byte
+        q = (pairs | pairs >> 4).astype(np.uint8)
+    return q.view("<u4")
+
+
+def _unpack(words: NDArray[np.uint32], scheme: Scheme) -> NDArray[np.uint8]:
+    """The inverse of `_pack`."""
+    packed = words.view(np.uint8)
+    if scheme.bits == 8:
+        return packed
+    return np.stack((packed & 15, packed >> 4), axis=-1).reshape(words.shape[0], -1)
+
+
+def reference_quantize_row(
+    row: list[float], scheme: Scheme, rule: Rule = "absmax", importance: Sequence[float] = ()
+) -> tuple[list[int], list[float]]:
+    """Words and scales of one row, element by element: the definition that `quantize` is tested against."""
+    words: list[int] = []
+    scales: list[float] = []
+    for start in range(0, len(row), scheme.group_size):
+        group = row[start : start + scheme.group_size]
+        scale = reference_scale(group, scheme.zero_point, rule, importance[start : start + scheme.group_size])
+        scales.append(scale)
+        group = group + [0.0] * (scheme.group_size - len(group))
+        q = []
+        for value in group:
+            steps = round(value / scale) if scale else 0
+            q.append(min(max(steps + scheme.zero_point, 0), 2 * scheme.zero_point))
+        for first in range(0, scheme.group_size, scheme.elements_per_word):
+            word = 0
+            for j in range(scheme.elements_per_word):
+                word |= q[first + j] << (j * scheme.bits)
+            words.append(word)
+    return words, scales
+
+
+def reference_dequantize_row(words: list[int], scales: list[float], columns: int, scheme: Scheme) -> list[float]:
+    """One row back, element by element."""
+    row = []
+    for k in range(columns):
+        word = words[k // scheme.elements_per_word]
+        q = (word >> (k % scheme.elements_per_word * scheme.bits)) & (2**scheme.bits - 1)
+        row.append((q - scheme.zero_point) * scales[k // scheme.group_size])
+    return row

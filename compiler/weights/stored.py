@@ -1,0 +1,28 @@
+"""The weights that an artifact stores, in float32, as `network.reference` reads them. Knows schemes; opens no file."""
+
+from dataclasses import replace
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compiler.models.base import WeightSpec
+from compiler.network.reference import ReadRows
+from compiler.weights.quantize import Scheme, dequantize, parameter_layout
+
+
+class Tensors(Protocol):
+    """Gives rows of stored tensors by name."""
+
+    def tensor(self, name: str, start: int = 0, stop: int | None = None) -> NDArray: ...
+
+
+def stored_rows(weights: Tensors, scheme: Scheme) -> ReadRows:
+    """Rows of stored weights, dequantized."""
+
+    def read(spec: WeightSpec, start: int, stop: int) -> NDArray[np.float32]:
+        part = replace(spec, shape=(stop - start, *spec.shape[1:]))
+        names = [name for name, _, _ in parameter_layout(part, scheme)]
+        return dequantize(part, {name: weights.tensor(name, start, stop) for name in names}, scheme)
+
+    return read
