@@ -37,8 +37,9 @@ from compiler.sources.huggingface import Checkpoint, CheckpointSource, checked_t
 from compiler.sources.lora import Adapter, open_adapter
 from compiler.sources.mlc.checkpoint import MlcCheckpoint
 from compiler.target.variants import ACTIVATION_DTYPE, VARIANTS
-from compiler.weights.quantize import SCHEMES, Scheme, parameter_layout, quantize, with_exceptions
+from compiler.weights.quantize import parameter_layout, quantize
 from compiler.weights.scales import Rule
+from compiler.weights.schemes import SCHEMES, Scheme, with_exceptions
 
 
 @dataclass(frozen=True)
@@ -431,7 +432,7 @@ def _provenance(config: BuildConfig, source: Source) -> dict[str, str]:
 
 def _quantized_how(config: BuildConfig, source: Source, network: Network) -> dict[str, Any]:
     """How model.json says that scales were chosen, and which matrices are stored in other schemes."""
-    overrides = {role: scheme.name for role, scheme in network.scheme.exceptions}
+    overrides = {role: scheme.name for (role, _), scheme in network.scheme.exceptions}
     found: dict[str, Any] = {"quantization_overrides": overrides} if overrides else {}
     if source.checkpoint is not None and not isinstance(source.checkpoint, MlcCheckpoint) and config.weights == "full":
         found["scales"] = config.scales

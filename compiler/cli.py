@@ -17,8 +17,8 @@ from compiler.config import ARTIFACTS, DEFAULT_SCALES, resolve_config
 from compiler.errors import WispError
 from compiler.lowering.tvm_import import import_tvm
 from compiler.target.variants import VARIANTS
-from compiler.weights.quantize import SCHEMES
 from compiler.weights.scales import RULES
+from compiler.weights.schemes import SCHEMES
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

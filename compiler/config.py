@@ -19,8 +19,8 @@ from compiler.sources.files import checked_file
 from compiler.sources.huggingface import is_hub_id
 from compiler.sources.mlc.checkpoint import stored_quantization
 from compiler.target.variants import FORMER, VARIANTS
-from compiler.weights.quantize import SCHEMES, with_exceptions
 from compiler.weights.scales import RULES, Rule
+from compiler.weights.schemes import SCHEMES, with_exceptions
 
 DEFAULT_QUANTIZATION = "q4f16_1"
 DEFAULT_SCALES: Rule = "search"  # tests/benchmarks/README.md has the evidence
@@ -301,7 +301,7 @@ def _quantization(name: str | None, source: str) -> str:
 def _overrides(scheme: str, overrides: Mapping[str, Any]) -> dict[Role, str]:
     """Schemes by role, without those that are the main one."""
     exceptions = with_exceptions(SCHEMES[scheme], overrides, "recipe [quantization_overrides]").exceptions
-    return {role: exception.name for role, exception in exceptions}
+    return {role: exception.name for (role, _), exception in exceptions}
 
 
 def _scales(rule: Any, calibration: Path | None) -> Rule:

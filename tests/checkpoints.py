@@ -33,7 +33,8 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from compiler.models import config_from_huggingface, weight_specs
-from compiler.weights.quantize import SCHEMES, dequantize, quantize
+from compiler.weights.quantize import dequantize, quantize
+from compiler.weights.schemes import SCHEMES
 
 transformers_logging.disable_progress_bar()
 

@@ -26,7 +26,8 @@ from compiler.models.base import WeightSpec
 from compiler.progress import Report, Silent
 from compiler.sources.huggingface import CheckpointSource
 from compiler.target.variants import VARIANTS
-from compiler.weights.quantize import SCHEMES, Scheme, parameter_layout
+from compiler.weights.quantize import parameter_layout
+from compiler.weights.schemes import SCHEMES, Scheme
 
 # What config.json says of each; the context is what the plans are compiled for.
 LLAMA: dict[str, Any] = {"model_type": "llama", "rms_norm_eps": 1e-5, "max_position_embeddings": 4096}
@@ -155,16 +156,18 @@ def random_tensors(spec: WeightSpec, scheme: Scheme) -> Iterable[tuple[str, NDAr
         values *= deviation * np.float32(12**0.5)
         yield name, values.astype(dtype, copy=False)
         return
-    (words, _, words_shape), (scales, _, scales_shape) = layout
-    levels = 2 * scheme.zero_point + 1
-    step = deviation / (levels**2 / 12) ** 0.5
+    (words, _, words_shape), (scales, _, scales_shape), *bias = layout
+    step = deviation / ((scheme.largest + 1) ** 2 / 12) ** 0.5
+    steps = (step * rng.uniform(0.75, 1.25, scales_shape)).astype(np.float16)
     yield words, _random_words(rng, words_shape, scheme)
-    yield scales, (step * rng.uniform(0.75, 1.25, scales_shape)).astype(np.float16)
+    yield scales, steps
+    for name, _, _ in bias:  # the mean is zero
+        yield name, (steps * np.float16(-scheme.largest / 2)).astype(np.float16)
 
 
 def _random_words(rng: np.random.Generator, shape: tuple[int, ...], scheme: Scheme) -> NDArray[np.uint32]:
-    """Words whose elements are uniform in 0..2 * zero_point."""
-    levels = 2 * scheme.zero_point + 1
+    """Words whose elements are uniform in 0..largest."""
+    levels = scheme.largest + 1
     if scheme.bits == 4:
         choices = np.array([low | high << 4 for high in range(levels) for low in range(levels)], np.uint8)
     else:

@@ -19,7 +19,7 @@ from compiler.models.base import ModelConfig
 from compiler.network.reference import ReadRows, ReferenceModel
 from compiler.runtime.wasmtime import WasmRuntime
 from compiler.target.variants import VARIANTS
-from compiler.weights.quantize import Scheme
+from compiler.weights.schemes import Scheme
 from compiler.weights.stored import stored_rows
 
 PROMPT_TOKENS = 4

@@ -19,7 +19,7 @@ from compiler.network.reference import ReadRows
 from compiler.progress import Report
 from compiler.sources.huggingface import Checkpoint
 from compiler.sources.lora import Adapter
-from compiler.weights.quantize import SCHEMES, Scheme, with_exceptions
+from compiler.weights.schemes import SCHEMES, Scheme, with_exceptions
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,8 @@ from compiler.network.graph import Graph
 from compiler.network.layers import RING_SIZE, Geometry
 from compiler.network.parallel import ParallelDecoder
 from compiler.target.variants import ACTIVATION_DTYPE, Variant
-from compiler.weights.quantize import Scheme, parameter_layout
+from compiler.weights.quantize import parameter_layout
+from compiler.weights.schemes import Scheme
 
 PASSES: tuple[tuple[str, Any], ...] = (
     ("to_non_dataflow", relax.transform.ToNonDataflow),

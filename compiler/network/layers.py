@@ -20,7 +20,8 @@ from compiler.kernels.webgpu import embed, matvec
 from compiler.kernels.webgpu.tuning import TUNING, Alternative, VariantTuning
 from compiler.models.base import ModelConfig, WeightSpec
 from compiler.target.variants import Variant
-from compiler.weights.quantize import EXCEPTED_ROLES, Scheme, parameter_layout
+from compiler.weights.quantize import parameter_layout
+from compiler.weights.schemes import EXCEPTED_ROLES, Scheme
 
 RING_SIZE = 256
 CUT_BYTES = 128 * 1024 * 1024  # WebGPU's default maxStorageBufferBindingSize

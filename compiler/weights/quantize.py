@@ -1,7 +1,8 @@
-"""Quantization schemes: a table, the packing of a matrix, and the slow obvious twin that states what is right.
+"""The packing of a matrix by a scheme's numbers, and the slow obvious twin that states what is right.
 
-Knows MLC's group quantization (`mlc_llm/quantization/group_quantization.py`): groups along the input axis share one
-float16 scale, which `scales.py` chooses. Knows nothing of checkpoints or shards. All words are little endian.
+Words are laid out as in MLC's group quantization (`mlc_llm/quantization/group_quantization.py`): groups along the input
+axis share one float16 scale and, in affine schemes, one float16 bias, which `scales.py` chooses. Knows nothing of
+checkpoints or shards. All words are little endian.
 """
 
 import math
@@ -9,24 +10,27 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from compiler.errors import WispError
-from compiler.models.base import Role, WeightSpec
+from compiler.models.base import WeightSpec
 from compiler.weights.scales import (
     FLOAT16_MAX,
     FLOAT16_MIN_NORMAL,
     Rule,
     absmax_scales,
+    affine_scales,
+    affine_steps_of,
+    reference_affine_scale,
     reference_scale,
     search_scales,
     steps_of,
     storable,
 )
+from compiler.weights.schemes import Scheme
 
 TensorLayout = tuple[str, Literal["uint32", "float16", "float32"], tuple[int, ...]]
 # Rows [start, stop) of a matrix -> the scales of its groups that the source itself was quantized with, (R, groups), 0
@@ -34,72 +38,10 @@ TensorLayout = tuple[str, Literal["uint32", "float16", "float32"], tuple[int, ..
 GroupScales = Callable[[int, int], NDArray[np.float16] | None]
 
 K_MULTIPLE = 8
-EXCEPTED_ROLES: tuple[Role, ...] = ("embedding", "lm_head")  # what may be stored in another scheme
 BLOCK_ELEMENTS = 1 << 19  # what a thread takes at a time
 CACHE_ELEMENTS = 1 << 16  # what it goes over many times: a quarter of a MiB, which stays in its cache
 BLOCKS_AHEAD = 32  # of 2 MiB each in float32
 THREADS = min(8, os.cpu_count() or 1)
-
-
-@dataclass(frozen=True)
-class Scheme:
-    """How matrices are stored. `group_size` 0: not quantized, each element is a float of `bits` bits.
-
-    Otherwise an element is `(q - zero_point) * scale` with q in `0..2 * zero_point`, `group_size` elements to a scale.
-    """
-
-    name: str
-    bits: int
-    group_size: int
-    float_dtype: Literal["float16", "float32"]  # of vectors, and of matrices when group_size is 0
-    kv_dtype: Literal["float16", "float32"]  # of keys and values, where the variant can
-    exceptions: tuple[tuple[Role, "Scheme"], ...] = ()  # matrices that are stored in another scheme, by role
-
-    def of(self, spec: WeightSpec) -> "Scheme":
-        """The scheme that a weight is stored in: this one, or what its role is excepted to."""
-        return dict(self.exceptions).get(spec.role, self) if spec.kind == "matrix" else self
-
-    @property
-    def zero_point(self) -> int:
-        return 2 ** (self.bits - 1) - 1
-
-    @property
-    def elements_per_word(self) -> int:
-        """Elements in a 32-bit word."""
-        return 32 // self.bits
-
-    @property
-    def words_per_group(self) -> int:
-        return self.group_size // self.elements_per_word
-
-    def groups(self, columns: int) -> int:
-        """Groups in a row of `columns` elements; the last one may be partial."""
-        return -(-columns // self.group_size)
-
-
-SCHEMES: dict[str, Scheme] = {
-    scheme.name: scheme
-    for scheme in (
-        Scheme("q4f16_1", 4, 32, "float16", "float16"),
-        Scheme("q8f16_1", 8, 32, "float16", "float16"),
-        Scheme("q0f16", 16, 0, "float16", "float16"),
-        Scheme("q0f32", 32, 0, "float32", "float32"),
-    )
-}
-
-
-def with_exceptions(scheme: Scheme, exceptions: Mapping[Any, Any], where: str = "quantization_overrides") -> Scheme:
-    """The scheme with matrices of some roles in others, by name. Raises WispError for what is not known."""
-    found: list[tuple[Role, Scheme]] = []
-    for role, name in exceptions.items():
-        known = next((known for known in EXCEPTED_ROLES if known == role), None)
-        if known is None:
-            raise WispError(f"{where} has an unknown key", got=role, expected=" or ".join(EXCEPTED_ROLES))
-        if not isinstance(name, str) or name not in SCHEMES:
-            raise WispError(f"{where} {role} is not known", got=repr(name), expected=" or ".join(SCHEMES))
-        if name != scheme.name:
-            found.append((known, SCHEMES[name]))
-    return replace(scheme, exceptions=tuple(sorted(found, key=lambda item: item[0])))
 
 
 def parameter_layout(spec: WeightSpec, scheme: Scheme) -> list[TensorLayout]:
@@ -121,10 +63,11 @@ def parameter_layout(spec: WeightSpec, scheme: Scheme) -> list[TensorLayout]:
     if scheme.group_size == 0:
         return [(f"{spec.name}.weight", scheme.float_dtype, spec.shape)]
     groups = scheme.groups(columns)
-    return [
+    layout: list[TensorLayout] = [
         (f"{spec.name}.q_weight", "uint32", (rows, groups * scheme.words_per_group)),
         (f"{spec.name}.q_scale", "float16", (rows, groups)),
     ]
+    return [*layout, (f"{spec.name}.q_bias", "float16", (rows, groups))] if scheme.bias else layout
 
 
 def quantize(
@@ -138,9 +81,10 @@ def quantize(
     """The stored tensors of a weight, `(name, array)`, as `parameter_layout` describes them.
 
     `weight` is the float32 array of `spec.shape`, or blocks of its rows in order (so that a large matrix is never held
-    whole in float32). A group whose elements are all whole multiples, within the scheme's range, of its scale in
-    `source_scales` keeps that scale and so its exact values; every other group gets one by `rule`, for which
-    `importance`, one number a column, weighs the squared error.
+    whole in float32). A group of a symmetric scheme whose elements are all whole multiples, within its range, of its
+    scale in `source_scales` keeps that scale and so its exact values; every other group gets one by `rule`, for which
+    `importance`, one number a column, weighs the squared error. Affine groups go from their least to their largest
+    element.
     Raises WispError for NaN, infinity, a wrong shape and values that do not fit float16.
     """
     layout, scheme = parameter_layout(spec, scheme), scheme.of(spec)
@@ -150,8 +94,12 @@ def quantize(
         stop = row + block.shape[0]
         _check_finite(spec, block)
         if spec.kind == "matrix" and scheme.group_size:
-            source = source_scales(row, stop) if source_scales else None
-            _quantize_rows(spec, block, scheme, source, rule, importance, [o[row:stop] for o in outputs])
+            parts = [o[row:stop] for o in outputs]
+            if scheme.bias:
+                _quantize_affine_rows(spec, block, scheme, parts)
+            else:
+                source = source_scales(row, stop) if source_scales else None
+                _quantize_rows(spec, block, scheme, source, rule, importance, parts)
         else:
             outputs[0][row:stop] = _to_float(spec, block, outputs[0].dtype)
 
@@ -176,11 +124,14 @@ def dequantize(spec: WeightSpec, tensors: Mapping[str, NDArray], scheme: Scheme)
     layout, scheme = parameter_layout(spec, scheme), scheme.of(spec)
     if spec.kind == "vector" or scheme.group_size == 0:
         return tensors[layout[0][0]].astype(np.float32)
-    words, scales = (np.ascontiguousarray(tensors[name]) for name, _, _ in layout)
+    words, *factors = (np.ascontiguousarray(tensors[name]) for name, _, _ in layout)
+    scales, *biases = (factor.astype(np.float32)[:, :, None] for factor in factors)
     rows, columns = spec.shape
-    q = _unpack(words, scheme).reshape(rows, -1, scheme.group_size).astype(np.float32)
+    q = unpack(words, scheme).reshape(rows, -1, scheme.group_size).astype(np.float32)
     q -= scheme.zero_point
-    q *= scales.astype(np.float32)[:, :, None]
+    q *= scales
+    for bias in biases:
+        q += bias
     return q.reshape(rows, -1)[:, :columns]
 
 
@@ -260,8 +211,33 @@ def _quantize_rows(
                 scales = np.where(exact, source[rows], scales)
                 np.copyto(q, steps_of(grouped, scales, scheme.zero_point), where=exact[..., None])
         q += scheme.zero_point
-        outputs[0][rows] = _pack(q.astype(np.uint8).reshape(len(part), -1), scheme)
+        outputs[0][rows] = pack(q.astype(np.uint8).reshape(len(part), -1), scheme)
         outputs[1][rows] = scales
+
+
+def _quantize_affine_rows(
+    spec: WeightSpec, block: NDArray[np.float32], scheme: Scheme, outputs: Sequence[NDArray]
+) -> None:
+    """Words, scales and biases of a block of rows. What pads a row has q = 0 and no say in its group's range."""
+    columns = block.shape[1]
+    padding = -columns % scheme.group_size
+    step = max(1, CACHE_ELEMENTS // columns)
+    for start in range(0, block.shape[0], step):
+        rows = slice(start, min(block.shape[0], start + step))
+        part = np.pad(block[rows], ((0, 0), (0, padding)), mode="edge") if padding else block[rows]
+        grouped = part.reshape(len(part), -1, scheme.group_size)
+        scales, biases = affine_scales(grouped, scheme.largest)
+        if grouped.min(initial=0.0) < -FLOAT16_MAX or scales.max(initial=0.0) > FLOAT16_MAX:
+            raise WispError(
+                f"weight '{spec.name}' is too large for {scheme.name}",
+                got=f"{grouped.min():g} to {grouped.max():g}",
+                expected=f"{-FLOAT16_MAX:g} to {FLOAT16_MAX:g}",
+                remedy="compile with --quant q0f32",
+            )
+        stored = storable(scales)
+        q = affine_steps_of(grouped, stored, biases, scheme.largest).astype(np.uint8).reshape(len(part), -1)
+        q[:, columns:] = 0
+        outputs[0][rows], outputs[1][rows], outputs[2][rows] = pack(q, scheme), stored, biases
 
 
 def _holds_exactly(
@@ -276,16 +252,16 @@ def _holds_exactly(
     return fits
 
 
-def _pack(q: NDArray[np.uint8], scheme: Scheme) -> NDArray[np.uint32]:
-    """(R, K) -> (R, K / elements_per_word): the first element in the low bits."""
+def pack(q: NDArray[np.uint8], scheme: Scheme) -> NDArray[np.uint32]:
+    """Words of whole groups, (R, K) -> (R, K / elements_per_word): the first element in the low bits."""
     if scheme.bits == 4:
         pairs = q.view("<u2")  # the first of two elements in the low byte
         q = (pairs | pairs >> 4).astype(np.uint8)
     return q.view("<u4")
 
 
-def _unpack(words: NDArray[np.uint32], scheme: Scheme) -> NDArray[np.uint8]:
-    """The inverse of `_pack`."""
+def unpack(words: NDArray[np.uint32], scheme: Scheme) -> NDArray[np.uint8]:
+    """The inverse of `pack`."""
     packed = words.view(np.uint8)
     if scheme.bits == 8:
         return packed
@@ -294,32 +270,41 @@ def _unpack(words: NDArray[np.uint32], scheme: Scheme) -> NDArray[np.uint8]:
 
 def reference_quantize_row(
     row: list[float], scheme: Scheme, rule: Rule = "absmax", importance: Sequence[float] = ()
-) -> tuple[list[int], list[float]]:
-    """Words and scales of one row, element by element: the definition that `quantize` is tested against."""
+) -> tuple[list[int], list[float], list[float]]:
+    """Words, scales and biases of one row, element by element: the definition that `quantize` is tested against."""
     words: list[int] = []
     scales: list[float] = []
+    biases: list[float] = []
     for start in range(0, len(row), scheme.group_size):
         group = row[start : start + scheme.group_size]
-        scale = reference_scale(group, scheme.zero_point, rule, importance[start : start + scheme.group_size])
+        if scheme.bias:
+            scale, bias = reference_affine_scale(group, scheme.largest)
+            biases.append(bias)
+        else:
+            scale = reference_scale(group, scheme.zero_point, rule, importance[start : start + scheme.group_size])
+            bias = 0.0
         scales.append(scale)
-        group = group + [0.0] * (scheme.group_size - len(group))
         q = []
         for value in group:
-            steps = round(value / scale) if scale else 0
-            q.append(min(max(steps + scheme.zero_point, 0), 2 * scheme.zero_point))
+            steps = round((value - bias) / scale) if scale else 0
+            q.append(min(max(steps + scheme.zero_point, 0), scheme.largest))
+        q += [scheme.zero_point] * (scheme.group_size - len(group))
         for first in range(0, scheme.group_size, scheme.elements_per_word):
             word = 0
             for j in range(scheme.elements_per_word):
                 word |= q[first + j] << (j * scheme.bits)
             words.append(word)
-    return words, scales
+    return words, scales, biases
 
 
-def reference_dequantize_row(words: list[int], scales: list[float], columns: int, scheme: Scheme) -> list[float]:
+def reference_dequantize_row(
+    words: list[int], scales: list[float], biases: list[float], columns: int, scheme: Scheme
+) -> list[float]:
     """One row back, element by element."""
     row = []
     for k in range(columns):
         word = words[k // scheme.elements_per_word]
         q = (word >> (k % scheme.elements_per_word * scheme.bits)) & (2**scheme.bits - 1)
-        row.append((q - scheme.zero_point) * scales[k // scheme.group_size])
+        bias = biases[k // scheme.group_size] if scheme.bias else 0.0
+        row.append((q - scheme.zero_point) * scales[k // scheme.group_size] + bias)
     return row

@@ -1,7 +1,8 @@
 """The scale of a group of weights: MLC's rule, and the search for the scale that leaves the least squared error.
 
 Knows float32 groups `(..., group_size)` and the range of a quantized element, `-zero_point..zero_point` steps. Knows
-nothing of packing, names or checkpoints. Whatever the rule, what is stored is one float16 scale a group.
+nothing of packing, names or checkpoints. Whatever the rule, what is stored is one float16 scale a group; of an affine
+group, whose elements are `0..largest` steps above its bias, one float16 bias as well.
 """
 
 from collections.abc import Sequence
@@ -81,6 +82,34 @@ def search_scales(
     return np.where(better, found_scales, scales), own
 
 
+def affine_scales(groups: NDArray[np.float32], largest: int) -> tuple[NDArray[np.float32], NDArray[np.float16]]:
+    """Scales, not yet rounded, and biases: from the least element of a group to its largest in `largest` steps."""
+    flat = np.ascontiguousarray(groups.reshape(-1, groups.shape[-1]).T)
+    low, high = (reduce(flat, axis=0).reshape(groups.shape[:-1]) for reduce in (np.minimum.reduce, np.maximum.reduce))
+    biases = storable_biases(low)
+    scales = np.maximum(high - biases.astype(np.float32), 0) / np.float32(largest)
+    return scales, biases
+
+
+def storable_biases(biases: NDArray[np.float32]) -> NDArray[np.float16]:
+    """Rounded to float16, of which none is subnormal."""
+    least = np.float32(FLOAT16_MIN_NORMAL)
+    rounded = np.where(np.abs(biases) < least, np.rint(biases / least) * least, biases)
+    return np.clip(rounded, -FLOAT16_MAX, FLOAT16_MAX).astype(np.float16)
+
+
+def affine_steps_of(
+    groups: NDArray[np.float32], scales: NDArray[np.float16], biases: NDArray[np.float16], largest: int
+) -> NDArray[np.float32]:
+    """Each element in whole steps of its group's scale above its bias, within the range."""
+    steps = groups - biases.astype(np.float32)[..., None]
+    steps /= np.where(scales > 0, scales, 1).astype(np.float32)[..., None]
+    np.rint(steps, out=steps)
+    np.clip(steps, 0, largest, out=steps)
+    steps *= (scales > 0)[..., None]
+    return steps
+
+
 def _error(
     groups: NDArray[np.float32],
     steps: NDArray[np.float32],
@@ -121,3 +150,15 @@ def reference_scale(group: Sequence[float], zero_point: int, rule: Rule, importa
         if norm > 0 and product * product / norm > best:
             best, found = product * product / norm, product / norm
     return min(absmax, rounded(found), key=error) if found > 0 else absmax
+
+
+def reference_affine_scale(group: Sequence[float], largest: int) -> tuple[float, float]:
+    """The scale and the bias of one affine group, element by element."""
+    low, high = float(min(group)), float(max(group))
+    if abs(low) < FLOAT16_MIN_NORMAL:
+        low = round(low / FLOAT16_MIN_NORMAL) * FLOAT16_MIN_NORMAL
+    bias = float(np.float16(min(max(low, -FLOAT16_MAX), FLOAT16_MAX)))
+    if high <= bias:
+        return 0.0, bias
+    scale = float(np.float32(high - bias) / np.float32(largest))
+    return float(np.float16(min(max(scale, FLOAT16_MIN_NORMAL), FLOAT16_MAX))), bias

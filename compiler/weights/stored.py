@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from compiler.models.base import WeightSpec
 from compiler.network.reference import ReadRows
-from compiler.weights.quantize import Scheme, dequantize, parameter_layout
+from compiler.weights.quantize import dequantize, parameter_layout
+from compiler.weights.schemes import Scheme
 
 
 class Tensors(Protocol):

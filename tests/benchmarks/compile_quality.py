@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
 from compiler.models.base import matrix
-from compiler.weights.quantize import SCHEMES, Scheme, dequantize, quantize
+from compiler.weights.quantize import dequantize, quantize
 from compiler.weights.scales import RULES, Rule
+from compiler.weights.schemes import SCHEMES, Scheme
 
 DEMO = Path(__file__).resolve().parent.parent.parent / "configs" / "demo"
 DRAWS: dict[str, Callable[[np.random.Generator, tuple[int, int]], NDArray]] = {

@@ -20,7 +20,8 @@ from compiler.bench.shapes import RandomModel, write_random_artifact
 from compiler.models.base import WeightSpec
 from compiler.progress import Terminal
 from compiler.target.variants import VARIANTS
-from compiler.weights.quantize import Scheme, parameter_layout
+from compiler.weights.quantize import parameter_layout
+from compiler.weights.schemes import Scheme
 
 # The harness's names of the matrices that Wisp concatenates, and of the norms.
 MATRICES = {

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 from compiler.artifact.writer import load_artifact
 from compiler.models import config_from_huggingface
 from compiler.network.reference import ReferenceModel
-from compiler.weights.quantize import SCHEMES
+from compiler.weights.schemes import SCHEMES
 from compiler.weights.stored import stored_rows
 from tests.conftest import ROOT
 

@@ -9,7 +9,7 @@ from playwright.sync_api import Page
 
 from compiler.lowering.lower import lower_variant
 from compiler.target.variants import VARIANTS
-from compiler.weights.quantize import SCHEMES
+from compiler.weights.schemes import SCHEMES
 from tests.device.test_limits import MODELS, architecture
 
 COMPILE = """async ([source, entries, features]) => {

@@ -19,7 +19,8 @@ from compiler.errors import WispError
 from compiler.models import config_from_huggingface, weight_specs
 from compiler.runtime.wgpu import NativeRuntime, open_variant
 from compiler.target.variants import VARIANTS
-from compiler.weights.quantize import SCHEMES, dequantize, parameter_layout
+from compiler.weights.quantize import dequantize, parameter_layout
+from compiler.weights.schemes import SCHEMES
 from tests.device.harness import Gpu
 
 SMALL = {**SHAPES["llama-tiny"], "hidden_size": 128, "intermediate_size": 256, "max_position_embeddings": 96}

@@ -11,7 +11,8 @@ from compiler.models import config_from_huggingface, weight_specs
 from compiler.runtime.wgpu import NativeRuntime
 from compiler.sources.huggingface import open_checkpoint
 from compiler.target.variants import VARIANTS
-from compiler.weights.quantize import SCHEMES, quantize
+from compiler.weights.quantize import quantize
+from compiler.weights.schemes import SCHEMES
 from tests.checkpoints import make_llama, make_phi3, reference_logits
 from tests.device.harness import Gpu
 from tests.gguf_files import write_gguf

@@ -16,7 +16,7 @@ from compiler.models import config_from_huggingface
 from compiler.models.base import ModelConfig
 from compiler.runtime.wgpu import missing_features
 from compiler.target.variants import VARIANTS
-from compiler.weights.quantize import SCHEMES
+from compiler.weights.schemes import SCHEMES
 from tests.checkpoints import FAMILIES, LARGE, enlarge, model_logits, reference_model
 from tests.conftest import unavailable
 from tests.device.harness import Gpu

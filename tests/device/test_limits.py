@@ -19,7 +19,7 @@ from compiler.models import config_from_huggingface
 from compiler.models.base import ModelConfig
 from compiler.runtime.wgpu import missing_features, native_source
 from compiler.target.variants import VARIANTS
-from compiler.weights.quantize import SCHEMES
+from compiler.weights.schemes import SCHEMES
 from tests.conftest import ROOT, unavailable
 from tests.device.harness import DEFAULT_LIMITS, Gpu
 

@@ -12,8 +12,10 @@ from compiler.kernels.cache import Cache, Heads
 from compiler.kernels.epilogue import STATE_HEADER, HalfRows, OneRow, PairRows
 from compiler.kernels.webgpu import embed, matmul, matvec, norm
 from compiler.kernels.webgpu.tuning import TUNING, VariantTuning
+from compiler.kernels.weights import STORAGE
 from compiler.models.base import WeightSpec, matrix
-from compiler.weights.quantize import SCHEMES, dequantize, quantize
+from compiler.weights.quantize import dequantize, quantize
+from compiler.weights.schemes import SCHEMES
 from tests.conftest import unavailable
 from tests.device.caches import plain, queries_for
 from tests.device.harness import Gpu, assert_close, assert_untouched, poison
@@ -28,7 +30,7 @@ ONE_LANE = VariantTuning(
     TUNING["webgpu-f32"].attention,
 )
 TUNINGS = {"subgroup": TUNING["webgpu-f32-sg"], "lanes8": TUNING["webgpu-f32"], "lanes1": ONE_LANE}
-SCHEME_NAMES = tuple(SCHEMES)
+SCHEME_NAMES = tuple(STORAGE)
 CACHE_DTYPES = ("float32", "float16")
 
 

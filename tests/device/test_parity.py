@@ -28,7 +28,8 @@ from compiler.runtime.wasmtime import WasmRuntime
 from compiler.runtime.wgpu import NativeRuntime, missing_features
 from compiler.sources.huggingface import open_checkpoint
 from compiler.target.variants import VARIANTS
-from compiler.weights.quantize import SCHEMES, quantize
+from compiler.weights.quantize import quantize
+from compiler.weights.schemes import SCHEMES
 from tests.checkpoints import FAMILIES, make_family, make_llama, make_phi3, model_logits, reference_model
 from tests.conftest import unavailable
 from tests.device.harness import Gpu

@@ -21,7 +21,8 @@ from compiler.runtime.wasmtime import WasmRuntime
 from compiler.runtime.wgpu import NativeRuntime
 from compiler.sources.huggingface import Checkpoint, open_checkpoint
 from compiler.target.variants import VARIANTS
-from compiler.weights.quantize import SCHEMES, quantize
+from compiler.weights.quantize import quantize
+from compiler.weights.schemes import SCHEMES
 from tests.device.harness import Gpu
 from tests.fuzz import fuzzed
 from tests.smollm2 import PROSE, TOKENS, Reference, golden_answers, model_file

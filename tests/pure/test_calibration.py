@@ -16,7 +16,7 @@ from compiler.models import config_from_huggingface
 from compiler.network.calibration import column_importance, read_calibration_text
 from compiler.network.reference import ReferenceModel
 from compiler.sources.huggingface import open_checkpoint
-from compiler.weights.quantize import SCHEMES
+from compiler.weights.schemes import SCHEMES
 from compiler.weights.stored import stored_rows
 from tests.checkpoints import CORPUS, make_llama
 

@@ -15,8 +15,10 @@ from compiler.kernels.cache import Cache, Heads
 from compiler.kernels.cpu import activation, products
 from compiler.kernels.cpu.activation import layout_of
 from compiler.kernels.epilogue import STATE_HEADER, Declare, HalfRows, OneRow, PairRows, UnitRows
+from compiler.kernels.weights import STORAGE
 from compiler.models.base import WeightSpec, matrix
-from compiler.weights.quantize import SCHEMES, dequantize, quantize
+from compiler.weights.quantize import dequantize, quantize
+from compiler.weights.schemes import SCHEMES
 from tests.cpu_kernels import (
     RELAXED,
     STATE_WORDS,
@@ -29,7 +31,7 @@ from tests.cpu_kernels import (
     state,
 )
 
-SCHEME_NAMES = tuple(SCHEMES)
+SCHEME_NAMES = tuple(STORAGE)
 # Of the largest wanted element, against activations that are not quantized to 16 bits; measured: 2e-5.
 QUANTIZED_TOLERANCE = 1e-4
 

@@ -20,7 +20,8 @@ from compiler.models.base import ModelConfig, WeightSpec
 from compiler.sources import huggingface as checkpoint_module
 from compiler.sources.gguf import GgufCheckpoint
 from compiler.sources.huggingface import Checkpoint, open_checkpoint
-from compiler.weights.quantize import SCHEMES, dequantize, quantize
+from compiler.weights.quantize import dequantize, quantize
+from compiler.weights.schemes import SCHEMES
 from tests.checkpoints import FAMILIES, make_family, make_llama, make_phi3
 from tests.ggml_blocks import BLOCKS
 from tests.gguf_files import random_blocks, write_gguf

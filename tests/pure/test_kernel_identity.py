@@ -16,7 +16,7 @@ from compiler.network.decoder import Decoder
 from compiler.network.graph import ACTIVATION, Graph
 from compiler.network.layers import Geometry
 from compiler.target.variants import VARIANTS
-from compiler.weights.quantize import SCHEMES
+from compiler.weights.schemes import SCHEMES
 
 LLAMA = {
     "model_type": "llama",

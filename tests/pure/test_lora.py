@@ -20,7 +20,8 @@ from compiler.errors import WispError
 from compiler.models import config_from_huggingface, weight_specs
 from compiler.sources.huggingface import open_checkpoint
 from compiler.sources.lora import Adapter, open_adapter
-from compiler.weights.quantize import SCHEMES, dequantize
+from compiler.weights.quantize import dequantize
+from compiler.weights.schemes import SCHEMES
 from tests.checkpoints import make_llama, make_phi3
 
 pytestmark = [

@@ -17,7 +17,8 @@ from compiler.errors import WispError
 from compiler.models import config_from_huggingface, weight_specs
 from compiler.sources.huggingface import open_checkpoint
 from compiler.sources.mlc.checkpoint import MlcCheckpoint
-from compiler.weights.quantize import SCHEMES, dequantize, quantize
+from compiler.weights.quantize import dequantize, quantize
+from compiler.weights.schemes import SCHEMES
 from tests.checkpoints import CHAT_TEMPLATE, make_llama, make_phi3
 from tests.mlc_pack import Tensors, llama_tensors, pack, phi3_tensors, write_cache, write_directory
 

@@ -22,7 +22,7 @@ from compiler.models.base import ModelConfig
 from compiler.network.decoder import Decoder
 from compiler.network.layers import Geometry
 from compiler.target.variants import VARIANTS
-from compiler.weights.quantize import SCHEMES
+from compiler.weights.schemes import SCHEMES
 
 VARIANT, SCHEME, CONTEXT, CHUNKS = VARIANTS["webgpu-f32"], SCHEMES["q4f16_1"], 512, (32, 16)
 

@@ -20,7 +20,7 @@ from compiler.cli import main
 from compiler.errors import WispError
 from compiler.models import config_from_huggingface, weight_specs
 from compiler.sources.huggingface import open_checkpoint
-from compiler.weights.quantize import SCHEMES
+from compiler.weights.schemes import SCHEMES
 from tests.checkpoints import make_phi3
 
 

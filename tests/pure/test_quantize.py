@@ -8,14 +8,15 @@ import pytest
 from compiler.errors import WispError
 from compiler.models.base import WeightSpec, matrix, vector
 from compiler.weights.quantize import (
-    SCHEMES,
-    Scheme,
     dequantize,
+    pack,
     parameter_layout,
     quantize,
     reference_dequantize_row,
     reference_quantize_row,
+    unpack,
 )
+from compiler.weights.schemes import SCHEMES, Scheme, with_matrices
 
 GROUPED = [scheme for scheme in SCHEMES.values() if scheme.group_size]
 
@@ -28,6 +29,9 @@ def random(rows: int, columns: int, scale: float = 1.0) -> np.ndarray:
     return (np.random.default_rng(rows * columns).standard_normal((rows, columns)) * scale).astype(np.float32)
 
 
+AFFINE = [scheme for scheme in GROUPED if scheme.bias]
+
+
 @pytest.mark.parametrize("columns", [32, 64, 8, 40, 136])
 @pytest.mark.parametrize("scheme", GROUPED, ids=lambda s: s.name)
 def test_packing_equals_the_reference(scheme: Scheme, columns: int) -> None:
@@ -36,15 +40,17 @@ def test_packing_equals_the_reference(scheme: Scheme, columns: int) -> None:
     weight[3, :8] *= 1e-6
     stored = dict(quantize(spec_of(5, columns), weight, scheme))
     for r in range(5):
-        words, scales = reference_quantize_row([float(v) for v in weight[r]], scheme)
+        words, scales, biases = reference_quantize_row([float(v) for v in weight[r]], scheme)
         np.testing.assert_array_equal(stored["w.q_scale"][r], np.array(scales, np.float16))
+        if scheme.bias:
+            np.testing.assert_array_equal(stored["w.q_bias"][r], np.array(biases, np.float16))
         # The twin divides in float64: an element may lie on the other side of a tie, one step away.
-        ours = reference_dequantize_row(stored["w.q_weight"][r].tolist(), scales, columns, scheme)
-        theirs = reference_dequantize_row(words, scales, columns, scheme)
+        ours = reference_dequantize_row(stored["w.q_weight"][r].tolist(), scales, biases, columns, scheme)
+        theirs = reference_dequantize_row(words, scales, biases, columns, scheme)
         np.testing.assert_allclose(ours, theirs, atol=max(scales) * 1.0001, rtol=0)
         assert np.mean(stored["w.q_weight"][r] != np.array(words, np.uint32)) <= 0.05
         restored = dequantize(spec_of(5, columns), stored, scheme)
-        np.testing.assert_allclose(restored[r], ours, rtol=1e-6)
+        np.testing.assert_allclose(restored[r], ours, rtol=1e-6, atol=1e-6 * np.abs(weight[r]).max())
 
 
 def mlc_q4f16_1(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -77,8 +83,12 @@ def test_the_error_is_at_most_half_a_step(scheme: Scheme) -> None:
     error = np.abs(dequantize(spec, stored, scheme) - weight)
     if scheme.group_size:
         # Half a step, and what rounding the scale to float16 (2^-11 relative) shifts the outermost element by.
-        step = np.repeat(stored["w.q_scale"].astype(np.float32), scheme.group_size, axis=1)
-        assert (error <= step * (0.5 + scheme.zero_point * 2**-11) + 1e-9).all()
+        step, bias = (
+            np.repeat(stored[name].astype(np.float32), scheme.group_size, axis=1)[:, :96] if name in stored else 0
+            for name in ("w.q_scale", "w.q_bias")
+        )
+        bound = step * (0.5 + max(scheme.zero_point, scheme.largest - scheme.zero_point) * 2**-11)
+        assert (error <= bound + np.abs(bias) * 2**-11 + 1e-9).all()
     elif scheme.name == "q0f16":
         np.testing.assert_allclose(error, 0, atol=np.abs(weight).max() * 2**-11)
     else:
@@ -100,6 +110,16 @@ def test_the_layout_of_the_format() -> None:
         ("w.q_scale", "float16", (10, 2)),
     ]
     assert parameter_layout(spec, SCHEMES["q8f16_1"])[0] == ("w.q_weight", "uint32", (10, 16))
+    assert parameter_layout(spec, SCHEMES["q4af16_g16"]) == [
+        ("w.q_weight", "uint32", (10, 6)),
+        ("w.q_scale", "float16", (10, 3)),
+        ("w.q_bias", "float16", (10, 3)),
+    ]
+    assert parameter_layout(spec, SCHEMES["q8af16_g128"]) == [
+        ("w.q_weight", "uint32", (10, 32)),
+        ("w.q_scale", "float16", (10, 1)),
+        ("w.q_bias", "float16", (10, 1)),
+    ]
     assert parameter_layout(spec, SCHEMES["q0f16"]) == [("w.weight", "float16", (10, 40))]
     assert parameter_layout(spec, SCHEMES["q0f32"]) == [("w.weight", "float32", (10, 40))]
 
@@ -112,15 +132,19 @@ def test_zeros_and_padding_hold_the_zero_point(scheme: Scheme) -> None:
     assert (stored["w.q_weight"] == word).all()
     assert (stored["w.q_scale"] == 0).all()
     stored = dict(quantize(spec, np.ones((2, 40), np.float32), scheme))
-    assert (stored["w.q_weight"][:, -scheme.words_per_group + 8 // scheme.elements_per_word :] == word).all()
+    padding = -40 % scheme.group_size // scheme.elements_per_word
+    assert (stored["w.q_weight"][:, stored["w.q_weight"].shape[1] - padding :] == word).all()
 
 
 @pytest.mark.parametrize("scheme", GROUPED, ids=lambda s: s.name)
 def test_no_scale_is_a_float16_subnormal(scheme: Scheme) -> None:
-    weight = random(4, 64, scale=1e-7)
-    stored = dict(quantize(spec_of(4, 64), weight, scheme))
-    assert (stored["w.q_scale"] >= np.float16(2**-14)).all()
-    assert np.abs(dequantize(spec_of(4, 64), stored, scheme) - weight).max() <= 2**-15 * 1.001
+    for size in (1e-7, 3e-5):
+        weight = random(4, 64, scale=size)
+        stored = dict(quantize(spec_of(4, 64), weight, scheme))
+        assert (stored["w.q_scale"] >= np.float16(2**-14)).all()
+        for bias in (stored["w.q_bias"],) if scheme.bias else ():
+            assert ((np.abs(bias) >= np.float16(2**-14)) | (bias == 0)).all()
+        assert np.abs(dequantize(spec_of(4, 64), stored, scheme) - weight).max() <= 2**-15 * 1.001
 
 
 @pytest.mark.parametrize("scheme", SCHEMES.values(), ids=lambda s: s.name)
@@ -153,8 +177,9 @@ def test_what_float16_cannot_hold_is_refused() -> None:
     with pytest.raises(WispError, match="does not fit float16"):
         quantize(spec_of(1, 32), weight, SCHEMES["q0f16"])
     for scheme in GROUPED:
-        with pytest.raises(WispError, match=f"too large for {scheme.name}"):
-            quantize(spec_of(1, 32), weight * 1000, scheme)
+        for sign in (1, -1):
+            with pytest.raises(WispError, match=f"too large for {scheme.name}"):
+                quantize(spec_of(1, 32), weight * 1000 * sign, scheme)
         restored = dequantize(spec_of(1, 32), dict(quantize(spec_of(1, 32), weight, scheme)), scheme)
         np.testing.assert_allclose(restored, weight, rtol=2**-10)
 
@@ -163,3 +188,45 @@ def test_a_wrong_number_of_rows_is_refused() -> None:
     for rows in (3, 5):
         with pytest.raises(WispError, match="'w'"):
             quantize(spec_of(4, 32), random(rows, 32), SCHEMES["q4f16_1"])
+
+
+@pytest.mark.parametrize("scheme", AFFINE, ids=lambda s: s.name)
+def test_an_affine_grid_stays_exact(scheme: Scheme) -> None:
+    """Groups that reach both ends of their range: scale, bias and every element are found again."""
+    rng = np.random.default_rng(5)
+    rows, groups = 6, 3
+    scales = np.exp2(rng.integers(-9, -4, (rows, groups, 1))).astype(np.float32)
+    biases = rng.integers(-20, 20, (rows, groups, 1)).astype(np.float32) * scales
+    q = rng.integers(0, scheme.largest + 1, (rows, groups, scheme.group_size))
+    q[..., 0], q[..., 1] = 0, scheme.largest
+    columns = groups * scheme.group_size
+    weight, spec = (q * scales + biases).astype(np.float32).reshape(rows, columns), spec_of(rows, columns)
+    stored = dict(quantize(spec, weight, scheme))
+    np.testing.assert_array_equal(dequantize(spec, stored, scheme), weight)
+    np.testing.assert_array_equal(unpack(stored["w.q_weight"], scheme), q.reshape(rows, columns))
+    np.testing.assert_array_equal(pack(q.astype(np.uint8).reshape(rows, columns), scheme), stored["w.q_weight"])
+
+
+@pytest.mark.parametrize("scheme", AFFINE, ids=lambda s: s.name)
+def test_padding_has_no_say_in_a_range(scheme: Scheme) -> None:
+    """Weights far from zero, of which the last group is cut short."""
+    columns = scheme.group_size + 8
+    weight, spec = random(3, columns, 0.01) + np.float32(7), spec_of(3, columns)
+    stored = dict(quantize(spec, weight, scheme))
+    assert stored["w.q_scale"].max() < 0.1 / scheme.largest
+    assert np.abs(dequantize(spec, stored, scheme) - weight).max() < 0.06 / scheme.largest + 7 * 2**-11
+
+
+def test_each_matrix_may_have_a_scheme_of_its_own() -> None:
+    base, other = SCHEMES["q4f16_1"], SCHEMES["q8af16_g64"]
+    mixed = with_matrices(base, {("down", 1): other, ("lm_head", None): SCHEMES["q0f16"], ("qkv", 0): base})
+    down = [matrix("w", 64, {"w": 4}, "down", layer) for layer in (0, 1)]
+    assert [mixed.of(spec).name for spec in down] == ["q4f16_1", "q8af16_g64"]
+    assert mixed.of(matrix("h", 64, {"h": 4}, "lm_head")).name == "q0f16"
+    assert mixed.of(vector("n", 64, "n", "input_norm", 1)) is mixed
+    assert [key for key, _ in mixed.exceptions] == [("down", 1), ("lm_head", None)]
+    assert [name for name, _, _ in parameter_layout(down[1], mixed)] == ["w.q_weight", "w.q_scale", "w.q_bias"]
+    weight = random(4, 64)
+    restored = dequantize(down[1], dict(quantize(down[1], weight, mixed)), mixed)
+    assert np.abs(restored - weight).max() < 0.02
+    assert with_matrices(base, {("qkv", 0): base}) == base

@@ -17,7 +17,7 @@ from compiler.models import config_from_huggingface
 from compiler.progress import Silent
 from compiler.recipes import plan_recipe
 from compiler.target.variants import VARIANTS
-from compiler.weights.quantize import SCHEMES
+from compiler.weights.schemes import SCHEMES
 from tests.conftest import ROOT
 
 CONFIGS = ROOT / "configs"

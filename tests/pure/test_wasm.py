@@ -21,7 +21,7 @@ from compiler.lowering.lower import Lowered, lower_variant, rope_constants
 from compiler.models import config_from_huggingface
 from compiler.runtime.wasmtime import LIMIT, WasmRuntime
 from compiler.target.variants import VARIANTS
-from compiler.weights.quantize import SCHEMES
+from compiler.weights.schemes import SCHEMES
 from tests.checkpoints import make_llama
 from tests.wasm_module import WasmModule
 

@@ -20,7 +20,8 @@ from compiler.sources.files import is_file
 from compiler.sources.huggingface import Checkpoint, CheckpointSource, checked_token_id, read_object
 from compiler.sources.mlc.conversation import chat_template
 from compiler.sources.mlc.tensor_cache import CACHES, REMEDY, TensorCache
-from compiler.weights.quantize import SCHEMES, Scheme, dequantize, parameter_layout, with_exceptions
+from compiler.weights.quantize import dequantize, parameter_layout
+from compiler.weights.schemes import SCHEMES, Scheme, with_exceptions
 
 MLC_CONFIG = "mlc-chat-config.json"
 # Fields of MLC's model_config that say how MLC runs a model.
@@ -89,7 +90,7 @@ class MlcCheckpoint(Checkpoint):
             raise WispError(
                 "the weights are quantized already",
                 got=f"recipe [quantization_overrides] of {', '.join(overrides)}",
-                expected=", ".join(f"{role} {scheme.name}" for role, scheme in self.scheme.exceptions) or "none",
+                expected=", ".join(f"{role} {scheme.name}" for (role, _), scheme in self.scheme.exceptions) or "none",
                 remedy="leave them out of the recipe, or compile the original checkpoint",
             )
 
