@@ -26,7 +26,7 @@ from compiler.models.base import WeightSpec
 from compiler.progress import Report, Silent
 from compiler.sources.huggingface import CheckpointSource
 from compiler.target.variants import VARIANTS
-from compiler.weights.quantize import parameter_layout
+from compiler.weights.quantize import join_pairs, parameter_layout
 from compiler.weights.schemes import SCHEMES, Scheme
 
 # What config.json says of each; the context is what the plans are compiled for.
@@ -156,13 +156,15 @@ def random_tensors(spec: WeightSpec, scheme: Scheme) -> Iterable[tuple[str, NDAr
         values *= deviation * np.float32(12**0.5)
         yield name, values.astype(dtype, copy=False)
         return
-    (words, _, words_shape), (scales, _, scales_shape), *bias = layout
+    (words, _, words_shape), (scales, _, scales_shape) = layout
     step = deviation / ((scheme.largest + 1) ** 2 / 12) ** 0.5
-    steps = (step * rng.uniform(0.75, 1.25, scales_shape)).astype(np.float16)
     yield words, _random_words(rng, words_shape, scheme)
-    yield scales, steps
-    for name, _, _ in bias:  # the mean is zero
-        yield name, (steps * np.float16(-scheme.largest / 2)).astype(np.float16)
+    steps = step * rng.uniform(0.75, 1.25, (scales_shape[0], scheme.groups(spec.shape[1])))
+    biases = steps * (-scheme.largest / 2)  # the mean is zero
+    yield (
+        scales,
+        join_pairs(steps.astype(np.float16), biases.astype(np.float16)) if scheme.bias else steps.astype(np.float16),
+    )
 
 
 def _random_words(rng: np.random.Generator, shape: tuple[int, ...], scheme: Scheme) -> NDArray[np.uint32]:

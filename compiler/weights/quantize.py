@@ -63,11 +63,11 @@ def parameter_layout(spec: WeightSpec, scheme: Scheme) -> list[TensorLayout]:
     if scheme.group_size == 0:
         return [(f"{spec.name}.weight", scheme.float_dtype, spec.shape)]
     groups = scheme.groups(columns)
-    layout: list[TensorLayout] = [
-        (f"{spec.name}.q_weight", "uint32", (rows, groups * scheme.words_per_group)),
-        (f"{spec.name}.q_scale", "float16", (rows, groups)),
-    ]
-    return [*layout, (f"{spec.name}.q_bias", "float16", (rows, groups))] if scheme.bias else layout
+    words: TensorLayout = (f"{spec.name}.q_weight", "uint32", (rows, groups * scheme.words_per_group))
+    # Scale and bias lie side by side: one binding of the few that a kernel may have, and one load.
+    if scheme.bias:
+        return [words, (f"{spec.name}.q_scale_bias", "float16", (rows, groups * 2))]
+    return [words, (f"{spec.name}.q_scale", "float16", (rows, groups))]
 
 
 def quantize(
@@ -124,15 +124,27 @@ def dequantize(spec: WeightSpec, tensors: Mapping[str, NDArray], scheme: Scheme)
     layout, scheme = parameter_layout(spec, scheme), scheme.of(spec)
     if spec.kind == "vector" or scheme.group_size == 0:
         return tensors[layout[0][0]].astype(np.float32)
-    words, *factors = (np.ascontiguousarray(tensors[name]) for name, _, _ in layout)
-    scales, *biases = (factor.astype(np.float32)[:, :, None] for factor in factors)
+    words, factors = (np.ascontiguousarray(tensors[name]) for name, _, _ in layout)
     rows, columns = spec.shape
     q = unpack(words, scheme).reshape(rows, -1, scheme.group_size).astype(np.float32)
-    q -= scheme.zero_point
-    q *= scales
-    for bias in biases:
-        q += bias
+    if scheme.bias:
+        scales, biases = (half.astype(np.float32) for half in split_pairs(factors))
+        q *= scales[:, :, None]
+        q += biases[:, :, None]
+    else:
+        q -= scheme.zero_point
+        q *= factors.astype(np.float32)[:, :, None]
     return q.reshape(rows, -1)[:, :columns]
+
+
+def join_pairs(scales: NDArray[np.float16], biases: NDArray[np.float16]) -> NDArray[np.float16]:
+    """Scales and biases, each (R, groups), as they are stored: (R, 2 * groups), a group's bias behind its scale."""
+    return np.stack((scales, biases), axis=-1).reshape(len(scales), -1)
+
+
+def split_pairs(pairs: NDArray[np.float16]) -> tuple[NDArray[np.float16], NDArray[np.float16]]:
+    """The inverse of `join_pairs`."""
+    return pairs[:, 0::2], pairs[:, 1::2]
 
 
 def _row_blocks(weight: NDArray[np.float32] | Iterable[NDArray[np.float32]]) -> Iterable[NDArray[np.float32]]:
@@ -218,7 +230,7 @@ def _quantize_rows(
 def _quantize_affine_rows(
     spec: WeightSpec, block: NDArray[np.float32], scheme: Scheme, outputs: Sequence[NDArray]
 ) -> None:
-    """Words, scales and biases of a block of rows. What pads a row has q = 0 and no say in its group's range."""
+    """Words, and scales with biases, of a block of rows. What pads a row has q = 0 and no say in its group's range."""
     columns = block.shape[1]
     padding = -columns % scheme.group_size
     step = max(1, CACHE_ELEMENTS // columns)
@@ -237,7 +249,7 @@ def _quantize_affine_rows(
         stored = storable(scales)
         q = affine_steps_of(grouped, stored, biases, scheme.largest).astype(np.uint8).reshape(len(part), -1)
         q[:, columns:] = 0
-        outputs[0][rows], outputs[1][rows], outputs[2][rows] = pack(q, scheme), stored, biases
+        outputs[0][rows], outputs[1][rows] = pack(q, scheme), join_pairs(stored, biases)
 
 
 def _holds_exactly(

@@ -1,6 +1,7 @@
 """Packing against the slow twin, against MLC's rule written independently, and what the error may be."""
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from compiler.weights.quantize import (
     quantize,
     reference_dequantize_row,
     reference_quantize_row,
+    split_pairs,
     unpack,
 )
 from compiler.weights.schemes import SCHEMES, Scheme, with_matrices
@@ -32,6 +34,13 @@ def random(rows: int, columns: int, scale: float = 1.0) -> np.ndarray:
 AFFINE = [scheme for scheme in GROUPED if scheme.bias]
 
 
+def factors_of(stored: Mapping[str, np.ndarray], scheme: Scheme) -> tuple[np.ndarray, np.ndarray]:
+    """Scales and biases, zeros in a symmetric scheme."""
+    if scheme.bias:
+        return split_pairs(stored["w.q_scale_bias"])
+    return stored["w.q_scale"], np.zeros_like(stored["w.q_scale"])
+
+
 @pytest.mark.parametrize("columns", [32, 64, 8, 40, 136])
 @pytest.mark.parametrize("scheme", GROUPED, ids=lambda s: s.name)
 def test_packing_equals_the_reference(scheme: Scheme, columns: int) -> None:
@@ -41,9 +50,9 @@ def test_packing_equals_the_reference(scheme: Scheme, columns: int) -> None:
     stored = dict(quantize(spec_of(5, columns), weight, scheme))
     for r in range(5):
         words, scales, biases = reference_quantize_row([float(v) for v in weight[r]], scheme)
-        np.testing.assert_array_equal(stored["w.q_scale"][r], np.array(scales, np.float16))
-        if scheme.bias:
-            np.testing.assert_array_equal(stored["w.q_bias"][r], np.array(biases, np.float16))
+        ours_scales, ours_biases = factors_of(stored, scheme)
+        np.testing.assert_array_equal(ours_scales[r], np.array(scales, np.float16))
+        np.testing.assert_array_equal(ours_biases[r], np.array(biases or np.zeros_like(scales), np.float16))
         # The twin divides in float64: an element may lie on the other side of a tie, one step away.
         ours = reference_dequantize_row(stored["w.q_weight"][r].tolist(), scales, biases, columns, scheme)
         theirs = reference_dequantize_row(words, scales, biases, columns, scheme)
@@ -84,8 +93,8 @@ def test_the_error_is_at_most_half_a_step(scheme: Scheme) -> None:
     if scheme.group_size:
         # Half a step, and what rounding the scale to float16 (2^-11 relative) shifts the outermost element by.
         step, bias = (
-            np.repeat(stored[name].astype(np.float32), scheme.group_size, axis=1)[:, :96] if name in stored else 0
-            for name in ("w.q_scale", "w.q_bias")
+            np.repeat(factor.astype(np.float32), scheme.group_size, axis=1)[:, :96]
+            for factor in factors_of(stored, scheme)
         )
         bound = step * (0.5 + max(scheme.zero_point, scheme.largest - scheme.zero_point) * 2**-11)
         assert (error <= bound + np.abs(bias) * 2**-11 + 1e-9).all()
@@ -112,13 +121,11 @@ def test_the_layout_of_the_format() -> None:
     assert parameter_layout(spec, SCHEMES["q8f16_1"])[0] == ("w.q_weight", "uint32", (10, 16))
     assert parameter_layout(spec, SCHEMES["q4af16_g16"]) == [
         ("w.q_weight", "uint32", (10, 6)),
-        ("w.q_scale", "float16", (10, 3)),
-        ("w.q_bias", "float16", (10, 3)),
+        ("w.q_scale_bias", "float16", (10, 6)),
     ]
     assert parameter_layout(spec, SCHEMES["q8af16_g128"]) == [
         ("w.q_weight", "uint32", (10, 32)),
-        ("w.q_scale", "float16", (10, 1)),
-        ("w.q_bias", "float16", (10, 1)),
+        ("w.q_scale_bias", "float16", (10, 2)),
     ]
     assert parameter_layout(spec, SCHEMES["q0f16"]) == [("w.weight", "float16", (10, 40))]
     assert parameter_layout(spec, SCHEMES["q0f32"]) == [("w.weight", "float32", (10, 40))]
@@ -130,7 +137,7 @@ def test_zeros_and_padding_hold_the_zero_point(scheme: Scheme) -> None:
     stored = dict(quantize(spec, np.zeros((2, 40), np.float32), scheme))
     word = sum(scheme.zero_point << (scheme.bits * j) for j in range(scheme.elements_per_word))
     assert (stored["w.q_weight"] == word).all()
-    assert (stored["w.q_scale"] == 0).all()
+    assert (stored["w.q_scale_bias" if scheme.bias else "w.q_scale"] == 0).all()
     stored = dict(quantize(spec, np.ones((2, 40), np.float32), scheme))
     padding = -40 % scheme.group_size // scheme.elements_per_word
     assert (stored["w.q_weight"][:, stored["w.q_weight"].shape[1] - padding :] == word).all()
@@ -141,9 +148,9 @@ def test_no_scale_is_a_float16_subnormal(scheme: Scheme) -> None:
     for size in (1e-7, 3e-5):
         weight = random(4, 64, scale=size)
         stored = dict(quantize(spec_of(4, 64), weight, scheme))
-        assert (stored["w.q_scale"] >= np.float16(2**-14)).all()
-        for bias in (stored["w.q_bias"],) if scheme.bias else ():
-            assert ((np.abs(bias) >= np.float16(2**-14)) | (bias == 0)).all()
+        scales, biases = factors_of(stored, scheme)
+        assert (scales >= np.float16(2**-14)).all()
+        assert ((np.abs(biases) >= np.float16(2**-14)) | (biases == 0)).all()
         assert np.abs(dequantize(spec_of(4, 64), stored, scheme) - weight).max() <= 2**-15 * 1.001
 
 
@@ -213,7 +220,7 @@ def test_padding_has_no_say_in_a_range(scheme: Scheme) -> None:
     columns = scheme.group_size + 8
     weight, spec = random(3, columns, 0.01) + np.float32(7), spec_of(3, columns)
     stored = dict(quantize(spec, weight, scheme))
-    assert stored["w.q_scale"].max() < 0.1 / scheme.largest
+    assert factors_of(stored, scheme)[0].max() < 0.1 / scheme.largest
     assert np.abs(dequantize(spec, stored, scheme) - weight).max() < 0.06 / scheme.largest + 7 * 2**-11
 
 
@@ -225,7 +232,7 @@ def test_each_matrix_may_have_a_scheme_of_its_own() -> None:
     assert mixed.of(matrix("h", 64, {"h": 4}, "lm_head")).name == "q0f16"
     assert mixed.of(vector("n", 64, "n", "input_norm", 1)) is mixed
     assert [key for key, _ in mixed.exceptions] == [("down", 1), ("lm_head", None)]
-    assert [name for name, _, _ in parameter_layout(down[1], mixed)] == ["w.q_weight", "w.q_scale", "w.q_bias"]
+    assert [name for name, _, _ in parameter_layout(down[1], mixed)] == ["w.q_weight", "w.q_scale_bias"]
     weight = random(4, 64)
     restored = dequantize(down[1], dict(quantize(down[1], weight, mixed)), mixed)
     assert np.abs(restored - weight).max() < 0.02
