@@ -32,13 +32,15 @@ from compiler.lowering.limits import obstacle
 from compiler.lowering.lower import Lowered, geometry_of, lower_variant, rope_constants
 from compiler.models import config_from_huggingface, weight_specs, without_ignored
 from compiler.models.base import ModelConfig, WeightSpec
+from compiler.network.calibration import column_importance, read_calibration_text
 from compiler.progress import Report, Silent, human_bytes
-from compiler.sources.huggingface import Checkpoint, CheckpointSource, checked_token_id, open_checkpoint
-from compiler.sources.lora import Adapter, open_adapter
-from compiler.sources.mlc.checkpoint import MlcCheckpoint
+from compiler.sources.files import checked_token_id
+from compiler.sources.lora import Adapter
+from compiler.sources.open import open_requested
+from compiler.sources.protocol import Checkpoint, CheckpointSource
+from compiler.sources.weights import float_rows, stored_tensors
 from compiler.target.variants import ACTIVATION_DTYPE, VARIANTS
-from compiler.weights.quantize import parameter_layout, quantize
-from compiler.weights.scales import Rule
+from compiler.weights.quantize import parameter_layout
 from compiler.weights.schemes import SCHEMES, Scheme, with_exceptions
 
 
@@ -122,11 +124,7 @@ def open_source(config: BuildConfig) -> Source:
     if config.weights == "none" and config.architecture is not None:
         described = CheckpointSource(config.source_kind, config.source, config.revision)
         return Source(None, without_ignored(config.architecture, config.ignore_fields), described)
-    checkpoint = open_checkpoint(config.source, config.revision, ignored_fields=config.ignore_fields)
-    if isinstance(checkpoint, MlcCheckpoint):
-        checkpoint.check_request(config.quantization, config.lora)
-        checkpoint.check_overrides(config.quantization_overrides)
-    adapter = open_adapter(config.lora) if config.lora is not None else None
+    checkpoint, adapter = open_requested(config)
     return Source(checkpoint, checkpoint.config, checkpoint.source, adapter)
 
 
@@ -167,7 +165,7 @@ def fitting_variants(config: BuildConfig, network: Network, report: Report) -> t
 
 def _scheme(config: BuildConfig, source: Source, model: ModelConfig) -> Scheme:
     """The scheme with its exceptions; weights that are quantized already have their own."""
-    if isinstance(source.checkpoint, MlcCheckpoint):
+    if source.checkpoint is not None and source.checkpoint.scheme is not None:
         return source.checkpoint.scheme
     if model.tie_word_embeddings and "lm_head" in config.quantization_overrides:
         raise WispError(
@@ -264,13 +262,10 @@ def calibrate(config: BuildConfig, source: Source, network: Network, report: Rep
     """What a text says of the columns of every matrix; None when no text was given."""
     if config.calibration is None or source.checkpoint is None or config.weights == "none":
         return None
-    from compiler.check.weights import Reference  # which builds on this module
-    from compiler.network.calibration import column_importance, read_calibration_text
-
     tokenizer, vocab_size = source.checkpoint.tokenizer_files[0], network.model.vocab_size
     text = read_calibration_text(config.calibration, tokenizer, vocab_size, network.context)
     with report.stage("calibrating", 1) as advance:
-        rows = Reference(source.checkpoint, source.adapter).rows()
+        rows = float_rows(source.checkpoint, source.adapter)
         calibration = Calibration(text.described(), column_importance(network.model, rows, text.ids))
         advance(1)
     return calibration
@@ -299,23 +294,6 @@ def write_weights(
                 tensors += 1
             advance(math.prod(spec.shape))
     return tensor_metadata(tensors, network.parameters, network.weight_bytes)
-
-
-def stored_tensors(
-    checkpoint: Checkpoint,
-    spec: WeightSpec,
-    scheme: Scheme,
-    adapter: Adapter | None = None,
-    rule: Rule = "absmax",
-    importance: NDArray[np.float32] | None = None,
-) -> list[tuple[str, NDArray]]:
-    """The tensors that a weight is stored as: those of the source when it is quantized already, else our own."""
-    if isinstance(checkpoint, MlcCheckpoint):
-        return checkpoint.stored(spec)
-    blocks = checkpoint.blocks(spec)
-    merged = blocks if adapter is None else adapter.merge(spec, blocks)
-    scales = checkpoint.source_scales(spec)
-    return quantize(spec, merged, scheme, scales, rule, importance)
 
 
 def write_variants(network: Network, lowered: Mapping[str, Lowered], writer: ArtifactWriter) -> None:
@@ -434,7 +412,7 @@ def _quantized_how(config: BuildConfig, source: Source, network: Network) -> dic
     """How model.json says that scales were chosen, and which matrices are stored in other schemes."""
     overrides = {role: scheme.name for (role, _), scheme in network.scheme.exceptions}
     found: dict[str, Any] = {"quantization_overrides": overrides} if overrides else {}
-    if source.checkpoint is not None and not isinstance(source.checkpoint, MlcCheckpoint) and config.weights == "full":
+    if source.checkpoint is not None and source.checkpoint.scheme is None and config.weights == "full":
         found["scales"] = config.scales
     return found
 

@@ -16,8 +16,8 @@ from compiler.artifact.manifest import is_safe_id, is_web_address
 from compiler.errors import WispError
 from compiler.models.base import Role, shortened
 from compiler.sources.files import checked_file
-from compiler.sources.huggingface import is_hub_id
-from compiler.sources.mlc.checkpoint import stored_quantization
+from compiler.sources.hub import is_hub_id
+from compiler.sources.open import stored_quantization
 from compiler.target.variants import FORMER, VARIANTS
 from compiler.weights.scales import RULES, Rule
 from compiler.weights.schemes import SCHEMES, with_exceptions
@@ -295,7 +295,7 @@ def _choice(what: str, value: str, allowed: Mapping[str, object]) -> str:
 
 def _quantization(name: str | None, source: str) -> str:
     """The scheme that was asked for; else that of weights which are quantized already; else the default."""
-    return _choice("quantization", name or stored_quantization(Path(source)) or DEFAULT_QUANTIZATION, SCHEMES)
+    return _choice("quantization", name or stored_quantization(source) or DEFAULT_QUANTIZATION, SCHEMES)
 
 
 def _overrides(scheme: str, overrides: Mapping[str, Any]) -> dict[Role, str]:

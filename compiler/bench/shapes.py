@@ -24,7 +24,7 @@ from compiler.config import DEFAULT_QUANTIZATION, generation_defaults, resolve_c
 from compiler.errors import WispError
 from compiler.models.base import WeightSpec
 from compiler.progress import Report, Silent
-from compiler.sources.huggingface import CheckpointSource
+from compiler.sources.protocol import CheckpointSource
 from compiler.target.variants import VARIANTS
 from compiler.weights.quantize import join_pairs, parameter_layout
 from compiler.weights.schemes import SCHEMES, Scheme

@@ -21,8 +21,8 @@ from rich.table import Table
 from compiler.artifact.writer import Artifact, load_artifact
 from compiler.check.weights import compare_weights, match
 from compiler.errors import WispError
-from compiler.models.base import ModelConfig
-from compiler.network.reference import ReadRows, ReferenceModel
+from compiler.models.base import ModelConfig, ReadRows
+from compiler.network.reference import ReferenceModel
 from compiler.progress import Report, Silent
 from compiler.runtime.session import Session
 from compiler.runtime.wasmtime import open_wasm_variant

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from compiler.artifact.writer import StoredWeights
 from compiler.errors import WispError
 from compiler.lowering.lower import Lowered
-from compiler.models.base import ModelConfig
-from compiler.network.reference import ReadRows, ReferenceModel
+from compiler.models.base import ModelConfig, ReadRows
+from compiler.network.reference import ReferenceModel
 from compiler.runtime.wasmtime import WasmRuntime
 from compiler.target.variants import VARIANTS
 from compiler.weights.schemes import Scheme

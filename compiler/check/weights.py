@@ -10,15 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compiler.artifact.writer import Artifact
-from compiler.build import open_source, stored_tensors
 from compiler.config import resolve_config
 from compiler.errors import WispError
 from compiler.models import config_from_huggingface, weight_specs
-from compiler.models.base import ModelConfig, WeightSpec
-from compiler.network.reference import ReadRows
+from compiler.models.base import ModelConfig, ReadRows
 from compiler.progress import Report
-from compiler.sources.huggingface import Checkpoint
 from compiler.sources.lora import Adapter
+from compiler.sources.open import open_requested
+from compiler.sources.protocol import Checkpoint
+from compiler.sources.weights import float_rows, stored_tensors
 from compiler.weights.schemes import SCHEMES, Scheme, with_exceptions
 
 
@@ -31,9 +31,7 @@ class Reference:
 
     def rows(self) -> ReadRows:
         """Rows of its weights in float32, before any quantization of ours."""
-        if self.adapter is None:
-            return source_rows(self.checkpoint)
-        return merged_rows(self.checkpoint, self.adapter)
+        return float_rows(self.checkpoint, self.adapter)
 
 
 def match(artifact: Artifact, reference: str, lora: Path | None) -> tuple[ModelConfig, Scheme, Reference]:
@@ -41,9 +39,8 @@ def match(artifact: Artifact, reference: str, lora: Path | None) -> tuple[ModelC
     ignored = artifact.model["source"].get("ignored_fields", ())
     quantization = artifact.model["quantization"]
     request = resolve_config(reference, quantization=quantization, lora=lora, ignore_fields=ignored)
-    source = open_source(request)
-    assert source.checkpoint is not None
-    config = config_from_huggingface(source.checkpoint.config, artifact.model["context"])
+    checkpoint, adapter = open_requested(request)
+    config = config_from_huggingface(checkpoint.config, artifact.model["context"])
     ours = artifact.model["architecture"]
     different = [key for key in ours if ours[key] != getattr(config, key)]
     if different:
@@ -53,40 +50,12 @@ def match(artifact: Artifact, reference: str, lora: Path | None) -> tuple[ModelC
             expected=", ".join(f"{key} {getattr(config, key)}" for key in different),
             remedy="give the checkpoint that it was compiled from as --reference",
         )
-    source.checkpoint.check_weights(weight_specs(config), tied=config.tie_word_embeddings)
-    if source.adapter is not None:
-        source.adapter.check(weight_specs(config), tied=config.tie_word_embeddings)
+    checkpoint.check_weights(weight_specs(config), tied=config.tie_word_embeddings)
+    if adapter is not None:
+        adapter.check(weight_specs(config), tied=config.tie_word_embeddings)
     overrides = artifact.model.get("quantization_overrides", {})
     scheme = with_exceptions(SCHEMES[artifact.model["quantization"]], overrides, "model.json quantization_overrides")
-    return config, scheme, Reference(source.checkpoint, source.adapter)
-
-
-def source_rows(checkpoint: Checkpoint) -> ReadRows:
-    """Rows of the checkpoint's own weights."""
-
-    def read(spec: WeightSpec, start: int, stop: int) -> NDArray[np.float32]:
-        parts, first = [], 0
-        for source, rows in zip(spec.sources, spec.source_rows, strict=True):
-            low, high = max(start, first) - first, min(stop, first + rows) - first
-            if low < high:
-                parts.append(checkpoint.read(source, low, high))
-            first += rows
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
-
-    return read
-
-
-def merged_rows(checkpoint: Checkpoint, adapter: Adapter) -> ReadRows:
-    """Rows of the checkpoint's weights with the adapter added. The weight asked for last is kept."""
-    kept: tuple[WeightSpec, NDArray[np.float32]] | None = None
-
-    def read(spec: WeightSpec, start: int, stop: int) -> NDArray[np.float32]:
-        nonlocal kept
-        if kept is None or kept[0] != spec:
-            kept = (spec, np.concatenate(list(adapter.merge(spec, checkpoint.blocks(spec)))))
-        return kept[1][start:stop]
-
-    return read
+    return config, scheme, Reference(checkpoint, adapter)
 
 
 def compare_weights(

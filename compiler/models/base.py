@@ -4,9 +4,12 @@ Knows Hugging Face's `config.json` fields and the rotary embedding formulas; kno
 of quantization or of kernels.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
 
 from compiler.errors import WispError
 from compiler.models.inert import INERT_FIELDS, NEUTRAL_FIELDS, is_one_of
@@ -84,6 +87,10 @@ class WeightSpec:
     source_rows: tuple[int, ...]
     role: Role
     layer: int | None
+
+
+# Rows [start, stop) of a weight in float32.
+ReadRows = Callable[[WeightSpec, int, int], NDArray[np.float32]]
 
 
 def matrix(name: str, columns: int, sources: Mapping[str, int], role: Role, layer: int | None = None) -> WeightSpec:

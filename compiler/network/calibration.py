@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compiler.errors import WispError
-from compiler.models.base import ModelConfig
-from compiler.network.reference import ReadRows, ReferenceModel
+from compiler.models.base import ModelConfig, ReadRows
+from compiler.network.reference import ReferenceModel
 from compiler.sources.sandbox import encode
 
 CALIBRATION_TOKENS = 256

@@ -6,17 +6,15 @@ One layer's weights are in memory at a time. What a network has (biases, head no
 in its list of weights.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from compiler.errors import WispError
 from compiler.models import weight_specs
-from compiler.models.base import ModelConfig, WeightSpec
+from compiler.models.base import ModelConfig, ReadRows, WeightSpec
 
-# Rows [start, stop) of a weight in float32.
-ReadRows = Callable[[WeightSpec, int, int], NDArray[np.float32]]
 # (keys, values) of a layer, each (positions, key-value heads, head_dim); keys are rotated already.
 LayerCache = tuple[NDArray[np.float32], NDArray[np.float32]]
 

@@ -4,8 +4,10 @@ Knows links and paths; nothing of what the files hold. What is read may end in a
 elsewhere is refused.
 """
 
+import json
 import stat
 from pathlib import Path
+from typing import Any, NoReturn
 
 from compiler.errors import WispError
 
@@ -41,3 +43,46 @@ def checked_file(path: Path) -> Path:
 def is_file(path: Path) -> bool:
     """Whether a file is there. Raises WispError like `checked_file`."""
     return checked_file(path).is_file()
+
+
+def read_object(path: Path, optional: bool = False, strict: bool = False) -> dict[str, Any]:
+    """A JSON object; an empty one when the file is optional and not there. `strict`: as a browser reads JSON.
+
+    Raises WispError for anything else, and for a link that leads out of the file's directory.
+    """
+    checked_file(path)
+    if optional and not path.is_file():
+        return {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_constant if strict else None)
+    except FileNotFoundError:
+        raise WispError(
+            f"the checkpoint has no {path.name}",
+            got=path.parent,
+            expected="a Hugging Face checkpoint",
+            remedy=f"give a directory with {path.name}, tokenizer.json and model.safetensors",
+        ) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise WispError(f"{path.name} cannot be read", got=str(error), remedy="repair the checkpoint") from error
+    if not isinstance(value, dict):
+        raise WispError(f"{path.name} is not usable", got=type(value).__name__, expected="a JSON object")
+    return value
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name}, which is not JSON")
+
+
+def is_unicode(text: str) -> bool:
+    """Whether a text can be written: JSON may hold half of a surrogate pair."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def checked_token_id(value: Any, where: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise WispError(f"{where} is not usable", got=repr(value), expected="token ids")
+    return value

@@ -20,7 +20,9 @@ from safetensors import safe_open
 from compiler.errors import WispError
 from compiler.models.base import MOST_NUMBER, FieldReader, WeightSpec, shortened
 from compiler.sources.files import checked_file, is_file
-from compiler.sources.huggingface import DTYPES, TensorInfo, is_hub_id, read_header
+from compiler.sources.hub import is_hub_id
+from compiler.sources.protocol import TensorInfo
+from compiler.sources.safetensors import DTYPES, read_header
 from compiler.sources.sandbox import first_matches, match_patterns
 
 ADAPTER_CONFIG = "adapter_config.json"

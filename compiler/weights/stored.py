@@ -6,8 +6,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from compiler.models.base import WeightSpec
-from compiler.network.reference import ReadRows
+from compiler.models.base import ReadRows, WeightSpec
 from compiler.weights.quantize import dequantize, parameter_layout
 from compiler.weights.schemes import Scheme
 

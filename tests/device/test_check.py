@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from compiler import build as pipeline
 from compiler.artifact.writer import load_artifact
 from compiler.build import build
 from compiler.check.parity import BOUNDS, check, exit_status, print_report
 from compiler.config import resolve_config
 from compiler.errors import WispError
+from compiler.sources import weights as source_weights
 from compiler.target.variants import VARIANTS
 from compiler.weights import quantize
 from tests.checkpoints import make_family, make_llama, make_phi3
@@ -118,7 +118,7 @@ def test_one_altered_scale_fails(gpu: Gpu, llama: Path, tmp_path: Path, monkeypa
         return tensors
 
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "quantize", altered)
+        patch.setattr(source_weights, "quantize", altered)
         output = compiled(llama, tmp_path / "small", variants=["webgpu-f32"])
     report = check(output, str(llama), tokens=8)
     assert report["weights"]["differing"] == ["model.layers.1.mlp.down_proj.q_scale"]

@@ -9,7 +9,7 @@ from gguf import GGMLQuantizationType as Type
 from compiler.lowering.lower import lower_variant, rope_constants
 from compiler.models import config_from_huggingface, weight_specs
 from compiler.runtime.wgpu import NativeRuntime
-from compiler.sources.huggingface import open_checkpoint
+from compiler.sources.open import open_checkpoint
 from compiler.target.variants import VARIANTS
 from compiler.weights.quantize import quantize
 from compiler.weights.schemes import SCHEMES

@@ -11,7 +11,7 @@ from compiler.build import build
 from compiler.check.parity import check
 from compiler.config import resolve_config
 from compiler.errors import WispError
-from compiler.sources.huggingface import open_checkpoint
+from compiler.sources.open import open_checkpoint
 from tests.checkpoints import make_llama, make_phi3
 from tests.device.harness import Gpu
 

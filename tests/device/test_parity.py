@@ -26,7 +26,7 @@ from compiler.models.base import ModelConfig
 from compiler.runtime.session import SamplingParameters, Session
 from compiler.runtime.wasmtime import WasmRuntime
 from compiler.runtime.wgpu import NativeRuntime, missing_features
-from compiler.sources.huggingface import open_checkpoint
+from compiler.sources.open import open_checkpoint
 from compiler.target.variants import VARIANTS
 from compiler.weights.quantize import quantize
 from compiler.weights.schemes import SCHEMES

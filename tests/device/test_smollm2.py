@@ -19,7 +19,8 @@ from compiler.models import config_from_huggingface, weight_specs
 from compiler.runtime.session import SamplingParameters, Session
 from compiler.runtime.wasmtime import WasmRuntime
 from compiler.runtime.wgpu import NativeRuntime
-from compiler.sources.huggingface import Checkpoint, open_checkpoint
+from compiler.sources.open import open_checkpoint
+from compiler.sources.protocol import Checkpoint
 from compiler.target.variants import VARIANTS
 from compiler.weights.quantize import quantize
 from compiler.weights.schemes import SCHEMES

@@ -20,7 +20,7 @@ from compiler.errors import WispError
 from compiler.incremental import build_if_stale
 from compiler.kernels.weights import STORAGE
 from compiler.models import config_from_huggingface, weight_specs
-from compiler.sources.huggingface import open_checkpoint
+from compiler.sources.open import open_checkpoint
 from compiler.target.variants import VARIANTS
 from compiler.weights.quantize import dequantize
 from compiler.weights.schemes import SCHEMES

@@ -9,13 +9,13 @@ from safetensors.torch import load_file, save_file
 
 from compiler.artifact.writer import load_artifact
 from compiler.build import build
-from compiler.check.weights import source_rows
 from compiler.config import resolve_config
 from compiler.errors import WispError
 from compiler.models import config_from_huggingface
 from compiler.network.calibration import column_importance, read_calibration_text
 from compiler.network.reference import ReferenceModel
-from compiler.sources.huggingface import open_checkpoint
+from compiler.sources.open import open_checkpoint
+from compiler.sources.weights import float_rows
 from compiler.weights.schemes import SCHEMES
 from compiler.weights.stored import stored_rows
 from tests.checkpoints import CORPUS, make_llama
@@ -43,11 +43,11 @@ def text_file(directory: Path, text: str) -> Path:
 def test_importance_is_the_mean_square_of_the_inputs(skewed: Path) -> None:
     checkpoint = open_checkpoint(skewed)
     config = config_from_huggingface(checkpoint.config, 64)
-    importance = column_importance(config, source_rows(checkpoint), range(10, 40))
+    importance = column_importance(config, float_rows(checkpoint), range(10, 40))
     assert {role for role, _ in importance} == {"embedding", "qkv", "attention_output", "gate_up", "down"}
     assert importance["down", 1].shape == (352,)
     assert importance["qkv", 0][::17].min() > 5 * np.median(importance["qkv", 0])
-    hidden = ReferenceModel(config, source_rows(checkpoint)).hidden_states(range(10, 40))
+    hidden = ReferenceModel(config, float_rows(checkpoint)).hidden_states(range(10, 40))
     squares = np.square(hidden).mean(axis=0)
     np.testing.assert_allclose(importance["embedding", None], squares + 0.01 * squares.mean(), rtol=1e-5)
 
@@ -57,7 +57,7 @@ def test_calibration_lowers_the_error_of_the_logits(skewed: Path, tmp_path: Path
     ids = read_calibration_text(text_file(tmp_path, OTHER), skewed / "tokenizer.json", 331, 64).ids
     checkpoint = open_checkpoint(skewed)
     config, error = config_from_huggingface(checkpoint.config, 64), {}
-    exact = ReferenceModel(config, source_rows(checkpoint))
+    exact = ReferenceModel(config, float_rows(checkpoint))
     expected = exact.logits(exact.hidden_states(ids))
     text = text_file(tmp_path, CORPUS)
     choices = {"absmax": ("absmax", None), "search": ("search", None), "calibrated": ("search", text)}

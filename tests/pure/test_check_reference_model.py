@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from compiler.check.weights import source_rows
 from compiler.errors import WispError
 from compiler.models import config_from_huggingface
 from compiler.network.reference import ReferenceModel
-from compiler.sources.huggingface import open_checkpoint
+from compiler.sources.open import open_checkpoint
+from compiler.sources.weights import float_rows
 from tests.checkpoints import FAMILIES, make_family, make_llama, make_phi3, reference_logits
 
 IDS = [1, *np.random.default_rng(7).integers(3, 300, size=39).tolist()]
@@ -40,7 +40,7 @@ CASES: dict[str, tuple[Any, dict[str, Any]]] = {
 
 def reference_model(path: Path, context: int = 64) -> ReferenceModel:
     checkpoint = open_checkpoint(path)
-    return ReferenceModel(config_from_huggingface(checkpoint.config, context), source_rows(checkpoint))
+    return ReferenceModel(config_from_huggingface(checkpoint.config, context), float_rows(checkpoint))
 
 
 @pytest.fixture(scope="module")

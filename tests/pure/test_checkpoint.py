@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from compiler.errors import WispError
 from compiler.models import config_from_huggingface, weight_specs
-from compiler.sources.huggingface import Checkpoint, open_checkpoint
+from compiler.sources.open import open_checkpoint
+from compiler.sources.protocol import Checkpoint
 from tests.checkpoints import CHAT_TEMPLATE, make_llama, make_phi3
 
 

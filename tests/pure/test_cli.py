@@ -130,7 +130,7 @@ def test_an_interrupt_while_writing_leaves_nothing(llama: Path, tmp_path: Path, 
         f"    assert any(name.endswith('.partial') for name in os.listdir({str(tmp_path)!r}))\n"
         f"    os.kill(os.getpid(), signal.{sent})\n"
         "    time.sleep(60)\n"
-        "compiler.build.quantize = stop\n"
+        "compiler.sources.weights.quantize = stop\n"
         # A shell starts its background jobs with interrupts ignored, which a child would inherit.
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "sys.exit(cli.main(sys.argv[1:]))"

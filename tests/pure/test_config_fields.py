@@ -19,7 +19,7 @@ from compiler.models import config_from_huggingface
 from compiler.models.base import ModelConfig
 from compiler.sources.gguf.architecture import FAMILIES, huggingface_config
 from compiler.sources.gguf.metadata import Metadata
-from compiler.sources.huggingface import open_checkpoint
+from compiler.sources.open import open_checkpoint
 from tests.checkpoints import FAMILY_DEFAULTS, make_llama
 from tests.gguf_files import write_gguf
 

@@ -19,7 +19,8 @@ from compiler.models import config_from_huggingface, weight_specs
 from compiler.models.base import ModelConfig, WeightSpec
 from compiler.sources import huggingface as checkpoint_module
 from compiler.sources.gguf import GgufCheckpoint
-from compiler.sources.huggingface import Checkpoint, open_checkpoint
+from compiler.sources.open import open_checkpoint
+from compiler.sources.protocol import Checkpoint
 from compiler.weights.quantize import dequantize, quantize
 from compiler.weights.schemes import SCHEMES
 from tests.checkpoints import FAMILIES, make_family, make_llama, make_phi3

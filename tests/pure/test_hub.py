@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from compiler.errors import WispError
 from compiler.models import config_from_huggingface, weight_specs
-from compiler.sources.huggingface import open_checkpoint
+from compiler.sources.open import open_checkpoint
 from tests import hub as stand_in
 from tests.checkpoints import make_llama
 from tests.mlc_pack import llama_tensors, write_directory

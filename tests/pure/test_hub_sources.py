@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file
 
 from compiler.models import config_from_huggingface, weight_specs
-from compiler.sources.huggingface import open_checkpoint
 from compiler.sources.mlc.checkpoint import MlcCheckpoint
+from compiler.sources.open import open_checkpoint
 from tests import hub as stand_in
 from tests.checkpoints import make_phi3
 from tests.mlc_pack import pack, phi3_tensors, write_directory

@@ -13,13 +13,14 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from compiler.artifact.writer import load_artifact
-from compiler.build import build, stored_tensors
+from compiler.build import build
 from compiler.cli import main
 from compiler.config import resolve_config
 from compiler.errors import WispError
 from compiler.models import config_from_huggingface, weight_specs
-from compiler.sources.huggingface import open_checkpoint
 from compiler.sources.lora import Adapter, open_adapter
+from compiler.sources.open import open_checkpoint
+from compiler.sources.weights import stored_tensors
 from compiler.weights.quantize import dequantize
 from compiler.weights.schemes import SCHEMES
 from tests.checkpoints import make_llama, make_phi3

@@ -15,8 +15,8 @@ from compiler.cli import main
 from compiler.config import resolve_config
 from compiler.errors import WispError
 from compiler.models import config_from_huggingface, weight_specs
-from compiler.sources.huggingface import open_checkpoint
 from compiler.sources.mlc.checkpoint import MlcCheckpoint
+from compiler.sources.open import open_checkpoint
 from compiler.weights.quantize import dequantize, quantize
 from compiler.weights.schemes import SCHEMES
 from tests.checkpoints import CHAT_TEMPLATE, make_llama, make_phi3

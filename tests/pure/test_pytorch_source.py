@@ -15,11 +15,11 @@ import torch
 from safetensors.torch import load_file
 
 from compiler.artifact.writer import load_artifact
-from compiler.build import stored_tensors
 from compiler.cli import main
 from compiler.errors import WispError
 from compiler.models import config_from_huggingface, weight_specs
-from compiler.sources.huggingface import open_checkpoint
+from compiler.sources.open import open_checkpoint
+from compiler.sources.weights import stored_tensors
 from compiler.weights.schemes import SCHEMES
 from tests.checkpoints import make_phi3
 

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from compiler.check.tokenizer import CHECKER, CORPUS
-from compiler.sources.huggingface import open_checkpoint
+from compiler.sources.open import open_checkpoint
 from tests.conftest import ROOT, unavailable
 from tests.fuzz import fuzzed
 from tests.smollm2 import PROSE, model_file

@@ -14,7 +14,7 @@ from compiler.check.tokenizer import UNCHECKED, check_tokenizer
 from compiler.config import resolve_config
 from compiler.errors import WispError
 from compiler.progress import Silent
-from compiler.sources.huggingface import open_checkpoint
+from compiler.sources.open import open_checkpoint
 from tests.checkpoints import CHAT_TEMPLATE, make_llama, write_tokenizer
 from tests.conftest import ROOT, unavailable
 

@@ -12,8 +12,8 @@ from compiler.cli import main
 from compiler.config import resolve_config
 from compiler.errors import WispError
 from compiler.models import config_from_huggingface, weight_specs
-from compiler.sources.huggingface import open_checkpoint
 from compiler.sources.lora import open_adapter
+from compiler.sources.open import open_checkpoint
 from tests.checkpoints import make_llama
 from tests.mlc_pack import llama_tensors, pack, write_directory
 

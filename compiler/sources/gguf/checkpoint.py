@@ -24,7 +24,8 @@ from compiler.sources.gguf.dequantize import SCALED_GROUP, SCALED_TYPES, dequant
 from compiler.sources.gguf.metadata import Metadata
 from compiler.sources.gguf.reader import GgufTensor, damaged, read_header
 from compiler.sources.gguf.tokenizer import rebuild_tokenizer
-from compiler.sources.huggingface import Checkpoint, CheckpointSource, TensorInfo
+from compiler.sources.huggingface import HuggingFaceCheckpoint
+from compiler.sources.protocol import CheckpointSource, TensorInfo
 from compiler.weights.quantize import GroupScales
 
 # generation_config.json's names of what a file may recommend.
@@ -47,7 +48,7 @@ class _Part:
     heads: int | None
 
 
-class GgufCheckpoint(Checkpoint):
+class GgufCheckpoint(HuggingFaceCheckpoint):
     """An open GGUF file. The header is read and proven at once; weights when they are asked for."""
 
     def __init__(self, file: Path, ignored_fields: Collection[str] = ()) -> None:

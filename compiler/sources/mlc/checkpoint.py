@@ -13,17 +13,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from compiler.artifact.mlc_config import MLC_CONFIG
 from compiler.errors import WispError
 from compiler.models import config_from_huggingface, weight_specs
-from compiler.models.base import Role, WeightSpec
-from compiler.sources.files import is_file
-from compiler.sources.huggingface import Checkpoint, CheckpointSource, checked_token_id, read_object
+from compiler.models.base import WeightSpec
+from compiler.sources.files import checked_token_id, is_file, read_object
+from compiler.sources.huggingface import Fetch, HuggingFaceCheckpoint
 from compiler.sources.mlc.conversation import chat_template
 from compiler.sources.mlc.tensor_cache import CACHES, REMEDY, TensorCache
+from compiler.sources.protocol import CheckpointSource, Request, TensorInfo
 from compiler.weights.quantize import dequantize, parameter_layout
 from compiler.weights.schemes import SCHEMES, Scheme, with_exceptions
 
-MLC_CONFIG = "mlc-chat-config.json"
+SMALL_FILES = (MLC_CONFIG, *CACHES)
 # Fields of MLC's model_config that say how MLC runs a model.
 RUNTIME_FIELDS = (
     "context_window_size",
@@ -46,18 +48,20 @@ def holds_mlc_weights(directory: Path) -> bool:
     return is_file(directory / MLC_CONFIG) and any(is_file(directory / name) for name in CACHES)
 
 
-def stored_quantization(directory: Path) -> str | None:
-    """The scheme of a directory's weights; None when they are not quantized yet."""
-    return _scheme(read_object(directory / MLC_CONFIG)).name if holds_mlc_weights(directory) else None
+def scheme_of(directory: Path) -> Scheme:
+    """The scheme of a directory's weights, exceptions aside."""
+    return _scheme(read_object(directory / MLC_CONFIG))
 
 
-class MlcCheckpoint(Checkpoint):
+class MlcCheckpoint(HuggingFaceCheckpoint):
     """A checkpoint whose weights are stored tensors already; `config` is what config.json would say."""
 
-    def __init__(self, directory: Path, source: CheckpointSource, fetch_weights: Callable[[], object]) -> None:
+    scheme: Scheme
+
+    def __init__(self, directory: Path, source: CheckpointSource, fetch: Fetch) -> None:
         self.directory = directory
         self.source = source
-        self._fetch_weights = fetch_weights
+        self._fetch = fetch
         self._chat = read_object(directory / MLC_CONFIG)
         self._model = _wisp_manifest(directory)
         overrides = (self._model or {}).get("quantization_overrides") or {}
@@ -68,24 +72,22 @@ class MlcCheckpoint(Checkpoint):
         own = self._model is not None and is_file(directory / "config.json")
         self.config = read_object(directory / "config.json") if own else huggingface_config(self._chat, self._is_tied)
 
-    def check_request(self, quantization: str, lora: Path | None) -> None:
+    def check_request(self, request: Request) -> None:
         """Raises WispError when more is asked for than to take the weights as they are."""
-        if lora is not None:
+        if request.lora is not None:
             raise WispError(
                 "an adapter cannot be merged into weights that are quantized already",
-                got=f"--lora {lora} and {self.scheme.name} weights",
+                got=f"--lora {request.lora} and {self.scheme.name} weights",
                 remedy="compile the original checkpoint with --lora",
             )
-        if quantization != self.scheme.name:
+        if request.quantization != self.scheme.name:
             raise WispError(
                 "the weights are quantized already",
-                got=f"--quant {quantization}",
+                got=f"--quant {request.quantization}",
                 expected=self.scheme.name,
                 remedy=f"use --quant {self.scheme.name}, or compile the original checkpoint",
             )
-
-    def check_overrides(self, overrides: Mapping[Role, str]) -> None:
-        """Raises WispError when a recipe wants some matrices in schemes that they are not in."""
+        overrides = request.quantization_overrides
         if overrides and with_exceptions(SCHEMES[self.scheme.name], overrides) != self.scheme:
             raise WispError(
                 "the weights are quantized already",
@@ -136,12 +138,18 @@ class MlcCheckpoint(Checkpoint):
         """The stored tensors. Raises WispError for a cache that does not hold together."""
         return TensorCache(self.directory)
 
+    @cached_property
+    def tensors(self) -> dict[str, TensorInfo]:
+        """Every stored tensor by name, of MLC's type."""
+        first = {name: records[0] for name, records in self.cache.tensors.items()}
+        return {n: TensorInfo(r.dtype, (r.rows, *r.shape[1:]), self.directory / r.shard) for n, r in first.items()}
+
     def _is_tied(self) -> bool:
         return not any(name.startswith("lm_head.") for name in self.cache.tensors)
 
     def check_weights(self, specs: Sequence[WeightSpec], tied: bool) -> None:
         """Raises one WispError that lists every missing, unexpected or wrongly shaped tensor. Reads no weights."""
-        self._fetch_weights()
+        self._fetch(self.cache.shards)
         self.cache.check_files()
         used: set[str] = set()
         missing: list[str] = []

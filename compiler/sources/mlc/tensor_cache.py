@@ -17,9 +17,7 @@ from numpy.typing import NDArray
 
 from compiler.artifact.manifest import DTYPE_BYTES, is_safe_id
 from compiler.errors import WispError
-from compiler.models.base import shortened
-from compiler.sources.files import checked_file, is_file
-from compiler.sources.huggingface import read_object
+from compiler.sources.files import checked_file, is_file, read_object
 
 CACHES = ("tensor-cache.json", "ndarray-cache.json")
 FORMATS = ("raw", "f32-to-bf16")
@@ -70,6 +68,11 @@ class TensorCache:
                 f"{self._path.name} is not usable", got=repr(error), expected="MLC's records", remedy=REMEDY
             ) from error
 
+    @property
+    def shards(self) -> list[str]:
+        """The names of the shards, plain ones all."""
+        return sorted({shard["dataPath"] for shard in self._shards})
+
     def check_files(self) -> None:
         """Every shard is there, of its size."""
         for shard in self._shards:
@@ -110,19 +113,6 @@ class TensorCache:
                 )
             self._maps[shard] = np.memmap(path, np.uint8, "r")
         return self._maps[shard]
-
-
-def shard_files(cache: Path) -> list[str]:
-    """The plain names of the shards that a cache lists. Raises WispError for a cache that lists anything else."""
-    shards = read_object(cache).get("records")
-    shards = shards if isinstance(shards, list) else []
-    found = {shard.get("dataPath") if isinstance(shard, dict) else None for shard in shards or [None]}
-    names = sorted(name for name in found if isinstance(name, str) and is_safe_id(name))
-    if len(names) < len(found):
-        raise WispError(
-            f"{cache.name} is not usable", got=shortened(shards), expected="shards of plain names", remedy=REMEDY
-        )
-    return names
 
 
 def _converted(name: str, array: NDArray, dtype: np.dtype) -> NDArray:

@@ -1,0 +1,58 @@
+"""Opens a source of whatever kind it is. The only place that knows which kinds there are."""
+
+from collections.abc import Collection, Sequence
+from functools import partial
+from pathlib import Path
+
+from compiler.models import without_ignored
+from compiler.sources import hub, huggingface
+from compiler.sources.gguf import GgufCheckpoint
+from compiler.sources.huggingface import HuggingFaceCheckpoint
+from compiler.sources.lora import Adapter, open_adapter
+from compiler.sources.mlc.checkpoint import SMALL_FILES, MlcCheckpoint, holds_mlc_weights, scheme_of
+from compiler.sources.protocol import Checkpoint, CheckpointSource, Request
+
+
+def open_checkpoint(
+    source: str | Path, revision: str | None = None, token: str | None = None, ignored_fields: Collection[str] = ()
+) -> Checkpoint:
+    """Opens a directory, a GGUF file, or a Hub id `org/name`: small files are downloaded now, weights when needed.
+
+    Fields of the configuration that nobody knows are refused but those in `ignored_fields`.
+    """
+    path = Path(source)
+    if path.is_dir():
+        return _open_directory(path, CheckpointSource("directory", path.resolve().name, None), _nothing, ignored_fields)
+    if path.is_file() and path.suffix.lower() == ".gguf":
+        return GgufCheckpoint(path, ignored_fields)
+    repo = str(source)
+    directory = hub.download(repo, revision, token, [*huggingface.SMALL_FILES, *SMALL_FILES], quiet=True)
+    commit = directory.name  # the cache names a snapshot after its commit
+    described = CheckpointSource("hub", repo, commit)
+    return _open_directory(directory, described, partial(hub.download, repo, commit, token), ignored_fields)
+
+
+def open_requested(request: Request) -> tuple[Checkpoint, Adapter | None]:
+    """The checkpoint of a request and the adapter to merge into it. Raises WispError when one rules the other out."""
+    checkpoint = open_checkpoint(request.source, request.revision, ignored_fields=request.ignore_fields)
+    checkpoint.check_request(request)
+    return checkpoint, open_adapter(request.lora) if request.lora is not None else None
+
+
+def stored_quantization(source: str) -> str | None:
+    """The name of the scheme that the weights of a source on this machine are stored in already; None: in none."""
+    path = Path(source)
+    return scheme_of(path).name if holds_mlc_weights(path) else None
+
+
+def _open_directory(
+    directory: Path, described: CheckpointSource, fetch: huggingface.Fetch, ignored_fields: Collection[str]
+) -> Checkpoint:
+    kind = MlcCheckpoint if holds_mlc_weights(directory) else HuggingFaceCheckpoint
+    checkpoint = kind(directory, described, fetch)
+    checkpoint.config = dict(without_ignored(checkpoint.config, ignored_fields))
+    return checkpoint
+
+
+def _nothing(files: Sequence[str]) -> None:
+    """Fetches nothing: all files of a directory are there."""
