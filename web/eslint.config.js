@@ -1,5 +1,46 @@
+import { readdirSync } from "node:fs";
+import { join } from "node:path";
 import js from "@eslint/js";
 import tseslint from "typescript-eslint";
+
+/**
+ * What each part of src/ may import of the others: imports point one way. A row of a folder or file inside another part stands
+ * below it and replaces that one's. tests/imports.test.ts sees to it that there are no circles within a part either.
+ */
+const MAY_IMPORT = {
+  api: [],
+  text: ["api"],
+  artifact: ["api"],
+  backend: ["api", "artifact/schema"],
+  "backend/webgpu": ["api", "artifact/schema", "backend"],
+  "backend/wasm": ["api", "artifact/schema", "backend"],
+  runtime: ["api", "artifact", "backend/backend"], // the interface, and neither of the two behind it
+  protocol: ["api", "text/work"],
+  worker: ["api", "artifact", "backend", "protocol", "runtime", "text"],
+  page: ["api", "protocol"],
+  "page/device.ts": ["api", "backend"],
+  ui: ["api", "page/device", "page/engine"], // what any page could import, and what the device offers
+  bench: ["api", "artifact", "backend", "runtime", "worker/load"],
+  node: ["api", "page/host", "protocol", "text", "worker"],
+  "service-worker": [],
+};
+/** The parts that run where there is no document, in browsers and in Node. */
+const WITHOUT_DOCUMENT = ["api", "artifact", "backend", "protocol", "runtime", "text", "worker"];
+
+const PARTS = readdirSync(join(import.meta.dirname, "src"));
+const unknown = PARTS.filter((part) => !(part in MAY_IMPORT));
+if (unknown.length > 0) throw new Error(`eslint.config.js: MAY_IMPORT has no row for src/${unknown.join(", src/")}`);
+
+const direction = Object.entries(MAY_IMPORT).map(([place, others]) => {
+  const [part, inner] = place.split("/");
+  const allowed = inner === undefined ? [part, ...others] : others;
+  // Within a part, only the way to a folder beside one's own looks like one to another part.
+  const names = [...PARTS, "webgpu", "wasm"].join("|");
+  const regex = `^(?:\\.\\./)+(?!(?:${allowed.join("|")})(?:/|$))(?:${names})(?:/|$)`;
+  const message = `src/${place} may import only ${["its own", ...others].join(", ")}: see MAY_IMPORT in eslint.config.js.`;
+  const files = [place.endsWith(".ts") ? `src/${place}` : `src/${place}/**/*.ts`];
+  return { files, rules: { "no-restricted-imports": ["error", { patterns: [{ regex, message }] }] } };
+});
 
 export default tseslint.config(
   { ignores: ["dist/", "node_modules/"] },
@@ -12,6 +53,11 @@ export default tseslint.config(
       "@typescript-eslint/switch-exhaustiveness-check": "error",
       "@typescript-eslint/no-confusing-void-expression": ["error", { ignoreArrowShorthand: true }],
     },
+  },
+  ...direction,
+  {
+    files: WITHOUT_DOCUMENT.map((part) => `src/${part}/**/*.ts`),
+    rules: { "no-restricted-globals": ["error", "document", "window"] },
   },
   { files: ["**/*.js"], ...tseslint.configs.disableTypeChecked },
 );

@@ -205,7 +205,7 @@ export class Fetcher {
     url: string,
     size: number | undefined,
     cache: RequestCache,
-    impatient: boolean,
+    failFast: boolean,
     verify?: (bytes: Bytes) => Promise<{ what: string; got: string; expected: string } | undefined>,
   ): Promise<Bytes> {
     const { network, signal, onBytes, onWaiting } = this.options;
@@ -219,7 +219,7 @@ export class Fetcher {
       size,
       cache,
       signal,
-      impatient,
+      failFast,
       onBytes: count,
       onWaiting,
       ...(verify === undefined ? {} : { verify }),

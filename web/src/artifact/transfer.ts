@@ -1,6 +1,6 @@
 // One file's bytes over a network that fails: streamed, resumed where the connection broke, tried again as long as that helps.
 //
-// Knows HTTP and time; neither what the bytes mean nor where they are kept. The policy (Patience): tries are counted only
+// Knows HTTP and time; neither what the bytes mean nor where they are kept. The policy (RetryPolicy): tries are counted only
 // while nothing comes, an outage is waited for when the server has been there before, and what a server answers wrongly
 // again and again is given up soon.
 
@@ -29,7 +29,7 @@ const MOST_RETRY_AFTERS = 5;
 const MOST_REFUSALS = 5;
 const MOST_WRONG = 3;
 /** With a copy at hand, how long the network may take to answer. */
-const IMPATIENT_MS = 8000;
+const FAIL_FAST_STALL_MS = 8000;
 
 /** The file is another one than the artifact's description says, or is gone: the description may be out of date. */
 export class MismatchError extends NetworkError {}
@@ -70,7 +70,7 @@ export interface TransferRequest {
   cache: RequestCache;
   signal: AbortSignal;
   /** One try: there is a copy to take instead. */
-  impatient?: boolean;
+  failFast?: boolean;
   /** Called with every piece that arrives; a negative number takes bytes back that have to come again. */
   onBytes?: ((bytes: number) => void) | undefined;
   /** Why nothing comes at the moment, in plain words; undefined when it is tried again. */
@@ -105,9 +105,9 @@ class Failure extends Error {
 
 /** @throws NetworkError when it cannot be had; MismatchError when it is not there or another file; the signal's reason */
 export async function transfer(network: Network, request: TransferRequest): Promise<Bytes> {
-  const { url, size, signal, onBytes, onWaiting, verify, impatient = false } = request;
+  const { url, size, signal, onBytes, onWaiting, verify, failFast = false } = request;
   const sink = new Sink(size, onBytes);
-  const patience = new Patience(network);
+  const policy = new RetryPolicy(network);
   let { cache } = request;
   let unreached = 0;
   for (;;) {
@@ -129,8 +129,8 @@ export async function transfer(network: Network, request: TransferRequest): Prom
       }
       if (failure.details.unreached === true && ++unreached === 2 && (await network.refusesThePage(url, signal)))
         throw refused(request, network);
-      const pauseMs = impatient ? undefined : patience.after(failure, sink.furthest, performance.now() - startedAt);
-      if (pauseMs === undefined) throw givenUp(request, network, failure, patience.tries);
+      const pauseMs = failFast ? undefined : policy.after(failure, sink.furthest, performance.now() - startedAt);
+      if (pauseMs === undefined) throw givenUp(request, network, failure, policy.tries);
       onWaiting?.(`${failure.message}; trying again in ${Math.ceil(pauseMs / 1000)} s`);
       await pause(pauseMs, signal);
       onWaiting?.(undefined);
@@ -140,8 +140,8 @@ export async function transfer(network: Network, request: TransferRequest): Prom
 
 /** One request, from where the sink stands. Throws Failure when another one may help. */
 async function attempt(network: Network, request: TransferRequest, sink: Sink): Promise<void> {
-  const { file, url, size, cache, signal, impatient } = request;
-  const watchdog = new Watchdog(impatient === true ? IMPATIENT_MS : STALL_MS);
+  const { file, url, size, cache, signal, failFast } = request;
+  const watchdog = new Watchdog(failFast === true ? FAIL_FAST_STALL_MS : STALL_MS);
   try {
     const from = sink.received;
     const response = await respond(network, { url, cache, from, etag: sink.etag, signal: anySignal([signal, watchdog.signal]) });
@@ -241,7 +241,7 @@ const wrongLength = (received: number, size: number | undefined): Wrong => ({
 });
 
 /** Decides after each failure how long to wait, or that it is enough. */
-class Patience {
+class RetryPolicy {
   /** Without progress. */
   tries = 0;
   private spentMs = 0;

@@ -5,8 +5,7 @@ import type { EngineInfo, EngineOptions, EngineStats } from "../api/types";
 import { abortError, deserializeError, WispError } from "../api/errors";
 import { type EngineWorker, startWorker, watchLock } from "./host";
 import { PageFetcher } from "./fetcher";
-import type { Call, CallName, Calls, ChatResult, FromWorker, ToWorker } from "../protocol/messages";
-import type { TextWork } from "../text/work";
+import type { Call, CallName, Calls, ChatResult, FromWorker, TextWork, ToWorker } from "../protocol/messages";
 import { Watchdog } from "./watchdog";
 
 export interface CallOptions {

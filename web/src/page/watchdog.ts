@@ -1,7 +1,7 @@
 // Decides when a worker hangs: by pings that stay unanswered, counted rather than timed, so that a page that slept, or whose
 // timers the browser slows down, is never in a hurry. Knows of text work what was announced; computing may take its time.
 
-import type { TextWork } from "../text/work";
+import type { TextWork } from "../protocol/messages";
 
 export interface WatchdogOptions {
   ping: () => void;

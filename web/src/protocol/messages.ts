@@ -4,6 +4,8 @@ import type { ChatMessage, EngineInfo, EngineStats, FinishReason, GenerateOption
 import type { SerializedError } from "../api/errors";
 import type { TextWork } from "../text/work";
 
+export type { TextWork };
+
 export interface LoadOptions {
   backend: string;
   contextLength: number | undefined;

@@ -1,20 +1,20 @@
 // Measures which of a plan's alternatives runs each program fastest on the device at hand, and whether it computes the same.
 //
-// Knows machines (replay.ts) that share buffers; not where their kernels come from, nor how a choice is remembered. Whole
+// Knows plan runners (replay.ts) that share buffers; not where their kernels come from, nor how a choice is remembered. Whole
 // programs are timed by the clock, as a session would run them. The KV cache and the state hold garbage afterwards.
 
 import type { Choice } from "../artifact/choice";
-import type { Machine } from "./replay";
+import type { PlanRunner } from "./replay";
 import { type Clock, systemClock } from "./clock";
 import { GREEDY } from "./sampling";
 
-/** A machine whose `programs` are an alternative's; the others are the plan's own. */
+/** A runner whose `programs` are an alternative's; the others are the plan's own. */
 export interface Contender {
   name: string;
   /** How far its logits may be from those of the plan's own programs, of the largest. */
   tolerance: number;
   programs: ReadonlySet<string>;
-  machine: Machine;
+  runner: PlanRunner;
 }
 
 export interface Verdict {
@@ -52,9 +52,9 @@ interface Task {
   /** In one call of run(). */
   mostRuns: number;
   /** Runs it `times` times and waits for the end. */
-  run(machine: Machine, times: number): Promise<void>;
-  /** The logits after a sequence that went through the program; those of one machine and another's are to be compared. */
-  probe(machine: Machine): Promise<Float32Array>;
+  run(runner: PlanRunner, times: number): Promise<void>;
+  /** The logits after a sequence that went through the program; those of one runner and another's are to be compared. */
+  probe(runner: PlanRunner): Promise<Float32Array>;
 }
 
 /** A submit without work: how long it takes, and by how much that differs from one to the next. */
@@ -66,7 +66,7 @@ interface EmptyTrip {
 }
 
 /** What `task` takes, in milliseconds a run; each sample is of `times` runs. */
-type Timer = (task: Task, machine: Machine, times: number) => Promise<number>;
+type Timer = (task: Task, runner: PlanRunner, times: number) => Promise<number>;
 
 /**
  * @param own runs the plan's own programs
@@ -74,7 +74,7 @@ type Timer = (task: Task, machine: Machine, times: number) => Promise<number>;
  * @throws what the device throws when it goes away
  */
 export async function autotune(
-  own: Machine,
+  own: PlanRunner,
   contenders: readonly Contender[],
   { budgetMs, signal, clock = systemClock }: { budgetMs: number; signal: AbortSignal; clock?: Clock },
 ): Promise<Verdict> {
@@ -85,10 +85,10 @@ export async function autotune(
   const deadline = now() + budgetMs;
   if (own.capacity < LEAST_POSITIONS) return verdict;
   const trip = await emptyTrip(own, clock);
-  const timed: Timer = async (task, machine, times) => {
+  const timed: Timer = async (task, runner, times) => {
     signal.throwIfAborted();
     const started = now();
-    await task.run(machine, times);
+    await task.run(runner, times);
     return Math.max(0, now() - started - trip.ms) / times;
   };
   own.writeSampling(GREEDY);
@@ -123,11 +123,11 @@ export async function autotune(
     }
     if (right.length === 0) continue;
     const times = await repeats(task, own, { once, most, trip, timed });
-    const racers = [{ name: OWN, machine: own }, ...right];
+    const racers = [{ name: OWN, runner: own }, ...right];
     const samples = racers.map((): number[] => []);
     // In turns, so that a clock that rises or falls meanwhile favours nobody.
     for (let round = 0; round < MOST_ROUNDS && (round < LEAST_ROUNDS || now() < end); round++) {
-      for (const [at, { machine }] of racers.entries()) samples[at]?.push(await timed(task, machine, times));
+      for (const [at, { runner }] of racers.entries()) samples[at]?.push(await timed(task, runner, times));
     }
     const figures = racers.map(({ name }, at) => ({ name, ms: median(samples[at] ?? []) }));
     verdict.milliseconds[program] = Object.fromEntries(figures.map(({ name, ms }) => [name, ms]));
@@ -143,7 +143,7 @@ export async function autotune(
   return verdict;
 }
 
-async function emptyTrip(own: Machine, clock: Clock): Promise<EmptyTrip> {
+async function emptyTrip(own: PlanRunner, clock: Clock): Promise<EmptyTrip> {
   await own.idle();
   await own.roundTrip();
   const trips: number[] = [];
@@ -165,7 +165,7 @@ async function emptyTrip(own: Machine, clock: Clock): Promise<EmptyTrip> {
 /** How many runs make a sample that says something, as far as `most` milliseconds allow. */
 async function repeats(
   task: Task,
-  own: Machine,
+  own: PlanRunner,
   { once, most, trip, timed }: { once: number; most: number; trip: EmptyTrip; timed: Timer },
 ): Promise<number> {
   const wanted = Math.min(most, Math.max(SAMPLE_MS, SAMPLE_JITTERS * trip.jitterMs));
@@ -180,7 +180,7 @@ async function repeats(
 }
 
 /** The program on as many tokens as `most` milliseconds allow; undefined where not even a few do. */
-async function prefillTaskWithin(most: number, stepMs: number, program: string, own: Machine, timed: Timer): Promise<Task | undefined> {
+async function prefillTaskWithin(most: number, stepMs: number, program: string, own: PlanRunner, timed: Timer): Promise<Task | undefined> {
   const size = Number(program.slice("prefill_".length));
   const fitting = Math.min(size, own.capacity - 2);
   const few = Math.min(fitting, FEW_TOKENS);
@@ -197,18 +197,18 @@ function someIds(count: number, vocabSize: number, salt: number): number[] {
   return Array.from({ length: count }, (_, i) => ((i + salt) * 7919 + 13) % vocabSize);
 }
 
-function prefillTask(program: string, size: number, length: number, own: Machine): Task {
+function prefillTask(program: string, size: number, length: number, own: PlanRunner): Task {
   const ids = someIds(length, own.vocabSize, 1);
   return {
     program,
     mostRuns: Infinity,
-    run: async (machine, times) => {
-      for (let i = 0; i < times; i++) machine.prefill(size, 0, ids);
-      await machine.idle();
+    run: async (runner, times) => {
+      for (let i = 0; i < times; i++) runner.prefill(size, 0, ids);
+      await runner.idle();
     },
-    probe: async (machine) => {
+    probe: async (runner) => {
       own.prefill(size, 0, someIds(length, own.vocabSize, 2)); // Rows that a program does not write must not be right.
-      machine.prefill(size, 0, ids);
+      runner.prefill(size, 0, ids);
       own.seek(length, 3 % own.vocabSize);
       await own.decode(1, length);
       return own.logits();
@@ -217,25 +217,25 @@ function prefillTask(program: string, size: number, length: number, own: Machine
 }
 
 /** A step at position 1: it writes its row, rotated, and reads that and another one. */
-function decodeTask(own: Machine): Task {
+function decodeTask(own: PlanRunner): Task {
   const [first = 0, token = 0, other = 0] = someIds(3, own.vocabSize, 1);
-  const step = async (machine: Machine, position: number, id: number) => {
-    machine.seek(position, id);
-    const [sampled] = await machine.decode(1, position);
+  const step = async (runner: PlanRunner, position: number, id: number) => {
+    runner.seek(position, id);
+    const [sampled] = await runner.decode(1, position);
     if (sampled === undefined || sampled >= own.vocabSize) throw new Wrong("it sampled no token");
   };
   return {
     program: "decode",
     mostRuns: Math.min(own.capacity - 1, own.ringSize),
-    run: async (machine, times) => {
-      machine.seek(0, first);
-      await machine.decode(times, 0);
+    run: async (runner, times) => {
+      runner.seek(0, first);
+      await runner.decode(times, 0);
     },
-    probe: async (machine) => {
+    probe: async (runner) => {
       await step(own, 0, first);
       await step(own, 1, other); // A row that a program does not write must not be right.
-      await step(machine, 1, token);
-      return machine.logits();
+      await step(runner, 1, token);
+      return runner.logits();
     },
   };
 }
@@ -243,7 +243,7 @@ function decodeTask(own: Machine): Task {
 class Wrong extends Error {}
 
 /** The entrants whose logits are within their tolerance of the plan's own. */
-async function check(task: Task, own: Machine, entrants: readonly Contender[], rejected: Verdict["rejected"]): Promise<Contender[]> {
+async function check(task: Task, own: PlanRunner, entrants: readonly Contender[], rejected: Verdict["rejected"]): Promise<Contender[]> {
   const want = await task.probe(own).catch((error: unknown) => {
     if (error instanceof Wrong) return new Float32Array();
     throw error;
@@ -258,7 +258,7 @@ async function check(task: Task, own: Machine, entrants: readonly Contender[], r
   for (const entrant of entrants) {
     let reason: string | undefined;
     try {
-      const got = await task.probe(entrant.machine);
+      const got = await task.probe(entrant.runner);
       let furthest = 0;
       // `!(x <= y)`, not `x > y`: NaN is far.
       got.forEach((logit, i) => {

@@ -65,7 +65,7 @@ const FIRST_TOKENS = 16;
 /** Kernels take tokens by tiles of this many. */
 const TILE = 8;
 
-/** Lengths of chunks that end soon, for machines to which a part of a chunk costs just that part. */
+/** Lengths of chunks that end soon, for runners to which a part of a chunk costs just that part. */
 export class ChunkPace {
   /** Smoothed; undefined until a chunk was timed. */
   private tokenMs: number | undefined;

@@ -9,7 +9,7 @@ import { samplingWords, STATE, type Sampling } from "./sampling";
 export { type Part, WHOLE };
 
 /** What a session needs of a loaded model; a fake one tests the session without a GPU. */
-export interface Machine {
+export interface PlanRunner {
   readonly vocabSize: number;
   /** Rows of the KV cache. */
   readonly capacity: number;
@@ -48,7 +48,7 @@ export async function allocate(backend: Backend, plan: Plan, capacity: number): 
 
 const bytesOf = (words: Uint32Array<ArrayBuffer>) => new Uint8Array(words.buffer, words.byteOffset, words.byteLength);
 
-export class Replay implements Machine {
+export class Replay implements PlanRunner {
   readonly vocabSize: number;
   readonly ringSize: number;
   readonly prefillChunks: readonly number[];

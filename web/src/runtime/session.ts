@@ -1,5 +1,5 @@
-// One sequence on one machine: what the KV cache holds, prefill of what is new, the decode loop, stopping, and going on
-// where it was on another machine when this one fails.
+// One sequence on one plan runner: what the KV cache holds, prefill of what is new, the decode loop, stopping, and going on
+// where it was on another runner when this one fails.
 //
 // Knows token ids and positions; sees neither text nor the GPU. One call at a time: the caller queues.
 // Invariant between calls: rows 0..resident.length-1 of the KV cache are those of the ids `resident`.
@@ -9,7 +9,7 @@ import { type Clock, systemClock } from "./clock";
 import { type Paces, pacesOf } from "./paces";
 import { type Chunk, chunkCost, commonPrefix, coverPrompt } from "./prefill";
 import { pump, type Work } from "./pump";
-import { type Machine, type Part, WHOLE } from "./replay";
+import { type PlanRunner, type Part, WHOLE } from "./replay";
 import { answerCounts, GREEDY, penalizes, type Sampling } from "./sampling";
 
 export interface GenerateRequest {
@@ -61,10 +61,10 @@ interface Progress {
 }
 
 /**
- * The machine to go on with after `failed` threw `error`: one that holds no KV row yet.
- * Throws, best `error` itself, when there is none or when the error is not the machine's.
+ * The runner to go on with after `failed` threw `error`: one that holds no KV row yet.
+ * Throws, best `error` itself, when there is none or when the error is not the runner's.
  */
-export type Replace = (failed: Machine, error: unknown) => Promise<Machine>;
+export type Replace = (failed: PlanRunner, error: unknown) => Promise<PlanRunner>;
 
 const noOther: Replace = (_failed, error) => {
   throw error;
@@ -84,11 +84,11 @@ export class Session {
   private paces: Paces;
 
   constructor(
-    private machine: Machine,
+    private runner: PlanRunner,
     private readonly replace: Replace = noOther,
     private readonly clock: Clock = systemClock,
   ) {
-    this.paces = pacesOf(machine);
+    this.paces = pacesOf(runner);
   }
 
   /** Ids whose KV rows are there. */
@@ -102,15 +102,15 @@ export class Session {
 
   /** Learns how late the device answers, while nothing runs: the pace need not find out then. */
   async measureLatency(): Promise<void> {
-    const { machine, clock, paces } = this;
-    if (!machine.overlaps) return;
+    const { runner, clock, paces } = this;
+    if (!runner.overlaps) return;
     try {
-      await machine.roundTrip(); // The next one starts when an answer has just come, as those of a running answer do.
+      await runner.roundTrip(); // The next one starts when an answer has just come, as those of a running answer do.
       const startedAt = clock.now();
-      await machine.roundTrip();
+      await runner.roundTrip();
       paces.decode.knowEmptyTrip(clock.now() - startedAt);
     } catch {
-      // The first request meets the failure, and what replaces the machine.
+      // The first request meets the failure, and what replaces the runner.
     }
   }
 
@@ -119,13 +119,13 @@ export class Session {
     this.checkIds(ids);
     const signal = new AbortController().signal;
     const logits = await this.persist(signal, async () => {
-      this.checkIds(ids); // The next machine may have memory for fewer rows.
+      this.checkIds(ids); // The next runner may have memory for fewer rows.
       this.reset();
       await this.prefill(ids, signal);
-      this.machine.writeSampling(GREEDY);
-      this.machine.seek(ids.length - 1, ids.at(-1) ?? 0);
-      await this.machine.decode(1, ids.length - 1);
-      return this.machine.logits();
+      this.runner.writeSampling(GREEDY);
+      this.runner.seek(ids.length - 1, ids.at(-1) ?? 0);
+      await this.runner.decode(1, ids.length - 1);
+      return this.runner.logits();
     });
     if (logits === undefined) throw new Error("aborted by nobody");
     this.counters.requests += 1;
@@ -148,16 +148,16 @@ export class Session {
     const progress: Progress = { submitted: 0, sampled: [], finishReason: "length", firstAt: startedAt, lastAt: startedAt };
     const ended = await this.persist(signal, async () => {
       if (signal.aborted) return false;
-      // What a machine that failed had sampled is prompt to the next one: the sampler knows seed and position only.
+      // What a runner that failed had sampled is prompt to the next one: the sampler knows seed and position only.
       const rows = [...ids, ...progress.sampled];
-      // The next machine may have memory for fewer rows.
+      // The next runner may have memory for fewer rows.
       if (progress.sampled.length === 0) this.checkIds(ids);
-      else if (rows.length > this.machine.capacity) return true;
+      else if (rows.length > this.runner.capacity) return true;
       progress.submitted = progress.sampled.length;
       if (!(await this.prefill(rows, signal))) return false;
-      this.machine.writeSampling(sampling);
-      if (penalizes(sampling)) this.machine.writeCounts(answerCounts(ids, progress.sampled, this.machine.vocabSize));
-      this.machine.seek(rows.length - 1, rows.at(-1) ?? 0);
+      this.runner.writeSampling(sampling);
+      if (penalizes(sampling)) this.runner.writeCounts(answerCounts(ids, progress.sampled, this.runner.vocabSize));
+      this.runner.seek(rows.length - 1, rows.at(-1) ?? 0);
       if (progress.sampled.length > 0) progress.lastAt = this.clock.now(); // The way to here is no measure of the pace.
       await this.decode(request, progress);
       this.settle(ids, progress);
@@ -182,7 +182,7 @@ export class Session {
   }
 
   private checkIds(ids: readonly number[]): void {
-    const { vocabSize, capacity } = this.machine;
+    const { vocabSize, capacity } = this.runner;
     if (ids.length === 0) throw new RequestError({ what: "the prompt", got: "no token", expected: "at least one" });
     const wrong = ids.find((id) => !Number.isInteger(id) || id < 0 || id >= vocabSize);
     if (wrong !== undefined)
@@ -208,19 +208,19 @@ export class Session {
 
   /** Makes all but the last of `ids` resident. False when the signal ended it before. */
   private prefill(ids: readonly number[], signal: AbortSignal): Promise<boolean> {
-    return this.machine.padding ? this.prefillAhead(ids, signal) : this.prefillSoon(ids, signal);
+    return this.runner.padding ? this.prefillAhead(ids, signal) : this.prefillSoon(ids, signal);
   }
 
   /** In chunks that end soon, one after another. */
   private async prefillSoon(ids: readonly number[], signal: AbortSignal): Promise<boolean> {
-    const { machine, clock } = this;
+    const { runner, clock } = this;
     const { chunks } = this.paces;
     for (let left = ids.length - 1 - this.resident.length; left > 0; left = ids.length - 1 - this.resident.length) {
       if (signal.aborted) return false;
-      const chunk = chunks.next(left, machine.prefillChunks);
+      const chunk = chunks.next(left, runner.prefillChunks);
       const startedAt = clock.now();
       this.append(ids, chunk);
-      await machine.idle();
+      await runner.idle();
       chunks.observe(clock.now() - startedAt, chunk.length);
     }
     return !signal.aborted;
@@ -228,9 +228,9 @@ export class Session {
 
   /** Hands everything over at the device's pace; what follows queues behind it. */
   private async prefillAhead(ids: readonly number[], signal: AbortSignal): Promise<boolean> {
-    const { machine, clock } = this;
+    const { runner, clock } = this;
     const { prefill: pace, decode } = this.paces;
-    const chunks = coverPrompt(ids.length - 1 - this.resident.length, machine.prefillChunks);
+    const chunks = coverPrompt(ids.length - 1 - this.resident.length, runner.prefillChunks);
     pace.knowEmptyTrip(decode.latencyMs);
     let part: Part | undefined;
     const next = (): Work<void> | undefined => {
@@ -242,7 +242,7 @@ export class Session {
         this.append(ids, chunk, { index, of });
         part = index + 1 < of ? { index: index + 1, of } : undefined;
         if (part === undefined) chunks.shift();
-        return machine.idle();
+        return runner.idle();
       };
       return { units: chunkCost(chunk) / of, start };
     };
@@ -253,21 +253,21 @@ export class Session {
   private append(ids: readonly number[], { size, length }: Chunk, part: Part = WHOLE): void {
     const position = this.resident.length;
     const piece = ids.slice(position, position + length);
-    this.machine.prefill(size, position, piece, part);
+    this.runner.prefill(size, position, piece, part);
     if (part.index === part.of - 1) this.resident.push(...piece);
   }
 
   private async decode(request: GenerateRequest, progress: Progress): Promise<void> {
-    const { machine, clock } = this;
+    const { runner, clock } = this;
     const { decode: pace } = this.paces;
     const { ids, stopTokenIds, signal, onToken } = request;
-    const limit = Math.min(request.maxTokens ?? Infinity, machine.capacity - ids.length + 1);
+    const limit = Math.min(request.maxTokens ?? Infinity, runner.capacity - ids.length + 1);
     const next = (): Work<Uint32Array> | undefined => {
-      const steps = Math.min(pace.perSubmit, limit - progress.submitted, machine.ringSize);
+      const steps = Math.min(pace.perSubmit, limit - progress.submitted, runner.ringSize);
       if (steps <= 0) return undefined;
       const start = (): Promise<Uint32Array> => {
         const parts = Math.ceil((pace.unitMs ?? 0) / PART_MS);
-        const tokens = machine.decode(steps, ids.length - 1 + progress.submitted, Math.max(1, parts));
+        const tokens = runner.decode(steps, ids.length - 1 + progress.submitted, Math.max(1, parts));
         progress.submitted += steps;
         this.counters.decodeSteps += steps;
         return tokens;
@@ -300,7 +300,7 @@ export class Session {
   }
 
   /**
-   * Does `work`, and again on every machine that replaces one that failed; `work` takes up what it had reached.
+   * Does `work`, and again on every runner that replaces one that failed; `work` takes up what it had reached.
    * A failure leaves the KV cache in an unknown state. Undefined: aborted while the replacement was being made.
    */
   private async persist<T>(signal: AbortSignal, work: () => Promise<T>): Promise<T | undefined> {
@@ -309,13 +309,13 @@ export class Session {
         return await work();
       } catch (error) {
         this.reset();
-        const replaced = this.replace(this.machine, error).then((machine) => {
-          this.machine = machine;
-          this.paces = pacesOf(machine);
+        const replaced = this.replace(this.runner, error).then((runner) => {
+          this.runner = runner;
+          this.paces = pacesOf(runner);
           return true;
         });
         if (await Promise.race([replaced, aborted(signal)])) continue;
-        replaced.catch(() => undefined); // The next request meets the failed machine again, and its replacement.
+        replaced.catch(() => undefined); // The next request meets the failed runner again, and its replacement.
         return undefined;
       }
     }

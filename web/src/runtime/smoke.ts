@@ -1,21 +1,21 @@
-// Asks a machine what it makes of the artifact's smoke test, and compares that with what the compiler wrote.
+// Asks a plan runner what it makes of the artifact's smoke test, and compares that with what the compiler wrote.
 //
-// Knows logits, tolerances and a session of its own; nothing of variants or of what happens to a machine that is wrong.
+// Knows logits, tolerances and a session of its own; nothing of variants or of what happens to a runner that is wrong.
 
 import type { Smoke } from "../artifact/schema";
 import { DeviceError } from "../api/errors";
-import type { Machine } from "./replay";
+import type { PlanRunner } from "./replay";
 import { Session } from "./session";
 
 /**
- * Runs the prompt from position 0: a prefill and a decode step. The KV cache holds its rows afterwards. Machines with fewer
+ * Runs the prompt from position 0: a prefill and a decode step. The KV cache holds its rows afterwards. Runners with fewer
  * positions than the prompt has ids are not asked.
  * @throws DeviceError("wrong-results"), or what the device throws
  */
-export async function smokeTest(machine: Machine, smoke: Smoke): Promise<void> {
-  if (machine.capacity < smoke.ids.length) return;
+export async function smokeTest(runner: PlanRunner, smoke: Smoke): Promise<void> {
+  if (runner.capacity < smoke.ids.length) return;
   // Its counters are nobody's.
-  const logits = await new Session(machine).logits(smoke.ids);
+  const logits = await new Session(runner).logits(smoke.ids);
   const got = difference(logits, smoke);
   if (got === undefined) return;
   throw new DeviceError("wrong-results", {

@@ -10,7 +10,7 @@ import type { Alternative, Manifest, Plan, Variant } from "../artifact/schema";
 import type { Backend, BufferHandle } from "../backend/backend";
 import { DeviceError } from "../api/errors";
 import { autotune, type Contender } from "./autotune";
-import { type Machine, Replay } from "./replay";
+import { type PlanRunner, Replay } from "./replay";
 
 /** Loads that may end without a verdict before the plan's own programs are kept for good. */
 const MOST_TRIES = 3;
@@ -112,7 +112,7 @@ export async function decide(
 /**
  * @param own runs the plan's own programs, with all of the plan's kernels compiled in their order
  * @param read the text of a kernels_file
- * @returns the machine of the fastest programs; the KV cache and the state hold garbage
+ * @returns the runner of the fastest programs; the KV cache and the state hold garbage
  */
 export async function measure(
   memory: TuningMemory,
@@ -130,11 +130,11 @@ export async function measure(
     plan: Plan;
     buffers: readonly BufferHandle[];
     capacity: number;
-    own: Machine;
+    own: PlanRunner;
     read: (file: string) => Promise<string>;
     signal: AbortSignal;
   },
-): Promise<{ machine: Machine; tuning: Tuning }> {
+): Promise<{ runner: PlanRunner; tuning: Tuning }> {
   // A device or a tab that does not survive this is not asked again.
   await memory.put(key, { choice: {}, tries: tries + 1, final: true });
   const rejected = [...missing];
@@ -153,14 +153,14 @@ export async function measure(
     first += alternative.kernels.length;
     plans.set(alternative.name, its);
     const { name, tolerance, programs } = alternative;
-    contenders.push({ name, tolerance, programs: new Set(programs.keys()), machine: new Replay(backend, its, buffers, capacity) });
+    contenders.push({ name, tolerance, programs: new Set(programs.keys()), runner: new Replay(backend, its, buffers, capacity) });
   }
   const verdict = await autotune(own, contenders, { budgetMs, signal });
   const { choice, milliseconds, unmeasured } = verdict;
   await memory.put(key, { choice, tries: tries + 1, final: unmeasured.length === 0 });
   const tuning: Tuning = { source: "measured", programs: choice, milliseconds, rejected: [...rejected, ...verdict.rejected] };
-  if (Object.keys(choice).length === 0) return { machine: own, tuning };
+  if (Object.keys(choice).length === 0) return { runner: own, tuning };
   const from = (program: string): Plan => plans.get(choice[program] ?? "") ?? plan;
   const prefill = new Map([...plan.prefill].map(([size, dispatches]) => [size, from(`prefill_${size}`).prefill.get(size) ?? dispatches]));
-  return { machine: new Replay(backend, { ...plan, decode: from("decode").decode, prefill }, buffers, capacity), tuning };
+  return { runner: new Replay(backend, { ...plan, decode: from("decode").decode, prefill }, buffers, capacity), tuning };
 }

@@ -1,10 +1,8 @@
 // What this browser and this device offer, WebGPU first, and in plain words what is missing and what to do about it.
 
 import type { EngineInfo } from "../api/types";
-import { nameOf, probe, type Probe, UNNAMED } from "../backend/webgpu/adapter";
-import { cpuObstacle } from "../backend/negotiate";
-import { wasmSupport } from "../backend/wasm/module";
 import { WEBGPU } from "../api/browsers";
+import { cpuMissing, nameOf, probe, type Probe, UNNAMED } from "../page/device";
 import type { Model } from "./catalogue";
 import { el, facts } from "./dom";
 import { address, binaryBytes, bytes, count, parameters, plural } from "./format";
@@ -78,11 +76,6 @@ function describe({ adapter, info, features }: Found): DeviceOffer {
     software: info.isFallback,
     compatibility: info.featureLevel === "compatibility",
   };
-}
-
-/** Why models cannot run on the CPU here; undefined when they can. */
-export function cpuMissing(): string | undefined {
-  return cpuObstacle(wasmSupport());
 }
 
 /** What stands between the models and a device: nothing, a GPU (some run on the CPU), or both. */

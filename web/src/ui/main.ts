@@ -3,21 +3,11 @@
 import "./style.css";
 import type { Engine, EngineInfo } from "../api/types";
 import { tooOld } from "../api/browsers";
+import { cpuMissing } from "../page/device";
 import { createEngine, type WispError } from "../page/engine";
 import { fetchCatalogue, Picker, type Model } from "./catalogue";
 import { Chat } from "./chat";
-import {
-  cpuMissing,
-  deviceFacts,
-  deviceLine,
-  type DeviceReport,
-  type Means,
-  missingNotice,
-  modelFacts,
-  place,
-  probeDevice,
-  whyCpu,
-} from "./device";
+import { deviceFacts, deviceLine, type DeviceReport, type Means, missingNotice, modelFacts, place, probeDevice, whyCpu } from "./device";
 import { byId, el } from "./dom";
 import { prepareIsolation } from "./isolation";
 import { ProgressView } from "./loading";

@@ -154,7 +154,7 @@ async function perform(call: Call, signal: AbortSignal): Promise<Calls[CallName]
       return null;
     case "dispose":
       for (const controller of aborts.values()) controller.abort();
-      model?.runner.dispose();
+      model?.supervisor.dispose();
       return null;
   }
 }
@@ -243,20 +243,20 @@ async function chat(id: number, call: ChatCall, signal: AbortSignal): Promise<Ch
   };
 }
 
-function describe({ artifact, runner, notices }: LoadedModel): EngineInfo {
+function describe({ artifact, supervisor, notices }: LoadedModel): EngineInfo {
   const { manifest, template } = artifact;
-  const { variant, adapter, threads, hints, tuning, machine } = runner.running;
+  const { variant, adapter, threads, hints, tuning, runner } = supervisor.running;
   return {
     model: manifest.id,
     variant: variant.name,
     backend: variant.backend,
     adapter,
     threads,
-    skipped: runner.skipped,
+    skipped: supervisor.skipped,
     hints,
-    notices: [...notices, ...runner.running.notices],
+    notices: [...notices, ...supervisor.running.notices],
     tuning,
-    contextLength: machine.capacity,
+    contextLength: runner.capacity,
     vocabSize: manifest.vocabSize,
     quantization: manifest.quantization,
     parameters: manifest.parameters,
@@ -295,12 +295,12 @@ const NOTHING: EngineStats = {
 
 function stats(): EngineStats {
   if (model === undefined) return NOTHING;
-  const { session, runner, artifact, loadMs } = model;
-  const { recoveries, running } = runner;
+  const { session, supervisor, artifact, loadMs } = model;
+  const { recoveries, running } = supervisor;
   return {
     ...NOTHING,
     ...session.counters,
-    ...runner.counters,
+    ...supervisor.counters,
     ...artifact.fetcher.counters,
     loadMs,
     compileMs: running.compileMs,

@@ -165,10 +165,10 @@ describe("an outage", () => {
   });
 
   test("is not waited for when there is a copy", async () => {
-    for (const answer of [unreachable, status(503)]) expect((await run([answer], { impatient: true })).asked).toHaveLength(1);
+    for (const answer of [unreachable, status(503)]) expect((await run([answer], { failFast: true })).asked).toHaveLength(1);
     const { got, elapsed } = await run(
       [(asked) => new Promise((_, reject) => asked.signal.addEventListener("abort", () => reject(new DOMException("", "AbortError"))))],
-      { impatient: true },
+      { failFast: true },
     );
     expect(got).toBeInstanceOf(NetworkError);
     expect(elapsed).toBe(8000);

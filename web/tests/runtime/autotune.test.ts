@@ -2,7 +2,7 @@
 import { describe, expect, test } from "vitest";
 import { autotune, type Contender } from "../../src/runtime/autotune";
 import type { Clock } from "../../src/runtime/clock";
-import type { Machine } from "../../src/runtime/replay";
+import type { PlanRunner } from "../../src/runtime/replay";
 
 const VOCAB = 50;
 let clock = 0;
@@ -20,7 +20,7 @@ const answered = () => {
   return Promise.resolve();
 };
 
-/** What machines of a plan share: KV rows, and the logits of the last step. */
+/** What runners of a plan share: KV rows, and the logits of the last step. */
 class Device {
   rows: number[] = [];
   logits = new Float32Array(VOCAB);
@@ -34,11 +34,11 @@ interface Behaviour {
   writesRows?: boolean;
 }
 
-function machine(
+function runner(
   device: Device,
   { decodeMs = 1, prefillMs = 0.1, error = 0, writesRows = true }: Behaviour = {},
   capacity = 300,
-): Machine & { calls: number } {
+): PlanRunner & { calls: number } {
   let token = 0;
   return {
     calls: 0,
@@ -71,14 +71,14 @@ function machine(
 }
 
 function contender(name: string, device: Device, behaviour: Behaviour, programs: readonly string[]): Contender {
-  return { name, tolerance: 1e-3, programs: new Set(programs), machine: machine(device, behaviour) };
+  return { name, tolerance: 1e-3, programs: new Set(programs), runner: runner(device, behaviour) };
 }
 
 async function run(own: Behaviour, others: Record<string, [Behaviour, string[]]>, budgetMs = 1000, capacity = 300) {
   clock = 0;
   const device = new Device();
   const contenders = Object.entries(others).map(([name, [behaviour, programs]]) => contender(name, device, behaviour, programs));
-  const verdict = await autotune(machine(device, own, capacity), contenders, {
+  const verdict = await autotune(runner(device, own, capacity), contenders, {
     budgetMs,
     signal: new AbortController().signal,
     clock: time,
@@ -125,12 +125,12 @@ describe("an alternative", () => {
 
   test("is not taken for one program when it is wrong in another", async () => {
     const device = new Device();
-    const right = machine(device, { decodeMs: 0.1 });
-    const wrong = machine(device, { writesRows: false });
-    const mixed: Machine = { ...right, decode: right.decode.bind(right), prefill: wrong.prefill.bind(wrong) };
+    const right = runner(device, { decodeMs: 0.1 });
+    const wrong = runner(device, { writesRows: false });
+    const mixed: PlanRunner = { ...right, decode: right.decode.bind(right), prefill: wrong.prefill.bind(wrong) };
     clock = 0;
-    const contenders = [{ name: "mixed", tolerance: 1e-3, programs: new Set(["decode", "prefill_16"]), machine: mixed }];
-    const { choice } = await autotune(machine(device), contenders, { budgetMs: 1000, signal: new AbortController().signal, clock: time });
+    const contenders = [{ name: "mixed", tolerance: 1e-3, programs: new Set(["decode", "prefill_16"]), runner: mixed }];
+    const { choice } = await autotune(runner(device), contenders, { budgetMs: 1000, signal: new AbortController().signal, clock: time });
     expect(choice).toEqual({});
   });
 
@@ -214,5 +214,5 @@ test("an abort ends it", async () => {
   const device = new Device();
   const contenders = [contender("a", device, {}, ["decode"])];
   const signal = AbortSignal.abort(new Error("enough"));
-  await expect(autotune(machine(device), contenders, { budgetMs: 100, signal, clock: time })).rejects.toThrow("enough");
+  await expect(autotune(runner(device), contenders, { budgetMs: 100, signal, clock: time })).rejects.toThrow("enough");
 });

@@ -2,7 +2,7 @@
 import { describe, expect, test } from "vitest";
 import { GREEDY } from "../../src/runtime/sampling";
 import { type Generation, Session } from "../../src/runtime/session";
-import { SimulatedClock, SimulatedDevice, SimulatedMachine, type Speed } from "../support/simulation";
+import { SimulatedClock, SimulatedDevice, SimulatedRunner, type Speed } from "../support/simulation";
 
 /** Tokens after which the pace has been found, and those whose speed is then measured. */
 const LEARNING = 1600;
@@ -11,17 +11,17 @@ const MEASURED = 800;
 interface World {
   clock: SimulatedClock;
   device: SimulatedDevice;
-  machine: SimulatedMachine;
+  runner: SimulatedRunner;
   session: Session;
 }
 
 async function world(speed: Partial<Speed>, { stepMs = 1, tokenMs = 0, overlaps = true, measured = true } = {}): Promise<World> {
   const clock = new SimulatedClock();
   const device = new SimulatedDevice(clock, { there: 0, back: 0, timer: 0, ...speed });
-  const machine = Object.assign(new SimulatedMachine(device, overlaps), { stepMs, tokenMs });
-  const session = new Session(machine, undefined, clock);
+  const runner = Object.assign(new SimulatedRunner(device, overlaps), { stepMs, tokenMs });
+  const session = new Session(runner, undefined, clock);
   if (measured) await clock.drive(session.measureLatency());
-  return { clock, device, machine, session };
+  return { clock, device, runner, session };
 }
 
 interface Asked {
@@ -58,11 +58,11 @@ function ask(
  * had to wait for the device, then and before.
  */
 async function trial(place: World, change?: (count: number) => void) {
-  const { clock, device, machine } = place;
+  const { clock, device, runner } = place;
   const seen: number[] = [];
   let longest = 0;
   let learning = 0;
-  machine.onSubmit = () => {
+  runner.onSubmit = () => {
     if (seen.length < LEARNING) learning = Math.max(learning, device.backlog);
     else longest = Math.max(longest, device.backlog);
   };
@@ -72,7 +72,7 @@ async function trial(place: World, change?: (count: number) => void) {
   };
   await ask(place, { maxTokens: LEARNING + MEASURED, onToken });
   const tokensPerMs = MEASURED / ((seen.at(-1) ?? 0) - (seen[LEARNING - 1] ?? 0));
-  return { share: tokensPerMs * machine.stepMs, learning, longest };
+  return { share: tokensPerMs * runner.stepMs, learning, longest };
 }
 
 const latencies = [0.2, 1, 5, 20, 50, 100, 150, 200];
@@ -107,7 +107,7 @@ describe("a change of speed in the middle", () => {
     for (const timer of [0, 100]) {
       const place = await world({ back: 20, timer }, { stepMs: before });
       const { share, longest } = await trial(place, (count) => {
-        if (count === 800) place.machine.stepMs = after;
+        if (count === 800) place.runner.stepMs = after;
       });
       expect(share).toBeGreaterThan(0.9);
       expect(longest).toBeLessThan(100 + Math.max(before, after) + 20 + timer);
@@ -160,12 +160,12 @@ describe("Stop", () => {
     await ask(place, { prompt: 3000, maxTokens: 1 });
     const controller = new AbortController();
     place.clock.at(place.clock.now() + 5000, () => controller.abort());
-    const { prefilled } = place.machine;
+    const { prefilled } = place.runner;
     const { finishReason } = await ask(place, { prompt: 3000, signal: controller.signal });
     expect(finishReason).toBe("abort");
     expect(place.device.backlog).toBeLessThan(450);
-    expect(place.session.residentIds).toHaveLength(place.machine.prefilled - prefilled);
-    expect(Math.max(...place.machine.submits.slice(-10))).toBeLessThan(250);
+    expect(place.session.residentIds).toHaveLength(place.runner.prefilled - prefilled);
+    expect(Math.max(...place.runner.submits.slice(-10))).toBeLessThan(250);
   });
 });
 
@@ -185,7 +185,7 @@ describe("a prompt", () => {
   test("of a device that nothing is known of is not handed over at once", async () => {
     const place = await world({ back: 1 }, { tokenMs: 1 });
     let longest = 0;
-    place.machine.onSubmit = () => (longest = Math.max(longest, place.device.backlog));
+    place.runner.onSubmit = () => (longest = Math.max(longest, place.device.backlog));
     await ask(place, { prompt: 256 * 20, maxTokens: 1 });
     expect(longest).toBeLessThan(2 * 264 + 50);
   });
@@ -193,23 +193,23 @@ describe("a prompt", () => {
   test("of a device whose programs take long goes in parts", async () => {
     const place = await world({ back: 1 }, { tokenMs: 4, stepMs: 700 });
     await ask(place, { prompt: 256 * 8, maxTokens: 6 });
-    place.machine.submits.length = 0;
+    place.runner.submits.length = 0;
     await ask(place, { prompt: 256 * 8, maxTokens: 6 });
-    expect(Math.max(...place.machine.submits)).toBeLessThan(250);
+    expect(Math.max(...place.runner.submits)).toBeLessThan(250);
     expect(place.session.residentIds).toHaveLength(256 * 8 + 5);
   });
 });
 
 describe("steps that nobody reads", () => {
   const chats = async (place: World) => {
-    place.machine.steps = 0;
+    place.runner.steps = 0;
     let tokens = 0;
     for (let chat = 0; chat < 200; chat++) {
       const prompt = 4 + (chat % 13);
       // The stop token is a step too.
       tokens += (await ask(place, { prompt, stop: prompt + 3 + (chat % 17) })).tokens.length + 1;
     }
-    return place.machine.steps / tokens;
+    return place.runner.steps / tokens;
   };
 
   test("are none on the CPU", async () => {
@@ -236,10 +236,10 @@ describe("steps that nobody reads", () => {
 });
 
 test("readbacks are shared by steps that are short", async () => {
-  const { machine, ...rest } = await world({ timer: 100, back: 1 }, { stepMs: 1 });
-  await ask({ machine, ...rest }, { maxTokens: 1600 });
-  machine.readbacks = 0;
-  await ask({ machine, ...rest }, { maxTokens: 1600 });
-  expect(machine.mostInFlight).toBeGreaterThan(100);
-  expect(machine.readbacks / 1600).toBeLessThan(0.2);
+  const { runner, ...rest } = await world({ timer: 100, back: 1 }, { stepMs: 1 });
+  await ask({ runner, ...rest }, { maxTokens: 1600 });
+  runner.readbacks = 0;
+  await ask({ runner, ...rest }, { maxTokens: 1600 });
+  expect(runner.mostInFlight).toBeGreaterThan(100);
+  expect(runner.readbacks / 1600).toBeLessThan(0.2);
 });

@@ -28,7 +28,7 @@ describe("covering a prompt", () => {
   });
 });
 
-test("chunks that end soon follow the speed of the machine", () => {
+test("chunks that end soon follow the speed of the runner", () => {
   const after = (ms: number) => {
     const pace = new ChunkPace();
     for (let i = 0; i < 10; i++) pace.observe(ms * 32, 32);

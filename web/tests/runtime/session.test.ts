@@ -1,6 +1,6 @@
-// The session on a machine without a GPU, whose next token depends on every KV row, so that a stale row shows.
+// The session on a runner without a GPU, whose next token depends on every KV row, so that a stale row shows.
 import { describe, expect, test, vi } from "vitest";
-import type { Machine } from "../../src/runtime/replay";
+import type { PlanRunner } from "../../src/runtime/replay";
 import { GREEDY, type Sampling } from "../../src/runtime/sampling";
 import { Session } from "../../src/runtime/session";
 
@@ -16,7 +16,7 @@ function reference(ids: readonly number[], count: number): number[] {
   return out;
 }
 
-class FakeMachine implements Machine {
+class FakeRunner implements PlanRunner {
   readonly vocabSize = VOCAB;
   readonly ringSize = 16;
   readonly prefillChunks = [16, 4];
@@ -82,43 +82,43 @@ function ask(session: Session, ids: number[], maxTokens: number | undefined, mor
 }
 
 /** The invariant: what the session calls resident is what the KV cache holds. */
-function checkResident(session: Session, machine: FakeMachine): void {
-  expect(machine.kv.slice(0, session.residentIds.length)).toEqual([...session.residentIds]);
+function checkResident(session: Session, runner: FakeRunner): void {
+  expect(runner.kv.slice(0, session.residentIds.length)).toEqual([...session.residentIds]);
 }
 
 const PROMPT = [5, 9, 2, 77, 31, 8];
 
 describe("a session", () => {
   test.each([1, 2, 5, 6, 20, 40])("answers a prompt of %i tokens", async (length) => {
-    const machine = new FakeMachine();
-    const session = new Session(machine);
+    const runner = new FakeRunner();
+    const session = new Session(runner);
     const ids = Array.from({ length }, (_, i) => (i * 37) % VOCAB);
     const { tokens, finishReason } = await ask(session, ids, 20);
     expect(tokens).toEqual(reference(ids, 20));
     expect(finishReason).toBe("length");
-    checkResident(session, machine);
+    checkResident(session, runner);
     expect(session.residentIds).toHaveLength(length + 19);
   });
 
   test("takes chunks that end soon where padding costs nothing", async () => {
-    const machine = Object.assign(new FakeMachine(), { padding: false, tokenMs: 5, prefillChunks: [64] });
-    const session = new Session(machine);
+    const runner = Object.assign(new FakeRunner(), { padding: false, tokenMs: 5, prefillChunks: [64] });
+    const session = new Session(runner);
     const ids = Array.from({ length: 60 }, (_, i) => (i * 37) % VOCAB);
     const controller = new AbortController();
     const stopped = ask(session, ids, 4, { signal: controller.signal });
     setTimeout(() => controller.abort(), 150);
     expect((await stopped).finishReason).toBe("abort");
-    const lengths = machine.prefilled.map(([, , length]) => length);
+    const lengths = runner.prefilled.map(([, , length]) => length);
     expect(lengths[0]).toBe(16);
     expect(Math.max(...lengths.slice(1))).toBeLessThanOrEqual(16);
     expect(session.residentIds.length).toBeLessThan(59);
-    checkResident(session, machine);
+    checkResident(session, runner);
     expect((await ask(session, ids, 4)).tokens).toEqual(reference(ids, 4));
   });
 
   test("reuses the longest common prefix and nothing beyond it", async () => {
-    const machine = new FakeMachine();
-    const session = new Session(machine);
+    const runner = new FakeRunner();
+    const session = new Session(runner);
     const { tokens } = await ask(session, PROMPT, 10);
     const same = await ask(session, PROMPT, 10);
     expect(same.tokens).toEqual(tokens);
@@ -127,14 +127,14 @@ describe("a session", () => {
     const other = await ask(session, branch, 10);
     expect(other.reusedTokens).toBe(3);
     expect(other.tokens).toEqual(reference(branch, 10));
-    checkResident(session, machine);
+    checkResident(session, runner);
     session.reset();
     expect((await ask(session, branch, 1)).reusedTokens).toBe(0);
   });
 
   test("forgets what ran beyond a stop id", async () => {
-    const machine = new FakeMachine();
-    const session = new Session(machine);
+    const runner = new FakeRunner();
+    const session = new Session(runner);
     await ask(session, PROMPT, 40); // teaches the pace, so that several steps are in flight
     const answer = reference(PROMPT, 40);
     const stop = answer[25] ?? 0;
@@ -142,7 +142,7 @@ describe("a session", () => {
     const stopped = await ask(session, PROMPT, 50, { stopTokenIds: new Set([stop]) });
     expect(stopped.tokens).toEqual(expected);
     expect(stopped.finishReason).toBe("stop");
-    checkResident(session, machine);
+    checkResident(session, runner);
     const continued = [...PROMPT, ...expected, stop, 3];
     const then = await ask(session, continued, 10);
     expect(then.tokens).toEqual(reference(continued, 10));
@@ -150,25 +150,25 @@ describe("a session", () => {
   });
 
   test("ends when the receiver of tokens says so", async () => {
-    const machine = new FakeMachine();
-    const session = new Session(machine);
+    const runner = new FakeRunner();
+    const session = new Session(runner);
     const seen: number[] = [];
     const { tokens, finishReason } = await ask(session, PROMPT, 50, { onToken: (token) => seen.push(token) === 12 });
     expect(tokens).toEqual(reference(PROMPT, 12));
     expect(seen).toEqual(tokens);
     expect(finishReason).toBe("stop");
-    checkResident(session, machine);
+    checkResident(session, runner);
   });
 
   test("keeps the rows of the conversation when a request is given up while it waits", async () => {
-    const machine = new FakeMachine();
-    const session = new Session(machine);
+    const runner = new FakeRunner();
+    const session = new Session(runner);
     const { tokens } = await ask(session, PROMPT, 10);
     const before = [...session.residentIds];
     const other = await ask(session, [99, 98, 97], 10, { signal: AbortSignal.abort() });
     expect(other).toMatchObject({ tokens: [], finishReason: "abort", reusedTokens: 0 });
     expect(session.residentIds).toEqual(before);
-    checkResident(session, machine);
+    checkResident(session, runner);
     const continued = [...PROMPT, ...tokens, 3];
     const then = await ask(session, continued, 5);
     expect(then.reusedTokens).toBe(before.length);
@@ -176,8 +176,8 @@ describe("a session", () => {
   });
 
   test("ends at an abort, before or in the middle", async () => {
-    const machine = new FakeMachine();
-    const session = new Session(machine);
+    const runner = new FakeRunner();
+    const session = new Session(runner);
     const early = await ask(session, PROMPT, 50, { signal: AbortSignal.abort() });
     expect(early).toMatchObject({ tokens: [], finishReason: "abort" });
     const controller = new AbortController();
@@ -189,12 +189,12 @@ describe("a session", () => {
     const { tokens, finishReason } = await ask(session, PROMPT, 50, { signal: controller.signal, onToken });
     expect(finishReason).toBe("abort");
     expect(tokens).toEqual(reference(PROMPT, tokens.length));
-    checkResident(session, machine);
+    checkResident(session, runner);
   });
 
   test("stops at the end of the context", async () => {
-    const machine = new FakeMachine(10);
-    const session = new Session(machine);
+    const runner = new FakeRunner(10);
+    const session = new Session(runner);
     const { tokens, finishReason } = await ask(session, PROMPT, undefined);
     expect(tokens).toHaveLength(10 - PROMPT.length + 1);
     expect(finishReason).toBe("length");
@@ -204,31 +204,31 @@ describe("a session", () => {
   });
 
   test("gives logits from a fresh sequence", async () => {
-    const machine = new FakeMachine();
-    const session = new Session(machine);
+    const runner = new FakeRunner();
+    const session = new Session(runner);
     await ask(session, PROMPT, 10);
     expect([...(await session.logits(PROMPT))]).toEqual([next(PROMPT)]);
     expect(session.residentIds).toEqual(PROMPT);
-    checkResident(session, machine);
+    checkResident(session, runner);
   });
 
   test("uploads counts only when a penalty reads them", async () => {
-    const machine = new FakeMachine();
-    const session = new Session(machine);
+    const runner = new FakeRunner();
+    const session = new Session(runner);
     await ask(session, PROMPT, 2);
-    expect(machine.counts).toBeUndefined();
+    expect(runner.counts).toBeUndefined();
     await ask(session, PROMPT, 2, { sampling: { ...GREEDY, repetitionPenalty: 1.2 } });
-    expect(machine.counts?.[77]).toBe(0x80000000);
-    expect(machine.counts?.[78]).toBe(0);
+    expect(runner.counts?.[77]).toBe(0x80000000);
+    expect(runner.counts?.[78]).toBe(0);
   });
 
-  test.each([0, 1, 7, 19])("goes on where it was when the machine fails after %i steps", async (lasts) => {
-    const first = new FakeMachine();
+  test.each([0, 1, 7, 19])("goes on where it was when the runner fails after %i steps", async (lasts) => {
+    const first = new FakeRunner();
     first.lasts = lasts;
-    const second = new FakeMachine();
+    const second = new FakeRunner();
     const seen: number[] = [];
     let delivered = -1;
-    const replace = vi.fn((failed: Machine) => {
+    const replace = vi.fn((failed: PlanRunner) => {
       expect(failed).toBe(first);
       delivered = seen.length;
       return Promise.resolve(second);
@@ -247,15 +247,15 @@ describe("a session", () => {
     });
     expect(session.counters).toMatchObject({ requests: 1, tokens: 20 });
     const counted = [...(second.counts ?? [])].map((count) => count & 0x7fffffff).reduce((sum, count) => sum + count, 0);
-    expect(counted, "what the first machine generated counts for the penalties").toBe(delivered);
+    expect(counted, "what the first runner generated counts for the penalties").toBe(delivered);
     for (const id of PROMPT) expect((second.counts?.[id] ?? 0) >>> 31).toBe(1);
     checkResident(session, second);
     expect(session.residentIds).toHaveLength(PROMPT.length + 19);
     expect([...(await session.logits(PROMPT))]).toEqual([next(PROMPT)]);
   });
 
-  test("gives what there is when it is aborted while a machine is being replaced", async () => {
-    const first = new FakeMachine();
+  test("gives what there is when it is aborted while a runner is being replaced", async () => {
+    const first = new FakeRunner();
     first.lasts = 4;
     const controller = new AbortController();
     const session = new Session(first, () => {
@@ -270,10 +270,10 @@ describe("a session", () => {
   });
 
   test("trusts no row after the device failed", async () => {
-    const machine = new FakeMachine();
-    const session = new Session(machine);
+    const runner = new FakeRunner();
+    const session = new Session(runner);
     await ask(session, PROMPT, 5);
-    machine.failing = true;
+    runner.failing = true;
     await expect(ask(session, PROMPT, 5)).rejects.toThrow("lost");
     expect(session.residentIds).toEqual([]);
   });

@@ -1,9 +1,9 @@
-// What a device makes of the artifact's smoke test, and what becomes of one that is wrong: the real runner, session and replay
+// What a device makes of the artifact's smoke test, and what becomes of one that is wrong: the real supervisor, session and replay
 // over a device that lies about its logits (support/toy-device.ts).
 import { describe, expect, test } from "vitest";
 import type { Smoke } from "../../src/artifact/schema";
 import type { Candidate } from "../../src/backend/negotiate";
-import { Runner, type Running } from "../../src/worker/recovery";
+import { Supervisor, type Running } from "../../src/worker/supervisor";
 import { allocate, Replay } from "../../src/runtime/replay";
 import { Session } from "../../src/runtime/session";
 import { difference, smokeTest } from "../../src/runtime/smoke";
@@ -33,30 +33,30 @@ const LIES: [string, Lie, RegExp][] = [
   ["another token on top", (logits) => logits.fill(50, ranked[40], (ranked[40] ?? 0) + 1), /50\.0 for token \d+ .* at most 2\.00 is right/],
 ];
 
-async function machineOf(lie?: Lie, capacity = CONTEXT): Promise<{ device: ToyDevice; machine: Replay }> {
+async function runnerOf(lie?: Lie, capacity = CONTEXT): Promise<{ device: ToyDevice; runner: Replay }> {
   const device = new ToyDevice();
   device.lie = lie;
-  return { device, machine: new Replay(device, PLAN, await allocate(device, PLAN, CONTEXT), capacity) };
+  return { device, runner: new Replay(device, PLAN, await allocate(device, PLAN, CONTEXT), capacity) };
 }
 
 describe("a device that computes", () => {
   test("what the artifact says is taken, and the session on it is as new", async () => {
-    const { device, machine } = await machineOf();
-    await smokeTest(machine, SMOKE);
+    const { device, runner } = await runnerOf();
+    await smokeTest(runner, SMOKE);
     expect(device.counters.submits).toBeGreaterThan(1); // a chunk of the prompt, perhaps in parts, and a step
-    const session = new Session(machine);
+    const session = new Session(runner);
     expect([...(await session.logits([5, 9, 2]))]).toEqual([...referenceLogits([5, 9, 2])]);
     expect(session.counters).toMatchObject({ requests: 1, promptTokens: 3, decodeSteps: 1, tokens: 0 });
   });
 
   test("nearly the same is taken", async () => {
-    const { machine } = await machineOf((logits) => logits.set(logits.map((logit, id) => logit + (id % 2 === 0 ? 4.9 : -4.9))));
-    await smokeTest(machine, SMOKE);
+    const { runner } = await runnerOf((logits) => logits.set(logits.map((logit, id) => logit + (id % 2 === 0 ? 4.9 : -4.9))));
+    await smokeTest(runner, SMOKE);
   });
 
   test.each(LIES)("%s is refused", async (_, lie, reason) => {
-    const { machine } = await machineOf(lie);
-    await expect(smokeTest(machine, SMOKE)).rejects.toMatchObject({
+    const { runner } = await runnerOf(lie);
+    await expect(smokeTest(runner, SMOKE)).rejects.toMatchObject({
       name: "DeviceError",
       kind: "wrong-results",
       got: expect.stringMatching(reason) as string,
@@ -64,8 +64,8 @@ describe("a device that computes", () => {
   });
 
   test("in too little memory for the prompt is not asked", async () => {
-    const { device, machine } = await machineOf((logits) => logits.fill(NaN), IDS.length - 1);
-    await smokeTest(machine, SMOKE);
+    const { device, runner } = await runnerOf((logits) => logits.fill(NaN), IDS.length - 1);
+    await smokeTest(runner, SMOKE);
     expect(device.counters.submits).toBe(0);
   });
 });
@@ -88,9 +88,9 @@ describe("a variant that computes something else", () => {
   async function world(lies: Record<string, (Lie | undefined)[]>, fixed = false) {
     const devices: ToyDevice[] = [];
     const start = async (chosen: Candidate["variant"]): Promise<Running> => {
-      const { device, machine } = await machineOf(lies[chosen.name]?.shift());
+      const { device, runner } = await runnerOf(lies[chosen.name]?.shift());
       devices.push(device);
-      await smokeTest(machine, SMOKE).catch((error: unknown) => {
+      await smokeTest(runner, SMOKE).catch((error: unknown) => {
         device.dispose();
         throw error;
       });
@@ -102,20 +102,20 @@ describe("a variant that computes something else", () => {
         hints: [],
         notices: [],
         backend: device,
-        machine,
+        runner,
         compileMs: 0,
         tuning: UNTUNED,
         tuneMs: 0,
       };
     };
-    const runner = await Runner.start({ candidates: [GPU, CPU], fixed, start, pauses: [0] }, new AbortController().signal);
-    return { runner, devices };
+    const supervisor = await Supervisor.start({ candidates: [GPU, CPU], fixed, start, pauses: [0] }, new AbortController().signal);
+    return { supervisor, devices };
   }
 
   test("gives way to the next one, with the reason", async () => {
-    const { runner, devices } = await world({ "webgpu-f16": [(logits) => logits.fill(NaN)] });
-    expect(runner.running.variant.name).toBe("wasm-simd");
-    expect(runner.skipped).toEqual([
+    const { supervisor, devices } = await world({ "webgpu-f16": [(logits) => logits.fill(NaN)] });
+    expect(supervisor.running.variant.name).toBe("wasm-simd");
+    expect(supervisor.skipped).toEqual([
       { variant: "webgpu-f16", reason: "The device computes other logits than the artifact says (NaN for token 0 after a short prompt)" },
     ]);
     expect(devices.map(({ disposed }) => disposed)).toEqual([true, false]);
@@ -126,12 +126,12 @@ describe("a variant that computes something else", () => {
   });
 
   test("after it was lost is not taken again", async () => {
-    const { runner, devices } = await world({ "webgpu-f16": [undefined, (logits) => logits.fill(NaN)] });
-    expect(runner.running.variant.name).toBe("webgpu-f16");
-    const session = new Session(runner.running.machine, (failed, error) => runner.replace(failed, error));
+    const { supervisor, devices } = await world({ "webgpu-f16": [undefined, (logits) => logits.fill(NaN)] });
+    expect(supervisor.running.variant.name).toBe("webgpu-f16");
+    const session = new Session(supervisor.running.runner, (failed, error) => supervisor.replace(failed, error));
     devices[0]?.lose();
     expect([...(await session.logits(IDS))]).toEqual([...WANT]);
-    expect(runner.running.variant.name).toBe("wasm-simd");
-    expect(runner.skipped[0]?.reason).toMatch(/the driver was reset; it could not be started again: The device computes other logits/);
+    expect(supervisor.running.variant.name).toBe("wasm-simd");
+    expect(supervisor.skipped[0]?.reason).toMatch(/the driver was reset; it could not be started again: The device computes other logits/);
   });
 });

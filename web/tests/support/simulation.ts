@@ -1,6 +1,6 @@
 // Simulated time and a simulated device, so that tests of pace measure nothing real.
 import type { Clock } from "../../src/runtime/clock";
-import { type Machine, type Part, WHOLE } from "../../src/runtime/replay";
+import { type PlanRunner, type Part, WHOLE } from "../../src/runtime/replay";
 
 /** Time passes only from one event to the next, when nothing else is left to do. */
 export class SimulatedClock implements Clock {
@@ -76,7 +76,7 @@ export class SimulatedDevice {
 }
 
 /** What a session runs on, with the times of a simulated device. The next token is the position. */
-export class SimulatedMachine implements Machine {
+export class SimulatedRunner implements PlanRunner {
   readonly vocabSize = 1 << 20;
   readonly capacity = 1 << 19;
   readonly ringSize = 256;

@@ -13,7 +13,7 @@ import {
   type Slice,
   WHOLE,
 } from "../backend";
-import { Executor, type Patience } from "./executor";
+import { Executor, type ThreadTimeouts } from "./executor";
 import { layOut, makeMemory, type Placed } from "./memory";
 import { compileModule, wasmSupport } from "./module";
 import { canSpawn, defaultThreads, type SpawnThread, spawnThread } from "./pool";
@@ -22,7 +22,7 @@ import type { PlainStep } from "./run";
 export { LIMIT_BYTES, memoryNeeded } from "./memory";
 export { wasmSupport, type WasmSupport } from "./module";
 
-export interface WasmOptions extends Patience {
+export interface WasmOptions extends ThreadTimeouts {
   /** Default: what suits the processor, at most 8; 1 where threads are not possible. */
   threads?: number | undefined;
   /** For tests: another way to start helpers. */
@@ -81,7 +81,7 @@ export class WasmBackend implements Backend {
   }
 
   /** Helpers that cannot be started are done without. @throws DeviceError("no-wasm"), RequestError */
-  static async create({ threads, spawn = spawnThread, ...patience }: WasmOptions = {}): Promise<WasmBackend> {
+  static async create({ threads, spawn = spawnThread, ...timeouts }: WasmOptions = {}): Promise<WasmBackend> {
     const { wasm, simd, relaxedSimd, sharedMemory } = wasmSupport();
     if (!wasm || !simd)
       throw new DeviceError("no-wasm", {
@@ -93,7 +93,7 @@ export class WasmBackend implements Backend {
     if (threads !== undefined && (!Number.isInteger(threads) || threads < 1 || threads > MOST_THREADS))
       throw new RequestError({ what: "threads", got: String(threads), expected: `an integer from 1 to ${MOST_THREADS}` });
     const wanted = sharedMemory && canSpawn() ? (threads ?? (await defaultThreads())) : 1;
-    return new WasmBackend(relaxedSimd, await Executor.create(wanted, spawn, patience));
+    return new WasmBackend(relaxedSimd, await Executor.create(wanted, spawn, timeouts));
   }
 
   async createBuffers(sizes: readonly { bytes: number; label: string }[]): Promise<BufferHandle[]> {

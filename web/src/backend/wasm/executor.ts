@@ -5,12 +5,12 @@ import type { Kernel } from "../../artifact/schema";
 import { DeviceError } from "../../api/errors";
 import { turn } from "./event-loop";
 import { instantiate, type KernelFunction } from "./module";
-import { Pool, type SpawnThread } from "./pool";
+import { ThreadPool, type SpawnThread } from "./pool";
 import { bind, type PlainStep, type Runner, SoloRunner, type Step, TeamRunner } from "./run";
 import { Team, type Trap } from "./team";
 
-/** For tests: less patience with helpers. */
-export interface Patience {
+/** For tests: helpers are given less time. */
+export interface ThreadTimeouts {
   /** Milliseconds until helpers must have started. */
   startMs?: number;
   /** Helpers that have taken and finished nothing for so many milliseconds are gone. */
@@ -22,8 +22,8 @@ const STALL_MS = 5000;
 const SLICE_MS = 30;
 
 /** Several threads: the helpers and what this thread gives them orders with. */
-interface Crew {
-  pool: Pool;
+interface Helpers {
+  pool: ThreadPool;
   team: Team;
   runner: TeamRunner;
   /** The helpers are in their loop: they take orders and receive no messages. */
@@ -42,37 +42,45 @@ export class Executor {
   private disposed = false;
 
   private constructor(
-    private crew: Crew | undefined,
+    private helpers: Helpers | undefined,
     private readonly stallMs: number,
   ) {
-    this.runner = crew?.runner ?? new SoloRunner();
-    if (crew !== undefined) crew.pool.onLost = (reason) => this.onLost?.(reason);
+    this.runner = helpers?.runner ?? new SoloRunner();
+    if (helpers !== undefined) helpers.pool.onLost = (reason) => this.onLost?.(reason);
   }
 
   /** Helpers that cannot be started are done without. */
-  static async create(threads: number, spawn: SpawnThread, { startMs, stallMs = STALL_MS }: Patience): Promise<Executor> {
-    return new Executor(threads === 1 ? undefined : await gather(threads, spawn, startMs), stallMs);
+  static async create(threads: number, spawn: SpawnThread, { startMs, stallMs = STALL_MS }: ThreadTimeouts): Promise<Executor> {
+    return new Executor(threads === 1 ? undefined : await startHelpers(threads, spawn, startMs), stallMs);
   }
 
   get threads(): number {
-    return this.crew?.team.threads ?? 1;
+    return this.helpers?.team.threads ?? 1;
   }
 
   /** Ends the helpers: this thread goes on alone. Before instantiate(). */
   dismiss(): void {
-    this.crew?.pool.dispose();
-    this.crew = undefined;
+    this.helpers?.pool.dispose();
+    this.helpers = undefined;
     this.runner = new SoloRunner();
   }
 
   /** An instance of the module on every thread. @throws DeviceError("shader") */
   async instantiate(module: WebAssembly.Module, memory: WebAssembly.Memory, kernels: readonly Kernel[]): Promise<void> {
     this.functions = instantiate(module, memory, kernels, 0);
-    if (this.crew === undefined) return;
-    const { control, threads } = this.crew.team;
+    if (this.helpers === undefined) return;
+    const { control, threads } = this.helpers.team;
     const plain = kernels.map(({ entry, bindings }) => ({ entry, bindings }));
     try {
-      await this.crew.pool.ask((index) => ({ type: "instantiate", thread: index + 1, threads, control, module, memory, kernels: plain }));
+      await this.helpers.pool.ask((index) => ({
+        type: "instantiate",
+        thread: index + 1,
+        threads,
+        control,
+        module,
+        memory,
+        kernels: plain,
+      }));
     } catch (error) {
       throw new DeviceError("shader", { what: `A helper thread could not load the kernels: ${messageOf(error)}` });
     }
@@ -81,16 +89,16 @@ export class Executor {
   /** The next program. After instantiate(), and while none runs. */
   async add(steps: PlainStep[]): Promise<void> {
     this.programs.push(bind(steps, this.functions, this.threads));
-    if (this.crew === undefined) return;
-    await this.leave(this.crew);
-    this.crew.pool.post(() => ({ type: "program", steps }));
+    if (this.helpers === undefined) return;
+    await this.leave(this.helpers);
+    this.helpers.pool.post(() => ({ type: "program", steps }));
   }
 
   /** The trap that ended it, if one did. @throws once disposed of */
   async run(program: number, times: number): Promise<Trap | undefined> {
     const steps = this.programs[program];
     if (steps === undefined) throw new Error(`program ${program} was not added`);
-    if (this.crew !== undefined) this.enter(this.crew);
+    if (this.helpers !== undefined) this.enter(this.helpers);
     this.runner.start(program, steps, times);
     await this.finish();
     return this.runner.trap();
@@ -103,7 +111,7 @@ export class Executor {
 
   dispose(): void {
     this.disposed = true;
-    this.crew?.pool.dispose();
+    this.helpers?.pool.dispose();
   }
 
   /** Runs what was started to its end. */
@@ -112,7 +120,7 @@ export class Executor {
     let progress = "";
     for (let startedAt = performance.now(); !this.runner.advance(this.turnedAt + SLICE_MS);) {
       const now = performance.now();
-      const current = this.crew?.team.progress() ?? String(now);
+      const current = this.helpers?.team.progress() ?? String(now);
       // A computer that slept for an hour in between counts as one slice.
       stalledMs = current === progress ? stalledMs + Math.min(now - startedAt, 2 * SLICE_MS) : 0;
       progress = current;
@@ -124,26 +132,26 @@ export class Executor {
   }
 
   /** The helpers begin to take orders. */
-  private enter(crew: Crew): void {
-    if (crew.entered) return;
-    const { generation } = crew.team;
-    crew.pool.post(() => ({ type: "enter", generation }));
-    crew.entered = true;
+  private enter(helpers: Helpers): void {
+    if (helpers.entered) return;
+    const { generation } = helpers.team;
+    helpers.pool.post(() => ({ type: "enter", generation }));
+    helpers.entered = true;
   }
 
   /** The helpers begin to receive messages. */
-  private async leave(crew: Crew): Promise<void> {
-    if (!crew.entered) return;
-    crew.runner.startLeave();
+  private async leave(helpers: Helpers): Promise<void> {
+    if (!helpers.entered) return;
+    helpers.runner.startLeave();
     await this.finish();
-    crew.entered = false;
+    helpers.entered = false;
   }
 }
 
 /** Helpers that are ready, or undefined where they do not start. */
-async function gather(threads: number, spawn: SpawnThread, startMs: number | undefined): Promise<Crew | undefined> {
+async function startHelpers(threads: number, spawn: SpawnThread, startMs: number | undefined): Promise<Helpers | undefined> {
   try {
-    const pool = await Pool.start(threads - 1, spawn, startMs);
+    const pool = await ThreadPool.start(threads - 1, spawn, startMs);
     const team = Team.create(threads);
     return { pool, team, runner: new TeamRunner(team, 0), entered: false };
   } catch (error) {

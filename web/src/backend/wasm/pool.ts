@@ -79,7 +79,7 @@ const THREAD = inNode() ? "./wisp-node-thread.mjs" : "./thread.js";
 
 export const spawnThread: SpawnThread = (events) => spawner(new URL(/* @vite-ignore */ THREAD, import.meta.url))(events);
 
-export class Pool {
+export class ThreadPool {
   /** Called once, when a thread has failed or ended by itself. */
   onLost: ((reason: string) => void) | undefined;
   private readonly ports: ThreadPort[] = [];
@@ -90,8 +90,8 @@ export class Pool {
   private constructor() {}
 
   /** @throws when not all of them are ready in time; those that are have been ended then */
-  static async start(count: number, spawn: SpawnThread, milliseconds = START_MS): Promise<Pool> {
-    const pool = new Pool();
+  static async start(count: number, spawn: SpawnThread, milliseconds = START_MS): Promise<ThreadPool> {
+    const pool = new ThreadPool();
     let timer: ReturnType<typeof setTimeout> | undefined;
     try {
       const ready = pool.replies(count);

@@ -20,7 +20,7 @@ import { storageNotices } from "./room";
 import { type Artifact, startVariant } from "./variant";
 import { entryOf } from "./weights";
 import type { LoadOptions } from "../../protocol/messages";
-import { Runner, type RunnerOptions } from "../recovery";
+import { Supervisor, type SupervisorOptions } from "../supervisor";
 import { Session } from "../../runtime/session";
 import { type ChatTemplate, chatTemplateOf } from "../../text/chat-template";
 import { Tokenizer } from "../../text/tokenizer";
@@ -34,7 +34,7 @@ interface Texts {
 
 export interface LoadedModel {
   artifact: Artifact & Texts;
-  runner: Runner;
+  supervisor: Supervisor;
   session: Session;
   /** What is otherwise than one would expect of the load, in plain words. */
   notices: readonly string[];
@@ -42,9 +42,9 @@ export interface LoadedModel {
 }
 
 /** What the model tells while it runs. */
-export type RunnerEvents = Pick<RunnerOptions, "onRecovering" | "onMoved" | "onLost">;
+export type SupervisorEvents = Pick<SupervisorOptions, "onRecovering" | "onMoved" | "onLost">;
 
-export interface LoadEvents extends RunnerEvents {
+export interface LoadEvents extends SupervisorEvents {
   /** Files will be kept: the page may ask the browser not to delete them. */
   onKeeping?: () => void;
 }
@@ -94,7 +94,7 @@ export async function load(
         meter.enter("ready");
         return { ...loaded, notices, loadMs: performance.now() - startedAt };
       } catch (error) {
-        loaded.runner.dispose();
+        loaded.supervisor.dispose();
         throw error;
       }
     } catch (error) {
@@ -121,8 +121,8 @@ async function loadDescribed(
   common: Omit<Artifact, "weights">,
   backend: string,
   signal: AbortSignal,
-  { onRecovering, onMoved, onLost }: RunnerEvents,
-): Promise<Pick<LoadedModel, "artifact" | "runner" | "session">> {
+  { onRecovering, onMoved, onLost }: SupervisorEvents,
+): Promise<Pick<LoadedModel, "artifact" | "supervisor" | "session">> {
   const { manifest, meter, store } = common;
   const candidates = negotiate(manifest.variants, await inspect(eligible(manifest.variants, backend)), backend);
   const failure = new AbortController();
@@ -134,7 +134,7 @@ async function loadDescribed(
   const weights = fetcher.json(manifest.weights, entryOf(manifest, manifest.weights)).then((json) => parseTensorCache(json, manifest));
   const texts = loadTexts(fetcher, manifest);
   const artifact: Artifact = { ...common, weights };
-  const runnerEvents = {
+  const supervisorEvents = {
     ...(onMoved === undefined ? {} : { onMoved }),
     ...(onLost === undefined ? {} : { onLost }),
     onRecovering: (error: WispError) => {
@@ -142,17 +142,17 @@ async function loadDescribed(
       onRecovering?.(store.stores ? error : downloadingAgain(error, manifest));
     },
   };
-  const start: RunnerOptions["start"] = (variant, until, gently) => startVariant(artifact, variant, until, gently);
-  const starting = Runner.start({ candidates, fixed: backend !== "auto", start, ...runnerEvents }, ends);
+  const start: SupervisorOptions["start"] = (variant, until, gently) => startVariant(artifact, variant, until, gently);
+  const starting = Supervisor.start({ candidates, fixed: backend !== "auto", start, ...supervisorEvents }, ends);
   try {
-    const [runner, found] = await Promise.all([starting, texts, weights]);
-    const session = new Session(runner.running.machine, (failed, error) => runner.replace(failed, error));
+    const [supervisor, found] = await Promise.all([starting, texts, weights]);
+    const session = new Session(supervisor.running.runner, (failed, error) => supervisor.replace(failed, error));
     await session.measureLatency();
-    return { artifact: { ...artifact, ...found }, runner, session };
+    return { artifact: { ...artifact, ...found }, supervisor, session };
   } catch (error) {
     failure.abort();
     starting.then(
-      (runner) => runner.dispose(),
+      (supervisor) => supervisor.dispose(),
       () => undefined,
     );
     part.drop();

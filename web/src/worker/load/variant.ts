@@ -1,4 +1,4 @@
-// Starts one variant of an artifact: from its plan to a machine that runs on a device.
+// Starts one variant of an artifact: from its plan to a plan runner on a device.
 
 import { anySignal } from "../../artifact/abort";
 import { compose, type Module } from "../../artifact/choice";
@@ -11,7 +11,7 @@ import type { Backend } from "../../backend/backend";
 import { WasmBackend, wasmSupport } from "../../backend/wasm/backend";
 import { WebGPUBackend } from "../../backend/webgpu/backend";
 import { DeviceError } from "../../api/errors";
-import type { Running } from "../recovery";
+import type { Running } from "../supervisor";
 import { allocate, Replay } from "../../runtime/replay";
 import { smokeTest } from "../../runtime/smoke";
 import { decide, measure, type TuningMemory, UNTUNED } from "../../runtime/tuning";
@@ -44,7 +44,7 @@ interface Prepared {
 }
 
 /**
- * One variant: plan -> device -> kernels and weights at once -> machine, measured or remembered alternatives in it, which
+ * One variant: plan -> device -> kernels and weights at once -> runner, measured or remembered alternatives in it, which
  * computes what the artifact says. No weight is fetched for a device that cannot hold it.
  */
 export async function startVariant(artifact: Artifact, variant: Variant, signal: AbortSignal, gently = false): Promise<Running> {
@@ -68,7 +68,7 @@ export async function startVariant(artifact: Artifact, variant: Variant, signal:
       return startAt(artifact, prepared, { capacity, gently, mayMeasure: true }, parts.weights, signal);
     };
     const started = await startWithin({ ...context, tokens: most }, start, (capacity) => fits(prepared, capacity, threads));
-    const { capacity } = started.machine;
+    const { capacity } = started.runner;
     return most === context.tokens ? started : { ...started, notices: [lowered(context.tokens, capacity)] };
   } catch (error) {
     parts.own.drop();
@@ -142,7 +142,7 @@ async function startAt(artifact: Artifact, prepared: Prepared, manner: Manner, p
       ...(backend instanceof WasmBackend ? describeCpu(backend) : {}),
       variant,
       compileMs,
-      machine: own,
+      runner: own,
       notices: [],
       tuning: UNTUNED,
       tuneMs: 0,
@@ -156,7 +156,7 @@ async function startAt(artifact: Artifact, prepared: Prepared, manner: Manner, p
       running = { ...running, ...measured, tuneMs: performance.now() - tuneStart };
     }
     foreign = Object.keys(running.tuning.programs).length > 0;
-    if (manifest.smoke !== undefined) await smokeTest(running.machine, manifest.smoke);
+    if (manifest.smoke !== undefined) await smokeTest(running.runner, manifest.smoke);
     return running;
   } catch (error) {
     failure.abort(); // A kernel that does not compile ends the download.

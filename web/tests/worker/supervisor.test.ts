@@ -1,8 +1,8 @@
-// The real runner, session and replay over devices that can be lost: only the device is a fake (support/toy-device.ts).
+// The real supervisor, session and replay over devices that can be lost: only the device is a fake (support/toy-device.ts).
 import { describe, expect, test, vi } from "vitest";
 import type { Candidate } from "../../src/backend/negotiate";
 import { ArtifactError, DeviceError, NetworkError } from "../../src/api/errors";
-import { Runner, type RunnerOptions, type Running } from "../../src/worker/recovery";
+import { Supervisor, type SupervisorOptions, type Running } from "../../src/worker/supervisor";
 import { allocate, Replay } from "../../src/runtime/replay";
 import { GREEDY } from "../../src/runtime/sampling";
 import { Session } from "../../src/runtime/session";
@@ -19,13 +19,13 @@ const REFUSED = new DeviceError("no-adapter", { what: "The GPU refused a device"
 /** What each start of a variant does: the steps its device lasts, or the error it throws. */
 type Script = Record<string, (number | Error)[]>;
 
-async function world(candidates: Candidate[], script: Script, options: Partial<RunnerOptions> = {}, capacities: number[] = []) {
+async function world(candidates: Candidate[], script: Script, options: Partial<SupervisorOptions> = {}, capacities: number[] = []) {
   const started: string[] = [];
   const devices: ToyDevice[] = [];
   const events: string[] = [];
   let time = 0;
   const gentle: boolean[] = [];
-  const start: RunnerOptions["start"] = async (chosen, _signal, gently): Promise<Running> => {
+  const start: SupervisorOptions["start"] = async (chosen, _signal, gently): Promise<Running> => {
     started.push(chosen.name);
     gentle.push(gently);
     const outcome = script[chosen.name]?.shift() ?? Infinity;
@@ -34,11 +34,11 @@ async function world(candidates: Candidate[], script: Script, options: Partial<R
     backend.lasts = outcome;
     devices.push(backend);
     const capacity = capacities[devices.length - 1] ?? CONTEXT;
-    const machine = new Replay(backend, PLAN, await allocate(backend, PLAN, capacity), capacity);
+    const runner = new Replay(backend, PLAN, await allocate(backend, PLAN, capacity), capacity);
     const adapter = { vendor: "", architecture: "", device: "", description: "", isFallback: false };
-    return { variant: chosen, adapter, threads: 0, hints: [], notices: [], backend, machine, compileMs: 0, tuning: UNTUNED, tuneMs: 0 };
+    return { variant: chosen, adapter, threads: 0, hints: [], notices: [], backend, runner, compileMs: 0, tuning: UNTUNED, tuneMs: 0 };
   };
-  const runner = await Runner.start(
+  const supervisor = await Supervisor.start(
     {
       candidates,
       fixed: false,
@@ -52,7 +52,7 @@ async function world(candidates: Candidate[], script: Script, options: Partial<R
     },
     new AbortController().signal,
   );
-  const session = new Session(runner.running.machine, (failed, error) => runner.replace(failed, error));
+  const session = new Session(supervisor.running.runner, (failed, error) => supervisor.replace(failed, error));
   const ask = async (count = 30, seed = 0) => {
     const seen: number[] = [];
     const { tokens } = await session.generate({
@@ -66,15 +66,15 @@ async function world(candidates: Candidate[], script: Script, options: Partial<R
     expect(seen).toEqual(tokens);
     return tokens;
   };
-  return { runner, session, ask, started, gentle, devices, events, pass: (ms: number) => (time += ms) };
+  return { supervisor, session, ask, started, gentle, devices, events, pass: (ms: number) => (time += ms) };
 }
 
 describe("at the start", () => {
   test("the first that starts runs, and each before it has its reason", async () => {
-    const { runner, started, ask } = await world([F16, GPU, CPU], { "webgpu-f32": [REFUSED] });
+    const { supervisor, started, ask } = await world([F16, GPU, CPU], { "webgpu-f32": [REFUSED] });
     expect(started).toEqual(["webgpu-f32", "wasm-simd"]);
-    expect(runner.running.variant.name).toBe("wasm-simd");
-    expect(runner.skipped).toEqual([
+    expect(supervisor.running.variant.name).toBe("wasm-simd");
+    expect(supervisor.skipped).toEqual([
       { variant: "webgpu-f16", reason: "the device lacks f16" },
       { variant: "webgpu-f32", reason: "The GPU refused a device (OperationError)" },
     ]);
@@ -86,9 +86,9 @@ describe("at the start", () => {
     ["out-of-memory", "The GPU has not enough memory for the model", "The GPU has not enough memory for the model"],
     ["device-lost", "The GPU device was lost", "The GPU device was lost"],
   ] as const)("%s leads to the next variant", async (kind, what, reason) => {
-    const { runner } = await world([GPU, CPU], { "webgpu-f32": [new DeviceError(kind, { what })] });
-    expect(runner.running.variant.name).toBe("wasm-simd");
-    expect(runner.skipped).toEqual([{ variant: "webgpu-f32", reason }]);
+    const { supervisor } = await world([GPU, CPU], { "webgpu-f32": [new DeviceError(kind, { what })] });
+    expect(supervisor.running.variant.name).toBe("wasm-simd");
+    expect(supervisor.skipped).toEqual([{ variant: "webgpu-f32", reason }]);
   });
 
   test.each([new ArtifactError({ what: "damaged" }), new NetworkError({ what: "offline" })])(
@@ -101,9 +101,9 @@ describe("at the start", () => {
   test("no other variant of a GPU without memory is tried", async () => {
     const full = new DeviceError("out-of-memory", { what: "The GPU has not enough memory" });
     const other = { variant: variant("webgpu-f32-sg"), obstacle: undefined };
-    const { runner, started } = await world([GPU, other, CPU], { "webgpu-f32": [full] });
+    const { supervisor, started } = await world([GPU, other, CPU], { "webgpu-f32": [full] });
     expect(started).toEqual(["webgpu-f32", "wasm-simd"]);
-    expect(runner.skipped.map(({ reason }) => reason)).toEqual(["The GPU has not enough memory", "The GPU has not enough memory"]);
+    expect(supervisor.skipped.map(({ reason }) => reason)).toEqual(["The GPU has not enough memory", "The GPU has not enough memory"]);
   });
 
   test("a variant named by hand fails with its own error", async () => {
@@ -114,14 +114,14 @@ describe("at the start", () => {
     const software: Candidate = { ...GPU, lastResort: "a software one" };
     const cpu = await world([F16, software, CPU], {});
     expect(cpu.started).toEqual(["wasm-simd"]);
-    expect(cpu.runner.skipped).toEqual([
+    expect(cpu.supervisor.skipped).toEqual([
       { variant: "webgpu-f32", reason: "a software one" },
       { variant: "webgpu-f16", reason: "the device lacks f16" },
     ]);
     const full = new DeviceError("out-of-memory", { what: "The model needs more memory" });
     const gpu = await world([F16, software, CPU], { "wasm-simd": [full] });
     expect(gpu.started).toEqual(["wasm-simd", "webgpu-f32"]);
-    expect(gpu.runner.skipped).toEqual([
+    expect(gpu.supervisor.skipped).toEqual([
       { variant: "webgpu-f16", reason: "the device lacks f16" },
       { variant: "wasm-simd", reason: "The model needs more memory" },
     ]);
@@ -140,25 +140,25 @@ describe("at the start", () => {
 
 describe("a device that is lost", () => {
   test.each([0, 1, 7, 29])("after %i steps comes back, and the answer goes on", async (lasts) => {
-    const { runner, ask, started, gentle, devices, events } = await world([GPU, CPU], { "webgpu-f32": [lasts] });
+    const { supervisor, ask, started, gentle, devices, events } = await world([GPU, CPU], { "webgpu-f32": [lasts] });
     expect(await ask(30, 5)).toEqual(reference(PROMPT, 30, 5));
     expect(started).toEqual(["webgpu-f32", "webgpu-f32"]);
     expect(gentle, "it may have been lost to a submit that took too long").toEqual([false, true]);
     expect(devices.map(({ disposed }) => disposed)).toEqual([true, false]);
     expect(events).toEqual(["recovering device-lost", "moved"]);
-    expect(runner.skipped).toEqual([]);
-    expect(runner.recoveries).toBe(1);
-    expect(runner.counters.submits).toBe(devices.reduce((sum, { counters }) => sum + counters.submits, 0));
-    expect(runner.counters.gpuBytes).toBe(1000);
+    expect(supervisor.skipped).toEqual([]);
+    expect(supervisor.recoveries).toBe(1);
+    expect(supervisor.counters.submits).toBe(devices.reduce((sum, { counters }) => sum + counters.submits, 0));
+    expect(supervisor.counters.gpuBytes).toBe(1000);
   });
 
   test("twice within a minute gives way to the CPU, in the middle of the answer", async () => {
-    const { runner, ask, started, events } = await world([F16, GPU, CPU], { "webgpu-f32": [9, 9] });
+    const { supervisor, ask, started, events } = await world([F16, GPU, CPU], { "webgpu-f32": [9, 9] });
     expect(await ask(30, 5)).toEqual(reference(PROMPT, 30, 5));
     expect(started).toEqual(["webgpu-f32", "webgpu-f32", "wasm-simd"]);
     expect(events).toEqual(["recovering device-lost", "moved", "recovering device-lost", "moved"]);
-    expect(runner.running.variant.name).toBe("wasm-simd");
-    expect(runner.skipped[1]).toEqual({
+    expect(supervisor.running.variant.name).toBe("wasm-simd");
+    expect(supervisor.skipped[1]).toEqual({
       variant: "webgpu-f32",
       reason: "lost twice within a minute: The GPU device was lost (unknown): the driver was reset",
     });
@@ -166,10 +166,10 @@ describe("a device that is lost", () => {
   });
 
   test("once in a while is taken again each time", async () => {
-    const { runner, ask, started, devices, pass } = await world([GPU, CPU], {});
+    const { supervisor, ask, started, devices, pass } = await world([GPU, CPU], {});
     for (const recoveries of [1, 2]) {
       devices.at(-1)?.lose();
-      await vi.waitFor(() => expect(runner.recoveries).toBe(recoveries));
+      await vi.waitFor(() => expect(supervisor.recoveries).toBe(recoveries));
       expect(await ask(30)).toEqual(reference(PROMPT, 30));
       pass(60_001);
     }
@@ -179,11 +179,11 @@ describe("a device that is lost", () => {
   test("that needs a moment is asked for again, and given up after three times", async () => {
     const patient = await world([GPU, CPU], { "webgpu-f32": [9, REFUSED, REFUSED] });
     expect(await patient.ask()).toEqual(reference(PROMPT, 30));
-    expect(patient.runner.running.variant.name).toBe("webgpu-f32");
-    const { runner, ask, started } = await world([GPU, CPU], { "webgpu-f32": [9, REFUSED, REFUSED, REFUSED] });
+    expect(patient.supervisor.running.variant.name).toBe("webgpu-f32");
+    const { supervisor, ask, started } = await world([GPU, CPU], { "webgpu-f32": [9, REFUSED, REFUSED, REFUSED] });
     expect(await ask()).toEqual(reference(PROMPT, 30));
     expect(started.slice(1)).toEqual(["webgpu-f32", "webgpu-f32", "webgpu-f32", "wasm-simd"]);
-    expect(runner.skipped[0]?.reason).toMatch(
+    expect(supervisor.skipped[0]?.reason).toMatch(
       /the driver was reset; it could not be started again: The GPU refused a device \(OperationError\)/,
     );
   });
@@ -203,12 +203,12 @@ describe("a device that is lost", () => {
     ["and was named by hand", [GPU, CPU], true, "webgpu-f32"],
     ["and is the CPU", [F16, CPU], false, "wasm-simd"],
   ])("twice within a minute %s is lost for good", async (_, candidates, fixed, name) => {
-    const { runner, ask, events, started } = await world(candidates, { [name]: [9, 9] }, { fixed });
+    const { supervisor, ask, events, started } = await world(candidates, { [name]: [9, 9] }, { fixed });
     await expect(ask()).rejects.toMatchObject({ kind: "device-lost" });
     expect(started).toEqual([name, name]);
     expect(events).toEqual(["recovering device-lost", "moved", "recovering device-lost", "lost device-lost"]);
     await expect(ask()).rejects.toMatchObject({ kind: "device-lost" });
-    expect(runner.recoveries).toBe(1);
+    expect(supervisor.recoveries).toBe(1);
   });
 
   test("and cannot be replaced for another reason says so", async () => {
@@ -218,7 +218,7 @@ describe("a device that is lost", () => {
   });
 
   test("is not replaced when it was disposed of meanwhile", async () => {
-    const { runner, ask, devices, events } = await world([GPU], { "webgpu-f32": [9] }, { onRecovering: () => runner.dispose() });
+    const { supervisor, ask, devices, events } = await world([GPU], { "webgpu-f32": [9] }, { onRecovering: () => supervisor.dispose() });
     await expect(ask()).rejects.toThrow();
     expect(devices.every(({ disposed }) => disposed)).toBe(true);
     expect(events).toEqual([]);

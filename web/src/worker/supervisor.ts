@@ -1,7 +1,7 @@
 // Keeps a model running: starts it on the best variant that works here, and starts it anew when its device goes away.
 //
 // Owns what runs and decides what comes next; how a variant is started is given to it, and what a session does with the
-// machine is not its business. The policy: a device that is lost is taken again; lost twice within a minute, or not to be
+// runner is not its business. The policy: a device that is lost is taken again; lost twice within a minute, or not to be
 // had again, the CPU takes over. A variant that was named by hand is never exchanged for another.
 
 import type { AdapterInfo, SkippedVariant, Tuning } from "../api/types";
@@ -9,7 +9,7 @@ import type { BackendName, Variant } from "../artifact/schema";
 import type { Backend, BackendCounters } from "../backend/backend";
 import { type Candidate, reasons } from "../backend/negotiate";
 import { abortError, DeviceError, WispError } from "../api/errors";
-import type { Machine } from "../runtime/replay";
+import type { PlanRunner } from "../runtime/replay";
 
 /** A variant that runs: replaced as a whole when its device goes away. */
 export interface Running {
@@ -22,13 +22,13 @@ export interface Running {
   /** What is otherwise than was asked for, in plain words. */
   notices: readonly string[];
   backend: Backend;
-  machine: Machine;
+  runner: PlanRunner;
   compileMs: number;
   tuning: Tuning;
   tuneMs: number;
 }
 
-export interface RunnerOptions {
+export interface SupervisorOptions {
   /** Best first. */
   candidates: readonly Candidate[];
   /** One variant was named: it or none. */
@@ -37,7 +37,7 @@ export interface RunnerOptions {
   start: (variant: Variant, signal: AbortSignal, gently: boolean) => Promise<Running>;
   /** The device is gone; another one is being made ready. */
   onRecovering?: (error: WispError) => void;
-  /** `runner.running` is a new one. */
+  /** `supervisor.running` is a new one. */
   onMoved?: () => void;
   /** Nothing runs any more, for good. */
   onLost?: (error: WispError) => void;
@@ -49,12 +49,12 @@ export interface RunnerOptions {
 const TWICE_WITHIN_MS = 60_000;
 const PAUSES = [0, 500, 2000];
 
-export class Runner {
+export class Supervisor {
   /** How often a device was lost and the model went on. */
   recoveries = 0;
   /** False while a lost device is being replaced, and for good when it cannot be. */
   private alive = true;
-  private recovery: Promise<Machine> | undefined;
+  private recovery: Promise<PlanRunner> | undefined;
   /** Why nothing runs any more. */
   private final: DeviceError | undefined;
   /** When the current variant's devices were lost. */
@@ -64,7 +64,7 @@ export class Runner {
   private readonly ends = new AbortController();
 
   private constructor(
-    private readonly options: RunnerOptions,
+    private readonly options: SupervisorOptions,
     /** Better variants that do not run here, and those that failed. */
     readonly skipped: SkippedVariant[],
     /** The latest; it may be lost. */
@@ -77,7 +77,7 @@ export class Runner {
    * On the first candidate that starts; why others did not is in `skipped`.
    * @throws what start() throws when it is not the device's fault or no other variant may be tried; DeviceError
    */
-  static async start(options: RunnerOptions, signal: AbortSignal): Promise<Runner> {
+  static async start(options: SupervisorOptions, signal: AbortSignal): Promise<Supervisor> {
     const skipped: SkippedVariant[] = [];
     const failed: SkippedVariant[] = [];
     let last: unknown;
@@ -96,7 +96,7 @@ export class Runner {
       if (obstacle === undefined) {
         try {
           const running = await options.start(variant, signal, false);
-          return new Runner(options, without(variant), running);
+          return new Supervisor(options, without(variant), running);
         } catch (error) {
           if (options.fixed || !isDevices(error)) throw error;
           last = error;
@@ -126,14 +126,14 @@ export class Runner {
   }
 
   /**
-   * The machine to use in place of `failed`, which threw `error`.
+   * The runner to use in place of `failed`, which threw `error`.
    * @throws `error` when it is not the device's; DeviceError("device-lost") when nothing runs any more
    */
-  async replace(failed: Machine, error: unknown): Promise<Machine> {
+  async replace(failed: PlanRunner, error: unknown): Promise<PlanRunner> {
     if (!isDevices(error) || this.ends.signal.aborted) throw error;
     if (this.recovery === undefined) {
       if (!this.alive) throw this.final ?? error;
-      if (this.current.machine !== failed) return this.current.machine;
+      if (this.current.runner !== failed) return this.current.runner;
       this.recovery = this.recover(this.current, error).finally(() => (this.recovery = undefined));
     }
     return this.recovery;
@@ -147,11 +147,11 @@ export class Runner {
   private watch(running: Running): void {
     void running.backend.lost.then((error) => {
       // Nobody may be waiting for an answer now: have it ready for the next request.
-      this.replace(running.machine, error).catch(() => undefined);
+      this.replace(running.runner, error).catch(() => undefined);
     });
   }
 
-  private async recover(lost: Running, error: DeviceError): Promise<Machine> {
+  private async recover(lost: Running, error: DeviceError): Promise<PlanRunner> {
     const { onRecovering, onMoved, onLost, now = () => performance.now() } = this.options;
     const at = now();
     this.losses = [...this.losses.filter((before) => at - before < TWICE_WITHIN_MS), at];
@@ -167,7 +167,7 @@ export class Runner {
       this.alive = true;
       this.watch(running);
       onMoved?.();
-      return running.machine;
+      return running.runner;
     } catch (failure) {
       if (this.ends.signal.aborted) throw failure;
       this.final = asLost(failure, error);
