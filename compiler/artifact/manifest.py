@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from compiler.errors import WispError
+from compiler.target.limits import DEFAULT_LIMITS
 
 FORMAT_VERSION = 1
 SHARD_BYTES = 32 * 1024 * 1024
@@ -29,19 +30,7 @@ COUNT_LIMITS = {
     "alternatives": 8,
 }
 
-# WebGPU's defaults (https://www.w3.org/TR/webgpu/#limits); a variant's `required_limits` raises them.
-DEFAULT_LIMITS = {
-    "maxBufferSize": 268435456,
-    "maxStorageBufferBindingSize": 134217728,
-    "maxStorageBuffersPerShaderStage": 8,
-    "maxComputeWorkgroupStorageSize": 16384,
-    "maxComputeInvocationsPerWorkgroup": 256,
-    "maxComputeWorkgroupSizeX": 256,
-    "maxComputeWorkgroupSizeY": 256,
-    "maxComputeWorkgroupSizeZ": 64,
-    "maxComputeWorkgroupsPerDimension": 65535,
-}
-# What stands in their place in plans of the CPU, where `grid` counts items along one axis.
+# What stands in the place of WebGPU's limits in plans of the CPU, where `grid` counts items along one axis.
 WASM_LIMITS = {
     "maxBufferSize": TOTAL_BYTES,
     "maxStorageBufferBindingSize": TOTAL_BYTES,

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from compiler.artifact.writer import Artifact, load_artifact
-from compiler.bench.native import dispatch_bytes
+from compiler.bench.browser import bench_browser
+from compiler.bench.native import bench_native, dispatch_bytes
+from compiler.bench.shapes import shape_artifact
 from compiler.check.parity import adapter_name, choose_variants
 from compiler.errors import WispError
 from compiler.models import config_from_huggingface, weight_specs
@@ -52,8 +54,6 @@ def bench(
             case "native":
                 measured = _native(artifact, candidates, limit)
             case "browser" | "wasm":
-                from compiler.bench.browser import bench_browser
-
                 named = candidates[0]["name"] if backend == "wasm" else variant
                 measured = bench_browser(artifact, named, limit, threads)
         advance(1)
@@ -84,8 +84,6 @@ def choose_artifact(path: Path | None, shape: str | None, quantization: str | No
         if quantization is not None:
             raise WispError("--quant is for --shape", remedy="compile the artifact with another --quant instead")
         return path
-    from compiler.bench.shapes import shape_artifact
-
     assert shape is not None
     return shape_artifact(shape, quantization, progress)
 
@@ -114,8 +112,6 @@ def backend_variants(artifact: Artifact, backend: Backend, variant: str | None) 
 
 
 def _native(artifact: Artifact, entries: list[dict[str, Any]], limit: float) -> dict[str, Any]:
-    from compiler.bench.native import bench_native
-
     adapter = request_adapter()
     lacking = {v["name"]: missing_features(adapter, v["required_features"]) for v in entries}
     chosen = next((name for name, missing in lacking.items() if not missing), None)

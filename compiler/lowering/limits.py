@@ -14,13 +14,10 @@ import numpy as np
 
 from compiler.errors import WispError
 from compiler.models import weight_specs
-from compiler.network.layers import CUT_BYTES, CUT_ROLES, Geometry
+from compiler.network.layers import CUT_ROLES, Geometry
+from compiler.target.limits import DEFAULT_LIMITS, LARGEST_BINDING
 from compiler.weights.quantize import parameter_layout
 
-DEFAULT_BINDING = CUT_BYTES
-DEFAULT_BUFFER = 256 * 1024 * 1024  # WebGPU's default maxBufferSize
-# What browsers offer on the GPUs of desktops, which is as far as a variant may ask.
-LARGEST_BINDING = 2**31 - 4
 LARGEST_ON_CPU = 4 * (2**31 - 1)  # indices of words are i32; a runtime allocates as many positions as memory holds
 
 
@@ -67,5 +64,5 @@ def required_limits(plan: Mapping[str, Any]) -> dict[str, int]:
     """The WebGPU limits that a plan's buffers pass the defaults of, each with the least value that will do."""
     largest = max(buffer["bytes"] for buffer in plan["buffers"])
     largest = -(-largest // 4) * 4
-    needed = {"maxStorageBufferBindingSize": DEFAULT_BINDING, "maxBufferSize": DEFAULT_BUFFER}
-    return {name: largest for name, default in needed.items() if largest > default}
+    names = ("maxStorageBufferBindingSize", "maxBufferSize")
+    return {name: largest for name in names if largest > DEFAULT_LIMITS[name]}

@@ -29,6 +29,7 @@ from compiler.network.decoder import Decoder
 from compiler.network.graph import Graph
 from compiler.network.layers import RING_SIZE, Geometry
 from compiler.network.parallel import ParallelDecoder
+from compiler.target.limits import COMPATIBILITY_INVOCATIONS, DEFAULT_LIMITS
 from compiler.target.variants import ACTIVATION_DTYPE, Variant
 from compiler.weights.quantize import parameter_layout
 from compiler.weights.schemes import Scheme
@@ -40,10 +41,7 @@ PASSES: tuple[tuple[str, Any], ...] = (
     ("static_plan_block_memory", relax.transform.StaticPlanBlockMemory),
 )
 PARALLEL_LAYERS = ("phi",)  # model types whose attention and MLP stand side by side
-MAX_BINDINGS = 8  # WebGPU's default maxStorageBuffersPerShaderStage
-MAX_WORKGROUP_BYTES = 16384
-MAX_INVOCATIONS = 256
-MAX_INVOCATIONS_OF_COMPATIBILITY_MODE = 128  # WebGPU on OpenGL ES and Direct3D 11, which has no subgroups
+MAX_INVOCATIONS = DEFAULT_LIMITS["maxComputeInvocationsPerWorkgroup"]
 
 
 Identity = tuple[tuple[str, ...], StructuralKey]
@@ -130,7 +128,7 @@ def lower_variant(
     show("plan.json", lambda: json.dumps(plan, indent=1))
     required: dict[str, int] = {}
     if variant.backend == "webgpu":
-        _check_kernels(plan, MAX_INVOCATIONS if variant.subgroups else MAX_INVOCATIONS_OF_COMPATIBILITY_MODE)
+        _check_kernels(plan, MAX_INVOCATIONS if variant.subgroups else COMPATIBILITY_INVOCATIONS)
         required = limits.required_limits(plan)
     return Lowered(plan, modules, geometry.cache.dtype, required, {a.kernels_file: source for a, source in made})
 
@@ -295,12 +293,12 @@ def _weight_shapes(geometry: Geometry) -> dict[str, tuple[int, ...]]:
 
 def _check_kernels(plan: Mapping[str, Any], max_invocations: int) -> None:
     """Every kernel fits what all devices of its variant have; one that does not is a defect of the compiler."""
-    alternatives = plan.get("alternatives", [])
+    alternatives, most_bindings = plan.get("alternatives", []), DEFAULT_LIMITS["maxStorageBuffersPerShaderStage"]
     for kernel in [*plan["kernels"], *(kernel for a in alternatives for kernel in a["kernels"])]:
         invocations = int(np.prod(kernel["workgroup_size"]))
-        if len(kernel["bindings"]) > MAX_BINDINGS or invocations > max_invocations:
+        if len(kernel["bindings"]) > most_bindings or invocations > max_invocations:
             raise RuntimeError(f"kernel {kernel['entry']} exceeds WebGPU's limits: {kernel}")
-        if kernel["workgroup_bytes"] > MAX_WORKGROUP_BYTES:
+        if kernel["workgroup_bytes"] > DEFAULT_LIMITS["maxComputeWorkgroupStorageSize"]:
             raise RuntimeError(
                 f"kernel {kernel['entry']} declares {kernel['workgroup_bytes']} bytes of workgroup storage"
             )

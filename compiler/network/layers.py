@@ -19,12 +19,13 @@ from compiler.kernels.epilogue import STATE_HEADER
 from compiler.kernels.webgpu import embed, matvec
 from compiler.kernels.webgpu.tuning import TUNING, Alternative, VariantTuning
 from compiler.models.base import ModelConfig, WeightSpec
+from compiler.target.limits import DEFAULT_LIMITS
 from compiler.target.variants import Variant
 from compiler.weights.quantize import parameter_layout
 from compiler.weights.schemes import EXCEPTED_ROLES, Scheme
 
 RING_SIZE = 256
-CUT_BYTES = 128 * 1024 * 1024  # WebGPU's default maxStorageBufferBindingSize
+CUT_BYTES = DEFAULT_LIMITS["maxStorageBufferBindingSize"]
 CUT_ROLES = EXCEPTED_ROLES  # the vocabulary's matrices: only their kernels take a matrix in parts
 PART_ROWS = 64  # a tensor is cut at multiples of this
 

@@ -11,11 +11,12 @@ import compiler.lowering.lower
 from compiler.build import build, fitting_variants
 from compiler.config import resolve_config
 from compiler.errors import WispError
-from compiler.lowering.limits import DEFAULT_BINDING, LARGEST_BINDING, obstacle, required_limits
+from compiler.lowering.limits import obstacle, required_limits
 from compiler.lowering.lower import geometry_of, lower_variant
 from compiler.models import config_from_huggingface
 from compiler.progress import Silent
 from compiler.recipes import plan_recipe
+from compiler.target.limits import DEFAULT_LIMITS, LARGEST_BINDING
 from compiler.target.variants import VARIANTS
 from compiler.weights.schemes import SCHEMES
 from tests.conftest import ROOT
@@ -83,7 +84,7 @@ def test_long_contexts_compile_and_state_their_limits(
     caches = [b for b in json.loads((output / variant / "plan.json").read_text())["buffers"] if b["kind"] == "kv"]
     assert entry["kv_bytes_per_token"] * context == sum(b["bytes"] for b in caches)
     if largest is None:
-        assert max(b["bytes"] for b in caches) <= DEFAULT_BINDING
+        assert max(b["bytes"] for b in caches) <= DEFAULT_LIMITS["maxStorageBufferBindingSize"]
         assert entry["required_limits"] == {}
     else:
         assert {b["bytes"] for b in caches} == {largest}

@@ -1,0 +1,24 @@
+"""Imports of the compiler point one way: the contracts in pyproject.toml hold, and no import hides in a function."""
+
+import ast
+from pathlib import Path
+
+from importlinter import cli
+
+ROOT = Path(__file__).resolve().parents[2]
+# The command line imports what a command needs when it runs: `wisp --help` is to be there at once.
+START_UP = {"cli.py", "incremental.py"}
+
+
+def test_the_contracts_hold() -> None:
+    assert cli.lint_imports(config_filename=str(ROOT / "pyproject.toml"), no_cache=True) == 0
+
+
+def test_only_the_command_line_imports_late() -> None:
+    late = set()
+    for path in (ROOT / "compiler").rglob("*.py"):
+        functions = (n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.FunctionDef))
+        imports = (n for f in functions for n in ast.walk(f) if isinstance(n, ast.ImportFrom))
+        if any((n.module or "").split(".")[0] == "compiler" for n in imports):
+            late.add(str(path.relative_to(ROOT / "compiler")))
+    assert late == START_UP
