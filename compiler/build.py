@@ -6,7 +6,7 @@ Every stage takes and gives frozen values; what a stage does is in the module it
 import math
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -38,10 +38,13 @@ from compiler.sources.files import checked_token_id
 from compiler.sources.lora import Adapter
 from compiler.sources.open import open_requested
 from compiler.sources.protocol import Checkpoint, CheckpointSource
-from compiler.sources.weights import float_rows, stored_tensors
+from compiler.sources.weights import float_blocks, float_rows, kept_tensors, quantized_tensors
 from compiler.target.variants import ACTIVATION_DTYPE, VARIANTS
+from compiler.weights.account import Fate, SourceValues, fate_of, summed
+from compiler.weights.choice import AUTO, choose_scheme, role_names, scheme_names
+from compiler.weights.kept import Held
 from compiler.weights.quantize import parameter_layout
-from compiler.weights.schemes import SCHEMES, Scheme, with_exceptions
+from compiler.weights.schemes import MatrixKey, Scheme
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,15 @@ class Calibration:
     importance: Mapping[tuple[str, int | None], NDArray[np.float32]]
 
 
+@dataclass(frozen=True)
+class Findings:
+    """What is found out about the weights while they are stored, as far as it applies."""
+
+    calibration: Calibration | None = None
+    values: SourceValues | None = None
+    smoke: Smoke | None = None
+
+
 def build(config: BuildConfig, report: Report | None = None) -> Path:
     """Compiles one model and returns the artifact's directory. On any failure the output is as it was before.
 
@@ -103,13 +115,16 @@ def build(config: BuildConfig, report: Report | None = None) -> Path:
     lowered = lower(config, network, variants, report)
     with ArtifactWriter(config.output, mlc_shards=config.mlc_shards) as writer:
         calibration = calibrate(config, source, network, report)
-        metadata = write_weights(config, source, network, calibration, writer, report)
+        metadata, values = write_weights(config, source, network, calibration, writer, report)
         write_variants(network, lowered, writer)
         write_text(source, network, text, writer)
         smoke = run_smoke_test(config, network, lowered, writer, report)
-        output = writer.finish(describe(config, source, network, text, lowered, calibration, smoke), metadata)
+        findings = Findings(calibration, values, smoke)
+        output = writer.finish(describe(config, source, network, text, lowered, findings), metadata)
     if source.adapter is not None:
         report.note(f"merged {source.adapter}")
+    if values is not None:
+        report.note(f"the source's values: {values}")
     if unchecked is not None:
         report.note(unchecked)
     report.note(f"{output}: {human_bytes(network.weight_bytes)} of weights, context {network.context}")
@@ -135,7 +150,8 @@ def plan_network(config: BuildConfig, source: Source) -> Network:
     if config.architecture is not None:
         stated = without_ignored(config.architecture, config.ignore_fields)
         _check_architecture(config_from_huggingface(stated, context), model)
-    specs, scheme = weight_specs(model), _scheme(config, source, model)
+    specs = weight_specs(model)
+    scheme = _scheme(config, source, model, specs)
     layouts = [tensor for spec in specs for tensor in parameter_layout(spec, scheme)]
     return Network(
         model=model,
@@ -163,10 +179,8 @@ def fitting_variants(config: BuildConfig, network: Network, report: Report) -> t
     return tuple(name for name, error in found.items() if error is None)
 
 
-def _scheme(config: BuildConfig, source: Source, model: ModelConfig) -> Scheme:
-    """The scheme with its exceptions; weights that are quantized already have their own."""
-    if source.checkpoint is not None and source.checkpoint.scheme is not None:
-        return source.checkpoint.scheme
+def _scheme(config: BuildConfig, source: Source, model: ModelConfig, specs: Sequence[WeightSpec]) -> Scheme:
+    """The scheme with its exceptions, by the request and by what the source holds."""
     if model.tie_word_embeddings and "lm_head" in config.quantization_overrides:
         raise WispError(
             "the model has no lm_head of its own",
@@ -174,7 +188,17 @@ def _scheme(config: BuildConfig, source: Source, model: ModelConfig) -> Scheme:
             expected="embedding, which is both",
             remedy="name the embedding in the recipe",
         )
-    return with_exceptions(SCHEMES[config.quantization], config.quantization_overrides)
+    held: dict[MatrixKey, Held | None] = {}
+    if source.checkpoint is not None:
+        held = {(spec.role, spec.layer): source.checkpoint.held(spec) for spec in specs if spec.kind == "matrix"}
+    if config.calibration is not None and config.quantization == AUTO and held and None not in held.values():
+        raise WispError(
+            "calibration weighs the errors of quantization, and the source's values are kept as they are",
+            got=f"--calibration with --quant {AUTO}",
+            remedy="leave --calibration out, or name a scheme",
+        )
+    merged = [(s.role, s.layer) for s in specs if source.adapter is not None and source.adapter.changes(s)]
+    return choose_scheme(config.quantization, config.quantization_overrides, held, merged)
 
 
 def _check_architecture(stated: ModelConfig, model: ModelConfig) -> None:
@@ -278,22 +302,30 @@ def write_weights(
     calibration: Calibration | None,
     writer: ArtifactWriter,
     report: Report,
-) -> dict[str, Any] | None:
-    """Quantizes weight by weight into shards; returns what tensor-cache.json says of them all."""
+) -> tuple[dict[str, Any] | None, SourceValues | None]:
+    """Stores weight by weight into shards, the source's own integers or what is quantized here.
+
+    Returns what tensor-cache.json says of them all, and what became of values that the source had quantized.
+    """
     importance = calibration.importance if calibration is not None else {}
-    if config.weights == "none" or source.checkpoint is None:
-        return None
+    checkpoint, scheme, adapter = source.checkpoint, network.scheme, source.adapter
+    if config.weights == "none" or checkpoint is None:
+        return None, None
     tensors = 0
+    fates: list[Fate] = []
     with report.stage("quantizing", network.parameters) as advance:
         for spec in network.specs:
             weights = importance.get((spec.role, spec.layer))
-            for name, tensor in stored_tensors(
-                source.checkpoint, spec, network.scheme, source.adapter, config.scales, weights
-            ):
+            kept = kept_tensors(checkpoint, spec, scheme, adapter)
+            stored = kept or quantized_tensors(checkpoint, spec, scheme, adapter, config.scales, weights)
+            for name, tensor in stored:
                 writer.add_tensor(name, tensor)
-                tensors += 1
+            tensors += len(stored)
+            if (held := checkpoint.held(spec)) is not None:
+                blocks = float_blocks(checkpoint, spec, adapter)
+                fates.append(fate_of(spec, held, kept is not None, stored, scheme, blocks))
             advance(math.prod(spec.shape))
-    return tensor_metadata(tensors, network.parameters, network.weight_bytes)
+    return tensor_metadata(tensors, network.parameters, network.weight_bytes), summed(fates)
 
 
 def write_variants(network: Network, lowered: Mapping[str, Lowered], writer: ArtifactWriter) -> None:
@@ -353,8 +385,7 @@ def describe(
     network: Network,
     text: Text,
     lowered: Mapping[str, Lowered],
-    calibration: Calibration | None = None,
-    smoke: Smoke | None = None,
+    findings: Findings = Findings(),
 ) -> dict[str, Any]:
     """model.json without its list of files."""
     model = network.model
@@ -375,8 +406,7 @@ def describe(
         },
         "parameters": network.parameters,
         "quantization": network.scheme.name,
-        **_quantized_how(config, source, network),
-        **({"calibration": calibration.described} if calibration is not None else {}),
+        **_quantized_how(config, source, network, findings),
         "weight_bytes": network.weight_bytes,
         "context": network.context,
         "bos_token_id": text.bos_token_id,
@@ -387,7 +417,7 @@ def describe(
         **_provenance(config, source),
         "tokenizer": [file.name for file in text.files],
         "weights": TENSOR_CACHE if config.weights == "full" else None,
-        **({"smoke": smoke.described()} if smoke is not None else {}),
+        **({"smoke": findings.smoke.described()} if findings.smoke is not None else {}),
         "variants": [describe_variant(name, result) for name, result in lowered.items()],
     }
 
@@ -408,12 +438,19 @@ def _provenance(config: BuildConfig, source: Source) -> dict[str, str]:
     return {key: value for key, value in found.items() if value is not None}
 
 
-def _quantized_how(config: BuildConfig, source: Source, network: Network) -> dict[str, Any]:
-    """How model.json says that scales were chosen, and which matrices are stored in other schemes."""
-    overrides = {role: scheme.name for (role, _), scheme in network.scheme.exceptions}
-    found: dict[str, Any] = {"quantization_overrides": overrides} if overrides else {}
-    if source.checkpoint is not None and source.checkpoint.scheme is None and config.weights == "full":
+def _quantized_how(config: BuildConfig, source: Source, network: Network, findings: Findings) -> dict[str, Any]:
+    """Which matrices are stored in other schemes, how scales were chosen, and what became of quantized values."""
+    values, calibration = findings.values, findings.calibration
+    roles, names = role_names(network.scheme), scheme_names(network.scheme, network.specs)
+    found: dict[str, Any] = {"quantization_overrides": roles} if roles else {}
+    if names:
+        found["schemes"] = names
+    if values is not None:
+        found["source_values"] = values.described()
+    if source.checkpoint is not None and config.weights == "full" and (values is None or values.requantized):
         found["scales"] = config.scales
+    if calibration is not None:
+        found["calibration"] = calibration.described
     return found
 
 

@@ -8,7 +8,7 @@ import contextlib
 import re
 import tomllib
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,10 +19,10 @@ from compiler.sources.files import checked_file
 from compiler.sources.hub import is_hub_id
 from compiler.sources.open import stored_quantization
 from compiler.target.variants import FORMER, VARIANTS
+from compiler.weights.choice import AUTO, DEFAULT_QUANTIZATION
 from compiler.weights.scales import RULES, Rule
 from compiler.weights.schemes import SCHEMES, with_exceptions
 
-DEFAULT_QUANTIZATION = "q4f16_1"
 DEFAULT_SCALES: Rule = "search"  # tests/benchmarks/README.md has the evidence
 DEFAULT_CONTEXT = 4096
 DEFAULT_PREFILL_CHUNKS = (256, 64, 16)
@@ -89,7 +89,7 @@ class BuildConfig:
     architecture: Mapping[str, Any] | None  # config.json fields of a recipe: lets `--weights none` work without network
     id: str
     name: str
-    quantization: str
+    quantization: str  # a scheme of the table, or `auto`
     context: int | None
     prefill_chunks: tuple[int, ...]
     variants: tuple[str, ...]
@@ -295,12 +295,14 @@ def _choice(what: str, value: str, allowed: Mapping[str, object]) -> str:
 
 def _quantization(name: str | None, source: str) -> str:
     """The scheme that was asked for; else that of weights which are quantized already; else the default."""
-    return _choice("quantization", name or stored_quantization(source) or DEFAULT_QUANTIZATION, SCHEMES)
+    default = DEFAULT_QUANTIZATION if stored_quantization(source) is None else AUTO
+    return _choice("quantization", name or default, {AUTO: None, **SCHEMES})
 
 
 def _overrides(scheme: str, overrides: Mapping[str, Any]) -> dict[Role, str]:
-    """Schemes by role, without those that are the main one."""
-    exceptions = with_exceptions(SCHEMES[scheme], overrides, "recipe [quantization_overrides]").exceptions
+    """Schemes by role, without those that are the main one; with `auto` nobody knows yet what that is."""
+    main = replace(SCHEMES[DEFAULT_QUANTIZATION], name=AUTO) if scheme == AUTO else SCHEMES[scheme]
+    exceptions = with_exceptions(main, overrides, "recipe [quantization_overrides]").exceptions
     return {role: exception.name for (role, _), exception in exceptions}
 
 

@@ -108,6 +108,24 @@ def q6_k(raw: bytes) -> list[float]:
     return out
 
 
+IQ4_VALUES = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
+
+
+def iq4_nl(raw: bytes) -> list[float]:
+    d, qs = half(raw, 0), raw[2:]
+    return [d * IQ4_VALUES[q & 15] for q in qs] + [d * IQ4_VALUES[q >> 4] for q in qs]
+
+
+def iq4_xs(raw: bytes) -> list[float]:
+    d, (high,), low, qs = half(raw, 0), struct.unpack_from("<H", raw, 2), raw[4:8], raw[8:]
+    out = []
+    for group in range(8):
+        scale = (low[group // 2] >> (4 * (group % 2)) & 15 | (high >> (2 * group) & 3) << 4) - 32
+        part = qs[16 * group : 16 * group + 16]
+        out += [d * scale * IQ4_VALUES[q & 15] for q in part] + [d * scale * IQ4_VALUES[q >> 4] for q in part]
+    return out
+
+
 BLOCKS: dict[Type, Callable[[bytes], list[float]]] = {
     Type.Q4_0: q4_0,
     Type.Q4_1: q4_1,
@@ -119,4 +137,6 @@ BLOCKS: dict[Type, Callable[[bytes], list[float]]] = {
     Type.Q4_K: q4_k,
     Type.Q5_K: q5_k,
     Type.Q6_K: q6_k,
+    Type.IQ4_NL: iq4_nl,
+    Type.IQ4_XS: iq4_xs,
 }

@@ -95,7 +95,7 @@ def random_blocks(kind: Type, rows: int, columns: int, seed: int = 0) -> NDArray
     rng = np.random.default_rng(seed)
     blocks = rng.integers(0, 256, (rows, columns // block, size), dtype=np.uint8)
     scale_places = {
-        **dict.fromkeys((Type.Q4_0, Type.Q5_0, Type.Q8_0), (0,)),
+        **dict.fromkeys((Type.Q4_0, Type.Q5_0, Type.Q8_0, Type.IQ4_NL, Type.IQ4_XS), (0,)),
         **dict.fromkeys((Type.Q4_1, Type.Q5_1, Type.Q4_K, Type.Q5_K), (0, 2)),
         Type.Q2_K: (size - 4, size - 2),
         Type.Q3_K: (size - 2,),

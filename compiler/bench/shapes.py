@@ -20,12 +20,13 @@ from numpy.typing import NDArray
 import compiler
 from compiler.artifact.writer import MANIFEST, ArtifactWriter, check_output, tensor_metadata
 from compiler.build import Source, Text, describe, fitting_variants, lower, plan_network, write_text, write_variants
-from compiler.config import DEFAULT_QUANTIZATION, generation_defaults, resolve_config
+from compiler.config import generation_defaults, resolve_config
 from compiler.errors import WispError
 from compiler.models.base import WeightSpec
 from compiler.progress import Report, Silent
 from compiler.sources.protocol import CheckpointSource
 from compiler.target.variants import VARIANTS
+from compiler.weights.choice import DEFAULT_QUANTIZATION
 from compiler.weights.quantize import join_pairs, parameter_layout
 from compiler.weights.schemes import SCHEMES, Scheme
 

@@ -19,7 +19,8 @@ from compiler.sources.lora import Adapter
 from compiler.sources.open import open_requested
 from compiler.sources.protocol import Checkpoint
 from compiler.sources.weights import float_rows, stored_tensors
-from compiler.weights.schemes import SCHEMES, Scheme, with_exceptions
+from compiler.weights.choice import scheme_of_model
+from compiler.weights.schemes import SCHEMES, Scheme
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,7 @@ def match(artifact: Artifact, reference: str, lora: Path | None) -> tuple[ModelC
     checkpoint.check_weights(weight_specs(config), tied=config.tie_word_embeddings)
     if adapter is not None:
         adapter.check(weight_specs(config), tied=config.tie_word_embeddings)
-    overrides = artifact.model.get("quantization_overrides", {})
-    scheme = with_exceptions(SCHEMES[artifact.model["quantization"]], overrides, "model.json quantization_overrides")
+    scheme = scheme_of_model(artifact.model, SCHEMES[artifact.model["quantization"]], weight_specs(config))
     return config, scheme, Reference(checkpoint, adapter)
 
 

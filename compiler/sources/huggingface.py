@@ -21,6 +21,7 @@ from compiler.sources import pytorch, safetensors
 from compiler.sources.files import checked_token_id, is_file, is_unicode, read_object
 from compiler.sources.protocol import CheckpointSource, Request, TensorInfo
 from compiler.sources.safetensors import DTYPES
+from compiler.weights.kept import Held
 from compiler.weights.quantize import GroupScales
 from compiler.weights.schemes import Scheme
 
@@ -45,7 +46,6 @@ class HuggingFaceCheckpoint:
     """An open checkpoint. Small files are read at once; weights when they are asked for."""
 
     license: str | None = None  # as the checkpoint's own files state it
-    scheme: Scheme | None = None
 
     def __init__(self, directory: Path, source: CheckpointSource, fetch: Fetch) -> None:
         self.directory = directory
@@ -245,7 +245,11 @@ class HuggingFaceCheckpoint:
     def check_request(self, request: Request) -> None:
         """Floats may become whatever is asked for."""
 
-    def stored(self, spec: WeightSpec) -> list[tuple[str, NDArray]] | None:
+    def held(self, spec: WeightSpec) -> Held | None:
+        """None: weights are ours to quantize."""
+        return None
+
+    def stored(self, spec: WeightSpec, scheme: Scheme) -> list[tuple[str, NDArray]] | None:
         """None: weights are ours to store."""
         return None
 

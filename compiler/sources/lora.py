@@ -166,11 +166,15 @@ class Adapter:
 
     # ----------------------------------------------------------------------------------------------------------- merge
 
+    def changes(self, spec: WeightSpec) -> bool:
+        """Whether something is added to a weight."""
+        return any(source in self.modules for source in spec.sources)
+
     def merge(self, spec: WeightSpec, blocks: Iterable[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
         """The row blocks of a weight with the adapter added, block by block. In float32."""
         row = 0
         for block in blocks:
-            if any(source in self.modules for source in spec.sources):
+            if self.changes(spec):
                 block = self._merge_block(spec, block, row)
             yield block
             row += len(block)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compiler.models.base import Role, WeightSpec
+from compiler.weights.kept import Held
 from compiler.weights.quantize import GroupScales
 from compiler.weights.schemes import Scheme
 
@@ -105,11 +106,6 @@ class Checkpoint(Protocol):
     # --------------------------------------------------------------------------------------------------------- weights
 
     @property
-    def scheme(self) -> Scheme | None:
-        """How the weights are stored already, to be taken as they are; None where they are ours to store."""
-        ...
-
-    @property
     def tensors(self) -> Mapping[str, TensorInfo]:
         """Every tensor that the source holds, by the source's names. Raises WispError for a damaged file."""
         ...
@@ -134,6 +130,13 @@ class Checkpoint(Protocol):
         """The scales that the source itself quantized a weight with, rows counted from `first`; None: it did not."""
         ...
 
-    def stored(self, spec: WeightSpec) -> list[tuple[str, NDArray]] | None:
-        """The stored tensors of a weight, `(name, array)`, where there is a `scheme`; else None."""
+    def held(self, spec: WeightSpec) -> Held | None:
+        """The scheme that takes a matrix's values as the source quantized them; None where it did not."""
+        ...
+
+    def stored(self, spec: WeightSpec, scheme: Scheme) -> list[tuple[str, NDArray]] | None:
+        """The stored tensors of a weight, `(name, array)`, with the source's own integers and scales.
+
+        None where there are none, and where what the weight is to be stored in by `scheme` does not hold them.
+        """
         ...

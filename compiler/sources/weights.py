@@ -3,6 +3,8 @@
 Knows checkpoints and adapters by what they offer; opens none.
 """
 
+from collections.abc import Iterable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -22,13 +24,37 @@ def stored_tensors(
     rule: Rule = "absmax",
     importance: NDArray[np.float32] | None = None,
 ) -> list[tuple[str, NDArray]]:
-    """The tensors that a weight is stored as: those of the source when it is quantized already, else our own."""
-    stored = checkpoint.stored(spec)
-    if stored is not None:
-        return stored
+    """The tensors that a weight is stored as: the source's own values where the scheme holds them, else our own."""
+    kept = kept_tensors(checkpoint, spec, scheme, adapter)
+    return kept or quantized_tensors(checkpoint, spec, scheme, adapter, rule, importance)
+
+
+def kept_tensors(
+    checkpoint: Checkpoint, spec: WeightSpec, scheme: Scheme, adapter: Adapter | None = None
+) -> list[tuple[str, NDArray]] | None:
+    """The source's own integers in the words of the scheme; None for what has to be quantized."""
+    return None if adapter is not None and adapter.changes(spec) else checkpoint.stored(spec, scheme)
+
+
+def quantized_tensors(
+    checkpoint: Checkpoint,
+    spec: WeightSpec,
+    scheme: Scheme,
+    adapter: Adapter | None = None,
+    rule: Rule = "absmax",
+    importance: NDArray[np.float32] | None = None,
+) -> list[tuple[str, NDArray]]:
+    """The weight in float32, with the adapter added, quantized here."""
+    blocks = float_blocks(checkpoint, spec, adapter)
+    return quantize(spec, blocks, scheme, checkpoint.source_scales(spec), rule, importance)
+
+
+def float_blocks(
+    checkpoint: Checkpoint, spec: WeightSpec, adapter: Adapter | None = None
+) -> Iterable[NDArray[np.float32]]:
+    """The rows of a weight in order, with the adapter added."""
     blocks = checkpoint.blocks(spec)
-    merged = blocks if adapter is None else adapter.merge(spec, blocks)
-    return quantize(spec, merged, scheme, checkpoint.source_scales(spec), rule, importance)
+    return blocks if adapter is None else adapter.merge(spec, blocks)
 
 
 def float_rows(checkpoint: Checkpoint, adapter: Adapter | None = None) -> ReadRows:

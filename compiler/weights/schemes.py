@@ -72,6 +72,7 @@ SCHEMES: dict[str, Scheme] = {
         Scheme("q4af16_g32", 4, 32, True, "float16", "float16"),
         Scheme("q4af16_g64", 4, 64, True, "float16", "float16"),
         Scheme("q4af16_g128", 4, 128, True, "float16", "float16"),
+        Scheme("q8af16_g16", 8, 16, True, "float16", "float16"),
         Scheme("q8af16_g32", 8, 32, True, "float16", "float16"),
         Scheme("q8af16_g64", 8, 64, True, "float16", "float16"),
         Scheme("q8af16_g128", 8, 128, True, "float16", "float16"),

@@ -62,7 +62,7 @@ def check(directory: Path) -> MlcCheckpoint:
 
 def stored(checkpoint: MlcCheckpoint) -> Tensors:
     specs = weight_specs(config_from_huggingface(checkpoint.config, 64))
-    return {name: array for spec in specs for name, array in checkpoint.stored(spec)}
+    return {name: array for spec in specs for name, array in checkpoint.stored(spec, checkpoint.scheme) or ()}
 
 
 def assert_same(got: Mapping[str, Any], expected: Mapping[str, Any]) -> None:

@@ -9,12 +9,13 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from gguf.constants import GGMLQuantizationType
 from numpy.typing import NDArray
 
 from compiler.errors import WispError
@@ -23,11 +24,15 @@ from compiler.sources.gguf.architecture import ROPE_TENSORS, family, huggingface
 from compiler.sources.gguf.dequantize import SCALED_GROUP, SCALED_TYPES, dequantize_rows, group_scales, row_bytes
 from compiler.sources.gguf.metadata import Metadata
 from compiler.sources.gguf.reader import GgufTensor, damaged, read_header
+from compiler.sources.gguf.repack import FLOATS, KINDS, decode_rows
 from compiler.sources.gguf.tokenizer import rebuild_tokenizer
 from compiler.sources.huggingface import HuggingFaceCheckpoint
 from compiler.sources.protocol import CheckpointSource, TensorInfo
-from compiler.weights.quantize import GroupScales
+from compiler.weights.kept import Floats, Held, Steps, held_as, holds, pack_groups
+from compiler.weights.quantize import GroupScales, parameter_layout
+from compiler.weights.schemes import Scheme
 
+REPACKED_ELEMENTS = 1 << 21  # what is unpacked at a time
 # generation_config.json's names of what a file may recommend.
 SAMPLING = {
     "temperature": "general.sampling.temp",
@@ -68,6 +73,7 @@ class GgufCheckpoint(HuggingFaceCheckpoint):
         self.tokenizer_config = tokens.config
         self._tokenizer = tokens.json
         self._parts = self._name_parts(metadata)
+        self._leasts: dict[int, int] = {}  # of tensors of Q8_0, by their offset
 
     # ------------------------------------------------------------------------------------------------------- tokenizer
 
@@ -167,6 +173,60 @@ class GgufCheckpoint(HuggingFaceCheckpoint):
             return np.concatenate(found)
 
         return scales
+
+    # ------------------------------------------------------------------------------------- values as they are quantized
+
+    @cached_property
+    def _is_quantized(self) -> bool:
+        """Whether any matrix is; the floats of a file without one are quantized like those of every other source."""
+        return any(tensor.type in KINDS and len(tensor.shape) > 1 for tensor in self._header.tensors.values())
+
+    def held(self, spec: WeightSpec) -> Held | None:
+        """The scheme that takes a matrix's blocks as they are; all its parts where it is made of several."""
+        missing = [source for source in spec.sources if source not in self._parts]  # `check_weights` complains
+        if spec.kind != "matrix" or not self._is_quantized or missing:
+            return None
+        return held_as([self._format(self._parts[source].tensor) for source in spec.sources])
+
+    def stored(self, spec: WeightSpec, scheme: Scheme) -> list[tuple[str, NDArray]] | None:
+        """The blocks of a matrix in the words of the scheme, some rows at a time; None where it does not hold them."""
+        parts, own = [self._parts[source] for source in spec.sources], scheme.of(spec)
+        formats = [self._format(part.tensor) for part in parts] if spec.kind == "matrix" else []
+        steps = [form for form in formats if isinstance(form, Steps) and holds(own, form)]
+        if not steps or len(steps) < len(parts):
+            return None
+        layout = parameter_layout(spec, scheme)
+        outputs = [np.empty(shape, dtype) for _, dtype, shape in layout]
+        first, most = 0, max(1, REPACKED_ELEMENTS // spec.shape[1])
+        for part, form in zip(parts, steps, strict=True):
+            for start in range(0, part.rows, most):
+                stop = min(part.rows, start + most)
+                groups = decode_rows(self._raw(part, start, stop), part.tensor.type)
+                for output, packed in zip(outputs, pack_groups(spec, form, groups, own), strict=True):
+                    output[first + start : first + stop] = packed
+            first += part.rows
+        return [(name, output) for (name, _, _), output in zip(layout, outputs, strict=True)]
+
+    def _format(self, tensor: GgufTensor) -> Steps | Floats:
+        """What a tensor's type can say."""
+        if tensor.type in FLOATS:
+            return FLOATS[tensor.type]
+        steps = KINDS[tensor.type].steps
+        return self._with_least(tensor, steps) if tensor.type == GGMLQuantizationType.Q8_0 else steps
+
+    def _with_least(self, tensor: GgufTensor, steps: Steps) -> Steps:
+        """A tensor of Q8_0: with -128 among what it can say where that is in it, as other tools may write it."""
+        if tensor.offset not in self._leasts:
+            most = max(1, REPACKED_ELEMENTS // tensor.shape[-1])
+            blocks = (
+                self._raw_rows(tensor, start, min(tensor.shape[0], start + most))
+                for start in range(0, tensor.shape[0], most)
+            )
+            found = any((decode_rows(raw, tensor.type).q == -128).any() for raw in blocks)
+            self._leasts[tensor.offset] = -128 if found else steps.least
+        return replace(steps, least=self._leasts[tensor.offset])
+
+    # -------------------------------------------------------------------------------------------------------- raw bytes
 
     def _raw(self, part: _Part, start: int, stop: int) -> NDArray[np.uint8]:
         """The bytes of rows `[start, stop)` of a part, (R, bytes of a row), in the checkpoint's order."""

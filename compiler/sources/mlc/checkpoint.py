@@ -22,8 +22,10 @@ from compiler.sources.huggingface import Fetch, HuggingFaceCheckpoint
 from compiler.sources.mlc.conversation import chat_template
 from compiler.sources.mlc.tensor_cache import CACHES, REMEDY, TensorCache
 from compiler.sources.protocol import CheckpointSource, Request, TensorInfo
+from compiler.weights.choice import AUTO, role_names, scheme_of_model
+from compiler.weights.kept import Held
 from compiler.weights.quantize import dequantize, parameter_layout
-from compiler.weights.schemes import SCHEMES, Scheme, with_exceptions
+from compiler.weights.schemes import SCHEMES, Scheme
 
 SMALL_FILES = (MLC_CONFIG, *CACHES)
 # Fields of MLC's model_config that say how MLC runs a model.
@@ -56,21 +58,24 @@ def scheme_of(directory: Path) -> Scheme:
 class MlcCheckpoint(HuggingFaceCheckpoint):
     """A checkpoint whose weights are stored tensors already; `config` is what config.json would say."""
 
-    scheme: Scheme
-
     def __init__(self, directory: Path, source: CheckpointSource, fetch: Fetch) -> None:
         self.directory = directory
         self.source = source
         self._fetch = fetch
         self._chat = read_object(directory / MLC_CONFIG)
         self._model = _wisp_manifest(directory)
-        overrides = (self._model or {}).get("quantization_overrides") or {}
-        self.scheme = with_exceptions(_scheme(self._chat), overrides)
+        self._base = _scheme(self._chat)
         self.tokenizer_config = read_object(directory / "tokenizer_config.json", optional=True)
         self.generation_config = self._model["generation"] if self._model else self._chat
         # An artifact of Wisp holds config.json; MLC's description leaves out what MLC does not use.
         own = self._model is not None and is_file(directory / "config.json")
         self.config = read_object(directory / "config.json") if own else huggingface_config(self._chat, self._is_tied)
+
+    @cached_property
+    def scheme(self) -> Scheme:
+        """What the weights are stored in, each matrix in its own."""
+        specs = weight_specs(config_from_huggingface(self.config, SMALLEST_CONTEXT))
+        return scheme_of_model(self._model or {}, self._base, specs)
 
     def check_request(self, request: Request) -> None:
         """Raises WispError when more is asked for than to take the weights as they are."""
@@ -80,19 +85,19 @@ class MlcCheckpoint(HuggingFaceCheckpoint):
                 got=f"--lora {request.lora} and {self.scheme.name} weights",
                 remedy="compile the original checkpoint with --lora",
             )
-        if request.quantization != self.scheme.name:
+        if request.quantization not in (AUTO, self.scheme.name):
             raise WispError(
                 "the weights are quantized already",
                 got=f"--quant {request.quantization}",
                 expected=self.scheme.name,
                 remedy=f"use --quant {self.scheme.name}, or compile the original checkpoint",
             )
-        overrides = request.quantization_overrides
-        if overrides and with_exceptions(SCHEMES[self.scheme.name], overrides) != self.scheme:
+        overrides, own = request.quantization_overrides, role_names(self.scheme)
+        if any(name != own.get(role, self.scheme.name) for role, name in overrides.items()):
             raise WispError(
                 "the weights are quantized already",
                 got=f"recipe [quantization_overrides] of {', '.join(overrides)}",
-                expected=", ".join(f"{role} {scheme.name}" for (role, _), scheme in self.scheme.exceptions) or "none",
+                expected=", ".join(f"{role} {name}" for role, name in own.items()) or "none",
                 remedy="leave them out of the recipe, or compile the original checkpoint",
             )
 
@@ -196,9 +201,18 @@ class MlcCheckpoint(HuggingFaceCheckpoint):
         parts = [(stem + suffix, rows) for stem, rows in zip(stems, spec.source_rows, strict=True)]
         return parts if all(part in self.cache.tensors for part, _ in parts) else []
 
-    def stored(self, spec: WeightSpec, start: int = 0, stop: int | None = None) -> list[tuple[str, NDArray]]:
-        """Rows `[start, stop)` of the stored tensors of a weight, `(name, array)`, as the source holds them."""
-        stop = spec.shape[0] if stop is None else stop
+    def held(self, spec: WeightSpec) -> Held | None:
+        """The scheme that a matrix is stored in."""
+        own = self.scheme.of(spec)
+        return Held(own, exact=True, formats=(own.name,)) if spec.kind == "matrix" else None
+
+    def stored(self, spec: WeightSpec, scheme: Scheme) -> list[tuple[str, NDArray]] | None:
+        """The stored tensors of a weight, bit for bit."""
+        if parameter_layout(spec, scheme) != parameter_layout(spec, self.scheme):
+            return None
+        return self._stored_rows(spec, 0, spec.shape[0])
+
+    def _stored_rows(self, spec: WeightSpec, start: int, stop: int) -> list[tuple[str, NDArray]]:
         return [
             (name, self._rows(self._locate(spec, name), start, stop, np.dtype(dtype)))
             for name, dtype, _ in parameter_layout(spec, self.scheme)
@@ -227,7 +241,7 @@ class MlcCheckpoint(HuggingFaceCheckpoint):
 
     def _dequantized(self, spec: WeightSpec, start: int, stop: int) -> NDArray[np.float32]:
         part = replace(spec, shape=(stop - start, *spec.shape[1:]))
-        return dequantize(part, dict(self.stored(spec, start, stop)), self.scheme)
+        return dequantize(part, dict(self._stored_rows(spec, start, stop)), self.scheme)
 
     @cached_property
     def _sources(self) -> dict[str, tuple[WeightSpec, int, int]]:

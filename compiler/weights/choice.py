@@ -1,0 +1,67 @@
+"""Which scheme each matrix is stored in: the one that was named, or with `auto` what the source's own values need.
+
+Knows requests, what a source holds and the table; nothing of files. `auto` keeps what is quantized and gives floats the
+default; what a recipe says of a matrix by its role wins over both.
+"""
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+
+from compiler.errors import WispError
+from compiler.models.base import Role, WeightSpec
+from compiler.weights.kept import Held
+from compiler.weights.schemes import EXCEPTED_ROLES, SCHEMES, MatrixKey, Scheme, with_exceptions, with_matrices
+
+AUTO = "auto"
+DEFAULT_QUANTIZATION = "q4f16_1"  # of floats
+MERGED = "q8f16_1"  # of a kept matrix that an adapter changes: its values are new ones
+
+
+def choose_scheme(
+    quantization: str,
+    overrides: Mapping[Role, str],
+    held: Mapping[MatrixKey, Held | None],
+    merged: Collection[MatrixKey] = (),
+) -> Scheme:
+    """The scheme of the network, with the matrices that are stored in others.
+
+    `held` says of every matrix what the source holds it in; `merged` are those that an adapter changes.
+    """
+    if quantization != AUTO:
+        return with_exceptions(SCHEMES[quantization], overrides)
+    kept = {key: found.scheme for key, found in held.items() if found is not None}
+    if not kept:
+        return with_exceptions(SCHEMES[DEFAULT_QUANTIZATION], overrides)
+    changed = {key: SCHEMES[MERGED] for key, scheme in kept.items() if key in merged and scheme.group_size}
+    named: dict[MatrixKey, Scheme] = {(role, None): SCHEMES[name] for role, name in overrides.items()}
+    # The network is called after the scheme of most of its matrices.
+    base = SCHEMES[Counter(scheme.name for scheme in kept.values()).most_common(1)[0][0]]
+    return with_matrices(base, {**kept, **changed, **named})
+
+
+def scheme_names(scheme: Scheme, specs: Sequence[WeightSpec]) -> dict[str, str]:
+    """The matrices that are not stored in the network's scheme, by name: as model.json has them."""
+    return {spec.name: scheme.of(spec).name for spec in specs if scheme.of(spec).name != scheme.name}
+
+
+def role_names(scheme: Scheme) -> dict[str, str]:
+    """The same of the matrices that a recipe may name, by role."""
+    return {role: own.name for (role, _), own in scheme.exceptions if role in EXCEPTED_ROLES}
+
+
+def scheme_of_model(model: Mapping[str, object], base: Scheme, specs: Sequence[WeightSpec]) -> Scheme:
+    """The scheme that model.json states: `base`, which is its `quantization`, and what is said of single matrices."""
+    overrides, names = model.get("quantization_overrides") or {}, model.get("schemes") or {}
+    keys = {spec.name: (spec.role, spec.layer) for spec in specs if spec.kind == "matrix"}
+    if not isinstance(overrides, Mapping) or not isinstance(names, Mapping):
+        raise WispError("model.json schemes are not usable", expected="objects of names")
+    for name, scheme in names.items():
+        if name not in keys or scheme not in SCHEMES:
+            raise WispError(
+                "model.json schemes are not usable",
+                got=f"{name}: {scheme}",
+                expected=f"matrices of the network, each {' or '.join(SCHEMES)}",
+                remedy="compile it again with this version of Wisp",
+            )
+    roles = with_exceptions(base, overrides, "model.json quantization_overrides")
+    return with_matrices(base, {**dict(roles.exceptions), **{keys[name]: SCHEMES[own] for name, own in names.items()}})

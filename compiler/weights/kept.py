@@ -1,0 +1,138 @@
+"""Values that were quantized elsewhere, put into a row of our table as the integers that they are: no float between.
+
+Knows what a format can hold (`Steps`) and decoded rows of it (`Groups`); says which scheme holds several formats at
+once with the fewest bits, and packs. Knows no file and no format by name.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compiler.errors import WispError
+from compiler.models.base import WeightSpec
+from compiler.weights.quantize import join_pairs, pack
+from compiler.weights.schemes import SCHEMES, Scheme
+
+
+@dataclass(frozen=True)
+class Steps:
+    """What a quantized format can say: q from `least` to `most`, and value q * scale (+ bias), a group at a time.
+
+    `exact`: its scales and biases are float16 numbers; otherwise they are rounded to float16, and nothing else is.
+    """
+
+    name: str
+    least: int
+    most: int
+    group_size: int
+    bias: bool
+    exact: bool
+
+    @property
+    def offset(self) -> int:
+        """What makes q unsigned: a power of two, so that `offset * scale` is as exact as the scale."""
+        return 1 << (-self.least - 1).bit_length() if self.least < 0 else 0
+
+
+@dataclass(frozen=True)
+class Floats:
+    """A format whose elements are floats by themselves; `exact`: float16 numbers."""
+
+    name: str
+    exact: bool
+
+
+@dataclass(frozen=True)
+class Held:
+    """How a source holds a weight: its formats, and the scheme that takes the values of them all as they are."""
+
+    scheme: Scheme
+    exact: bool  # else to the rounding of scales (of floats: of elements) to float16
+    formats: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Rows of a quantized format: q (R, K) in 8 bits, signed where its `Steps` are; scale and bias (R, groups)."""
+
+    q: NDArray[np.int8] | NDArray[np.uint8]
+    scale: NDArray[np.float32]
+    bias: NDArray[np.float32] | None
+
+
+def holds(scheme: Scheme, steps: Steps) -> bool:
+    """Whether every value of the format is one of the scheme's, but for the rounding that `Steps.exact` speaks of."""
+    if not scheme.group_size or steps.group_size % scheme.group_size:
+        return False
+    if scheme.bias:
+        return steps.most + steps.offset <= scheme.largest
+    return not steps.bias and -scheme.zero_point <= steps.least and steps.most <= scheme.zero_point
+
+
+def held_as(formats: Sequence[Steps | Floats]) -> Held | None:
+    """The scheme with the fewest bits that holds the values of all these; None when there is none.
+
+    Beside floats there is no step that all share: then all elements are floats, of 16 bits.
+    """
+    names = tuple(dict.fromkeys(part.name for part in formats))
+    steps = [part for part in formats if isinstance(part, Steps)]
+    if len(steps) < len(formats):
+        return Held(SCHEMES["q0f16"], not steps and all(part.exact for part in formats), names)
+    fitting = [scheme for scheme in SCHEMES.values() if all(holds(scheme, part) for part in steps)]
+    best = min(fitting, key=bits_per_weight, default=None)
+    return None if best is None else Held(best, all(part.exact for part in steps), names)
+
+
+def bits_per_weight(scheme: Scheme) -> float:
+    """What an element takes with its share of a group's scale and bias."""
+    return scheme.bits + (16 * (1 + scheme.bias) / scheme.group_size if scheme.group_size else 0)
+
+
+def pack_groups(spec: WeightSpec, steps: Steps, groups: Groups, scheme: Scheme) -> list[NDArray]:
+    """Words, and scales with the biases where the scheme has them, as `parameter_layout` describes them.
+
+    The scheme holds the format. Raises WispError for a scale or a bias that float16 does not hold.
+    """
+    rows, columns = groups.q.shape
+    scale, bias = groups.scale, groups.bias
+    offset = scheme.zero_point
+    if scheme.bias:
+        offset = steps.offset
+        bias = scale * np.float32(-offset) if bias is None else bias
+    factors = [_float16(spec, "scale", scale)] + ([_float16(spec, "bias", bias)] if bias is not None else [])
+    times, count = steps.group_size // scheme.group_size, scheme.groups(columns)
+    if times > 1:  # each of our groups is a part of one of theirs
+        factors = [np.repeat(factor, times, axis=1)[:, :count] for factor in factors]
+    q = groups.q.view(np.uint8) + np.uint8(offset)  # modulo 256, which is right for signed ones
+    padding = -columns % scheme.group_size
+    if padding:
+        q = np.pad(q, ((0, 0), (0, padding)), constant_values=scheme.zero_point)
+    words = pack(np.ascontiguousarray(q).reshape(rows, -1), scheme)
+    return [words, join_pairs(*factors) if scheme.bias else factors[0]]
+
+
+def _float16(spec: WeightSpec, what: str, values: NDArray[np.float32]) -> NDArray[np.float16]:
+    with np.errstate(over="ignore", invalid="ignore"):
+        rounded = values.astype(np.float16)
+    if not np.isfinite(rounded).all():
+        if not np.isfinite(values).all():
+            raise WispError(
+                f"weight '{spec.name}' holds NaN or infinity",
+                got=f"a {what} that is not finite",
+                expected="finite numbers",
+                remedy=f"repair the checkpoint (its tensors {', '.join(spec.sources)})",
+            )
+        raise WispError(
+            f"a {what} of weight '{spec.name}' does not fit float16",
+            got=f"{np.abs(values).max():g}",
+            expected="at most 65504",
+            remedy="compile with --quant q0f32",
+        )
+    return rounded
+
+
+def total_bits(schemes: Iterable[tuple[Scheme, int]]) -> float:
+    """Bits of matrices, each a scheme and a number of elements."""
+    return sum(bits_per_weight(scheme) * elements for scheme, elements in schemes)
