@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from compiler.bench.native import (
     first_token_seconds,
     kernel_figures,
     measure,
+    prefill_rows,
     prompt_sizes,
     random_ids,
     timed_programs,
@@ -182,31 +183,19 @@ def device_figures(page: Any, artifact: Artifact, url: str, variant: str, limit:
 
 
 def prefill_figures(page: Any, context: int, vocab_size: int, limit: float, skipped: list[str]) -> list[dict[str, Any]]:
-    """Time from a prompt of n tokens to its first answer token on the page, and n over that time."""
-    figures: list[dict[str, Any]] = []
+    """`prefill_rows` of the engine on a page."""
     seed = 0
-    for count in prompt_sizes(context):
-        if figures and figures[-1]["seconds"] * count / figures[-1]["tokens"] > limit:
-            skipped.append(f"prefill of {count}: would take more than {limit:g} s")
-            continue
 
-        def run(count: int = count) -> float:
+    def prompt(count: int) -> Callable[[], float]:
+        def run() -> float:
             nonlocal seed
             seed += 1  # another prompt each time: a known prefix would not be read again
-            answer = _call(page, GENERATE, [random_ids(count, vocab_size, seed), 1])
-            seconds: float = answer["seconds"]
+            seconds: float = _call(page, GENERATE, [random_ids(count, vocab_size, seed), 1])["seconds"]
             return seconds
 
-        timing = measure(run, limit)
-        figures.append(
-            {
-                "tokens": count,
-                "seconds": timing.seconds,
-                "tokens_per_second": count / timing.seconds,
-                "runs": timing.runs,
-            }
-        )
-    return figures
+        return run
+
+    return prefill_rows(prompt_sizes(context), limit, skipped, prompt)
 
 
 def decode_figures(

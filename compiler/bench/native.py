@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import wgpu
 
+from compiler.artifact.state import SamplingParameters
 from compiler.bench.device import measure_device
-from compiler.runtime.session import SamplingParameters
 from compiler.runtime.wgpu import NativeRuntime
 
 PREFILL_TOKENS = (32, 128, 512, 2048)
@@ -116,26 +116,19 @@ def check_outputs(runtime: NativeRuntime) -> None:
         raise RuntimeError(f"the logits of {runtime.plan['variant']} are not to be trusted; run `wisp check`")
 
 
-def prefill_figures(runtime: NativeRuntime, limit: float, skipped: list[str]) -> list[dict[str, Any]]:
-    """Time from a prompt of n tokens to its first answer token on the CPU, and n over that time."""
+def prefill_rows(
+    sizes: Sequence[int], limit: float, skipped: list[str], prompt: Callable[[int], Callable[[], float]]
+) -> list[dict[str, Any]]:
+    """Time from a prompt of n tokens to its first answer token, and n over that time.
+
+    `prompt(n)` gives what runs one and says how many seconds it took. `skipped` is told what would take too long.
+    """
     figures: list[dict[str, Any]] = []
-    vocab_size = runtime.plan["vocab_size"]
-    for count in prompt_sizes(runtime.plan["context"]):
+    for count in sizes:
         if figures and figures[-1]["seconds"] * count / figures[-1]["tokens"] > limit:
             skipped.append(f"prefill of {count}: would take more than {limit:g} s")
             continue
-        ids = random_ids(count, vocab_size, count)
-
-        def run(ids: Sequence[int] = ids) -> float:
-            started = time.perf_counter()
-            runtime.reset()
-            runtime.prefill(ids)
-            runtime.run("decode")
-            runtime.read("token_ring", "uint32")
-            return time.perf_counter() - started
-
-        runtime.set_sampling(SamplingParameters())
-        timing = measure(run, limit)
+        timing = measure(prompt(count), limit)
         figures.append(
             {
                 "tokens": count,
@@ -145,6 +138,27 @@ def prefill_figures(runtime: NativeRuntime, limit: float, skipped: list[str]) ->
             }
         )
     return figures
+
+
+def prefill_figures(runtime: NativeRuntime, limit: float, skipped: list[str]) -> list[dict[str, Any]]:
+    """`prefill_rows` of a native runtime: to the first token on the CPU."""
+    vocab_size = runtime.plan["vocab_size"]
+
+    def prompt(count: int) -> Callable[[], float]:
+        ids = random_ids(count, vocab_size, count)
+
+        def run() -> float:
+            started = time.perf_counter()
+            runtime.reset()
+            runtime.prefill(ids)
+            runtime.run("decode")
+            runtime.read("token_ring", "uint32")
+            return time.perf_counter() - started
+
+        return run
+
+    runtime.set_sampling(SamplingParameters())
+    return prefill_rows(prompt_sizes(runtime.plan["context"]), limit, skipped, prompt)
 
 
 def decode_figures(

@@ -7,10 +7,10 @@ valid rows out first.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
+
+from compiler.artifact.state import SamplingParameters
 
 Floats = NDArray[np.floating]
 Ids = NDArray[np.unsignedinteger]
@@ -139,21 +139,9 @@ def combine(sums: Floats, tops: Floats, totals: Floats) -> NDArray[np.float64]:
 # ------------------------------------------------------------------------------------------------------------ sampling
 
 
-@dataclass(frozen=True)
-class Sampling:
-    """The sampling words of the state buffer (`artifact/FORMAT.md`)."""
-
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    seed: int = 0
-
-
-def penalize(logits: NDArray[np.float32], counts: NDArray[np.uint32], sampling: Sampling) -> NDArray[np.float32]:
+def penalize(
+    logits: NDArray[np.float32], counts: NDArray[np.uint32], sampling: SamplingParameters
+) -> NDArray[np.float32]:
     """Penalties, then temperature: (V), (V) -> (V). Keskar et al., arXiv:1909.05858 (repetition)."""
     repetition, presence, frequency, temperature = (
         np.float32(value)
@@ -172,7 +160,7 @@ def penalize(logits: NDArray[np.float32], counts: NDArray[np.uint32], sampling: 
     return out / temperature if temperature > 0 else out
 
 
-def allowed(adjusted: NDArray[np.float32], sampling: Sampling) -> NDArray[np.bool_]:
+def allowed(adjusted: NDArray[np.float32], sampling: SamplingParameters) -> NDArray[np.bool_]:
     """Which tokens may be drawn: top_k, then top_p on what it leaves, then min_p; ties stay together: (V) -> (V).
 
     top_k: Fan et al., arXiv:1805.04833; top_p: Holtzman et al., arXiv:1904.09751; min_p: arXiv:2407.01082.
@@ -207,7 +195,7 @@ def uniform(seed: int, position: int, vocab: int) -> NDArray[np.float32]:
     return ((mixed >> np.uint32(9)).astype(np.float32) + np.float32(0.5)) * np.float32(2.0**-23)
 
 
-def scores(adjusted: NDArray[np.float32], sampling: Sampling, position: int) -> NDArray[np.float32]:
+def scores(adjusted: NDArray[np.float32], sampling: SamplingParameters, position: int) -> NDArray[np.float32]:
     """What the drawn token is the largest of: (V) -> (V), minus infinity where a token may not be drawn.
 
     `position` is that of the token to draw: one more than the state's. Gumbel-max: Maddison et al., arXiv:1411.0030.
@@ -218,6 +206,6 @@ def scores(adjusted: NDArray[np.float32], sampling: Sampling, position: int) -> 
     return np.where(allowed(adjusted, sampling), adjusted + gumbel, np.float32(-np.inf)).astype(np.float32)
 
 
-def sample(logits: NDArray[np.float32], counts: NDArray[np.uint32], sampling: Sampling, position: int) -> int:
+def sample(logits: NDArray[np.float32], counts: NDArray[np.uint32], sampling: SamplingParameters, position: int) -> int:
     """The token that follows `position - 1`; the lowest id among equals. (V), (V) -> an id."""
     return int(np.argmax(scores(penalize(logits, counts, sampling), sampling, position)))

@@ -8,33 +8,15 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from compiler.artifact.state import SAMPLING_OFFSET, SamplingParameters
 from compiler.errors import WispError
 
 # Reads rows [start, stop) of a named tensor as bytes.
 ReadRows = Callable[[str, int, int], bytes]
-
-
-@dataclass(frozen=True)
-class SamplingParameters:
-    """How `decode` picks a token; the defaults are greedy."""
-
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    seed: int = 0
-
-    @property
-    def penalizes(self) -> bool:
-        return self.repetition_penalty != 1.0 or self.presence_penalty != 0.0 or self.frequency_penalty != 0.0
 
 
 class Session:
@@ -65,19 +47,7 @@ class Session:
 
     def set_sampling(self, parameters: SamplingParameters) -> None:
         """Write the sampling words of the state."""
-        p = parameters
-        words = struct.pack(
-            "<IfIfffff",
-            p.seed,
-            p.temperature,
-            p.top_k,
-            p.top_p,
-            p.min_p,
-            p.repetition_penalty,
-            p.presence_penalty,
-            p.frequency_penalty,
-        )
-        self.write("state", words, 12)
+        self.write("state", parameters.words(), SAMPLING_OFFSET)
 
     def plan_chunks(self, count: int, one_by_one: bool = False) -> list[tuple[int, int]]:
         """Cover `count` tokens by (compiled chunk, valid length): full chunks, then the smallest chunk for the rest."""

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from compiler.artifact.state import SamplingParameters
 from compiler.artifact.writer import load_artifact
-from compiler.runtime.session import SamplingParameters
 from compiler.runtime.wasmtime import open_wasm_variant
 from tests.browser import toy_artifact
 from tests.browser.conftest import serving

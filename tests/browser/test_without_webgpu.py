@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from playwright.sync_api import Browser, BrowserType, Page, Route, expect
 
+from compiler.artifact.state import SamplingParameters
 from compiler.artifact.writer import load_artifact
-from compiler.runtime.session import SamplingParameters
 from compiler.runtime.wasmtime import open_wasm_variant
 from tests.browser.test_page import answered, ask
 

@@ -19,11 +19,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from compiler.artifact.state import SamplingParameters
 from compiler.kernels.webgpu.tuning import ALTERNATIVES
 from compiler.lowering.lower import Lowered, lower_variant, rope_constants
 from compiler.models import config_from_huggingface, weight_specs
 from compiler.models.base import ModelConfig
-from compiler.runtime.session import SamplingParameters, Session
+from compiler.runtime.session import Session
 from compiler.runtime.wasmtime import WasmRuntime
 from compiler.runtime.wgpu import NativeRuntime, missing_features
 from compiler.sources.open import open_checkpoint

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from compiler.artifact.state import SamplingParameters as Sampling
 from compiler.kernels import reference
-from compiler.kernels.reference import PROMPT_BIT, Sampling
+from compiler.kernels.reference import PROMPT_BIT
 from compiler.kernels.webgpu import sample
 from tests.device.harness import Compiled, Gpu, poison
 

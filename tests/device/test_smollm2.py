@@ -13,10 +13,11 @@ import pytest
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, pre_tokenizers
 
+from compiler.artifact.state import SamplingParameters
 from compiler.check.parity import BOUNDS, compare
 from compiler.lowering.lower import lower_variant, rope_constants
 from compiler.models import config_from_huggingface, weight_specs
-from compiler.runtime.session import SamplingParameters, Session
+from compiler.runtime.session import Session
 from compiler.runtime.wasmtime import WasmRuntime
 from compiler.runtime.wgpu import NativeRuntime
 from compiler.sources.open import open_checkpoint

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from compiler.artifact.state import SamplingParameters as Sampling
 from compiler.kernels import reference
 from compiler.kernels.cpu import sample
-from compiler.kernels.reference import PROMPT_BIT, Sampling
+from compiler.kernels.reference import PROMPT_BIT
 from compiler.lowering import wasm
 from tests.wasm_module import WasmModule
 
