@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, BrowserType, Page, expect
+from playwright.sync_api import Browser, BrowserContext, BrowserType, Page, Route, expect
 
 from tests import chromium
 from tests.browser.drivers import Driver, Tab, Unavailable, launch
@@ -26,6 +26,16 @@ if (globalThis.GPUAdapterInfo !== undefined) {
 """
 
 SERVE = "import sys, server; server.serve(sys.argv[1], '127.0.0.1', 0)"
+
+
+def run_in_worker(page: Page, script: str) -> None:
+    """Runs `script` in the engine's worker, before the engine's own code."""
+
+    def prepend(route: Route) -> None:
+        response = route.fetch()
+        route.fulfill(response=response, body=script + response.text())
+
+    page.route("**/worker.js*", prepend)
 
 
 @pytest.fixture(scope="session")

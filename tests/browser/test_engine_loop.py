@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, Route
+from playwright.sync_api import Browser, Page
 
 from tests.browser import toy_artifact
-from tests.browser.conftest import AS_HARDWARE, serving
+from tests.browser.conftest import AS_HARDWARE, run_in_worker, serving
 from tests.browser.toy_artifact import CONTEXT, EOS, VOCAB
 from tests.conftest import unavailable
 
@@ -75,14 +75,9 @@ def place(blank_page: Page, request: pytest.FixtureRequest) -> Place:
 def gpu(browser: Browser, url: str) -> Iterator[Place]:
     """For what only a GPU can show: the engine takes the software adapter for one."""
     page = open_page(browser, url)
-    page.route("**/worker.js*", as_hardware)
+    run_in_worker(page, AS_HARDWARE)
     yield Place(page, "auto")
     page.context.close()
-
-
-def as_hardware(route: Route) -> None:
-    response = route.fetch()
-    route.fulfill(response=response, body=AS_HARDWARE + response.text())
 
 
 @pytest.fixture(params=BACKENDS)

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserType, Page, Route
+from playwright.sync_api import Browser, BrowserType, Page
 
 from tests.browser import toy_artifact
-from tests.browser.conftest import AS_HARDWARE, serving
+from tests.browser.conftest import AS_HARDWARE, run_in_worker, serving
 from tests.browser.test_engine_loop import MESSAGES, PROMPT, WITH_ENGINE
 from tests.browser.toy_artifact import EOS
 from tests.conftest import unavailable
@@ -112,16 +112,6 @@ def page(browser: Browser, url: str) -> Iterator[Page]:
     context.close()
 
 
-def in_worker(page: Page, script: str) -> None:
-    """Runs `script` in the engine's worker, before the engine, which takes the adapter for a GPU."""
-    page.route("**/worker.js*", lambda route: prepend(route, AS_HARDWARE + script))
-
-
-def prepend(route: Route, script: str) -> None:
-    response = route.fetch()
-    route.fulfill(response=response, body=script + response.text())
-
-
 def run(page: Page, body: str, args: Any = None, **options: Any) -> Any:
     return page.evaluate(WITH_ENGINE.replace("BODY", body), [options, args])
 
@@ -158,7 +148,7 @@ def requests(page: Page) -> list[str]:
 
 
 def test_without_webgpu_the_cpu_answers(page: Page) -> None:
-    in_worker(page, NO_GPU)
+    run_in_worker(page, AS_HARDWARE + NO_GPU)
     asked = requests(page)
     body = """
       const ids = await engine.generateIds(args, {maxTokens: 60, ignoreEos: true});
@@ -183,7 +173,7 @@ def test_without_webgpu_the_cpu_answers(page: Page) -> None:
 
 
 def test_the_cpu_by_hand_asks_for_no_gpu(page: Page) -> None:
-    in_worker(page, ASKED)
+    run_in_worker(page, AS_HARDWARE + ASKED)
     page.evaluate(
         """async () => {
           const { createEngine } = await import("/static/wisp.js");
@@ -200,7 +190,7 @@ def test_the_cpu_by_hand_asks_for_no_gpu(page: Page) -> None:
 
 def test_a_browser_that_shares_no_memory_computes_with_one_thread_and_says_why(page: Page) -> None:
     """As WebKitGTK, where an isolated page can make shared memory but hand it to no worker."""
-    in_worker(page, "delete globalThis.SharedArrayBuffer;")
+    run_in_worker(page, AS_HARDWARE + "delete globalThis.SharedArrayBuffer;")
     info = run(page, "return engine.info", backend="wasm-simd", threads=2)
     assert info["threads"] == 1
     (hint,) = info["hints"]
@@ -220,7 +210,7 @@ def test_a_number_of_threads_that_is_none_is_refused(page: Page, threads: float)
     ids=["refused", "full"],
 )
 def test_a_gpu_that_cannot_be_used_gives_way_to_the_cpu(page: Page, script: str, reason: str) -> None:
-    in_worker(page, script)
+    run_in_worker(page, AS_HARDWARE + script)
     asked = requests(page)
     got = run(
         page,
@@ -242,7 +232,7 @@ def test_shaders_that_do_not_compile_give_way_to_the_cpu(browser: Browser, tmp_p
     toy_artifact.write(tmp_path / "toy", TOY, source=broken, cpu=True)
     with serving(tmp_path) as address:
         page = browser.new_page()
-        in_worker(page, "")
+        run_in_worker(page, AS_HARDWARE)
         page.goto(address + "healthz")
         asked = requests(page)
         got = run(page, "return {info: engine.info, stats: engine.stats()}", None, cache=cache)
@@ -271,7 +261,7 @@ def test_a_model_too_large_for_webassembly_is_refused_before_the_download(browse
 
 
 def test_without_either_both_are_named(page: Page) -> None:
-    in_worker(page, NO_GPU + "delete globalThis.WebAssembly;")
+    run_in_worker(page, AS_HARDWARE + NO_GPU + "delete globalThis.WebAssembly;")
     error = run(page, "")
     assert error["kind"] == "no-variant"
     assert "webgpu-f16, webgpu-f32: this browser does not offer WebGPU" in error["message"]
@@ -303,7 +293,7 @@ def test_a_software_gpu_runs_what_the_cpu_cannot(browser: Browser, tmp_path: Pat
     toy_artifact.write(tmp_path / "toy", TOY, cpu=True)
     with serving(tmp_path) as address:
         page = browser.new_page()
-        page.route("**/worker.js*", lambda route: prepend(route, NO_WASM_MEMORY))
+        run_in_worker(page, NO_WASM_MEMORY)
         page.goto(address + "healthz")
         info = run(page, "return engine.info")
         page.close()
@@ -317,7 +307,7 @@ def test_an_adapter_that_says_nothing_of_itself_is_a_gpu_like_any_other(
     browser: Browser, url: str, script: str
 ) -> None:
     page = browser.new_page()
-    page.route("**/worker.js*", lambda route: prepend(route, script))
+    run_in_worker(page, script)
     page.goto(url + "healthz")
     got = run(page, "return {info: engine.info, ids: await engine.generateIds(args, {maxTokens: 9})}", PROMPT)
     page.close()
@@ -330,7 +320,7 @@ def test_an_adapter_that_says_nothing_of_itself_is_a_gpu_like_any_other(
 
 
 def test_a_lost_gpu_comes_back_and_the_answer_goes_on(page: Page) -> None:
-    in_worker(page, LOSING.replace("LASTS", "[12]"))
+    run_in_worker(page, AS_HARDWARE + LOSING.replace("LASTS", "[12]"))
     got = stream(page, {"max_tokens": 100, "temperature": 1, "seed": 5, "repetition_penalty": 1.5})
     assert got["failure"] is None
     assert got["text"] == answer(100, seed=5, distinct=True)
@@ -343,7 +333,7 @@ def test_a_lost_gpu_comes_back_and_the_answer_goes_on(page: Page) -> None:
 
 
 def test_a_gpu_lost_twice_gives_way_to_the_cpu_in_the_middle_of_the_answer(page: Page) -> None:
-    in_worker(page, LOSING.replace("LASTS", "[12, 10]"))
+    run_in_worker(page, AS_HARDWARE + LOSING.replace("LASTS", "[12, 10]"))
     got = stream(page, {"max_tokens": 100, "temperature": 1, "seed": 5})
     assert got["failure"] is None
     assert got["text"] == answer(100, seed=5)
@@ -354,7 +344,7 @@ def test_a_gpu_lost_twice_gives_way_to_the_cpu_in_the_middle_of_the_answer(page:
 
 
 def test_a_variant_by_hand_is_never_exchanged(page: Page) -> None:
-    in_worker(page, LOSING.replace("LASTS", "[12, 10]"))
+    run_in_worker(page, AS_HARDWARE + LOSING.replace("LASTS", "[12, 10]"))
     got = stream(page, {"max_tokens": 100, "temperature": 1, "seed": 5}, backend="webgpu-f32")
     assert got["failure"] == "device-lost"
     assert got["events"] == ["device-lost", "webgpu-f32", "device-lost", "lost device-lost"]
@@ -362,7 +352,9 @@ def test_a_variant_by_hand_is_never_exchanged(page: Page) -> None:
 
 
 def test_an_idle_engine_is_ready_again_when_it_is_asked(page: Page) -> None:
-    in_worker(page, LOSING.replace("LASTS", "[]").replace("let left", "globalThis.device = device;\n  let left"))
+    run_in_worker(
+        page, AS_HARDWARE + LOSING.replace("LASTS", "[]").replace("let left", "globalThis.device = device;\n  let left")
+    )
     page.evaluate(
         """async () => {
           const { createEngine } = await import("/static/wisp.js");
@@ -379,7 +371,7 @@ def test_an_idle_engine_is_ready_again_when_it_is_asked(page: Page) -> None:
 
 @pytest.mark.parametrize("loudly", [True, False])
 def test_helper_threads_that_end_are_started_again_or_done_without(page: Page, loudly: bool) -> None:
-    in_worker(page, THREADS)
+    run_in_worker(page, AS_HARDWARE + THREADS)
     page.evaluate(
         """async () => {
           const { createEngine } = await import("/static/wisp.js");
@@ -403,7 +395,7 @@ def test_a_gpu_process_that_crashes_is_survived(
 ) -> None:
     browser = browser_type.launch(**browser_type_launch_args)  # its GPU process dies; other tests keep theirs
     page = browser.new_page()
-    in_worker(page, "")
+    run_in_worker(page, AS_HARDWARE)
     page.goto(url + "healthz")
     page.evaluate(
         """async (ids) => {
@@ -443,6 +435,6 @@ def test_the_demo_model_finishes_its_answer_on_the_cpu(browser: Browser, server_
     page.goto(server_url + "healthz")
     text, variant, recoveries = page.evaluate(script, {"backend": "webgpu-f32"})
     assert (variant, recoveries) == ("webgpu-f32", 0)
-    in_worker(page, LOSING.replace("LASTS", "[12, 60]"))
+    run_in_worker(page, AS_HARDWARE + LOSING.replace("LASTS", "[12, 60]"))
     assert page.evaluate(script, {"autotune": False}) == [text, "wasm-simd", 2]
     page.context.close()

@@ -14,7 +14,7 @@ import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, Request, Route, expect
 
 from tests.browser import toy_artifact
-from tests.browser.conftest import serving
+from tests.browser.conftest import run_in_worker, serving
 
 # Replaces the loaded engine's completions: answers `text` in pieces, `pause` milliseconds apart, and counts overlaps.
 SCRIPTED = """([text, pause]) => {
@@ -491,20 +491,12 @@ def test_an_error_of_the_engine_is_shown_and_can_be_tried_again(page: Page, serv
     expect(page.get_by_test_id("answer-text")).to_have_text("Better.")
 
 
-def losable(page: Page) -> None:
-    def prepend(route: Route) -> None:
-        response = route.fetch()
-        route.fulfill(response=response, body=LOSABLE + response.text())
-
-    page.route("**/worker.js*", prepend)
-
-
 def lose(page: Page) -> None:
     page.workers[0].evaluate("() => globalThis.lose()")
 
 
 def test_a_lost_gpu_is_taken_again_and_the_conversation_goes_on(page: Page, server_url: str) -> None:
-    losable(page)
+    run_in_worker(page, LOSABLE)
     load(page, server_url)
     ask(page, "first")
     answered(page)
@@ -518,7 +510,7 @@ def test_a_lost_gpu_is_taken_again_and_the_conversation_goes_on(page: Page, serv
 
 
 def test_a_gpu_that_is_lost_for_good_is_said_and_the_model_can_be_loaded_again(page: Page, server_url: str) -> None:
-    losable(page)
+    run_in_worker(page, LOSABLE)
     load(page, server_url)
     ask(page, "first")
     answered(page)

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, Route, expect
+from playwright.sync_api import Browser, Page, expect
 
 from tests.browser import toy_artifact
-from tests.browser.conftest import AS_HARDWARE, serving
+from tests.browser.conftest import AS_HARDWARE, run_in_worker, serving
 from tests.browser.test_fallback import LOSING
 from tests.browser.test_page import answered, ask, load
 from tests.conftest import ROOT
@@ -43,17 +43,9 @@ def page(browser: Browser) -> Iterator[Page]:
     context.close()
 
 
-def in_worker(page: Page, script: str) -> None:
-    def prepend(route: Route) -> None:
-        response = route.fetch()
-        route.fulfill(response=response, body=AS_HARDWARE + script + response.text())
-
-    page.route("**/worker.js*", prepend)
-
-
 def without_gpu(page: Page) -> None:
     page.add_init_script(NO_GPU)
-    in_worker(page, NO_GPU_IN_WORKER)
+    run_in_worker(page, AS_HARDWARE + NO_GPU_IN_WORKER)
 
 
 def test_without_a_gpu_the_model_loads_and_says_where_it_runs(page: Page, url: str) -> None:
@@ -100,7 +92,7 @@ def test_without_gpu_and_simd_neither_is_offered(page: Page, url: str) -> None:
 
 
 def test_a_conversation_moves_to_the_cpu_and_says_so(page: Page, url: str) -> None:
-    in_worker(page, LOSING.replace("LASTS", "[8, 8]"))
+    run_in_worker(page, AS_HARDWARE + LOSING.replace("LASTS", "[8, 8]"))
     load(page, url)
     ask(page, "first")
     expect(page.get_by_test_id("place")).to_contain_text("CPU")
@@ -162,7 +154,7 @@ def test_a_service_worker_gives_threads_where_the_host_sends_no_headers(page: Pa
 
 
 def test_no_service_worker_is_registered_for_the_gpu(page: Page, plain_url: str) -> None:
-    in_worker(page, "")
+    run_in_worker(page, AS_HARDWARE)
     load(page, plain_url + "?model=toy")
     assert page.evaluate("wisp.info.backend") == "webgpu"
     assert page.evaluate("async () => (await navigator.serviceWorker.getRegistrations()).length") == 0

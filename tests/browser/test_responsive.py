@@ -14,7 +14,7 @@ import pytest
 from playwright.sync_api import Page, Route, expect
 
 from tests.browser import toy_artifact
-from tests.browser.conftest import serving
+from tests.browser.conftest import run_in_worker, serving
 
 NODES_A_TASK = 40  # a question, an answer with its buttons and figures
 FIXED_TASKS = 20  # of a turn's begin and end
@@ -184,7 +184,7 @@ def test_the_page_computes_nothing_itself(page: Page, server_url: str, in_worker
 
 def test_nothing_is_submitted_after_a_stop(page: Page, server_url: str) -> None:
     """Of the demo model: what is under way when the worker hears of the Stop is all that still runs."""
-    prepend_to_worker(page, COUNT_SUBMITS)
+    run_in_worker(page, COUNT_SUBMITS)
     open_chat(page, server_url)
     for _ in range(3):
         page.get_by_test_id("new-chat").click()
@@ -216,7 +216,7 @@ INTERRUPTED = """async ([url, backend]) => {
 
 def test_stop_is_heard_with_many_steps_in_flight(page: Page, toy_url: str) -> None:
     """Of a model whose steps take a few milliseconds, of which the engine keeps many in flight."""
-    prepend_to_worker(page, COUNT_SUBMITS)
+    run_in_worker(page, COUNT_SUBMITS)
     page.goto(toy_url + "healthz")
     got = page.evaluate(INTERRUPTED, ["/models/slow/", "webgpu-f32"])
     assert max(got["stopped"]) < got["whole"], got
@@ -233,7 +233,7 @@ def test_stop_is_heard_on_the_cpu(page: Page, server_url: str) -> None:
 
 def test_readbacks_are_not_waited_for_one_by_one(page: Page, toy_url: str) -> None:
     """While a token is read back, the next ones are computed: more than one submit is under way."""
-    prepend_to_worker(page, COUNT_IN_FLIGHT)
+    run_in_worker(page, COUNT_IN_FLIGHT)
     page.goto(toy_url + "healthz")
     page.evaluate(START)
     page.evaluate(LOADED)
@@ -272,16 +272,6 @@ def toy_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield url
 
 
-def prepend_to_worker(page: Page, script: str) -> None:
-    """Runs `script` in the engine's worker before its own code."""
-
-    def prepend(route: Route) -> None:
-        response = route.fetch()
-        route.fulfill(response=response, body=script + response.text())
-
-    page.route("**/worker.js*", prepend)
-
-
 def wait_until(page: Page, condition: Any) -> None:
     deadline = time.monotonic() + 120  # only so that a failure ends
     while not condition():
@@ -291,7 +281,7 @@ def wait_until(page: Page, condition: Any) -> None:
 
 def test_kernels_compile_while_weights_download(page: Page, toy_url: str) -> None:
     """No weight arrives before every kernel is compiled: a load that downloads first would wait for ever."""
-    prepend_to_worker(page, OBSERVED_PIPELINES.replace("HELD", "false"))
+    run_in_worker(page, OBSERVED_PIPELINES.replace("HELD", "false"))
     held: list[Route] = []
     page.route("**/params_shard_*", lambda route: held.append(route))
     page.goto(toy_url + "healthz")
@@ -306,7 +296,7 @@ def test_kernels_compile_while_weights_download(page: Page, toy_url: str) -> Non
 
 def test_weights_download_while_kernels_compile(page: Page, toy_url: str) -> None:
     """No kernel is there before every weight has arrived: a load that compiles first would wait for ever."""
-    prepend_to_worker(page, OBSERVED_PIPELINES.replace("HELD", "true"))
+    run_in_worker(page, OBSERVED_PIPELINES.replace("HELD", "true"))
     arrived: list[str] = []
     page.on("requestfinished", lambda request: arrived.append(request.url))
     page.goto(toy_url + "healthz")

@@ -6,10 +6,9 @@ import pytest
 from playwright.sync_api import Browser, Page
 
 from tests.browser import toy_artifact
-from tests.browser.conftest import serving
+from tests.browser.conftest import AS_HARDWARE, run_in_worker, serving
 from tests.browser.test_autotune import decode_with, quick
 from tests.browser.test_engine_loop import PROMPT, open_page
-from tests.browser.test_fallback import in_worker
 from tests.browser.toy_artifact import KERNELS
 
 TOY = toy_artifact.toy()
@@ -81,7 +80,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture
 def page(browser: Browser, url: str) -> Iterator[Page]:
     page = open_page(browser, url)
-    in_worker(page, "")
+    run_in_worker(page, AS_HARDWARE)
     yield page
     page.context.close()
 
@@ -117,7 +116,7 @@ def test_an_artifact_of_an_earlier_compiler_still_loads(page: Page) -> None:
 
 
 def test_a_device_that_comes_back_wrong_gives_way_to_the_cpu(page: Page) -> None:
-    in_worker(page, LATER_WRONG)
+    run_in_worker(page, AS_HARDWARE + LATER_WRONG)
     page.evaluate(
         """async () => {
           const { createEngine } = await import("/static/wisp.js");
@@ -141,7 +140,7 @@ def test_a_remembered_alternative_that_is_wrong_now_is_forgotten(page: Page, url
     page.goto(url + "healthz")
     remembered = page.evaluate(LOAD, ["tuned", options, PROMPT])["info"]["tuning"]
     assert (remembered["source"], remembered["programs"]) == ("remembered", {"decode": "quick"})
-    in_worker(page, ALTERNATIVE_WRONG)
+    run_in_worker(page, AS_HARDWARE + ALTERNATIVE_WRONG)
     for _ in range(2):
         page.goto(url + "healthz")
         got = page.evaluate(LOAD, ["tuned", options, PROMPT])
