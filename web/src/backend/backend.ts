@@ -1,6 +1,7 @@
 // What the runtime needs of a device, and no more: buffers, programs of dispatches, submits, reads. Knows no model and no
 // plan file; handles are numbers, so nothing above holds a device object.
 
+import type { EngineStats } from "../api/types";
 import type { Kernel } from "../artifact/schema";
 
 export type BufferHandle = number;
@@ -29,15 +30,10 @@ export interface Part {
 
 export const WHOLE: Part = { index: 0, of: 1 };
 
-export interface BackendCounters {
-  dispatches: number;
-  submits: number;
-  readbacks: number;
-  bindGroupsCreated: number;
-  bytesUploaded: number;
-  bytesReadBack: number;
-  gpuBytes: number;
-}
+export type BackendCounters = Pick<
+  EngineStats,
+  "dispatches" | "submits" | "readbacks" | "bindGroupsCreated" | "bytesUploaded" | "bytesReadBack" | "gpuBytes"
+>;
 
 export function noCounts(): BackendCounters {
   return { dispatches: 0, submits: 0, readbacks: 0, bindGroupsCreated: 0, bytesUploaded: 0, bytesReadBack: 0, gpuBytes: 0 };

@@ -3,23 +3,18 @@
 
 import type { ChatCompletion, ChatCompletionChunk, ChatMessage, ChatRequest, FinishReason, SamplingOptions, Usage } from "../api/types";
 import { RequestError } from "../api/errors";
+import { SAMPLING, SAMPLING_NAMES } from "../api/sampling";
 import type { ChatCall, ChatResult } from "../protocol/messages";
 
 const KNOWN = new Set<string>([
   "messages",
   "stream",
   "stream_options",
-  "temperature",
-  "top_p",
-  "top_k",
-  "min_p",
+  ...SAMPLING_NAMES.map((name) => SAMPLING[name].request),
   "seed",
   "max_tokens",
   "max_completion_tokens",
   "stop",
-  "repetition_penalty",
-  "presence_penalty",
-  "frequency_penalty",
   "model",
   "user",
   "signal",
@@ -75,18 +70,8 @@ export function toCall(request: ChatRequest): ChatCall {
 }
 
 function samplingOf(request: ChatRequest): SamplingOptions {
-  const options: SamplingOptions = {};
-  const take = (name: keyof SamplingOptions, value: number | null | undefined) => {
-    if (value !== null && value !== undefined) options[name] = value;
-  };
-  take("temperature", request.temperature);
-  take("topP", request.top_p);
-  take("topK", request.top_k);
-  take("minP", request.min_p);
-  take("repetitionPenalty", request.repetition_penalty);
-  take("presencePenalty", request.presence_penalty);
-  take("frequencyPenalty", request.frequency_penalty);
-  return options;
+  const given = SAMPLING_NAMES.map((name) => [name, request[SAMPLING[name].request]] as const);
+  return Object.fromEntries(given.filter(([, value]) => value !== null && value !== undefined));
 }
 
 /** Callers may be JavaScript: the type is a promise that nobody checked. */

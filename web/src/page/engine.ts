@@ -14,6 +14,7 @@ import type {
   EngineStats,
   GenerateOptions,
 } from "../api/types";
+import { SAMPLING_NAMES } from "../api/sampling";
 import { chunk, completion, newEnvelope, PushStream, toCall, usageChunk } from "./chat";
 import { RequestError } from "../api/errors";
 import { addressOf, checkPlatform } from "./host";
@@ -27,13 +28,7 @@ const DISPOSE_MS = 2000;
 
 const GENERATE_OPTIONS = new Set<string>([
   "maxTokens",
-  "temperature",
-  "topK",
-  "topP",
-  "minP",
-  "repetitionPenalty",
-  "presencePenalty",
-  "frequencyPenalty",
+  ...SAMPLING_NAMES,
   "seed",
   "stopTokenIds",
   "ignoreEos",

@@ -5,6 +5,7 @@
 // Invariant between calls: rows 0..resident.length-1 of the KV cache are those of the ids `resident`.
 
 import { RequestError } from "../api/errors";
+import type { EngineStats } from "../api/types";
 import { type Clock, systemClock } from "./clock";
 import { type Paces, pacesOf } from "./paces";
 import { type Chunk, chunkCost, commonPrefix, coverPrompt } from "./prefill";
@@ -36,15 +37,10 @@ export interface Generation {
   decodedTokens: number;
 }
 
-export interface SessionCounters {
-  tokens: number;
-  decodeSteps: number;
-  promptTokens: number;
-  reusedTokens: number;
-  requests: number;
-  prefillMs: number;
-  decodeMs: number;
-}
+export type SessionCounters = Pick<
+  EngineStats,
+  "tokens" | "decodeSteps" | "promptTokens" | "reusedTokens" | "requests" | "prefillMs" | "decodeMs"
+>;
 
 /** Programs that take longer are handed over in parts: between them an abort takes effect, and no watchdog bites. */
 const PART_MS = 200;

@@ -3,6 +3,8 @@
 
 import type { EngineInfo, EngineStats, SamplingOptions } from "../api/types";
 import { RequestError, serializeError } from "../api/errors";
+import { checkNumber } from "../api/options";
+import { SAMPLING_OFF } from "../api/sampling";
 import { load, type LoadedModel } from "./load/load";
 import { PageFetch } from "./page-fetch";
 import type { Call, CallName, Calls, ChatCall, ChatResult, FromWorker, ToWorker } from "../protocol/messages";
@@ -185,13 +187,11 @@ function render(messages: ChatCall["messages"], addGenerationPrompt: boolean): s
 }
 
 function defaults(): Required<SamplingOptions> {
-  return { ...loaded().artifact.manifest.generation, presencePenalty: 0, frequencyPenalty: 0 };
+  return { ...SAMPLING_OFF, ...loaded().artifact.manifest.generation };
 }
 
 function checkMaxTokens(maxTokens: number | undefined): number | undefined {
-  if (maxTokens !== undefined && (!Number.isInteger(maxTokens) || maxTokens < 1))
-    throw new RequestError({ what: "the most tokens to generate", got: String(maxTokens), expected: "an integer of at least 1" });
-  return maxTokens;
+  return maxTokens === undefined ? undefined : checkNumber("the most tokens to generate", maxTokens, { least: 1, integer: true });
 }
 
 async function generate({ ids, options }: Calls["generate"]["args"], signal: AbortSignal): Promise<number[]> {

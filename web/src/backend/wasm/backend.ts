@@ -2,7 +2,7 @@
 // nothing of models: numbers in, dispatches out. How threads run a program is executor.ts's.
 
 import type { Kernel } from "../../artifact/schema";
-import { DeviceError, RequestError } from "../../api/errors";
+import { DeviceError } from "../../api/errors";
 import {
   type Backend,
   type BufferHandle,
@@ -16,9 +16,10 @@ import {
 import { Executor, type ThreadTimeouts } from "./executor";
 import { layOut, makeMemory, type Placed } from "./memory";
 import { compileModule, wasmSupport } from "./module";
-import { canSpawn, defaultThreads, type SpawnThread, spawnThread } from "./pool";
+import { canSpawn, checkThreads, defaultThreads, type SpawnThread, spawnThread } from "./pool";
 import type { PlainStep } from "./run";
 
+export { checkThreads, MOST_THREADS } from "./pool";
 export { LIMIT_BYTES, memoryNeeded } from "./memory";
 export { wasmSupport, type WasmSupport } from "./module";
 
@@ -28,8 +29,6 @@ export interface WasmOptions extends ThreadTimeouts {
   /** For tests: another way to start helpers. */
   spawn?: SpawnThread;
 }
-
-const MOST_THREADS = 64;
 
 type Job =
   | { type: "write"; address: number; data: Uint8Array }
@@ -90,9 +89,8 @@ export class WasmBackend implements Backend {
         expected: "WebAssembly with SIMD",
         remedy: "Take a current version of the browser, and allow WebAssembly if a setting or an extension forbids it.",
       });
-    if (threads !== undefined && (!Number.isInteger(threads) || threads < 1 || threads > MOST_THREADS))
-      throw new RequestError({ what: "threads", got: String(threads), expected: `an integer from 1 to ${MOST_THREADS}` });
-    const wanted = sharedMemory && canSpawn() ? (threads ?? (await defaultThreads())) : 1;
+    const asked = checkThreads(threads);
+    const wanted = sharedMemory && canSpawn() ? (asked ?? (await defaultThreads())) : 1;
     return new WasmBackend(relaxedSimd, await Executor.create(wanted, spawn, timeouts));
   }
 

@@ -1,6 +1,7 @@
 // The helper threads of the CPU backend: started, spoken to, ended. Workers in a browser, worker_threads in Node. Knows
 // messages, not what they make a thread do (thread.ts), and nothing of the orders in shared memory.
 
+import { checkNumber } from "../../api/options";
 import type { FromThread, ToThread } from "./thread";
 
 export interface ThreadEvents {
@@ -20,6 +21,13 @@ export type SpawnThread = (events: ThreadEvents) => Promise<ThreadPort>;
 const START_MS = 10_000;
 /** More is of no use: memory is shared by all, and it is what limits decoding. */
 const MOST_BY_DEFAULT = 8;
+/** Each has a stack in the memory that all share. */
+export const MOST_THREADS = 64;
+
+/** EngineOptions.threads. @throws RequestError */
+export function checkThreads(threads: number | undefined): number | undefined {
+  return threads === undefined ? undefined : checkNumber("threads", threads, { least: 1, most: MOST_THREADS, integer: true });
+}
 
 const inNode = (): boolean => {
   const scope = globalThis as { Worker?: unknown; process?: { versions?: { node?: string } } };

@@ -3,13 +3,12 @@
 
 import { GIB } from "../../artifact/checks";
 import type { Plan } from "../../artifact/schema";
-import { LIMIT_BYTES, memoryNeeded } from "../../backend/wasm/backend";
+import { LIMIT_BYTES, memoryNeeded, MOST_THREADS } from "../../backend/wasm/backend";
 import { DeviceError, RequestError } from "../../api/errors";
 import { bufferSizes } from "../../runtime/replay";
 
 /** A model with less is of no use. */
 const LEAST_CONTEXT = 512;
-const MOST_THREADS = 64;
 
 export interface WantedContext {
   tokens: number;

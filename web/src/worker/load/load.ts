@@ -13,8 +13,10 @@ import { parseManifest, parseTensorCache } from "../../artifact/manifest";
 import type { Manifest } from "../../artifact/schema";
 import { ArtifactStore, sameBytes } from "../../artifact/store";
 import { type FetchFunction, Network } from "../../artifact/transfer";
+import { checkThreads } from "../../backend/wasm/pool";
 import { eligible, inspect, negotiate } from "../../backend/negotiate";
 import { DeviceError, NetworkError, RequestError, type WispError } from "../../api/errors";
+import { checkNumber } from "../../api/options";
 import { ProgressMeter } from "./progress";
 import { storageNotices } from "./room";
 import { type Artifact, startVariant } from "./variant";
@@ -169,14 +171,6 @@ function downloadingAgain({ kind, what, got, expected }: WispError, { weightByte
   });
 }
 
-const MOST_THREADS = 64;
-
-function checkThreads(threads: number | undefined): number | undefined {
-  if (threads !== undefined && (!Number.isInteger(threads) || threads < 1 || threads > MOST_THREADS))
-    throw new RequestError({ what: "threads", got: String(threads), expected: `an integer from 1 to ${MOST_THREADS}` });
-  return threads;
-}
-
 function checkAutotune(autotune: unknown): boolean | undefined {
   if (autotune !== undefined && typeof autotune !== "boolean")
     throw new RequestError({ what: "autotune", got: JSON.stringify(autotune), expected: "true or false" });
@@ -184,10 +178,9 @@ function checkAutotune(autotune: unknown): boolean | undefined {
 }
 
 function capacity(wanted: number | undefined, manifest: Manifest): number {
-  if (wanted === undefined) return manifest.context;
-  if (!Number.isInteger(wanted) || wanted < 1 || wanted > manifest.context)
-    throw new RequestError({ what: "contextLength", got: String(wanted), expected: `an integer from 1 to ${manifest.context}` });
-  return wanted;
+  return wanted === undefined
+    ? manifest.context
+    : checkNumber("contextLength", wanted, { least: 1, most: manifest.context, integer: true });
 }
 
 const TEXTS = ["tokenizer.json", "tokenizer_config.json"] as const;
