@@ -31,7 +31,8 @@ from compiler.errors import WispError
 from compiler.lowering.limits import obstacle
 from compiler.lowering.lower import Lowered, geometry_of, lower_variant, rope_constants
 from compiler.models import config_from_huggingface, weight_specs, without_ignored
-from compiler.models.base import ModelConfig, WeightSpec
+from compiler.models.base import ModelConfig, WeightSpec, differences
+from compiler.models.fields import shortened
 from compiler.network.calibration import column_importance, read_calibration_text
 from compiler.progress import Report, Silent, human_bytes
 from compiler.sources.files import checked_token_id
@@ -45,6 +46,8 @@ from compiler.weights.choice import AUTO, choose_scheme, role_names, scheme_name
 from compiler.weights.kept import Held
 from compiler.weights.quantize import parameter_layout
 from compiler.weights.schemes import MatrixKey, Scheme
+
+MOST_DIFFERENCES = 8  # that an error lists
 
 
 @dataclass(frozen=True)
@@ -202,13 +205,12 @@ def _scheme(config: BuildConfig, source: Source, model: ModelConfig, specs: Sequ
 
 
 def _check_architecture(stated: ModelConfig, model: ModelConfig) -> None:
-    ours, theirs = asdict(stated), asdict(model)
-    different = [key for key in ours if ours[key] != theirs[key]]
+    different = list(differences(stated, model))[:MOST_DIFFERENCES]
     if different:
         raise WispError(
             "the recipe's [architecture] is not that of the checkpoint",
-            got=", ".join(f"{key} {ours[key]}" for key in different),
-            expected=", ".join(f"{key} {theirs[key]}" for key in different),
+            got=", ".join(f"{path} {shortened(ours)}" for path, ours, _ in different),
+            expected=", ".join(f"{path} {shortened(theirs)}" for path, _, theirs in different),
             remedy="correct the recipe",
         )
 

@@ -14,7 +14,8 @@ from typing import Any, Literal
 
 from compiler.artifact.manifest import is_safe_id, is_web_address
 from compiler.errors import WispError
-from compiler.models.base import Role, shortened
+from compiler.models.base import Role
+from compiler.models.fields import shortened
 from compiler.sources.files import checked_file
 from compiler.sources.hub import is_hub_id
 from compiler.sources.open import stored_quantization

@@ -49,7 +49,7 @@ def mlc_chat_config(
         "num_hidden_layers": model.num_hidden_layers,
         "num_key_value_heads": model.num_key_value_heads,
         "head_dim": model.head_dim,
-        "rms_norm_eps": model.norm_eps,
+        "rms_norm_eps": model.final_norm.epsilon,
         "vocab_size": model.vocab_size,
         "tie_word_embeddings": model.tie_word_embeddings,
         "position_embedding_base": theta,
@@ -62,8 +62,9 @@ def mlc_chat_config(
     }
     if raw.get("original_max_position_embeddings"):
         model_config["original_max_position_embeddings"] = raw["original_max_position_embeddings"]
-    if model.rotary_dim != model.head_dim:
-        model_config["partial_rotary_factor"] = model.rotary_dim / model.head_dim
+    rotary_dim = max(rope.dim for rope in model.ropes)
+    if rotary_dim != model.head_dim:
+        model_config["partial_rotary_factor"] = rotary_dim / model.head_dim
     return {
         "version": "0.1.0",
         "model_type": model.model_type,

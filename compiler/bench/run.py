@@ -159,10 +159,11 @@ def prefill_multiply_adds(config: ModelConfig, tokens: int) -> int:
     layers, heads = config.num_hidden_layers, config.num_attention_heads * config.head_dim
     layer = sum(math.prod(s.shape) for s in specs) // layers
     keys_and_values = 2 * config.num_key_value_heads * config.head_dim * config.hidden_size
-    window = min(tokens, config.sliding_window or tokens)
-    pairs = window * (window + 1) // 2 + (tokens - window) * window  # (query, key) that attention looks at
-    below = (layers - 1) * (tokens * layer + 2 * heads * pairs)
-    last = tokens * keys_and_values + layer - keys_and_values + 2 * heads * window
+    windows = [min(tokens, described.attention.window or tokens) for described in config.layers]
+    # (query, key) that attention looks at
+    pairs = sum(window * (window + 1) // 2 + (tokens - window) * window for window in windows[:-1])
+    below = (layers - 1) * tokens * layer + 2 * heads * pairs
+    last = tokens * keys_and_values + layer - keys_and_values + 2 * heads * windows[-1]
     return below + last + config.vocab_size * config.hidden_size
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from compiler.artifact.writer import StoredWeights
 from compiler.errors import WispError
 from compiler.lowering.lower import Lowered
-from compiler.models.base import ModelConfig, ReadRows
+from compiler.models.base import ModelConfig, Norm, ReadRows
 from compiler.network.reference import ReferenceModel
 from compiler.runtime.wasmtime import WasmRuntime
 from compiler.target.variants import VARIANTS
@@ -125,8 +125,9 @@ class _Suspicious(ReferenceModel):
     def _linear(self, role: str, layer: int | None, x: NDArray[np.float32]) -> NDArray[np.float32]:
         return self._look(role, layer, super()._linear(role, layer, x))
 
-    def _norm(self, role: str, layer: int | None, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        return self._look(role, layer, super()._norm(role, layer, x))
+    def _norm(self, role: str, norm: Norm | None, layer: int | None, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        found = super()._norm(role, norm, layer, x)
+        return found if norm is None else self._look(role, layer, found)
 
     def _look(self, role: str, layer: int | None, result: NDArray[np.float32]) -> NDArray[np.float32]:
         largest = float(np.abs(result).max())  # NaN when there is one

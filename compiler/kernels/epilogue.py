@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from tvm import tirx
 
@@ -76,50 +77,56 @@ class WithBias:
 
 @dataclass(frozen=True)
 class Store:
-    """out[row, offset + unit] = sum; out is `[chunk, n]`."""
+    """out[row, offset + unit] = scale * sum, capped where there is a cap; out is `[chunk, n]`."""
 
     chunk: int
     n: int
     offset: int = 0
+    scale: float = 1.0
+    soft_cap: float | None = None
 
     def __call__(self, kernel: Kernel) -> Epilogue:
         out = kernel.buffer("out", self.chunk * self.n, "float32")
 
-        def epilogue(_: Kernel, row: Expr, unit: Expr, sums: Sequence[Expr]) -> None:
-            out[row * self.n + self.offset + unit] = sums[0]
+        def epilogue(k: Kernel, row: Expr, unit: Expr, sums: Sequence[Expr]) -> None:
+            value = scaled(sums[0], self.scale)
+            out[row * self.n + self.offset + unit] = capped(k, value, self.soft_cap)
 
         return epilogue
 
 
 @dataclass(frozen=True)
 class StoreResidual:
-    """out[row, unit] = residual[row, unit] + sum."""
+    """out[row, unit] = residual[row, unit] + scale * sum."""
 
     chunk: int
     n: int
+    scale: float = 1.0
 
     def __call__(self, kernel: Kernel) -> Epilogue:
         residual = kernel.buffer("residual", self.chunk * self.n, "float32")
         out = kernel.buffer("out", self.chunk * self.n, "float32")
 
         def epilogue(_: Kernel, row: Expr, unit: Expr, sums: Sequence[Expr]) -> None:
-            out[row * self.n + unit] = residual[row * self.n + unit] + sums[0]
+            out[row * self.n + unit] = residual[row * self.n + unit] + scaled(sums[0], self.scale)
 
         return epilogue
 
 
 @dataclass(frozen=True)
 class StoreGated:
-    """out[row, unit] = silu(gate) * up."""
+    """out[row, unit] = activation(gate) * up."""
 
     chunk: int
     n: int
+    activation: Literal["silu", "gelu_tanh"] = "silu"
 
     def __call__(self, kernel: Kernel) -> Epilogue:
         out = kernel.buffer("out", self.chunk * self.n, "float32")
 
         def epilogue(k: Kernel, row: Expr, unit: Expr, sums: Sequence[Expr]) -> None:
-            out[row * self.n + unit] = silu(k, sums[0]) * sums[1]
+            activate = silu if self.activation == "silu" else gelu
+            out[row * self.n + unit] = activate(k, sums[0]) * sums[1]
 
         return epilogue
 
@@ -135,13 +142,32 @@ class StoreGelu:
         out = kernel.buffer("out", self.chunk * self.n, "float32")
 
         def epilogue(k: Kernel, row: Expr, unit: Expr, sums: Sequence[Expr]) -> None:
-            x = k.let(sums[0])
-            inner = (x + x * x * x * f32(0.044715)) * f32((2.0 / math.pi) ** 0.5)
-            # tanh(y) = 1 - 2 / (exp(2y) + 1) holds at both ends, where exp is large or vanishes.
-            tanh = f32(1.0) - f32(2.0) / (k.exp(tirx.min(inner * f32(2.0), f32(80.0))) + f32(1.0))
-            out[row * self.n + unit] = x * f32(0.5) * (f32(1.0) + tanh)
+            out[row * self.n + unit] = gelu(k, sums[0])
 
         return epilogue
+
+
+def gelu(kernel: Kernel, value: Expr) -> Expr:
+    x = kernel.let(value)
+    inner = (x + x * x * x * f32(0.044715)) * f32((2.0 / math.pi) ** 0.5)
+    return x * f32(0.5) * (f32(1.0) + tanh(kernel, inner))
+
+
+def tanh(kernel: Kernel, value: Expr) -> Expr:
+    # 1 - 2 / (exp(2y) + 1) holds at both ends, where exp is large or vanishes.
+    return f32(1.0) - f32(2.0) / (kernel.exp(tirx.min(value * f32(2.0), f32(80.0))) + f32(1.0))
+
+
+def scaled(value: Expr, scale: float) -> Expr:
+    """scale * value."""
+    return value if scale == 1 else value * f32(scale)
+
+
+def capped(kernel: Kernel, value: Expr, soft_cap: float | None) -> Expr:
+    """soft_cap * tanh(value / soft_cap); the value where there is no cap."""
+    if soft_cap is None:
+        return value
+    return f32(soft_cap) * tanh(kernel, value * f32(1.0 / soft_cap))
 
 
 def silu(kernel: Kernel, value: Expr) -> Expr:
@@ -153,12 +179,13 @@ def silu(kernel: Kernel, value: Expr) -> Expr:
 class StoreRotated:
     """Of the fused qkv product of one token: rotate queries and keys, keep queries, append the rest to the cache.
 
-    cos/sin of the position stand in the state buffer behind its header (see `kernels.embed`). Bindings: state, cache,
-    query.
+    cos/sin of the position stand in the state buffer behind its header, the layer's from pair `first` on (see
+    `kernels.embed`). Bindings: state, cache, query.
     """
 
     cache: Cache
     state_words: int
+    first: int = 0
 
     def __call__(self, kernel: Kernel) -> Epilogue:
         heads = self.cache.heads
@@ -173,11 +200,13 @@ class StoreRotated:
             )
             a, b = k.registers(), k.registers()
             a[0], b[0] = sums[0], sums[1]
-            with k.when(rotates):
-                cos = k.let(bits_to_f32(state[STATE_HEADER + 2 * i]))
-                sin = k.let(bits_to_f32(state[STATE_HEADER + 2 * i + 1]))
-                a[0] = sums[0] * cos - sums[1] * sin
-                b[0] = sums[1] * cos + sums[0] * sin
+            if heads.rotary:
+                with k.when(rotates):
+                    header = STATE_HEADER + 2 * self.first
+                    cos = k.let(bits_to_f32(state[header + 2 * i]))
+                    sin = k.let(bits_to_f32(state[header + 2 * i + 1]))
+                    a[0] = sums[0] * cos - sums[1] * sin
+                    b[0] = sums[1] * cos + sums[0] * sin
             self.cache.store(k, cache, query, 0, i32(state[0]), pair, (a[0], b[0]))
 
         return epilogue

@@ -24,11 +24,11 @@ from compiler.lowering.plan import AlternativePrograms, Program, assemble, read_
 from compiler.lowering.wgsl import KernelInfo
 from compiler.models import weight_specs
 from compiler.models.base import ModelConfig
-from compiler.network.cpu import CpuDecoder, CpuParallelDecoder
-from compiler.network.decoder import Decoder
+from compiler.network.backend import Backend
+from compiler.network.cpu import Cpu
 from compiler.network.graph import Graph
 from compiler.network.layers import RING_SIZE, Geometry
-from compiler.network.parallel import ParallelDecoder
+from compiler.network.webgpu import WebGpu
 from compiler.target.limits import COMPATIBILITY_INVOCATIONS, DEFAULT_LIMITS
 from compiler.target.variants import ACTIVATION_DTYPE, Variant
 from compiler.weights.quantize import parameter_layout
@@ -40,7 +40,6 @@ PASSES: tuple[tuple[str, Any], ...] = (
     ("call_tir_rewrite", relax.transform.CallTIRRewrite),
     ("static_plan_block_memory", relax.transform.StaticPlanBlockMemory),
 )
-PARALLEL_LAYERS = ("phi",)  # model types whose attention and MLP stand side by side
 MAX_INVOCATIONS = DEFAULT_LIMITS["maxComputeInvocationsPerWorkgroup"]
 
 
@@ -144,7 +143,7 @@ def geometry_of(
 
 def _plan_programs(geometry: Geometry, show: Show) -> tuple[Graph, dict[str, Program], dict[str, Any]]:
     """(graph, planned programs, parameters by label) of a geometry."""
-    graph = graph_type(geometry.model, geometry.variant)(geometry, weight_specs(geometry.model))
+    graph = graph_of(geometry)
     module, parameters = graph.export_tvm({program: {} for program in geometry.programs})
     show("graph.py", module.script)
     for name, make in PASSES:
@@ -203,18 +202,17 @@ def _compile_wasm(graph: Graph, show: Dump) -> tuple[dict[str, KernelInfo], dict
     return kernels, {"kernels": plain, "kernels_relaxed": relaxed}
 
 
-def graph_type(model: ModelConfig, variant: Variant) -> type[Graph]:
-    """The graph of a model's network, made of the kernels of a variant's backend."""
-    parallel = model.model_type in PARALLEL_LAYERS
-    if variant.backend == "wasm":
-        return CpuParallelDecoder if parallel else CpuDecoder
-    return ParallelDecoder if parallel else Decoder
+def graph_of(geometry: Geometry) -> Graph:
+    """The graph of a model's network, made of the kernels of its variant's backend."""
+    backend: Backend = Cpu() if geometry.variant.backend == "wasm" else WebGpu()
+    return Graph(geometry, weight_specs(geometry.model), backend)
 
 
 def rope_constants(model: ModelConfig, context: int) -> bytes:
     """The content of constants.bin."""
-    table = rope_table(np.asarray(model.rope_inv_freq, np.float64), model.rope_attention_scaling, context)
-    return table.astype("<f4").tobytes()
+    frequencies = np.concatenate([np.asarray(rope.inv_freq, np.float64) for rope in model.ropes])
+    scaling = np.concatenate([np.full(len(rope.inv_freq), rope.scaling) for rope in model.ropes])
+    return rope_table(frequencies, scaling, context).astype("<f4").tobytes()
 
 
 def _label(parameter: str) -> str:

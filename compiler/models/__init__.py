@@ -5,15 +5,18 @@ from typing import Any, Protocol
 
 from compiler.errors import WispError
 from compiler.models import llama, mistral, phi, phi3, qwen2, qwen3
-from compiler.models.base import ModelConfig, UnknownField, WeightSpec, shortened
+from compiler.models.base import ModelConfig, WeightSpec
+from compiler.models.fields import UnknownField, shortened
+from compiler.models.weights import Names
+from compiler.models.weights import weight_specs as specs_by_name
 
 
 class Architecture(Protocol):
-    """What a module of this package offers."""
+    """What a module of this package offers: how its weights are called, and its network from config to layers."""
+
+    NAMES: Names
 
     def config_from_huggingface(self, raw: Mapping[str, Any], context: int) -> ModelConfig: ...
-
-    def weight_specs(self, config: ModelConfig) -> tuple[WeightSpec, ...]: ...
 
 
 ARCHITECTURES: dict[str, Architecture] = {
@@ -67,4 +70,4 @@ def _without(fields: Mapping[str, Any], path: Sequence[str]) -> dict[str, Any]:
 
 def weight_specs(config: ModelConfig) -> tuple[WeightSpec, ...]:
     """Every weight of the network, in the order it is written."""
-    return architecture(config.model_type).weight_specs(config)
+    return specs_by_name(config, architecture(config.model_type).NAMES)

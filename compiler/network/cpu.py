@@ -1,110 +1,88 @@
 """The steps of a graph on the CPU: integer products of quantized activations, norms folded into their quantization.
 
-Knows which CPU kernel serves a step; what a layer is stays with the graphs. A decode step of `Decoder` is 9 dispatches
+Knows which CPU kernel serves a step; what a layer is stays with the graph. A decode step of Llama is 9 dispatches
 a layer: quantize, qkv, attention, quantize, output, quantize, gate and up, quantize, down.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 from tvm.relax.frontend import nn
 
-from compiler.kernels import epilogue
+from compiler.kernels.builder import Kernel
 from compiler.kernels.cpu import activation, attention, embed, norm, products, sample
 from compiler.kernels.cpu.builder import CpuKernel
-from compiler.kernels.epilogue import UnitRows
+from compiler.kernels.epilogue import Declare
 from compiler.kernels.webgpu.attention import Shape
-from compiler.models.base import Role
-from compiler.network.decoder import Decoder
-from compiler.network.graph import ACTIVATION, ONE_ROW, Graph, Make
-from compiler.network.layers import Matrix
-from compiler.network.parallel import ParallelDecoder
+from compiler.kernels.webgpu.sample import Sampler
+from compiler.network.backend import ACTIVATION, Operand, Parts, Product
+from compiler.network.layers import Geometry, Matrix
 
 
-class CpuGraph(Graph):
-    """Every step by a kernel of the CPU. Goes before the graph of a network in the order of base classes."""
+class Cpu:
+    """Every step by a kernel of the CPU."""
 
-    kernel_type = CpuKernel
-    rms_norm_kernel: ClassVar[Make] = norm.rms_norm
-    layer_norm_kernel: ClassVar[Make] = norm.layer_norm
-    normalize_rotate_kernel: ClassVar[Make] = embed.normalize_rotate_chunk
-    sampler = sample.SAMPLER
+    kernel_type: type[Kernel] = CpuKernel
+    rms_norm = staticmethod(norm.rms_norm)
+    layer_norm = staticmethod(norm.layer_norm)
+    normalize_rotate = staticmethod(embed.normalize_rotate_chunk)
+    sampler: Sampler = sample.SAMPLER
 
     def product(
-        self,
-        kind: str,
-        role: str,
-        layer: int | None,
-        chunk: int,
-        x: nn.Tensor,
-        declare: epilogue.Declare,
-        extra: Sequence[nn.Tensor],
-        results: Sequence[Any],
-        units: int,
-        unit_rows: UnitRows = ONE_ROW,
-        norm_role: Role | None = None,
+        self, parts: Parts, product: Product, operand: Operand, extra: Sequence[nn.Tensor], results: Sequence[Any]
     ) -> list[nn.Tensor]:
-        matrix: Matrix = self.weights[role, layer]
-        declare, bias = self.with_bias(declare, role, layer, unit_rows)
-        operands = self._operands(matrix, layer, chunk, x, norm_role)
-        state = [] if chunk == 1 else [self.runtime.state]
-        name = self._product(kind, matrix, chunk, units, unit_rows, declare)
+        """As of `Backend`."""
+        matrix: Matrix = parts.weights[product.role, product.layer]
+        declare, bias = parts.with_bias(product)
+        operands = self._operands(parts, product, operand, matrix)
+        state = [] if product.chunk == 1 else [parts.runtime.state]
+        name = self._product(parts, product, matrix, declare)
         arguments = [*operands, *matrix.whole(), *state, *bias]
         places = [r + len(arguments) if isinstance(r, int) else r for r in results]
-        return self.kernels.call(name, [*arguments, *extra], places)
+        return parts.kernels.call(name, [*arguments, *extra], places)
 
-    def attend(self, chunk: int, query: nn.Tensor, cache: nn.Tensor) -> nn.Tensor:
-        g = self.geometry
-        splits = attention.splits_for(g.heads, g.context) if chunk == 1 else 1
-        shape = Shape(g.cache, chunk, splits, g.model.sliding_window)
-        name = self.kernels.build("attention", attention.attention, shape, g.state_words)
-        result = ((chunk, self.query_columns), ACTIVATION)
-        partial = ((g.heads.query * splits, g.heads.size + 4), "float32")
-        (out,) = self.kernels.call(name, [query, cache, self.runtime.state], [result if splits == 1 else partial])
-        if splits == 1:
-            return out
-        name = self.kernels.build("combine", attention.combine, shape)
-        return self.kernels.call(name, [out], [result])[0]
+    def splits(self, geometry: Geometry) -> int:
+        return attention.splits_for(geometry.cache.heads, geometry.context)
 
-    def vocabulary_product(self, x: nn.Tensor, norm_role: Role | None) -> None:
-        m = self.geometry.model
-        matrix: Matrix = self.weights["embedding" if m.tie_word_embeddings else "lm_head", None]
-        declare, bias = self.with_bias(epilogue.Store(1, m.vocab_size), "lm_head", None, ONE_ROW)
-        name = self._product("lm_head", matrix, 1, m.vocab_size, ONE_ROW, declare)
-        arguments = [*self._operands(matrix, None, 1, x, norm_role), *matrix.whole(), *bias, self.runtime.logits]
-        self.kernels.call(name, arguments, [len(arguments) - 1])
+    def attention(self, parts: Parts, shape: Shape) -> str:
+        return parts.kernels.build("attention", attention.attention, shape, parts.geometry.state_words)
 
-    def _operands(
-        self, matrix: Matrix, layer: int | None, chunk: int, x: nn.Tensor, norm_role: Role | None
-    ) -> list[nn.Tensor]:
+    def combine(self, parts: Parts, shape: Shape) -> str:
+        return parts.kernels.build("combine", attention.combine, shape)
+
+    def logits(self, parts: Parts, product: Product, operand: Operand) -> None:
+        """As of `Backend`."""
+        matrix: Matrix = parts.weights[product.role, None]
+        declare, bias = parts.with_bias(product)
+        name = self._product(parts, product, matrix, declare)
+        operands = self._operands(parts, product, operand, matrix)
+        arguments = [*operands, *matrix.whole(), *bias, parts.runtime.logits]
+        parts.kernels.call(name, arguments, [len(arguments) - 1])
+
+    def _operands(self, parts: Parts, product: Product, operand: Operand, matrix: Matrix) -> list[nn.Tensor]:
         """What a product reads in place of x: steps, scales and offsets, or x itself, through the norm first."""
-        g, k = self.geometry, matrix.spec.shape[1]
+        g, k, chunk = parts.geometry, matrix.spec.shape[1], product.chunk
+        gamma = parts.gamma(operand, product.layer)
         if not matrix.scheme.group_size:
-            return [self.rms_norm(norm_role, layer, chunk, x) if norm_role else x]
+            if operand.norm is None:
+                return [operand.x]
+            name = parts.kernels.build("rms_norm", norm.rms_norm, chunk, k, operand.norm, g.state_words)
+            return parts.kernels.call(name, [operand.x, *gamma, parts.runtime.state], [((chunk, k), ACTIVATION)])
         layout = activation.layout_of(matrix.scheme.name, k)
-        kind, normed = ("norm_quantize", g.norm) if norm_role else ("quantize", None)
-        name = self.kernels.build(kind, activation.quantize, layout, chunk, normed, g.state_words)
-        gamma = [self.weights[norm_role, layer]] if norm_role else []
-        state = [] if chunk == 1 else [self.runtime.state]
+        kind = "quantize" if operand.norm is None else "norm_quantize"
+        name = parts.kernels.build(kind, activation.quantize, layout, chunk, operand.norm, g.state_words)
+        state = [] if chunk == 1 else [parts.runtime.state]
         padded = ((chunk, layout.padded_groups), "float32")
-        return self.kernels.call(name, [x, *gamma, *state], [((chunk, layout.columns), "int16"), padded, padded])
+        results = [((chunk, layout.columns), "int16"), padded, padded]
+        return parts.kernels.call(name, [operand.x, *gamma, *state], results)
 
-    def _product(
-        self, kind: str, matrix: Matrix, chunk: int, units: int, unit_rows: UnitRows, declare: epilogue.Declare
-    ) -> str:
+    def _product(self, parts: Parts, product: Product, matrix: Matrix, declare: Declare) -> str:
         """The kernel of a product."""
-        (rows, k), scheme = matrix.spec.shape, matrix.scheme.name
+        (rows, k), scheme, chunk = matrix.spec.shape, matrix.scheme.name, product.chunk
+        units = (product.units, product.unit_rows, declare)
         if chunk == 1:
-            return self.kernels.build(kind, products.matvec, scheme, rows, k, units, unit_rows, declare)
-        shape = (scheme, chunk, rows, k, units, unit_rows, declare, self.geometry.state_words)
-        return self.kernels.build(f"{kind}_chunk", products.matmul, *shape)
-
-
-class CpuDecoder(CpuGraph, Decoder):
-    """`Decoder` on the CPU."""
-
-
-class CpuParallelDecoder(CpuGraph, ParallelDecoder):
-    """`ParallelDecoder` on the CPU."""
+            return parts.kernels.build(product.kind, products.matvec, scheme, rows, k, *units)
+        shape = (scheme, chunk, rows, k, *units, parts.geometry.state_words)
+        return parts.kernels.build(f"{product.kind}_chunk", products.matmul, *shape)

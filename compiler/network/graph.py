@@ -1,47 +1,55 @@
-"""The steps that every graph is made of, for a chunk of any size: embedding, products, attention, logits, sampling.
+"""A network's description as the programs of a graph: embedding, layers from norm to norm, logits, sampling.
 
-Knows which kernel serves a step in decode (a chunk of one row: mat-vecs with folded norms) and in prefill (more rows:
-tiled products, norms of their own). What a layer is, the subclasses say: `decoder.Decoder`, `parallel.ParallelDecoder`.
+Knows what the parts of a layer are, whatever the architecture; which kernel serves a step, the backend says that the
+graph is composed with. On WebGPU a decode step of Llama is 6 dispatches a layer (5 when one split holds the context)
+and 5 around them:
+
+    embed                                 token -> x, cos/sin of the position -> state
+    per layer
+      norm + qkv + rotary + cache write   x -> query, KV cache
+      attention, combine                  query, KV cache -> heads
+      output projection + residual        heads, x -> x
+      norm + gate, up + silu product      x -> inner
+      down projection + residual          inner, x -> x
+    norm + vocabulary projection          x -> logits
+    scan, limit, draw                     logits -> token, ring, position
+
+Norms of query and key heads are one dispatch more, and so is a norm of what a projection gives; layer norm has a
+dispatch of its own, because its mean does not fold into a product.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import Any
 
-from tvm import tirx
 from tvm.relax.frontend import nn
 
 from compiler.kernels import epilogue
-from compiler.kernels.builder import Kernel
-from compiler.kernels.epilogue import OneRow, PairRows, UnitRows
-from compiler.kernels.webgpu import attention, embed, matmul, matvec, norm, packed, prefill_attention, sample
-from compiler.kernels.webgpu.tuning import splits_for
-from compiler.models.base import Role, WeightSpec
-from compiler.network.layers import RING_SIZE, Geometry, KernelTable, Matrix, Runtime, declare_weights
-
-Make = Callable[..., tirx.PrimFunc]
-ACTIVATION = "float32"
-ONE_ROW = OneRow()
+from compiler.kernels.epilogue import HalfRows, PairRows
+from compiler.kernels.webgpu import embed
+from compiler.kernels.webgpu.attention import Shape
+from compiler.models.base import Norm, Role, WeightSpec
+from compiler.network.backend import ACTIVATION, Backend, Operand, Parts, Product
+from compiler.network.layers import RING_SIZE, Geometry, KernelTable, Runtime, declare_weights
 
 
 class Graph(nn.Module):
     """The programs of one geometry. Build it, then `export_tvm` with an empty specification a program."""
 
-    kernel_type: type[Kernel] = Kernel
-    rms_norm_kernel: ClassVar[Make] = norm.rms_norm
-    layer_norm_kernel: ClassVar[Make] = norm.layer_norm
-    normalize_rotate_kernel: ClassVar[Make] = embed.normalize_rotate_chunk
-    sampler: sample.Sampler = sample.SAMPLER
-
-    def __init__(self, geometry: Geometry, specs: Sequence[WeightSpec]) -> None:
+    def __init__(self, geometry: Geometry, specs: Sequence[WeightSpec], backend: Backend) -> None:
         self.geometry = geometry
+        self.backend = backend
         self.kernels = KernelTable(f"_{geometry.alternative.name}" if geometry.alternative else "")
         self.runtime = Runtime(geometry)
         self.weights = declare_weights(self, specs, geometry.scheme, geometry.cut_bytes)
         for chunk in geometry.prefill_chunks:
             setattr(self, f"prefill_{chunk}", functools.partial(self.prefill, chunk))
+
+    @property
+    def parts(self) -> Parts:
+        return Parts(self.geometry, self.kernels, self.runtime, self.weights)
 
     # programs
 
@@ -59,21 +67,109 @@ class Graph(nn.Module):
         last = self.geometry.model.num_hidden_layers - 1
         for layer in range(last):
             x = self.layer(layer, x, chunk)
-        return self.cache_layer(last, x, chunk)
+        attention = self.geometry.model.layers[last].attention
+        return self.query_and_cache(last, chunk, self.normed("input_norm", attention.norm, last, chunk, x))[1]
 
     def layer(self, layer: int, x: nn.Tensor, chunk: int) -> nn.Tensor:
         """A whole layer: x `[chunk, hidden]` -> the next layer's x."""
-        raise NotImplementedError
-
-    def cache_layer(self, layer: int, x: nn.Tensor, chunk: int) -> nn.Tensor:
-        """What prefill needs of the last layer: its keys and values. Returns the cache."""
-        raise NotImplementedError
+        described = self.geometry.model.layers[layer]
+        attention, mlp = described.attention, described.mlp
+        read = self.normed("input_norm", attention.norm, layer, chunk, x)
+        query, cache = self.query_and_cache(layer, chunk, read)
+        x = self.add("attention_output", layer, chunk, self.attend(layer, chunk, query, cache), x)
+        if not described.parallel:
+            read = self.normed("mlp_norm", mlp.norm, layer, chunk, x)
+        return self.add("down", layer, chunk, self.activated(layer, chunk, read), x)
 
     # steps
 
-    @property
-    def query_columns(self) -> int:
-        return self.geometry.heads.query * self.geometry.heads.size
+    def normed(self, role: Role, norm: Norm | None, layer: int | None, chunk: int, x: nn.Tensor) -> Operand:
+        """x through a norm: RMS norm is left to the product that reads it, layer norm has a dispatch."""
+        if norm is None:
+            return Operand(x)
+        g = self.geometry
+        if norm.kind == "rms":
+            return Operand(x, g.norm(norm), role)
+        k = int(x.shape[-1])
+        name = self.kernels.build("layer_norm", self.backend.layer_norm, chunk, k, g.norm(norm), g.state_words)
+        arguments = [x, self.weights[role, layer], self.weights[f"{role}_bias", layer], self.runtime.state]
+        return Operand(self.kernels.call(name, arguments, [((chunk, k), ACTIVATION)])[0])
+
+    def product(self, product: Product, operand: Operand, extra: Sequence[nn.Tensor], results: Sequence[Any]) -> Any:
+        """As of `Backend`."""
+        return self.backend.product(self.parts, product, operand, extra, results)
+
+    def add(self, role: Role, layer: int, chunk: int, x: nn.Tensor, residual: nn.Tensor) -> nn.Tensor:
+        """residual + the projection of x, through the norm of what a projection gives where the network has one."""
+        described = self.geometry.model.layers[layer]
+        rows, _ = self.weights[role, layer].spec.shape
+        norm = (described.attention if role == "attention_output" else described.mlp).output_norm
+        result = ((chunk, rows), ACTIVATION)
+        if norm is None:
+            declare: epilogue.Declare = epilogue.StoreResidual(chunk, rows, described.residual_scale)
+            project = Product("project", role, layer, chunk, declare, rows)
+            return self.product(project, Operand(x), [residual], [result])[0]
+        project = Product("project", role, layer, chunk, epilogue.Store(chunk, rows), rows)
+        (projected,) = self.product(project, Operand(x), [], [result])
+        g = self.geometry
+        values = (chunk, rows, g.norm(norm), g.state_words, described.residual_scale)
+        name = self.kernels.build("norm_add", self.backend.rms_norm, *values)
+        gamma = self.weights["attention_output_norm" if role == "attention_output" else "mlp_output_norm", layer]
+        return self.kernels.call(name, [projected, gamma, self.runtime.state, residual], [result])[0]
+
+    def activated(self, layer: int, chunk: int, read: Operand) -> nn.Tensor:
+        """What the MLP's down projection reads, `[chunk, intermediate]`; gate and up are the halves of one matrix."""
+        mlp, inner = self.geometry.model.layers[layer].mlp, self.geometry.model.intermediate_size
+        result = ((chunk, inner), ACTIVATION)
+        if mlp.gated:
+            declare: epilogue.Declare = epilogue.StoreGated(chunk, inner, mlp.activation)
+            product = Product("gate_up", "gate_up", layer, chunk, declare, inner, HalfRows(inner))
+        else:
+            product = Product("up", "up", layer, chunk, epilogue.StoreGelu(chunk, inner), inner)
+        return self.product(product, read, [], [result])[0]
+
+    def query_and_cache(self, layer: int, chunk: int, read: Operand) -> tuple[nn.Tensor, nn.Tensor]:
+        """Query `[chunk, heads x size]`, and the layer's cache with this chunk's keys and values in it.
+
+        In decode one dispatch does it, but for norms of heads, which need whole heads.
+        """
+        g, r, heads, cache = self.geometry, self.runtime, self.geometry.heads(layer), self.geometry.cache_of(layer)
+        head_norm, part = g.model.layers[layer].attention.head_norm, g.rope_part(layer)
+        query = ((chunk, heads.query * heads.size), ACTIVATION)
+        if chunk == 1 and head_norm is None:
+            declare: epilogue.Declare = epilogue.StoreRotated(cache, g.state_words, part.first if part else 0)
+            product = Product("qkv", "qkv", layer, chunk, declare, heads.rows // 2, PairRows(heads))
+            made = self.product(product, read, [r.state, r.cache(layer)], [query, 1])
+            return made[0], made[1]
+        product = Product("qkv", "qkv", layer, chunk, epilogue.Store(chunk, heads.rows), heads.rows)
+        (qkv,) = self.product(product, read, [], [((chunk, heads.rows), ACTIVATION)])
+        gammas: list[nn.Tensor] = []
+        if head_norm is not None:
+            whole = head_norm.over == "projection"
+            values = (cache, chunk, g.norm(head_norm.norm), g.state_words, part, whole)
+            name = self.kernels.build("normalize_rotate", self.backend.normalize_rotate, *values)
+            gammas = [self.weights["query_norm", layer], self.weights["key_norm", layer]]
+        else:
+            make = (embed.rotate_chunk, cache, chunk, g.state_words, self.backend.kernel_type, part)
+            name = self.kernels.build("rotate", *make)
+        table = [r.rope] if part is not None else []
+        arguments = [qkv, *gammas, r.state, *table, r.cache(layer)]
+        made = self.kernels.call(name, arguments, [query, len(arguments) - 1])
+        return made[0], made[1]
+
+    def attend(self, layer: int, chunk: int, query: nn.Tensor, cache: nn.Tensor) -> nn.Tensor:
+        """Attention `[chunk, heads x size]`; in decode split over workgroups when the context is long."""
+        g, heads, attention = self.geometry, self.geometry.heads(layer), self.geometry.model.layers[layer].attention
+        splits = self.backend.splits(g) if chunk == 1 else 1
+        cached = g.cache_of(layer)
+        shape = Shape(cached, chunk, splits, attention.window, attention.scale, attention.soft_cap)
+        result = ((chunk, heads.query * heads.size), ACTIVATION)
+        partial = ((heads.query * splits, heads.size + 4), "float32")
+        name = self.backend.attention(self.parts, shape)
+        (out,) = self.kernels.call(name, [query, cache, self.runtime.state], [result if splits == 1 else partial])
+        if splits == 1:
+            return out
+        return self.kernels.call(self.backend.combine(self.parts, shape), [out], [result])[0]
 
     def embed_token(self) -> nn.Tensor:
         """x `[1, hidden]` of the state's token; cos/sin of its position go to the state."""
@@ -81,9 +177,9 @@ class Graph(nn.Module):
         m = g.model
         x: nn.Tensor | None = None
         matrix = self.weights["embedding", None]
-        shape = (m.hidden_size, m.rotary_dim // 2, g.context, g.state_words)
+        shape = (m.hidden_size, g.rope_pairs, g.context, g.state_words)
         for rows, parameters in matrix.parts:
-            make = (embed.embed_token, matrix.scheme.name, rows, *shape, self.kernel_type)
+            make = (embed.embed_token, matrix.scheme.name, rows, *shape, self.backend.kernel_type, m.embedding_scale)
             name = self.kernels.build("embed", *make)
             if x is None:
                 arguments = [*parameters, r.rope, r.state]
@@ -97,190 +193,33 @@ class Graph(nn.Module):
 
     def embed_chunk(self, chunk: int) -> nn.Tensor:
         """x `[chunk, hidden]` of the input ids."""
-        hidden = self.geometry.model.hidden_size
+        m = self.geometry.model
         x: nn.Tensor | None = None
         matrix = self.weights["embedding", None]
         for rows, parameters in matrix.parts:
-            make = (embed.embed_chunk, matrix.scheme.name, chunk, rows, hidden, self.kernel_type)
-            name = self.kernels.build("embed_chunk", *make)
+            shape = (chunk, rows, m.hidden_size, self.backend.kernel_type, m.embedding_scale)
+            name = self.kernels.build("embed_chunk", embed.embed_chunk, matrix.scheme.name, *shape)
             arguments = [self.runtime.input_ids, *parameters]
             if x is None:
-                (x,) = self.kernels.call(name, arguments, [((chunk, hidden), ACTIVATION)])
+                (x,) = self.kernels.call(name, arguments, [((chunk, m.hidden_size), ACTIVATION)])
             else:
                 (x,) = self.kernels.call(name, [*arguments, x], [len(arguments)])
         assert x is not None
         return x
 
-    def rms_norm(self, role: Role, layer: int | None, chunk: int, x: nn.Tensor) -> nn.Tensor:
-        """RMS norm with a dispatch of its own."""
-        g, k = self.geometry, int(x.shape[-1])
-        name = self.kernels.build("rms_norm", type(self).rms_norm_kernel, chunk, k, g.norm, g.state_words)
-        arguments = [x, self.weights[role, layer], self.runtime.state]
-        return self.kernels.call(name, arguments, [((chunk, k), ACTIVATION)])[0]
-
-    def layer_norm(self, role: str, layer: int | None, chunk: int, x: nn.Tensor) -> nn.Tensor:
-        """Layer norm, weight and bias."""
-        g, k = self.geometry, int(x.shape[-1])
-        name = self.kernels.build("layer_norm", type(self).layer_norm_kernel, chunk, k, g.norm, g.state_words)
-        arguments = [x, self.weights[role, layer], self.weights[f"{role}_bias", layer], self.runtime.state]
-        return self.kernels.call(name, arguments, [((chunk, k), ACTIVATION)])[0]
-
-    def product(
-        self,
-        kind: str,
-        role: str,
-        layer: int | None,
-        chunk: int,
-        x: nn.Tensor,
-        declare: epilogue.Declare,
-        extra: Sequence[nn.Tensor],
-        results: Sequence[Any],
-        units: int,
-        unit_rows: UnitRows = ONE_ROW,
-        norm_role: Role | None = None,
-    ) -> list[nn.Tensor]:
-        """x times a weight matrix, bias added, with an epilogue.
-
-        `extra` are the epilogue's operands, in the order it declares them; a result is the index of one of them
-        (written in place) or a new tensor's (shape, dtype). `norm_role` names the RMS norm that x goes through first.
-        """
-        g = self.geometry
-        matrix: Matrix = self.weights[role, layer]
-        (rows, k), scheme = matrix.spec.shape, matrix.scheme.name
-        declare, bias = self.with_bias(declare, role, layer, unit_rows)
-        normed = g.norm if norm_role else None
-        if chunk == 1:
-            name = self.decode_product(kind, scheme, rows, k, units, unit_rows, declare, normed)
-            gamma = [self.weights[norm_role, layer]] if norm_role else []
-            arguments = [x, *gamma, *matrix.whole(), *bias]
-        else:
-            shape = (scheme, chunk, rows, k, units, unit_rows, declare, g.state_words)
-            if (packing := g.tuning.packed) and scheme in packed.SCHEMES:
-                operands = self.quantize(scheme, layer, chunk, k, x, norm_role)
-                name = self.kernels.build(f"{kind}_chunk", packed.matmul, *shape, packing)
-            else:
-                operands = [self.rms_norm(norm_role, layer, chunk, x) if norm_role else x]
-                name = self.kernels.build(f"{kind}_chunk", matmul.matmul, *shape, g.tuning.tiling)
-            arguments = [*operands, *matrix.whole(), self.runtime.state, *bias]
-        places = [r + len(arguments) if isinstance(r, int) else r for r in results]
-        return self.kernels.call(name, [*arguments, *extra], places)
-
-    def quantize(
-        self, scheme: str, layer: int | None, chunk: int, k: int, x: nn.Tensor, norm_role: Role | None
-    ) -> list[nn.Tensor]:
-        """x, through the norm first when there is one, as words and scales for a product in integers."""
-        g = self.geometry
-        kind, normed = ("norm_quantize", g.norm) if norm_role else ("quantize", None)
-        name = self.kernels.build(kind, packed.quantize, scheme, chunk, k, normed, g.state_words)
-        gamma = [self.weights[norm_role, layer]] if norm_role else []
-        words, scales = packed.quantized_shapes(chunk, k)
-        return self.kernels.call(name, [x, *gamma, self.runtime.state], [(words, "uint32"), (scales, "float32")])
-
-    def with_bias(
-        self, declare: epilogue.Declare, role: str, layer: int | None, unit_rows: UnitRows
-    ) -> tuple[epilogue.Declare, list[nn.Tensor]]:
-        """The epilogue with the role's bias before it, and the bias, where the model has one."""
-        if (f"{role}_bias", layer) not in self.weights:
-            return declare, []
-        bias = self.weights[f"{role}_bias", layer]
-        return epilogue.WithBias(declare, int(bias.shape[0]), unit_rows, self.geometry.norm.f16_weight), [bias]
-
-    def decode_product(
-        self,
-        kind: str,
-        scheme: str,
-        rows: int,
-        k: int,
-        units: int,
-        unit_rows: UnitRows,
-        declare: epilogue.Declare,
-        normed: matvec.Norm | None,
-    ) -> str:
-        """The kernel of a decode step's product."""
-        tuning = self.geometry.tuning
-        chosen = tuning.paired if len(unit_rows(0)) == 2 else tuning.single
-        return self.kernels.build(kind, matvec.matvec, scheme, rows, k, units, unit_rows, declare, chosen, normed)
-
-    def project(self, role: str, layer: int, chunk: int, x: nn.Tensor, residual: nn.Tensor) -> nn.Tensor:
-        """residual + x W^T (+ bias)."""
-        rows, _ = self.weights[role, layer].spec.shape
-        declare, result = epilogue.StoreResidual(chunk, rows), ((chunk, rows), ACTIVATION)
-        return self.product("project", role, layer, chunk, x, declare, [residual], [result], rows)[0]
-
-    def query_and_cache(
-        self, layer: int, chunk: int, x: nn.Tensor, norm_role: Role | None = None
-    ) -> tuple[nn.Tensor, nn.Tensor]:
-        """Query `[chunk, heads x size]`, and the layer's cache with this chunk's keys and values in it.
-
-        In decode one dispatch does it, but for head norms, which need whole heads.
-        """
-        g, r, heads = self.geometry, self.runtime, self.geometry.heads
-        query = ((chunk, self.query_columns), ACTIVATION)
-        head_norms = ("query_norm", layer) in self.weights
-        if chunk == 1 and not head_norms:
-            declare: epilogue.Declare = epilogue.StoreRotated(g.cache, g.state_words)
-            results: list[Any] = [query, 1]
-            extra = [r.state, r.cache(layer)]
-            units, unit_rows = heads.rows // 2, PairRows(heads)
-            made = self.product("qkv", "qkv", layer, chunk, x, declare, extra, results, units, unit_rows, norm_role)
-            return made[0], made[1]
-        declare, result = epilogue.Store(chunk, heads.rows), ((chunk, heads.rows), ACTIVATION)
-        (qkv,) = self.product("qkv", "qkv", layer, chunk, x, declare, [], [result], heads.rows, norm_role=norm_role)
-        if head_norms:
-            make = (type(self).normalize_rotate_kernel, g.cache, chunk, g.norm, g.state_words)
-            name = self.kernels.build("normalize_rotate", *make)
-            gammas = [self.weights["query_norm", layer], self.weights["key_norm", layer]]
-            made = self.kernels.call(name, [qkv, *gammas, r.state, r.rope, r.cache(layer)], [query, 5])
-        else:
-            name = self.kernels.build("rotate", embed.rotate_chunk, g.cache, chunk, g.state_words, self.kernel_type)
-            made = self.kernels.call(name, [qkv, r.state, r.rope, r.cache(layer)], [query, 3])
-        return made[0], made[1]
-
-    def attend(self, chunk: int, query: nn.Tensor, cache: nn.Tensor) -> nn.Tensor:
-        """Attention `[chunk, heads x size]`; in decode split over workgroups when the context is long."""
-        g, heads = self.geometry, self.geometry.heads
-        result = ((chunk, self.query_columns), ACTIVATION)
-        splits = splits_for(g.context) if chunk == 1 else 1
-        shape = attention.Shape(g.cache, chunk, splits, g.model.sliding_window)
-        if chunk > 1:
-            make = (prefill_attention.attention, shape, g.state_words, g.tuning.attention)
-            name = self.kernels.build("attention", *make)
-            return self.kernels.call(name, [query, cache, self.runtime.state], [result])[0]
-        name = self.kernels.build("attention", attention.attention, shape, g.state_words)
-        partial = ((heads.query * splits, heads.size + 4), "float32")
-        (out,) = self.kernels.call(name, [query, cache, self.runtime.state], [result if splits == 1 else partial])
-        if splits == 1:
-            return out
-        name = self.kernels.build("combine", attention.combine, shape)
-        return self.kernels.call(name, [out], [result])[0]
-
     def logits(self, x: nn.Tensor) -> None:
         """The one row x through the final norm and the vocabulary projection, into the logits buffer."""
-        self.vocabulary_product(x, "final_norm")
-
-    def vocabulary_product(self, x: nn.Tensor, norm_role: Role | None) -> None:
-        """The vocabulary projection, in as many parts as the matrix has; `norm_role` as of `product`."""
-        g, m = self.geometry, self.geometry.model
-        matrix: Matrix = self.weights["embedding" if m.tie_word_embeddings else "lm_head", None]
-        bias = self.weights.get(("lm_head_bias", None))
-        gamma = [self.weights[norm_role, None]] if norm_role else []
-        for (start, stop), parameters in matrix.parts:
-            rows = stop - start
-            declare: epilogue.Declare = epilogue.Store(1, m.vocab_size, start)
-            if bias is not None:
-                declare = epilogue.WithBias(declare, m.vocab_size, OneRow(start), g.norm.f16_weight)
-            normed = g.norm if norm_role else None
-            name = self.decode_product(
-                "lm_head", matrix.scheme.name, rows, matrix.spec.shape[1], rows, ONE_ROW, declare, normed
-            )
-            arguments = [x, *gamma, *parameters, *([bias] if bias is not None else []), self.runtime.logits]
-            self.kernels.call(name, arguments, [len(arguments) - 1])
+        m = self.geometry.model
+        role: Role = "embedding" if m.tie_word_embeddings else "lm_head"
+        declare = epilogue.Store(1, m.vocab_size, 0, m.logits_scale, m.logits_soft_cap)
+        product = Product("lm_head", role, None, 1, declare, m.vocab_size, biased_as="lm_head")
+        self.backend.logits(self.parts, product, self.normed("final_norm", m.final_norm, None, 1, x))
 
     def sample(self) -> nn.Tensor:
         """The next token, from the logits, into state and ring."""
         g, r = self.geometry, self.runtime
         vocab, words = g.model.vocab_size, g.state_words
-        sampler = self.sampler
+        sampler = self.backend.sampler
         name = self.kernels.build("scan", sampler.scan, vocab, words)
         found = self.kernels.call(name, [r.logits, r.token_counts, r.state], sampler.scanned(vocab))
         name = self.kernels.build("limit", sampler.limit, vocab, words)

@@ -17,8 +17,9 @@ from tvm.script.ir_builder import tirx as T
 from compiler.kernels.cache import Cache, Heads
 from compiler.kernels.epilogue import STATE_HEADER
 from compiler.kernels.webgpu import embed, matvec
+from compiler.kernels.webgpu.embed import RopePart
 from compiler.kernels.webgpu.tuning import TUNING, Alternative, VariantTuning
-from compiler.models.base import ModelConfig, WeightSpec
+from compiler.models.base import ModelConfig, Norm, WeightSpec
 from compiler.target.limits import DEFAULT_LIMITS
 from compiler.target.variants import Variant
 from compiler.weights.quantize import parameter_layout
@@ -49,14 +50,32 @@ class Geometry:
         own = TUNING[self.variant.name]
         return self.alternative.of(own) if self.alternative else own
 
-    @property
-    def heads(self) -> Heads:
-        m = self.model
-        return Heads(m.num_attention_heads, m.num_key_value_heads, m.head_dim, m.rotary_dim)
+    def heads(self, layer: int) -> Heads:
+        """The heads of a layer; those of layers differ in what is rotated."""
+        m, rope = self.model, self.model.layers[layer].attention.rope
+        return Heads(m.num_attention_heads, m.num_key_value_heads, m.head_dim, rope.dim if rope is not None else 0)
+
+    def rope_part(self, layer: int) -> RopePart | None:
+        """Where a layer's frequencies stand in the table of all; None where nothing rotates."""
+        rope = self.model.layers[layer].attention.rope
+        if rope is None:
+            return None
+        before = self.model.ropes[: self.model.ropes.index(rope)]
+        return RopePart(sum(len(other.inv_freq) for other in before), self.rope_pairs)
 
     @property
-    def norm(self) -> matvec.Norm:
-        return matvec.Norm(self.model.norm_eps, f16_weight=self.scheme.float_dtype == "float16")
+    def rope_pairs(self) -> int:
+        """Frequencies of all layers, each rotary embedding's once."""
+        return sum(len(rope.inv_freq) for rope in self.model.ropes)
+
+    @property
+    def f16_vectors(self) -> bool:
+        """Norms and biases are stored as f16."""
+        return self.scheme.float_dtype == "float16"
+
+    def norm(self, norm: Norm) -> matvec.Norm:
+        """A norm as kernels know it."""
+        return matvec.Norm(norm.epsilon, f16_weight=self.f16_vectors)
 
     @property
     def programs(self) -> tuple[str, ...]:
@@ -69,17 +88,21 @@ class Geometry:
 
     @property
     def state_words(self) -> int:
-        return -(-(STATE_HEADER + self.model.rotary_dim) // 64) * 64
+        return -(-(STATE_HEADER + 2 * self.rope_pairs) // 64) * 64
 
     @property
     def cut_bytes(self) -> int | None:
         """What a binding of a matrix that may be cut holds at most; None where there is no limit."""
         return CUT_BYTES if self.variant.backend == "webgpu" else None
 
+    def cache_of(self, layer: int) -> Cache:
+        """A layer's."""
+        return Cache(self.heads(layer), self.context, self.scheme.kv_dtype if self.variant.kv_float16 else "float32")
+
     @property
     def cache(self) -> Cache:
-        """A layer's."""
-        return Cache(self.heads, self.context, self.scheme.kv_dtype if self.variant.kv_float16 else "float32")
+        """The first layer's; all are as large."""
+        return self.cache_of(0)
 
 
 @dataclass
@@ -174,7 +197,7 @@ class Runtime(nn.Module):
     def __init__(self, geometry: Geometry) -> None:
         m, g = geometry.model, geometry
         self.state = nn.Parameter((g.state_words,), "uint32")
-        self.rope = nn.Parameter((embed.rope_words(m.rotary_dim // 2, g.context),), "float32")
+        self.rope = nn.Parameter((embed.rope_words(g.rope_pairs, g.context),), "float32")
         self.input_ids = nn.Parameter((max(g.prefill_chunks, default=1),), "uint32")
         self.token_ring = nn.Parameter((RING_SIZE,), "uint32")
         self.token_counts = nn.Parameter((m.vocab_size,), "uint32")

@@ -2,21 +2,23 @@
 
 Slow and obvious on purpose, and written from the papers and from `transformers` rather than from the kernels: it knows
 a `ModelConfig`, the weights by role and a function that gives their rows; nothing of quantization, plans or devices.
-One layer's weights are in memory at a time. What a network has (biases, head norms, an MLP beside the attention) shows
-in its list of weights.
+One layer's weights are in memory at a time. What a network computes, its description says: the same that the graph is
+made of.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from compiler.errors import WispError
 from compiler.models import weight_specs
-from compiler.models.base import ModelConfig, ReadRows, WeightSpec
+from compiler.models.base import Attention, HeadNorm, Mlp, ModelConfig, Norm, ReadRows, Rope, WeightSpec
 
 # (keys, values) of a layer, each (positions, key-value heads, head_dim); keys are rotated already.
 LayerCache = tuple[NDArray[np.float32], NDArray[np.float32]]
+
+CosSin = tuple[NDArray[np.float32], NDArray[np.float32]]
 
 HEAD_BLOCK_BYTES = 64 << 20
 
@@ -42,24 +44,25 @@ class ReferenceModel:
             raise WispError("there is nothing to run", got="no tokens", expected="at least one")
         config = self.config
         positions = np.arange(self.position, self.position + len(ids))
-        cos_sin = rotary_table(config, positions)
-        x = self._embed(ids)  # (T, hidden)
-        for layer in range(config.num_hidden_layers):
-            normed = self._norm("input_norm", layer, x)
-            attended = self._attention(layer, normed, positions, cos_sin)
-            if ("up", layer) in self._specs:  # Phi: the MLP stands beside the attention
-                x = x + attended + self._linear("down", layer, gelu(self._linear("up", layer, normed)))
-                continue
-            x = x + attended
-            gate, up = np.split(self._linear("gate_up", layer, self._norm("post_attention_norm", layer, x)), 2, axis=1)
-            x = x + self._linear("down", layer, silu(gate) * up)
-        return self._norm("final_norm", None, x)
+        tables = {rope: rotary_table(rope, positions) for rope in config.ropes}
+        x = self._embed(ids) * np.float32(config.embedding_scale)  # (T, hidden)
+        for i, layer in enumerate(config.layers):
+            attention, mlp = layer.attention, layer.mlp
+            scale = np.float32(layer.residual_scale)
+            normed = self._norm("input_norm", attention.norm, i, x)
+            attended = self._attention(attention, i, normed, positions, tables)
+            x = x + scale * self._norm("attention_output_norm", attention.output_norm, i, attended)
+            if not layer.parallel:
+                normed = self._norm("mlp_norm", mlp.norm, i, x)
+            x = x + scale * self._norm("mlp_output_norm", mlp.output_norm, i, self._mlp(mlp, i, normed))
+        return self._norm("final_norm", config.final_norm, None, x)
 
     def logits(self, hidden: NDArray[np.float32]) -> NDArray[np.float32]:
         """(T, hidden) -> (T, vocabulary), some rows of the matrix at a time."""
         spec = self._specs["embedding" if self.config.tie_word_embeddings else "lm_head", None]
         logits = np.concatenate([hidden @ block.T for block in self._blocks(spec)], axis=1)
-        return logits + self._bias("lm_head", None)
+        logits = (logits + self._bias("lm_head", None)) * np.float32(self.config.logits_scale)
+        return soft_capped(logits, self.config.logits_soft_cap)
 
     # ------------------------------------------------------------------------------------------------------- the parts
 
@@ -70,39 +73,58 @@ class ReferenceModel:
 
     def _attention(
         self,
+        attention: Attention,
         layer: int,
         x: NDArray[np.float32],
         positions: NDArray[np.int64],
-        cos_sin: tuple[NDArray[np.float32], NDArray[np.float32]],
+        tables: Mapping[Rope, CosSin],
     ) -> NDArray[np.float32]:
         config = self.config
         heads, groups, size = config.num_attention_heads, config.num_key_value_heads, config.head_dim
         qkv = self._linear("qkv", layer, x).reshape(len(x), heads + 2 * groups, size)
         query, key, value = np.split(qkv, (heads, heads + groups), axis=1)
-        if config.head_norms:
-            query, key = self._norm("query_norm", layer, query), self._norm("key_norm", layer, key)
-        keys = np.concatenate([self._cache[layer][0], rotate(key, cos_sin)])  # (S, groups, size)
+        if attention.head_norm is not None:
+            query = self._head_norm("query_norm", attention.head_norm, layer, query)
+            key = self._head_norm("key_norm", attention.head_norm, layer, key)
+        if attention.rope is not None:
+            query, key = rotate(query, tables[attention.rope]), rotate(key, tables[attention.rope])
+        keys = np.concatenate([self._cache[layer][0], key])  # (S, groups, size)
         values = np.concatenate([self._cache[layer][1], value])
         self._cache[layer] = (keys, values)
-        query = rotate(query, cos_sin)
         distance = positions[:, None] - np.arange(len(keys))  # (T, S)
-        unseen = (distance < 0) | (distance >= (config.sliding_window or len(keys)))
+        unseen = (distance < 0) | (distance >= (attention.window or len(keys)))
+        scale = np.float32(size**-0.5 if attention.scale is None else attention.scale)
         out = np.empty((len(x), heads, size), np.float32)
         for head in range(heads):
             group = head // (heads // groups)
-            scores = query[:, head] @ keys[:, group].T / np.sqrt(np.float32(size))  # (T, S)
+            scores = soft_capped(query[:, head] @ keys[:, group].T * scale, attention.soft_cap)  # (T, S)
             out[:, head] = softmax(np.where(unseen, -np.inf, scores)) @ values[:, group]
         return self._linear("attention_output", layer, out.reshape(len(x), -1))
 
     def _linear(self, role: str, layer: int | None, x: NDArray[np.float32]) -> NDArray[np.float32]:
         return x @ self._whole(role, layer).T + self._bias(role, layer)
 
-    def _norm(self, role: str, layer: int | None, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        """RMS norm, or layer norm where the network has a bias for it."""
-        weight, eps = self._whole(role, layer), self.config.norm_eps
-        if (f"{role}_bias", layer) in self._specs:
-            return layer_norm(x, weight, self._bias(role, layer), eps)
-        return rms_norm(x, weight, eps)
+    def _mlp(self, mlp: Mlp, layer: int, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        activate = {"silu": silu, "gelu_tanh": gelu}[mlp.activation]
+        if not mlp.gated:
+            return self._linear("down", layer, activate(self._linear("up", layer, x)))
+        gate, up = np.split(self._linear("gate_up", layer, x), 2, axis=1)
+        return self._linear("down", layer, activate(gate) * up)
+
+    def _norm(self, role: str, norm: Norm | None, layer: int | None, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """x through a norm, over the last axis; x where there is none."""
+        if norm is None:
+            return x
+        weight = self._whole(role, layer)
+        if norm.kind == "layer":
+            return layer_norm(x, weight, self._bias(role, layer), norm.epsilon)
+        return rms_norm(x, weight, norm.epsilon)
+
+    def _head_norm(self, role: str, norm: HeadNorm, layer: int, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(T, heads, size): each head through the norm, or all heads of a token together."""
+        if norm.over == "head":
+            return self._norm(role, norm.norm, layer, x)
+        return self._norm(role, norm.norm, layer, x.reshape(len(x), -1)).reshape(x.shape)
 
     # --------------------------------------------------------------------------------------------------------- weights
 
@@ -148,19 +170,24 @@ def silu(x: NDArray[np.float32]) -> NDArray[np.float32]:
     return x * np.where(x >= 0, 1 / (1 + small), small / (1 + small))
 
 
+def soft_capped(x: NDArray[np.float32], cap: float | None) -> NDArray[np.float32]:
+    """cap * tanh(x / cap); x where there is no cap."""
+    return x if cap is None else np.float32(cap) * np.tanh(x / np.float32(cap))
+
+
 def softmax(x: NDArray[np.float32]) -> NDArray[np.float32]:
     e = np.exp(x - x.max(axis=-1, keepdims=True))
     return e / e.sum(axis=-1, keepdims=True)
 
 
-def rotary_table(config: ModelConfig, positions: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def rotary_table(rope: Rope, positions: NDArray[np.int64]) -> CosSin:
     """Cosines and sines, each (T, 1, rotary_dim / 2), computed in float64 (arXiv 2104.09864)."""
-    angles = positions[:, None] * np.asarray(config.rope_inv_freq, np.float64)
-    cos, sin = (f(angles)[:, None] * config.rope_attention_scaling for f in (np.cos, np.sin))
+    angles = positions[:, None] * np.asarray(rope.inv_freq, np.float64)
+    cos, sin = (f(angles)[:, None] * rope.scaling for f in (np.cos, np.sin))
     return cos.astype(np.float32), sin.astype(np.float32)
 
 
-def rotate(x: NDArray[np.float32], cos_sin: tuple[NDArray[np.float32], NDArray[np.float32]]) -> NDArray[np.float32]:
+def rotate(x: NDArray[np.float32], cos_sin: CosSin) -> NDArray[np.float32]:
     """Rotates pairs (i, i + rotary_dim / 2) of each head of (T, heads, head_dim); what lies beyond stays."""
     cos, sin = cos_sin
     half = cos.shape[-1]

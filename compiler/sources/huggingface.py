@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from compiler.artifact.manifest import is_safe_id
 from compiler.errors import WispError
-from compiler.models.base import WeightSpec, shortened
+from compiler.models.base import WeightSpec
+from compiler.models.fields import shortened
 from compiler.sources import pytorch, safetensors
 from compiler.sources.files import checked_token_id, is_file, is_unicode, read_object
 from compiler.sources.protocol import CheckpointSource, Request, TensorInfo

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 
 from compiler.errors import WispError
-from compiler.models.base import MOST_NUMBER, FieldReader, WeightSpec, shortened
+from compiler.models.base import WeightSpec
+from compiler.models.fields import MOST_NUMBER, FieldReader, shortened
 from compiler.sources.files import checked_file, is_file
 from compiler.sources.hub import is_hub_id
 from compiler.sources.protocol import TensorInfo

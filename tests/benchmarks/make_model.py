@@ -34,7 +34,7 @@ MATRICES = {
 }
 NORMS = {
     "input_norm": "input_layernorm",
-    "post_attention_norm": "post_attention_layernorm",
+    "mlp_norm": "post_attention_layernorm",
     "final_norm": "final_norm",
 }
 

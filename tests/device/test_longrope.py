@@ -129,4 +129,4 @@ def test_the_attention_scaling_is_that_of_transformers(case: Case) -> None:
     expected = case.model.model.rotary_emb.attention_scaling
     assert expected > 1.1
     for context in (ORIGINAL, LONGEST):
-        assert config_from_huggingface(raw, context).rope_attention_scaling == pytest.approx(expected)
+        assert config_from_huggingface(raw, context).ropes[0].scaling == pytest.approx(expected)

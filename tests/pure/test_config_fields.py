@@ -83,14 +83,19 @@ def changed(fields: Mapping[str, Any]) -> Iterator[tuple[str, Any, dict[str, Any
 
 
 def numbers(config: ModelConfig) -> Iterator[float]:
-    yield from (config.norm_eps, config.rope_attention_scaling, *config.rope_inv_freq)
+    """Of the layers, which are of as many kinds as differ, and around them."""
+    yield from (config.final_norm.epsilon, config.embedding_scale, config.logits_scale)
+    for rope in config.ropes:
+        yield from (rope.scaling, *rope.inv_freq)
+    for layer in dict.fromkeys(config.layers):
+        yield from (layer.residual_scale, layer.attention.scale or 1.0, layer.attention.soft_cap or 1.0)
 
 
 def check_finite(config: ModelConfig) -> None:
     """Every number is one that float32 holds."""
     for number in numbers(config):
         assert 1e-37 < number < 1e37
-    assert len(config.rope_inv_freq) == config.rotary_dim // 2
+    assert all(rope.dim <= config.head_dim for rope in config.ropes)
 
 
 @pytest.mark.parametrize("family", CLASSES)
@@ -386,8 +391,8 @@ def test_a_field_that_is_read_cannot_be_ignored() -> None:
 
     fields = fields_of("llama3")
     assert without_ignored(fields, ["rope_parameters", "rope_theta", "hidden_size", "mlp_bias"]) == fields
-    bad = {**fields, "rope_parameters": {"rope_type": "yarn", "factor": 2.0}}
-    with pytest.raises(WispError, match="yarn"):
+    bad = {**fields, "rope_parameters": {"rope_type": "spiral", "factor": 2.0}}
+    with pytest.raises(WispError, match="spiral"):
         without_ignored(bad, ["rope_parameters"])
 
 

@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from compiler import cli
-from compiler.models import ARCHITECTURES, config_from_huggingface
+from compiler.models import ARCHITECTURES, config_from_huggingface, weight_specs
+from compiler.models.base import HeadNorm
 from compiler.recipes import recipe_paths
 from tests.conftest import ROOT
 
@@ -41,7 +42,10 @@ def test_the_format_names_every_weight(model_type: str) -> None:
     )
     model = replace(config_from_huggingface(raw, 64), tie_word_embeddings=False)
     if model_type in ("llama", "mistral", "qwen2", "qwen3"):
-        model = replace(model, qkv_bias=True, output_bias=True, head_norms=True)
-    specs = ARCHITECTURES[model_type].weight_specs(model)
+        layer = model.layers[0]
+        norm = HeadNorm(model.final_norm)
+        fullest = replace(layer, attention=replace(layer.attention, bias=True, output_bias=True, head_norm=norm))
+        model = replace(model, layers=(fullest,) * len(model.layers))
+    specs = weight_specs(model)
     names = {re.sub(r"\.\d+\.", ".{i}.", spec.name) for spec in specs}
     assert names == documented(model_type)

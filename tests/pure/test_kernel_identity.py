@@ -3,18 +3,21 @@
 Networks of this file are none that Wisp compiles: their layers differ in what a layer may come to differ in.
 """
 
-import dataclasses
-from typing import Any
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from tvm.relax.frontend import nn
 
 from compiler.kernels import epilogue
 from compiler.models import config_from_huggingface, weight_specs
-from compiler.network.cpu import CpuDecoder
-from compiler.network.decoder import Decoder
-from compiler.network.graph import ACTIVATION, Graph
+from compiler.models.base import Attention, Layer, ModelConfig, Rope
+from compiler.network.backend import ACTIVATION, Backend, Operand, Product
+from compiler.network.cpu import Cpu
+from compiler.network.graph import Graph
 from compiler.network.layers import Geometry
+from compiler.network.webgpu import WebGpu
 from compiler.target.variants import VARIANTS
 from compiler.weights.schemes import SCHEMES
 
@@ -32,81 +35,87 @@ LLAMA = {
     "max_position_embeddings": 512,
     "tie_word_embeddings": True,
 }
-BASES = [pytest.param(Decoder, "webgpu-f32", id="webgpu"), pytest.param(CpuDecoder, "wasm-simd", id="wasm")]
+BACKENDS = [pytest.param(WebGpu, "webgpu-f32", id="webgpu"), pytest.param(Cpu, "wasm-simd", id="wasm")]
+Change = Callable[[Layer], Layer]
 
 
-def kernels(graph_type: type[Graph], variant: str) -> dict[str, int]:
-    """How many kernels of each kind a graph has."""
+def llama(odd: Change | None = None) -> ModelConfig:
+    """A Llama whose odd layers are changed."""
     model = config_from_huggingface(LLAMA, 128)
-    graph = graph_type(Geometry(model, SCHEMES["q4f16_1"], VARIANTS[variant], 128, (16,)), weight_specs(model))
+    if odd is None:
+        return model
+    return replace(model, layers=tuple(odd(layer) if i % 2 else layer for i, layer in enumerate(model.layers)))
+
+
+def attending(attention: Attention) -> Change:
+    """The change to another attention."""
+    return lambda layer: replace(layer, attention=attention)
+
+
+def kernels(backend: type[Backend], variant: str, model: ModelConfig, graph_type: type[Graph] = Graph) -> Counter[str]:
+    """How many kernels of each kind a graph has."""
+    geometry = Geometry(model, SCHEMES["q4f16_1"], VARIANTS[variant], 128, (16,))
+    graph = graph_type(geometry, weight_specs(model), backend())
     graph.export_tvm({program: {} for program in graph.geometry.programs})
-    counted: dict[str, int] = {}
-    for name in graph.kernels.functions:
-        kind = name.rpartition("_")[0]
-        counted[kind] = counted.get(kind, 0) + 1
-    return counted
+    return Counter(name.rpartition("_")[0] for name in graph.kernels.functions)
 
 
-def changed(graph: Graph, **fields: Any) -> None:
-    """From here on the graph is of a model with other numbers."""
-    graph.geometry = dataclasses.replace(graph.geometry, model=dataclasses.replace(graph.geometry.model, **fields))
-
-
-@pytest.mark.parametrize(("base", "variant"), BASES)
-def test_layers_that_are_alike_share_their_kernels(base: type[Graph], variant: str) -> None:
-    found = kernels(base, variant)
+@pytest.mark.parametrize(("backend", "variant"), BACKENDS)
+def test_layers_that_are_alike_share_their_kernels(backend: type[Backend], variant: str) -> None:
+    found = kernels(backend, variant, llama())
     assert found["attention"] == 2, "of decode and of prefill"
     assert (found["qkv"], found["gate_up"], found["project"]) == (1, 1, 2)
 
 
-@pytest.mark.parametrize(("base", "variant"), BASES)
-def test_two_windows_are_two_kernels(base: type[Graph], variant: str) -> None:
-    """As in a network whose layers attend to everything and to a window in turn."""
-
-    class Alternating(base):  # type: ignore[valid-type, misc]
-        def layer(self, layer: int, x: nn.Tensor, chunk: int) -> nn.Tensor:
-            changed(self, sliding_window=32 if layer % 2 else None)
-            return super().layer(layer, x, chunk)
-
-    assert kernels(Alternating, variant)["attention"] == 4
+@pytest.mark.parametrize(("backend", "variant"), BACKENDS)
+def test_two_kinds_of_attention_are_two_kernels(backend: type[Backend], variant: str) -> None:
+    """Layers that attend to everything and to a window in turn; other scales; and with a soft cap."""
+    attention = llama().layers[0].attention
+    others = [replace(attention, window=32), replace(attention, scale=0.5), replace(attention, soft_cap=30.0)]
+    for other in others:
+        assert kernels(backend, variant, llama(attending(other)))["attention"] == 4
 
 
-@pytest.mark.parametrize(("base", "variant"), BASES)
-def test_two_norms_are_two_kernels(base: type[Graph], variant: str) -> None:
-    """Of two widths, and of two epsilons: in dispatches of their own, and folded into products."""
+@pytest.mark.parametrize(("backend", "variant"), BACKENDS)
+def test_two_rotary_embeddings_are_two_kernels(backend: type[Backend], variant: str) -> None:
+    """Also where some layers have none; alike ones of other layers are one."""
+    plain = kernels(backend, variant, llama())
+    for rope in (None, Rope((1.0,) * 16), Rope((1.0,) * 8)):
+        found = kernels(backend, variant, llama(attending(replace(llama().layers[0].attention, rope=rope))))
+        assert (found["qkv"], found["rotate"]) == (2 * plain["qkv"], 2 * plain["rotate"])
 
-    class TwoNorms(base):  # type: ignore[valid-type, misc]
-        def layer(self, layer: int, x: nn.Tensor, chunk: int) -> nn.Tensor:
-            changed(self, norm_eps=1e-5 if layer % 2 else 1e-6)
-            x = super().layer(layer, x, chunk)
-            if chunk > 1 and layer == 0:
-                narrow, result = epilogue.Store(chunk, 32), ((chunk, 32), ACTIVATION)
-                (half,) = self.product("narrow", "attention_output", layer, chunk, x, narrow, [], [result], 32)
-                self.rms_norm("input_norm", layer, chunk, half)
-            return x
 
-    plain, found = kernels(base, variant), kernels(TwoNorms, variant)
+@pytest.mark.parametrize(("backend", "variant"), BACKENDS)
+def test_two_norms_are_two_kernels(backend: type[Backend], variant: str) -> None:
+    """Of two epsilons: in dispatches of their own, and folded into products."""
+
+    def other(layer: Layer) -> Layer:
+        norm = replace(layer.mlp.norm or model.final_norm, epsilon=1e-6)
+        return replace(layer, attention=replace(layer.attention, norm=norm), mlp=replace(layer.mlp, norm=norm))
+
+    model = llama()
+    plain, found = kernels(backend, variant, model), kernels(backend, variant, llama(other))
     # A product of the GPU's decode step folds its norm in; the other norms have dispatches.
     folded = "qkv" if variant == "webgpu-f32" else "norm_quantize"
     assert found[folded] == 2 * plain[folded]
-    # One more is as wide as nothing else here is.
-    assert found["rms_norm"] == 2 * plain.get("rms_norm", 0) + 1
+    assert found["rms_norm"] == 2 * plain["rms_norm"]
 
 
-@pytest.mark.parametrize(("base", "variant"), BASES)
-def test_two_epilogues_are_two_kernels(base: type[Graph], variant: str) -> None:
-    class TwoEpilogues(base):  # type: ignore[valid-type, misc]
+@pytest.mark.parametrize(("backend", "variant"), BACKENDS)
+def test_two_epilogues_are_two_kernels(backend: type[Backend], variant: str) -> None:
+    class TwoEpilogues(Graph):
         def layer(self, layer: int, x: nn.Tensor, chunk: int) -> nn.Tensor:
-            if layer != 1:
-                return super().layer(layer, x, chunk)
             made = super().layer(layer, x, chunk)
-            result = ((chunk, 64), ACTIVATION)
-            declare = epilogue.Store(chunk, 64)
-            return self.product("project", "attention_output", layer, chunk, made, declare, [], [result], 64)[0]
+            if layer != 1:
+                return made
+            product = Product("project", "attention_output", layer, chunk, epilogue.Store(chunk, 64), 64)
+            return self.product(product, Operand(made), [], [((chunk, 64), ACTIVATION)])[0]
 
-    plain, found = kernels(base, variant), kernels(TwoEpilogues, variant)
+    plain, found = kernels(backend, variant, llama()), kernels(backend, variant, llama(), TwoEpilogues)
     assert found["project"] == plain["project"] + 1
     assert found["project_chunk"] == plain["project_chunk"] + 1
+    scaled = kernels(backend, variant, llama(lambda layer: replace(layer, residual_scale=0.5)))
+    assert (scaled["project"], scaled["project_chunk"]) == (2 * plain["project"], 2 * plain["project_chunk"])
 
 
 def test_epilogues_are_equal_when_they_store_alike() -> None:
@@ -115,9 +124,13 @@ def test_epilogues_are_equal_when_they_store_alike() -> None:
         epilogue.Store(1, 8),
         epilogue.Store(1, 8, 4),
         epilogue.Store(2, 8),
+        epilogue.Store(1, 8, scale=2.0),
+        epilogue.Store(1, 8, soft_cap=30.0),
         epilogue.StoreResidual(1, 8),
+        epilogue.StoreResidual(1, 8, 0.5),
         epilogue.StoreGelu(1, 8),
         epilogue.StoreGated(1, 8),
+        epilogue.StoreGated(1, 8, "gelu_tanh"),
         epilogue.WithBias(epilogue.Store(1, 8), 8, epilogue.OneRow(), f16=True),
         epilogue.WithBias(epilogue.Store(1, 8), 8, epilogue.OneRow(), f16=False),
     ]

@@ -25,6 +25,8 @@ LLAMA3_ROPE = {
     "original_max_position_embeddings": 128,
 }
 
+YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 128}
+
 
 def longrope(rotary_dim: int, **extra: Any) -> dict[str, Any]:
     count = rotary_dim // 2
@@ -74,17 +76,21 @@ def rotary(embedding: Any, config: PreTrainedConfig, context: int) -> tuple[np.n
         {"rope_type": "default", "rope_theta": 500000.0},
         {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0},
         LLAMA3_ROPE,
+        {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0},
+        YARN,
+        YARN | {"beta_fast": 16.0, "beta_slow": 2.0, "truncate": False, "attention_factor": 1.5},
+        YARN | {"mscale": 0.7, "mscale_all_dim": 0.4},
     ],
-    ids=lambda rope: f"{rope['rope_type']}-{rope['rope_theta']:g}",
+    ids=lambda rope: f"{rope['rope_type']}-{rope['rope_theta']:g}-{len(rope)}",
 )
 def test_llama_rotary_frequencies(rope: dict[str, Any]) -> None:
     raw = llama(rope_parameters=dict(rope))
     expected, scaling = rotary(LlamaRotaryEmbedding, LlamaConfig(**raw), 512)
     for fields in (raw, old_style(raw)):
-        model = config_from_huggingface(fields, 512)
-        np.testing.assert_allclose(model.rope_inv_freq, expected, rtol=2e-6)  # transformers computes in float32
-        assert model.rope_attention_scaling == scaling == 1.0
-        assert model.rotary_dim == model.head_dim == 64
+        (rope_of_all,) = config_from_huggingface(fields, 512).ropes
+        np.testing.assert_allclose(rope_of_all.inv_freq, expected, rtol=2e-6)  # transformers computes in float32
+        assert rope_of_all.scaling == pytest.approx(scaling, rel=1e-12)
+        assert rope_of_all.dim == 64
 
 
 @pytest.mark.parametrize("context", [128, 129, 512])
@@ -93,16 +99,16 @@ def test_phi3_longrope_frequencies(context: int, fraction: float) -> None:
     rope = longrope(int(96 * fraction), partial_rotary_factor=fraction, factor=4.0)
     raw = phi3(rope_parameters=rope, original_max_position_embeddings=128)
     expected, scaling = rotary(Phi3RotaryEmbedding, Phi3Config(**raw), context)
-    model = config_from_huggingface(raw, context)
-    np.testing.assert_allclose(model.rope_inv_freq, expected, rtol=2e-6)
-    assert model.rope_attention_scaling == pytest.approx(scaling, rel=1e-12)
-    assert model.rotary_dim == int(96 * fraction)
+    (found,) = config_from_huggingface(raw, context).ropes
+    np.testing.assert_allclose(found.inv_freq, expected, rtol=2e-6)
+    assert found.scaling == pytest.approx(scaling, rel=1e-12)
+    assert found.dim == int(96 * fraction)
 
 
 def test_phi3_attention_scaling_without_a_factor() -> None:
     raw = phi3(rope_parameters=longrope(96), original_max_position_embeddings=128)
-    model = config_from_huggingface(raw, 512)
-    assert model.rope_attention_scaling == pytest.approx(math.sqrt(1 + math.log(512 / 128) / math.log(128)))
+    (found,) = config_from_huggingface(raw, 512).ropes
+    assert found.scaling == pytest.approx(math.sqrt(1 + math.log(512 / 128) / math.log(128)))
 
 
 def test_phi3_old_su_scaling_is_longrope() -> None:
@@ -141,7 +147,7 @@ def test_default_sizes_follow_huggingface() -> None:
     model = config_from_huggingface(raw, 512)
     assert (model.head_dim, model.num_key_value_heads) == (64, 3)
     assert not model.tie_word_embeddings
-    assert model.norm_eps == 1e-6
+    assert model.final_norm.epsilon == 1e-6
 
 
 BAD_LLAMA: list[tuple[dict[str, Any], str]] = [
@@ -161,8 +167,10 @@ BAD_LLAMA: list[tuple[dict[str, Any], str]] = [
     ({"rms_norm_eps": "1e-5"}, "rms_norm_eps"),
     ({"tie_word_embeddings": 1}, "tie_word_embeddings"),
     ({"max_position_embeddings": 256}, "max_position_embeddings"),
-    ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 2.0}}, "yarn"),
-    ({"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}}, "dynamic"),
+    ({"rope_parameters": {"rope_type": "spiral", "rope_theta": 1e4, "factor": 2.0}}, "spiral"),
+    ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1.0, "factor": 2.0}}, "rope_theta"),
+    ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 2.0, "extrapolation": 1}}, "extrapolation"),
+    ({"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4}}, "factor"),
     ({"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4}}, "factor"),
     ({"rope_parameters": {**LLAMA3_ROPE, "high_freq_factor": 1.0}}, "high_freq_factor"),
     ({"rope_parameters": {**LLAMA3_ROPE, "truncate": True}}, "truncate"),
@@ -188,7 +196,7 @@ BAD_PHI3: list[tuple[dict[str, Any], str]] = [
     ({"sliding_window": 0}, "sliding_window"),
     ({"hidden_act": "gelu_new"}, "hidden_act"),
     ({"attention_bias": True}, "attention_bias"),
-    ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "yarn"),
+    ({"rope_parameters": {"rope_type": "spiral", "rope_theta": 1e4}}, "spiral"),
     ({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 1.5}}, "partial_rotary_factor"),
     ({"rope_parameters": longrope(96) | {"short_factor": [1.0]}}, "short_factor"),
     ({"rope_parameters": longrope(96) | {"long_factor": [0.0] * 48}}, "long_factor"),
@@ -205,7 +213,7 @@ def test_phi3_refuses_by_name(fields: dict[str, Any], named: str) -> None:
 
 
 def test_a_sliding_window_is_kept() -> None:
-    assert config_from_huggingface(phi3(sliding_window=100), 511).sliding_window == 100
+    assert config_from_huggingface(phi3(sliding_window=100), 511).layers[1].attention.window == 100
 
 
 @pytest.mark.parametrize("model_type", ["gpt2", None, 3, ["llama"]])
@@ -219,3 +227,15 @@ def test_an_unknown_architecture_is_named(model_type: Any) -> None:
 def test_the_context_has_to_be_one_the_checkpoint_knows() -> None:
     with pytest.raises(WispError, match="--context 512"):
         config_from_huggingface(llama(), 513)
+
+
+@pytest.mark.parametrize("kind", ["linear", "dynamic", "yarn"])
+def test_a_rope_that_stretches_reaches_beyond_the_stated_length(kind: str) -> None:
+    """As Vicuna 16K states 4,096 positions, and Qwen2.5's YaRN 32,768, where four times as many are meant."""
+    raw = llama(rope_parameters={"rope_type": kind, "rope_theta": 10000.0, "factor": 4.0})
+    (found,) = config_from_huggingface(raw, 2048).ropes
+    expected, scaling = rotary(LlamaRotaryEmbedding, LlamaConfig(**raw), 2048)
+    np.testing.assert_allclose(found.inv_freq, expected, rtol=2e-6)
+    assert found.scaling == pytest.approx(scaling)
+    with pytest.raises(WispError, match="--context 2048"):
+        config_from_huggingface(raw, 2049)

@@ -19,8 +19,9 @@ from compiler.lowering.plan import Call, Program, assemble, read_program, share_
 from compiler.lowering.wgsl import KernelInfo
 from compiler.models import config_from_huggingface, weight_specs
 from compiler.models.base import ModelConfig
-from compiler.network.decoder import Decoder
+from compiler.network.graph import Graph
 from compiler.network.layers import Geometry
+from compiler.network.webgpu import WebGpu
 from compiler.target.variants import VARIANTS
 from compiler.weights.schemes import SCHEMES
 
@@ -87,7 +88,7 @@ class Unplanned:
 
 @pytest.fixture(scope="module")
 def unplanned(model: ModelConfig) -> Unplanned:
-    graph = Decoder(Geometry(model, SCHEME, VARIANT, CONTEXT, CHUNKS), weight_specs(model))
+    graph = Graph(Geometry(model, SCHEME, VARIANT, CONTEXT, CHUNKS), weight_specs(model), WebGpu())
     module, parameters = graph.export_tvm({program: {} for program in graph.geometry.programs})
     for name, make in lower.PASSES:
         if name != "static_plan_block_memory":
@@ -181,7 +182,7 @@ def test_assemble_orders_operands_as_the_kernel_binds_them() -> None:
 
 
 def test_a_function_that_is_not_planned_is_refused(model: ModelConfig) -> None:
-    graph = Decoder(Geometry(model, SCHEME, VARIANT, CONTEXT, CHUNKS), weight_specs(model))
+    graph = Graph(Geometry(model, SCHEME, VARIANT, CONTEXT, CHUNKS), weight_specs(model), WebGpu())
     module, parameters = graph.export_tvm({"decode": {}})
     module = relax.transform.ToNonDataflow()(module)
     names = [lower._label(name) for name, _ in parameters]

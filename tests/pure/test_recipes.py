@@ -183,11 +183,12 @@ def test_the_context_chooses_the_factors(name: str, factors: str) -> None:
     rope = config.architecture["rope_scaling"]
     for stated in (rope["long_factor"], rope["short_factor"]):
         assert stated == sorted(stated), "longer wavelengths are stretched more"
-    count = network.model.rotary_dim // 2
+    (found,) = network.model.ropes
+    count = found.dim // 2
     expected = [10000.0 ** (-i / count) / factor for i, factor in enumerate(rope[factors])]
-    assert network.model.rope_inv_freq == pytest.approx(expected, rel=1e-12)
+    assert found.inv_freq == pytest.approx(expected, rel=1e-12)
     stretch = math.sqrt(1 + math.log(131072 / 4096) / math.log(4096))
-    assert network.model.rope_attention_scaling == pytest.approx(stretch)
+    assert found.scaling == pytest.approx(stretch)
 
 
 def test_wisp_compile_needs_no_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -152,7 +152,7 @@ def attention(name: str, shape: Shape, state_words: int) -> tirx.PrimFunc:
         rows = queries if chunk == 1 else queries + queries % 2
         scratch = _Scratch.allocate(kernel, rows, heads.size)
         with kernel.when(True if chunk == 1 else item.count > 0):
-            scale = splat(f32(heads.size**-0.5))
+            scale = splat(f32(shape.factor))
             with kernel.loop(rows) as j:
                 source = kernel.let(place(j))
                 scratch.top[j], scratch.total[j] = f32(LOWEST), f32(0.0)
@@ -220,6 +220,10 @@ def _score(kernel: CpuKernel, item: _Item, scratch: _Scratch, cache: Array, base
             limit = item.limit if item.decodes else item.limit + first + q
             for p in range(0, len(places), 4):
                 score = sum_lanes_of_four(kernel, [register[0] for register in sums[q][p : p + 4]])
+                if (cap := item.shape.soft_cap) is not None:
+                    # c * tanh(s / c), and tanh(y) = 1 - 2 / (exp(2y) + 1): `exp` is clamped, never infinite.
+                    odds = exp(kernel, score * splat(f32(2.0 / cap)))
+                    score = kernel.let(splat(f32(cap)) - splat(f32(2.0 * cap)) / (odds + splat(f32(1.0))))
                 seen = kernel.let(T.ramp(key + p, 1, 4))
                 score = select(seen < splat(limit), score, splat(f32(MASKED)))
                 if item.window is not None and not item.decodes:

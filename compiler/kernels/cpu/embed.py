@@ -13,23 +13,32 @@ from compiler.kernels.builder import Array, Expr, ceil_div, div, f32, i32, mod
 from compiler.kernels.cache import Cache
 from compiler.kernels.cpu.builder import CpuKernel, load, splat, store, sum_lanes
 from compiler.kernels.cpu.norm import weight4
-from compiler.kernels.webgpu.embed import ROPE_BLOCK, rope_words
+from compiler.kernels.webgpu.embed import ROPE_BLOCK, RopePart, bound_table
 from compiler.kernels.webgpu.matvec import Norm
 
 
-def normalize_rotate_chunk(name: str, cache: Cache, chunk: int, norm: Norm, state_words: int) -> tirx.PrimFunc:
+def normalize_rotate_chunk(
+    name: str,
+    cache: Cache,
+    chunk: int,
+    norm: Norm,
+    state_words: int,
+    part: RopePart | None = None,
+    whole: bool = False,
+) -> tirx.PrimFunc:
     """Normalize and rotate queries and keys, keep queries, append the rest to the cache; a chunk of 1 serves decode.
 
-    Bindings: qkv, query gamma, key gamma (f16 ones as `uint16`), state, rope, cache, query.
+    Bindings: qkv, query gamma, key gamma (f16 ones as `uint16`), state, [rope], cache, query.
     """
-    heads, context = cache.heads, cache.context
-    size, pairs = heads.size, heads.rotary // 2
+    heads = cache.heads
+    size = heads.size
     weight = "uint16" if norm.f16_weight else "float32"
     with CpuKernel(name) as kernel:
         qkv = kernel.buffer("qkv", chunk * heads.rows, "float32")
-        gammas = [kernel.buffer(n, size, weight) for n in ("query_gamma", "key_gamma")]
+        counts = (heads.query, heads.key_value) if whole else (1, 1)
+        gammas = [kernel.buffer(n, size * c, weight) for n, c in zip(("query_gamma", "key_gamma"), counts, strict=True)]
         state = kernel.buffer("state", state_words, "uint32")
-        table = kernel.buffer("rope", rope_words(pairs, context), "float32")
+        table = bound_table(kernel, cache, part)
         rows = cache.bind(kernel)
         query = kernel.buffer("query", chunk * heads.query * size, "float32")
         head, row = kernel.grid(heads.query + 2 * heads.key_value, chunk)
@@ -39,45 +48,54 @@ def normalize_rotate_chunk(name: str, cache: Cache, chunk: int, norm: Norm, stat
             position = kernel.let(i32(state[0]) + row)
             kept = kernel.let(position * 2 * heads.key_value * size + (head - heads.query) * size)
 
-            def turned(gamma: Array) -> None:
-                _normalize(kernel, qkv, source, gamma, values, size, norm)
-                _rotate(kernel, values, table, position, pairs, context)
+            def turned(gamma: Array, first: int, count: int) -> None:
+                """The head, which is one of `count` from `first` on that share a norm's weight."""
+                start, span = (kernel.let(row * heads.rows + first * size), count * size) if whole else (source, size)
+                factor = _rms_factor(kernel, qkv, start, span, norm)
+                with kernel.loop(size // 4) as four:
+                    value = load(qkv, source + four * 4, 4) * factor
+                    at = (head - first) * size + four * 4 if whole else four * 4
+                    store(values, four * 4, value * weight4(kernel, gamma, at, norm.f16_weight))
+                if table is not None:
+                    _rotate(kernel, values, table, position, cache, part)
 
             def put(target: Array, base: Expr) -> None:
-                with kernel.loop(size // 4) as part:
-                    store(target, base + part * 4, load(values, part * 4, 4))
+                with kernel.loop(size // 4) as four:
+                    store(target, base + four * 4, load(values, four * 4, 4))
 
             with T.If(head < heads.query):
                 with T.Then():
-                    turned(gammas[0])
+                    turned(gammas[0], 0, heads.query)
                     put(query, kernel.let((row * heads.query + head) * size))
                 with T.Else(), T.If(head < heads.query + heads.key_value):
                     with T.Then():
-                        turned(gammas[1])
+                        turned(gammas[1], heads.query, heads.key_value)
                         put(rows, kept)
-                    with T.Else(), kernel.loop(size // 4) as part:
-                        store(rows, kept + part * 4, load(qkv, source + part * 4, 4))
+                    with T.Else(), kernel.loop(size // 4) as four:
+                        store(rows, kept + four * 4, load(qkv, source + four * 4, 4))
     return kernel.function
 
 
-def _normalize(kernel: CpuKernel, x: Array, source: Expr, gamma: Array, out: Array, size: int, norm: Norm) -> None:
-    """out = the head at `source` / its root mean square * gamma."""
+def _rms_factor(kernel: CpuKernel, x: Array, source: Expr, size: int, norm: Norm) -> Expr:
+    """1 / the root mean square of `size` elements from `source` on, in four lanes."""
     squares = kernel.registers(1, "float32x4")
     squares[0] = splat(f32(0.0))
     with kernel.loop(size // 4) as part:
         value = kernel.let(load(x, source + part * 4, 4))
         squares[0] = squares[0] + value * value
     mean = sum_lanes(squares[0]) * f32(1.0 / size)
-    factor = kernel.let(splat(f32(1.0) / T.sqrt(mean + f32(norm.epsilon))))
-    with kernel.loop(size // 4) as part:
-        value = load(x, source + part * 4, 4) * factor
-        store(out, part * 4, value * weight4(kernel, gamma, part * 4, norm.f16_weight))
+    return kernel.let(splat(f32(1.0) / T.sqrt(mean + f32(norm.epsilon))))
 
 
-def _rotate(kernel: CpuKernel, values: Array, table: Array, position: Expr, pairs: int, context: int) -> None:
+def _rotate(
+    kernel: CpuKernel, values: Array, table: Array, position: Expr, cache: Cache, part: RopePart | None
+) -> None:
     """Turn the pairs (i, i + pairs) of a head, four at a time, and those left over one by one."""
-    coarse = kernel.let(div(position, ROPE_BLOCK) * pairs * 2)
-    fine = kernel.let((mod(position, ROPE_BLOCK) + ceil_div(context, ROPE_BLOCK)) * pairs * 2)
+    pairs = cache.heads.rotary // 2
+    part = part or RopePart(0, pairs)
+    coarse = kernel.let(div(position, ROPE_BLOCK) * part.pairs * 2 + part.first * 2)
+    row = mod(position, ROPE_BLOCK) + ceil_div(cache.context, ROPE_BLOCK)
+    fine = kernel.let(row * part.pairs * 2 + part.first * 2)
 
     def cos_sin(base: Expr, lanes: int) -> tuple[Expr, Expr]:
         """cos and sin of consecutive pairs in a row of the table."""
@@ -98,7 +116,7 @@ def _rotate(kernel: CpuKernel, values: Array, table: Array, position: Expr, pair
                 values[at] = value
 
     if pairs >= 4:
-        with kernel.loop(pairs // 4) as part:
-            turn(kernel.let(part * 4), 4)
+        with kernel.loop(pairs // 4) as four:
+            turn(kernel.let(four * 4), 4)
     for i in range(pairs // 4 * 4, pairs):
         turn(i, 1)

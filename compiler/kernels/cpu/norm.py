@@ -26,19 +26,27 @@ def weight4(kernel: CpuKernel, vector: Array, column: Expr, f16: bool) -> Expr:
     return f16_bits_to_f32(kernel, loaded) if f16 else loaded
 
 
-def rms_norm(name: str, chunk: int, k: int, norm: Norm, state_words: int) -> tirx.PrimFunc:
-    """`out[r] = x[r] / sqrt(mean(x^2) + eps) * gamma`; bindings: x, gamma, state, out."""
+def rms_norm(
+    name: str, chunk: int, k: int, norm: Norm, state_words: int, residual_scale: float | None = None
+) -> tirx.PrimFunc:
+    """`out[r] = x[r] / sqrt(mean(x^2) + eps) * gamma`; bindings: x, gamma, state, [residual], out."""
     weight = "uint16" if norm.f16_weight else "float32"
     with CpuKernel(name) as kernel:
         x, gamma = kernel.buffer("x", chunk * k, "float32"), kernel.buffer("gamma", k, weight)
         state = kernel.buffer("state", state_words, "uint32")
+        residual = None if residual_scale is None else kernel.buffer("residual", chunk * k, "float32")
         out = kernel.buffer("out", chunk * k, "float32")
         row, _ = kernel.grid(chunk)
         with kernel.when(True if chunk == 1 else row < i32(state[2])):
             factor = rms_factor(kernel, x, row, k, norm.epsilon)
             with kernel.loop(k // 4) as part:
                 scaled = load(x, row * k + part * 4, 4) * splat(factor)
-                store(out, row * k + part * 4, scaled * weight4(kernel, gamma, part * 4, norm.f16_weight))
+                value = scaled * weight4(kernel, gamma, part * 4, norm.f16_weight)
+                if residual is not None and residual_scale is not None:
+                    if residual_scale != 1:
+                        value = value * splat(f32(residual_scale))
+                    value = load(residual, row * k + part * 4, 4) + value
+                store(out, row * k + part * 4, value)
     return kernel.function
 
 

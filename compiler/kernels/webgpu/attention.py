@@ -15,6 +15,7 @@ from tvm.script.ir_builder import tirx as T
 
 from compiler.kernels.builder import Array, Expr, Kernel, ceil_div, div, dot, f32, i32, lane, mod, select
 from compiler.kernels.cache import Cache, CacheReader, Heads
+from compiler.kernels.epilogue import capped
 
 BLOCK = 64  # keys at a time = invocations of a workgroup
 FINDERS = 8  # invocations that find a query's block maximum
@@ -30,6 +31,13 @@ class Shape:
     chunk: int  # rows of queries; 1 in decode
     splits: int  # workgroups that share a query's keys; 1 in prefill
     window: int | None = None  # keys that a query sees, itself included; None: all before it
+    scale: float | None = None  # of scores; None: 1 / sqrt(size of a head)
+    soft_cap: float | None = None  # c: a score becomes c * tanh(score / c)
+
+    @property
+    def factor(self) -> float:
+        """What scores are multiplied by."""
+        return self.heads.size**-0.5 if self.scale is None else self.scale
 
     @property
     def heads(self) -> Heads:
@@ -93,7 +101,7 @@ def _walk(kernel, shape, query, cache: CacheReader, head, thread, split, kv_head
     asked = kernel.shared(queries * dims, "float32x4")
     scores, odds = kernel.shared(queries * BLOCK), kernel.shared(queries * BLOCK)
     finds = kernel.shared(queries * FINDERS)
-    scale = T.broadcast(f32(heads.size**-0.5), 4)
+    scale = T.broadcast(f32(shape.factor), 4)
     with kernel.loop(ceil_div(queries * dims, BLOCK)) as step:
         index = kernel.let(step * BLOCK + thread)
         with kernel.when(index < queries * dims):
@@ -130,7 +138,7 @@ def _walk(kernel, shape, query, cache: CacheReader, head, thread, split, kv_head
                 for v, value in enumerate(values):
                     score[j][0] = score[j][0] + dot(asked[j * dims + load * vectors + v], value)
         for j in range(queries):
-            score[j][0] = select(seen(key), score[j][0], f32(LOWEST))
+            score[j][0] = select(seen(key), capped(kernel, score[j][0], shape.soft_cap), f32(LOWEST))
             scores[j * BLOCK + thread] = score[j][0]
         kernel.barrier()
         with kernel.when(True if queries * FINDERS == BLOCK else thread < queries * FINDERS):

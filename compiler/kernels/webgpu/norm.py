@@ -18,18 +18,24 @@ from compiler.kernels.weights import load_vector4
 THREADS = 32
 
 
-def rms_norm(name: str, chunk: int, k: int, norm: Norm, state_words: int) -> tirx.PrimFunc:
-    """`out[r] = x[r] * gamma / sqrt(mean(x[r]^2) + eps)`; bindings: x, gamma, state, out. Padding rows are skipped."""
+def rms_norm(
+    name: str, chunk: int, k: int, norm: Norm, state_words: int, residual_scale: float | None = None
+) -> tirx.PrimFunc:
+    """`out[r] = x[r] * gamma / sqrt(mean(x[r]^2) + eps)`; bindings: x, gamma, state, out. Padding rows are skipped.
+
+    With a `residual_scale`, that times the norm is added to `residual[r]`, which is bound before `out`.
+    """
     vectors = k // 4
     with Kernel(name) as kernel:
         x = kernel.buffer("x", chunk * vectors, "float32x4")
         gamma = kernel.buffer("gamma", vectors, "uint32x2" if norm.f16_weight else "float32x4")
         state = kernel.buffer("state", state_words, "uint32")
+        residual = None if residual_scale is None else kernel.buffer("residual", chunk * vectors, "float32x4")
         out = kernel.buffer("out", chunk * vectors, "float32x4")
         row, _ = kernel.grid(chunk)
         thread = kernel.threads(THREADS)
         partial = kernel.shared(THREADS)
-        with kernel.when(row < i32(state[2])):
+        with kernel.when(True if chunk == 1 else row < i32(state[2])):
             squares = kernel.registers()
             squares[0] = f32(0.0)
             with kernel.loop(ceil_div(vectors, THREADS)) as step:
@@ -48,7 +54,12 @@ def rms_norm(name: str, chunk: int, k: int, norm: Norm, state_words: int) -> tir
                 index = kernel.let(step * THREADS + thread)
                 with kernel.when(index < vectors):
                     value = x[row * vectors + index] * load_vector4(gamma, norm.f16_weight, index)
-                    out[row * vectors + index] = value * T.broadcast(factor, 4)
+                    value = value * T.broadcast(factor, 4)
+                    if residual is not None and residual_scale is not None:
+                        if residual_scale != 1:
+                            value = value * T.broadcast(f32(residual_scale), 4)
+                        value = residual[row * vectors + index] + value
+                    out[row * vectors + index] = value
     return kernel.function
 
 

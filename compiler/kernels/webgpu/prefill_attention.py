@@ -33,6 +33,7 @@ from compiler.kernels.builder import (
     select,
     u32,
 )
+from compiler.kernels.epilogue import capped
 from compiler.kernels.webgpu.attention import LOWEST, Shape
 
 QUAD = 4
@@ -146,7 +147,7 @@ class _Prefill:
         self.queries = kernel.registers(self.rows * self.held, "float32x4")
         self.sums = kernel.registers(self.rows * self.held, "float32x4")
         self.tops, self.totals = kernel.registers(self.rows), kernel.registers(self.rows)
-        scale, zero = T.broadcast(f32(self.shape.heads.size**-0.5), 4), T.broadcast(f32(0.0), 4)
+        scale, zero = T.broadcast(f32(self.shape.factor), 4), T.broadcast(f32(0.0), 4)
         for j in range(self.rows):
             self.tops[j], self.totals[j] = f32(LOWEST), f32(0.0)
             row = tirx.min(self.first + j, self.length - 1)
@@ -219,6 +220,7 @@ class _Prefill:
 
     def _masked(self, score: Expr, key: Expr, j: int) -> Expr:
         """The score where row j sees the key; else lower than any maximum, so that its exponential is always 0."""
+        score = capped(self.kernel, score, self.shape.soft_cap)
         limit = self.position + self.first + (j + 1)
         seen = key < limit
         if self.window is not None:

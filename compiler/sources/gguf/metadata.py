@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from typing import Any, NoReturn
 
 from compiler.errors import WispError
-from compiler.models.base import LARGEST_INTEGER, LEAST_NUMBER, MOST_NUMBER
+from compiler.models.fields import LARGEST_INTEGER, LEAST_NUMBER, MOST_NUMBER
 
 
 class Metadata:

@@ -1,0 +1,113 @@
+"""The steps of a graph on WebGPU: mat-vecs with folded norms in decode, tiled products behind norms in prefill.
+
+Knows which kernel serves a step; what a layer is stays with the graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from tvm.relax.frontend import nn
+
+from compiler.kernels import epilogue
+from compiler.kernels.builder import Kernel
+from compiler.kernels.epilogue import OneRow
+from compiler.kernels.webgpu import attention, embed, matmul, matvec, norm, packed, prefill_attention, sample
+from compiler.kernels.webgpu.attention import Shape
+from compiler.kernels.webgpu.tuning import splits_for
+from compiler.network.backend import ACTIVATION, Operand, Parts, Product
+from compiler.network.layers import Geometry, Matrix
+
+
+class WebGpu:
+    """Every step by a kernel of the GPU."""
+
+    kernel_type: type[Kernel] = Kernel
+    rms_norm = staticmethod(norm.rms_norm)
+    layer_norm = staticmethod(norm.layer_norm)
+    normalize_rotate = staticmethod(embed.normalize_rotate_chunk)
+    sampler: sample.Sampler = sample.SAMPLER
+
+    def product(
+        self, parts: Parts, product: Product, operand: Operand, extra: Sequence[nn.Tensor], results: Sequence[Any]
+    ) -> list[nn.Tensor]:
+        """As of `Backend`; in decode the norm is folded in."""
+        g, chunk = parts.geometry, product.chunk
+        matrix: Matrix = parts.weights[product.role, product.layer]
+        rows, k = matrix.spec.shape
+        scheme = matrix.scheme.name
+        declare, bias = parts.with_bias(product)
+        product = replace(product, declare=declare)
+        if chunk == 1:
+            name = self._decode_product(parts, product, scheme, rows, k, operand.norm)
+            arguments = [operand.x, *parts.gamma(operand, product.layer), *matrix.whole(), *bias]
+        else:
+            shape = (scheme, chunk, rows, k, product.units, product.unit_rows, declare, g.state_words)
+            if (packing := g.tuning.packed) and scheme in packed.SCHEMES:
+                operands = self._quantize(parts, product, operand, scheme, k)
+                name = parts.kernels.build(f"{product.kind}_chunk", packed.matmul, *shape, packing)
+            else:
+                operands = [self._normed(parts, product, operand)]
+                name = parts.kernels.build(f"{product.kind}_chunk", matmul.matmul, *shape, g.tuning.tiling)
+            arguments = [*operands, *matrix.whole(), parts.runtime.state, *bias]
+        places = [r + len(arguments) if isinstance(r, int) else r for r in results]
+        return parts.kernels.call(name, [*arguments, *extra], places)
+
+    def splits(self, geometry: Geometry) -> int:
+        return splits_for(geometry.context)
+
+    def attention(self, parts: Parts, shape: Shape) -> str:
+        g = parts.geometry
+        if shape.chunk > 1:
+            make = (prefill_attention.attention, shape, g.state_words, g.tuning.attention)
+            return parts.kernels.build("attention", *make)
+        return parts.kernels.build("attention", attention.attention, shape, g.state_words)
+
+    def combine(self, parts: Parts, shape: Shape) -> str:
+        return parts.kernels.build("combine", attention.combine, shape)
+
+    def logits(self, parts: Parts, product: Product, operand: Operand) -> None:
+        """As of `Backend`, in as many dispatches as the matrix has parts."""
+        g = parts.geometry
+        matrix: Matrix = parts.weights[product.role, None]
+        bias = parts.weights.get((f"{product.biased_as or product.role}_bias", None))
+        for (start, stop), parameters in matrix.parts:
+            rows = stop - start
+            assert isinstance(product.declare, epilogue.Store)
+            declare: epilogue.Declare = replace(product.declare, offset=start)
+            if bias is not None:
+                declare = epilogue.WithBias(declare, g.model.vocab_size, OneRow(start), g.f16_vectors)
+            part = replace(product, declare=declare, units=rows)
+            name = self._decode_product(parts, part, matrix.scheme.name, rows, matrix.spec.shape[1], operand.norm)
+            biases = [bias] if bias is not None else []
+            arguments = [operand.x, *parts.gamma(operand, None), *parameters, *biases, parts.runtime.logits]
+            parts.kernels.call(name, arguments, [len(arguments) - 1])
+
+    def _normed(self, parts: Parts, product: Product, operand: Operand) -> nn.Tensor:
+        """The operand, through its norm in a dispatch of its own where it has one."""
+        if operand.norm is None:
+            return operand.x
+        g, k = parts.geometry, int(operand.x.shape[-1])
+        name = parts.kernels.build("rms_norm", norm.rms_norm, product.chunk, k, operand.norm, g.state_words)
+        arguments = [operand.x, *parts.gamma(operand, product.layer), parts.runtime.state]
+        return parts.kernels.call(name, arguments, [((product.chunk, k), ACTIVATION)])[0]
+
+    def _quantize(self, parts: Parts, product: Product, operand: Operand, scheme: str, k: int) -> list[nn.Tensor]:
+        """The operand, through its norm where it has one, as words and scales for a product in integers."""
+        g, chunk = parts.geometry, product.chunk
+        kind = "quantize" if operand.norm is None else "norm_quantize"
+        name = parts.kernels.build(kind, packed.quantize, scheme, chunk, k, operand.norm, g.state_words)
+        words, scales = packed.quantized_shapes(chunk, k)
+        arguments = [operand.x, *parts.gamma(operand, product.layer), parts.runtime.state]
+        return parts.kernels.call(name, arguments, [(words, "uint32"), (scales, "float32")])
+
+    def _decode_product(
+        self, parts: Parts, product: Product, scheme: str, rows: int, k: int, normed: matvec.Norm | None
+    ) -> str:
+        """The kernel of a decode step's product."""
+        tuning = parts.geometry.tuning
+        chosen = tuning.paired if len(product.unit_rows(0)) == 2 else tuning.single
+        make = (matvec.matvec, scheme, rows, k, product.units, product.unit_rows, product.declare, chosen, normed)
+        return parts.kernels.build(product.kind, *make)
