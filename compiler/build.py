@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from compiler.artifact.inspect import describe_values
 from compiler.artifact.mlc_config import MLC_CONFIG, mlc_chat_config
 from compiler.artifact.writer import (
     CONSTANTS,
@@ -127,7 +128,7 @@ def build(config: BuildConfig, report: Report | None = None) -> Path:
     if source.adapter is not None:
         report.note(f"merged {source.adapter}")
     if values is not None:
-        report.note(f"the source's values: {values}")
+        report.note(describe_values(values.described()))
     if unchecked is not None:
         report.note(unchecked)
     report.note(f"{output}: {human_bytes(network.weight_bytes)} of weights, context {network.context}")

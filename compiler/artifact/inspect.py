@@ -1,10 +1,14 @@
 """What is in an artifact, as a table or as JSON. Reads the manifest; runs nothing."""
 
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from compiler.artifact.writer import Artifact, load_artifact
 from compiler.progress import human_bytes
+
+LAYER = re.compile(r"\.\d+\.")
 
 
 def summarize(artifact: Artifact) -> dict[str, Any]:
@@ -16,6 +20,9 @@ def summarize(artifact: Artifact) -> dict[str, Any]:
         "architecture": model["architecture"],
         "parameters": model["parameters"],
         "quantization": model["quantization"],
+        "bits_per_weight": round(8 * model["weight_bytes"] / max(1, model["parameters"]), 3),
+        "schemes": schemes_by_kind(artifact),
+        "source_values": model.get("source_values"),
         "weight_bytes": model["weight_bytes"],
         "kv_bytes_per_token": model["variants"][0]["kv_bytes_per_token"],
         "context": model["context"],
@@ -36,6 +43,36 @@ def summarize(artifact: Artifact) -> dict[str, Any]:
     }
 
 
+def schemes_by_kind(artifact: Artifact) -> dict[str, dict[str, int]]:
+    """Kinds of matrix (names without the layer) -> the schemes that they are stored in, each with how many."""
+    others = artifact.model.get("schemes", {})
+    # Without weights the plan knows the tensors.
+    buffers = [buffer for plan in artifact.plans.values() for buffer in plan["buffers"] if buffer["kind"] == "weight"]
+    shapes = {name: tensor.shape for name, tensor in artifact.tensors.items()}
+    shapes = shapes or {buffer["name"]: tuple(buffer["shape"]) for buffer in buffers}
+    found: dict[str, dict[str, int]] = {}
+    for tensor, shape in sorted(shapes.items()):
+        name, _, suffix = tensor.rpartition(".")
+        if len(shape) != 2 or suffix not in ("q_weight", "weight"):
+            continue
+        scheme = others.get(name, artifact.model["quantization"])
+        counts = found.setdefault(LAYER.sub(".", name), {})
+        counts[scheme] = counts.get(scheme, 0) + 1
+    return found
+
+
+def describe_values(values: Mapping[str, Any]) -> str:
+    """What became of the values of a quantized source, `source_values` of model.json, in a line."""
+    counts = [f"{values['exact']} matrices exactly the source's"] if values["exact"] else []
+    if values["rounded"]:
+        counts.append(f"{values['rounded']} but for scales rounded to float16")
+    if values["requantized"]:
+        counts.append(
+            f"{values['requantized']} requantized, squared error {values['squared_error']:.2%} of the weights"
+        )
+    return f"{', '.join(values['formats'])}: {', '.join(counts)}"
+
+
 def inspect(path: Path, *, verify: bool = False) -> dict[str, Any]:
     """`summarize` of the artifact at `path`; with `verify` every file's SHA-256 is checked too."""
     return summarize(load_artifact(path, verify=verify))
@@ -48,7 +85,11 @@ def print_summary(summary: dict[str, Any]) -> None:
     merged = f" with the adapter {adapter['id']}" if adapter else ""
     print(f"{summary['id']}: {summary['architecture']['model_type']}, from {source['id']}{merged}")
     print(f"  parameters   {summary['parameters']:,}")
-    print(f"  weights      {weights}, {summary['quantization']}")
+    print(f"  weights      {weights}, {summary['bits_per_weight']:.2f} bits a weight")
+    for kind, schemes in summary["schemes"].items():
+        print(f"    {kind:<24} {', '.join(f'{count} x {scheme}' for scheme, count in schemes.items())}")
+    if summary["source_values"] is not None:
+        print(f"  values       {describe_values(summary['source_values'])}")
     print(f"  context      {summary['context']:,} tokens, {human_bytes(summary['kv_bytes_per_token'])} a token")
     print(f"  download     {human_bytes(summary['bytes'])} in {summary['files']} files")
     for name, variant in summary["variants"].items():

@@ -202,6 +202,7 @@ def validate_model(model: Any) -> None:
         _integer(model.get(key), f"model.json {key}")
     _integer(model.get("context"), "model.json context", 1, 2**31 - 1)
     _text(model.get("quantization"), "model.json quantization")
+    _validate_schemes(model)
     if model.get("bos_token_id") is not None:
         _integer(model["bos_token_id"], "model.json bos_token_id", maximum=vocab_size - 1)
     for token in _list(model.get("stop_token_ids"), "model.json stop_token_ids", "records"):
@@ -217,6 +218,24 @@ def validate_model(model: Any) -> None:
     if "smoke" in model:
         _validate_smoke(model["smoke"], vocab_size, model["context"])
     _validate_variants(model.get("variants"), files)
+
+
+def _validate_schemes(model: dict[str, Any]) -> None:
+    """Which matrices are stored in other schemes, and what became of values that the source had quantized."""
+    schemes = _object(model.get("schemes", {}), "model.json schemes")
+    if len(schemes) > COUNT_LIMITS["records"]:
+        fail("model.json schemes", f"{len(schemes)} entries", f"at most {COUNT_LIMITS['records']}")
+    for name, scheme in schemes.items():
+        _text(scheme, f"model.json schemes[{name}]")
+    if "source_values" not in model:
+        return
+    where = "model.json source_values"
+    values = _object(model["source_values"], where)
+    for name, count in _object(values.get("formats"), f"{where}.formats").items():
+        _integer(count, f"{where}.formats[{name}]", minimum=1)
+    for key in ("exact", "rounded", "requantized"):
+        _integer(values.get(key), f"{where}.{key}")
+    _number(values.get("squared_error"), f"{where}.squared_error", 0, FLOAT_MAX)
 
 
 def _validate_generation(generation: Any) -> None:
@@ -363,6 +382,9 @@ def validate_tensor_cache(cache: Any, model: dict[str, Any]) -> dict[str, Tensor
         total += nbytes
     if total != model["weight_bytes"]:
         fail("model.json weight_bytes", model["weight_bytes"], f"{total}, what the shards hold")
+    for name in model.get("schemes", {}):
+        if not any(f"{name}.{suffix}" in parts for suffix in ("q_weight", "weight")):
+            fail("model.json schemes", name, "a matrix that tensor-cache.json lists")
     return {name: _join(name, entries) for name, entries in parts.items()}
 
 

@@ -47,15 +47,6 @@ class SourceValues:
         """As model.json has it."""
         return {**asdict(self), "formats": dict(self.formats)}
 
-    def __str__(self) -> str:
-        formats = ", ".join(f"{count} x {name}" for name, count in self.formats.items())
-        counts = [f"{self.exact} matrices kept exactly"] if self.exact else []
-        if self.rounded:
-            counts.append(f"{self.rounded} kept but for the rounding of scales to float16")
-        if self.requantized:
-            counts.append(f"{self.requantized} requantized (squared error {self.squared_error:.2%} of the weights')")
-        return f"{formats}; {', '.join(counts)}"
-
 
 def fate_of(
     spec: WeightSpec,

@@ -63,6 +63,14 @@ def test_a_smoke_test_is_checked_where_there_is_one() -> None:
     check(documents)
 
 
+def test_matrices_may_have_schemes_of_their_own_and_values_of_the_source() -> None:
+    documents = load(FIXTURES / "base.json")
+    documents["model"]["schemes"] = {"model.embed_tokens": "q8af16_g32"}
+    values = {"formats": {"Q4_K": 2, "Q6_K": 1}, "exact": 0, "rounded": 2, "requantized": 1, "squared_error": 1e-6}
+    documents["model"]["source_values"] = values
+    check(documents)
+
+
 def test_a_plan_may_have_alternatives() -> None:
     documents = load(FIXTURES / "base_alternatives.json")
     check(documents)

@@ -8,6 +8,7 @@ import type {
   Manifest,
   Shard,
   Smoke,
+  SourceValues,
   Tensor,
   TensorCache,
   TensorRecord,
@@ -23,6 +24,7 @@ const DTYPES: readonly WeightDtype[] = ["uint32", "float16", "float32"];
 export const FORMAT_VERSION = 1;
 const MOST_FILES = 4096;
 const MOST_TENSORS = 100_000;
+const MOST_FORMATS = 100;
 const MOST_BYTES = 16 * GIB;
 const SHARD_BYTES = 32 * 2 ** 20;
 /** Keeps sums of sizes exact in a double. */
@@ -55,6 +57,8 @@ export function parseManifest(json: unknown): Manifest {
     vocabSize,
     parameters: root.get("parameters").int(),
     quantization: root.get("quantization").string(),
+    schemes: parseSchemes(root.get("schemes")),
+    sourceValues: parseSourceValues(root.get("source_values")),
     weightBytes: root.get("weight_bytes").int(0, MOST_BYTES),
     context,
     bosTokenId: bos.value === null ? null : bos.int(0, vocabSize - 1),
@@ -69,6 +73,24 @@ export function parseManifest(json: unknown): Manifest {
     smoke: smoke.value === undefined ? undefined : parseSmoke(smoke, vocabSize, context),
     variants: parseVariants(root.get("variants"), listed),
     files,
+  };
+}
+
+/** Matrices that are stored in another scheme than `quantization`, by name. */
+function parseSchemes(node: Node): Map<string, string> {
+  if (node.value === undefined) return new Map();
+  return new Map(node.entries(MOST_TENSORS).map(([name, scheme]) => [name, scheme.string()]));
+}
+
+function parseSourceValues(node: Node): SourceValues | undefined {
+  if (node.value === undefined) return undefined;
+  const formats = node.get("formats").entries(MOST_FORMATS);
+  return {
+    formats: Object.fromEntries(formats.map(([name, count]) => [name, count.int(1)])),
+    exact: node.get("exact").int(),
+    rounded: node.get("rounded").int(),
+    requantized: node.get("requantized").int(),
+    squaredError: node.get("squared_error").number(0, FLOAT_MAX),
   };
 }
 
@@ -243,6 +265,9 @@ export function parseTensorCache(json: unknown, manifest: Manifest): TensorCache
   if (total !== manifest.weightBytes) fail(MODEL, "weight_bytes", manifest.weightBytes, `${total}, the sum of the shards' nbytes`);
   const tensors = new Map<string, Tensor>();
   for (const [name, records] of parts) tensors.set(name, joinParts(name, records));
+  for (const name of manifest.schemes.keys())
+    if (!tensors.has(`${name}.q_weight`) && !tensors.has(`${name}.weight`))
+      fail(MODEL, `schemes: ${name}`, name, `a matrix that ${CACHE} lists`);
   return { shards, tensors };
 }
 

@@ -44,11 +44,26 @@ export interface Smoke {
   tolerance: number;
 }
 
+/** What became of the values of a source that was quantized already, in numbers of matrices. */
+export interface SourceValues {
+  /** How many hold each of the source's formats. */
+  formats: Record<string, number>;
+  /** They are the source's values; or those with scales rounded to 16 bits; or new ones. */
+  exact: number;
+  rounded: number;
+  requantized: number;
+  /** Of the requantized ones, relative to the squares of the source's values. */
+  squaredError: number;
+}
+
 export interface Manifest {
   id: string;
   vocabSize: number;
   parameters: number;
   quantization: string;
+  /** Matrices that are stored in another scheme, by name. */
+  schemes: Map<string, string>;
+  sourceValues: SourceValues | undefined;
   weightBytes: number;
   context: number;
   bosTokenId: number | null;

@@ -59,6 +59,17 @@ test("an artifact of an earlier compiler has no smoke test", () => {
   expect(validate(read("base_wasm.json") as Documents).manifest.smoke).toBeUndefined();
 });
 
+test("matrices may have schemes of their own, and values of the source", () => {
+  const documents = read("base.json") as Documents & { model: Record<string, unknown> };
+  const values = { formats: { Q4_K: 2, Q6_K: 1 }, exact: 0, rounded: 2, requantized: 1, squared_error: 1e-6 };
+  documents.model = { ...documents.model, schemes: { "model.embed_tokens": "q8af16_g32" }, source_values: values };
+  const { manifest } = validate(documents);
+  expect([...manifest.schemes]).toEqual([["model.embed_tokens", "q8af16_g32"]]);
+  expect(manifest.sourceValues).toEqual({ formats: values.formats, exact: 0, rounded: 2, requantized: 1, squaredError: 1e-6 });
+  const { manifest: without } = validate(read("base.json") as Documents);
+  expect([without.schemes.size, without.sourceValues]).toEqual([0, undefined]);
+});
+
 test("a plan may have alternatives", () => {
   const { plan } = validate(read("base_alternatives.json") as Documents);
   expect(plan.alternatives).toMatchObject([{ name: "wide", kernelsFile: "webgpu-f32/wide.wgsl", tolerance: 0.001 }]);
