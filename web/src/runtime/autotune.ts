@@ -4,6 +4,7 @@
 // programs are timed by the clock, as a session would run them. The KV cache and the state hold garbage afterwards.
 
 import type { Choice } from "../artifact/choice";
+import { median } from "./median";
 import type { PlanRunner } from "./replay";
 import { type Clock, systemClock } from "./clock";
 import { GREEDY } from "./sampling";
@@ -275,11 +276,4 @@ async function check(task: Task, own: PlanRunner, entrants: readonly Contender[]
     else rejected.push({ alternative: entrant.name, reason: `${task.program}: ${reason}` });
   }
   return right;
-}
-
-function median(values: readonly number[]): number {
-  const sorted = values.toSorted((a, b) => a - b);
-  const middle = sorted.length >> 1;
-  const high = sorted[middle] ?? Infinity;
-  return sorted.length % 2 === 1 ? high : ((sorted[middle - 1] ?? high) + high) / 2;
 }

@@ -3,7 +3,7 @@
 // Knows the plan and the state buffer's layout; not what a sequence, an answer or a text is (that is session.ts).
 
 import type { Dispatch, IoName, Plan, PlanBuffer } from "../artifact/schema";
-import { type Backend, type BufferHandle, type Part, type ProgramHandle, WHOLE } from "../backend/backend";
+import { type Backend, type BufferHandle, type Part, type ProgramHandle, type Recorded, WHOLE } from "../backend/backend";
 import { samplingWords, STATE, type Sampling } from "./sampling";
 
 export { type Part, WHOLE };
@@ -46,6 +46,17 @@ export async function allocate(backend: Backend, plan: Plan, capacity: number): 
   return backend.createBuffers(bufferSizes(plan, capacity));
 }
 
+function handleOf(buffers: readonly BufferHandle[], index: number): BufferHandle {
+  const handle = buffers[index];
+  if (handle === undefined) throw new Error(`buffer ${index} is not allocated`);
+  return handle;
+}
+
+/** A plan's dispatches as the backend takes them. @param buffers from allocate() */
+export function recorded(program: readonly Dispatch[], buffers: readonly BufferHandle[]): Recorded[] {
+  return program.map(({ kernel, bind, grid }) => ({ kernel, buffers: bind.map((i) => handleOf(buffers, i)), grid }));
+}
+
 const bytesOf = (words: Uint32Array<ArrayBuffer>) => new Uint8Array(words.buffer, words.byteOffset, words.byteLength);
 
 export class Replay implements PlanRunner {
@@ -73,8 +84,8 @@ export class Replay implements PlanRunner {
     this.overlaps = backend.overlaps;
     let state: BufferHandle | undefined;
     plan.buffers.forEach((buffer, i) => {
-      if (buffer.kind === "state") state = this.handle(i);
-      if (buffer.kind === "io") this.io[buffer.name] = this.handle(i);
+      if (buffer.kind === "state") state = handleOf(buffers, i);
+      if (buffer.kind === "io") this.io[buffer.name] = handleOf(buffers, i);
     });
     if (state === undefined) throw new Error("a plan without a state buffer");
     this.state = state;
@@ -130,16 +141,7 @@ export class Replay implements PlanRunner {
   }
 
   private record(label: string, program: readonly Dispatch[]): ProgramHandle {
-    return this.backend.record(
-      label,
-      program.map(({ kernel, bind, grid }) => ({ kernel, buffers: bind.map((i) => this.handle(i)), grid })),
-    );
-  }
-
-  private handle(index: number): BufferHandle {
-    const handle = this.buffers[index];
-    if (handle === undefined) throw new Error(`buffer ${index} is not allocated`);
-    return handle;
+    return this.backend.record(label, recorded(program, this.buffers));
   }
 
   private ioHandle(name: IoName): BufferHandle {

@@ -104,7 +104,10 @@ function readLimits(limits: GPUSupportedLimits): Record<string, number> {
 }
 
 /** Exactly what the variant needs: asking for more shuts out devices and raises their fingerprint. */
-export async function requestDevice(adapter: GPUAdapter, variant: Variant): Promise<GPUDevice> {
+export async function requestDevice(
+  adapter: GPUAdapter,
+  variant: Pick<Variant, "name" | "requiredFeatures" | "requiredLimits">,
+): Promise<GPUDevice> {
   try {
     return await adapter.requestDevice({
       requiredFeatures: variant.requiredFeatures as GPUFeatureName[],

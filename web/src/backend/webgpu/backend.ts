@@ -15,7 +15,8 @@ import {
   WHOLE,
 } from "../backend";
 
-interface Step {
+/** A dispatch, ready to be encoded. */
+export interface Step {
   pipeline: GPUComputePipeline;
   group: GPUBindGroup;
   grid: readonly [number, number, number];
@@ -25,8 +26,8 @@ const STORAGE = usage("STORAGE", "COPY_DST", "COPY_SRC");
 const STAGING = usage("MAP_READ", "COPY_DST");
 
 /** Values of GPUBufferUsage, which is not there where WebGPU is not (importing this module must work everywhere). */
-function usage(...names: ("MAP_READ" | "COPY_SRC" | "COPY_DST" | "STORAGE")[]): number {
-  const values = { MAP_READ: 1, COPY_SRC: 4, COPY_DST: 8, STORAGE: 128 };
+export function usage(...names: ("MAP_READ" | "COPY_SRC" | "COPY_DST" | "STORAGE" | "QUERY_RESOLVE")[]): number {
+  const values = { MAP_READ: 1, COPY_SRC: 4, COPY_DST: 8, STORAGE: 128, QUERY_RESOLVE: 512 };
   return names.reduce((sum, name) => sum + values[name], 0);
 }
 
@@ -136,6 +137,13 @@ export class WebGPUBackend implements Backend {
     return this.programs.length - 1;
   }
 
+  /** A recorded program's dispatches, in order: for who encodes them otherwise, such as with timestamps. */
+  steps(program: ProgramHandle): readonly Step[] {
+    const steps = this.programs[program];
+    if (steps === undefined) throw new Error(`program ${program} is not recorded`);
+    return steps;
+  }
+
   submit(program: ProgramHandle, times: number, part: Part = WHOLE): void {
     this.submitEncoded(this.encode(program, times, part));
   }
@@ -167,8 +175,7 @@ export class WebGPUBackend implements Backend {
   /** The last command encoder of those that it takes, with one compute pass a run; the others are submitted. */
   private encode(program: ProgramHandle, times: number, { index, of }: Part): GPUCommandEncoder {
     this.check();
-    const all = this.programs[program];
-    if (all === undefined) throw new Error(`program ${program} is not recorded`);
+    const all = this.steps(program);
     const steps = all.slice(Math.floor((index * all.length) / of), Math.floor(((index + 1) * all.length) / of));
     let encoder = this.device.createCommandEncoder();
     let held = 0;
