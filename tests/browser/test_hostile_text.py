@@ -5,11 +5,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, Worker
+from playwright.sync_api import Browser, Page, Worker, expect
 
 from tests.browser import toy_artifact
 from tests.browser.conftest import serving
 from tests.browser.test_engine_loop import open_page
+from tests.browser.test_page import answered, ask
 from tests.browser.toy_artifact import BOS, EOS
 
 TOY = toy_artifact.toy()
@@ -105,6 +106,25 @@ def test_a_tokenizer_that_never_ends_is_stopped(page: Page) -> None:
     assert page.evaluate(CHAT, ["hello"])
     assert is_about(page.evaluate(CHAT, ["a" * 60 + "b"]), "The model's tokenizer")
     assert page.evaluate(CHAT, ["hello"])
+
+
+@pytest.mark.parametrize("stopped", [True, False])
+def test_on_the_page_it_hangs_once(page: Page, url: str, stopped: bool) -> None:
+    """The meter, which counts the prompt's tokens too, does not ask again what hung."""
+    page.goto(f"{url}?model=loops&backend=wasm-simd")
+    expect(page.get_by_test_id("prompt")).to_be_visible()
+    ask(page, "loop")
+    if stopped:
+        page.get_by_test_id("stop").click()
+        page.get_by_role("button", name="New chat").click()
+        expect(page.get_by_test_id("welcome")).to_be_visible()
+    else:
+        expect(page.get_by_test_id("answer-note")).to_contain_text("chat template ran for 10 s")
+        page.get_by_role("button", name="New chat").click()
+    ask(page, "hello")
+    answered(page)
+    expect(page.get_by_test_id("answer-text")).not_to_be_empty()
+    assert page.evaluate("wisp.stats().recoveries") == 1
 
 
 def test_a_template_that_is_none_is_named_at_the_load(page: Page) -> None:

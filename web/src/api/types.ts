@@ -265,10 +265,13 @@ export interface Engine {
   /** The generated ids, without the prompt and without the stop token. */
   generateIds(ids: readonly number[], options?: GenerateOptions): Promise<number[]>;
   /** Special tokens in `text` become their ids; `addSpecialTokens` (default true) adds what the tokenizer adds, such as BOS. */
-  tokenize(text: string, options?: { addSpecialTokens?: boolean }): Promise<number[]>;
+  tokenize(text: string, options?: { addSpecialTokens?: boolean; signal?: AbortSignal | undefined }): Promise<number[]>;
   detokenize(ids: readonly number[], options?: { skipSpecialTokens?: boolean }): Promise<string>;
   /** The text that the model's chat template makes of the messages. */
-  applyChatTemplate(messages: ChatMessage[], options?: { addGenerationPrompt?: boolean }): Promise<string>;
+  applyChatTemplate(
+    messages: ChatMessage[],
+    options?: { addGenerationPrompt?: boolean; signal?: AbortSignal | undefined },
+  ): Promise<string>;
   /** Ends the running generation; it resolves with what there is and `finish_reason: "abort"`. */
   interrupt(): void;
   /** Forgets the conversation held in the KV cache. Never needed for correctness: unequal prefixes are found by comparing ids. */

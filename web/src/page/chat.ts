@@ -75,7 +75,7 @@ function samplingOf(request: ChatRequest): SamplingOptions {
 }
 
 /** Callers may be JavaScript: the type is a promise that nobody checked. */
-function checkMessages(messages: unknown): ChatMessage[] {
+export function checkMessages(messages: unknown): ChatMessage[] {
   if (!Array.isArray(messages) || messages.length === 0)
     throw new RequestError({ what: "messages", got: show(messages), expected: "a list of at least one message" });
   return messages.map((message: unknown, i) => {
@@ -87,14 +87,14 @@ function checkMessages(messages: unknown): ChatMessage[] {
       throw new RequestError({ what: `messages[${i}].${more} is not supported`, got: show(rest[more]), expected: "only role and content" });
     if (typeof role !== "string") throw new RequestError({ what: `messages[${i}].role`, got: typeof role, expected: "a string" });
     if (typeof content === "string") return { role, content };
-    const parts = Array.isArray(content) ? (content as { type?: unknown; text?: unknown }[]) : undefined;
-    if (parts === undefined || parts.some(({ type, text }) => type !== "text" || typeof text !== "string"))
+    const parts = Array.isArray(content) ? (content as ({ type?: unknown; text?: unknown } | null | undefined)[]) : undefined;
+    if (parts === undefined || parts.some((part) => part?.type !== "text" || typeof part.text !== "string"))
       throw new RequestError({
         what: `messages[${i}].content`,
         got: show(content),
         expected: 'a string or a list of {type: "text", text}: the model reads text only',
       });
-    return { role, content: parts.map(({ text }) => text as string).join("") };
+    return { role, content: parts.map((part) => part?.text as string).join("") };
   });
 }
 

@@ -15,7 +15,7 @@ import type {
   GenerateOptions,
 } from "../api/types";
 import { SAMPLING_NAMES } from "../api/sampling";
-import { chunk, completion, newEnvelope, PushStream, toCall, usageChunk } from "./chat";
+import { checkMessages, chunk, completion, newEnvelope, PushStream, toCall, usageChunk } from "./chat";
 import { RequestError } from "../api/errors";
 import { addressOf, checkPlatform } from "./host";
 import { WorkerLink } from "./link";
@@ -64,16 +64,22 @@ class PageEngine implements Engine {
     return this.link.call("generate", { ids: [...ids], options: rest }, { signal });
   }
 
-  tokenize(text: string, { addSpecialTokens = true } = {}): Promise<number[]> {
-    return this.link.call("tokenize", { text, addSpecialTokens });
+  tokenize(
+    text: string,
+    { addSpecialTokens = true, signal }: { addSpecialTokens?: boolean; signal?: AbortSignal | undefined } = {},
+  ): Promise<number[]> {
+    return this.link.call("tokenize", { text, addSpecialTokens }, { signal });
   }
 
   detokenize(ids: readonly number[], { skipSpecialTokens = true } = {}): Promise<string> {
     return this.link.call("detokenize", { ids: [...ids], skipSpecialTokens });
   }
 
-  applyChatTemplate(messages: ChatMessage[], { addGenerationPrompt = true } = {}): Promise<string> {
-    return this.link.call("template", { messages, addGenerationPrompt });
+  async applyChatTemplate(
+    messages: ChatMessage[],
+    { addGenerationPrompt = true, signal }: { addGenerationPrompt?: boolean; signal?: AbortSignal | undefined } = {},
+  ): Promise<string> {
+    return this.link.call("template", { messages: checkMessages(messages), addGenerationPrompt }, { signal });
   }
 
   interrupt(): void {

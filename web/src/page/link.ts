@@ -64,6 +64,8 @@ export class WorkerLink {
   /** A new worker is loading the model: calls wait. */
   private restarting = false;
   private diedAt = -Infinity;
+  /** The call that was to end, by interrupt(). */
+  private stopped: number | undefined;
   /** The call whose text the worker is at. */
   private textOf: number | undefined;
   private worker!: EngineWorker;
@@ -127,6 +129,7 @@ export class WorkerLink {
     this.throwIfClosed();
     if (this.restarting) this.endFirst();
     else {
+      this.stopped = this.firstAnswer();
       this.watchdog.hurry();
       this.send({ type: "interrupt" });
     }
@@ -134,12 +137,17 @@ export class WorkerLink {
 
   /** The call that would be running answers with what it has: nothing. */
   private endFirst(): void {
-    for (const [id, { call, resolve }] of this.pending) {
-      if (call.name !== "chat" && call.name !== "generate") continue;
-      this.pending.delete(id);
-      resolve((call.name === "chat" ? NO_ANSWER : []) as never);
-      return;
-    }
+    const id = this.firstAnswer();
+    const pending = id === undefined ? undefined : this.pending.get(id);
+    if (id === undefined || pending === undefined) return;
+    this.pending.delete(id);
+    pending.resolve((pending.call.name === "chat" ? NO_ANSWER : []) as never);
+  }
+
+  /** The call that runs, or that would be running. */
+  private firstAnswer(): number | undefined {
+    for (const [id, { call }] of this.pending) if (call.name === "chat" || call.name === "generate") return id;
+    return undefined;
   }
 
   throwIfClosed(): void {
@@ -210,6 +218,7 @@ export class WorkerLink {
       return;
     }
     this.rejectBegun(error, culprit ? this.textOf : undefined);
+    if (this.stopped !== undefined && this.pending.has(this.stopped)) this.endFirst();
     this.spent = { ...this.stats, recoveries: (this.stats?.recoveries ?? 0) + 1 };
     if (this.latestStats !== undefined) this.latestStats = zeros(this.latestStats);
     this.start();

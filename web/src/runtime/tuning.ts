@@ -58,6 +58,12 @@ export class TuningMemory {
     return bytes === undefined ? undefined : parseRemembered(bytes, plan);
   }
 
+  /** As if this load had not begun to measure. */
+  async forget(key: string, tries: number): Promise<void> {
+    this.remembered.delete(key);
+    await this.cache.put(key, new TextEncoder().encode(JSON.stringify({ choice: {}, tries, final: false } satisfies Remembered)));
+  }
+
   async put(key: string, remembered: Remembered): Promise<void> {
     this.remembered.set(key, remembered);
     await this.cache.put(key, new TextEncoder().encode(JSON.stringify(remembered)));
@@ -109,34 +115,42 @@ export async function decide(
   };
 }
 
-/**
- * @param own runs the plan's own programs, with all of the plan's kernels compiled in their order
- * @param read the text of a kernels_file
- * @returns the runner of the fastest programs; the KV cache and the state hold garbage
- */
+type MeasureDecision = Extract<Decision, { kind: "measure" }>;
+
+interface MeasureWork {
+  backend: Backend;
+  plan: Plan;
+  buffers: readonly BufferHandle[];
+  capacity: number;
+  /** Runs the plan's own programs, with all of the plan's kernels compiled in their order. */
+  own: PlanRunner;
+  /** The text of a kernels_file. */
+  read: (file: string) => Promise<string>;
+  signal: AbortSignal;
+}
+
+/** @returns the runner of the fastest programs; the KV cache and the state hold garbage */
 export async function measure(
   memory: TuningMemory,
-  { alternatives, missing, key, tries, budgetMs }: Extract<Decision, { kind: "measure" }>,
-  {
-    backend,
-    plan,
-    buffers,
-    capacity,
-    own,
-    read,
-    signal,
-  }: {
-    backend: Backend;
-    plan: Plan;
-    buffers: readonly BufferHandle[];
-    capacity: number;
-    own: PlanRunner;
-    read: (file: string) => Promise<string>;
-    signal: AbortSignal;
-  },
+  decision: MeasureDecision,
+  work: MeasureWork,
 ): Promise<{ runner: PlanRunner; tuning: Tuning }> {
-  // A device or a tab that does not survive this is not asked again.
-  await memory.put(key, { choice: {}, tries: tries + 1, final: true });
+  const { key, tries } = decision;
+  // A device or a tab that does not survive this twice is not asked again.
+  await memory.put(key, { choice: {}, tries: tries + 1, final: tries > 0 });
+  try {
+    return await compare(memory, decision, work);
+  } catch (error) {
+    if (work.signal.aborted) await memory.forget(key, tries);
+    throw error;
+  }
+}
+
+async function compare(
+  memory: TuningMemory,
+  { alternatives, missing, key, tries, budgetMs }: MeasureDecision,
+  { backend, plan, buffers, capacity, own, read, signal }: MeasureWork,
+): Promise<{ runner: PlanRunner; tuning: Tuning }> {
   const rejected = [...missing];
   const plans = new Map<string, Plan>();
   const contenders: Contender[] = [];

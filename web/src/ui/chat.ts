@@ -173,14 +173,14 @@ export class Chat {
     let reason: FinishReason | null = null;
     let problem: string | undefined;
     const { used } = this.#meter;
-    const meter = this.#follow(engine);
+    const stream = engine.chat.completions.create({
+      ...this.#settings.sampling,
+      messages: this.#messages(),
+      stream: true,
+      stream_options: { include_usage: true },
+    });
+    const meter = this.#follow(engine); // Behind the request: what hangs there is not asked first for the meter.
     try {
-      const stream = await engine.chat.completions.create({
-        ...this.#settings.sampling,
-        messages: this.#messages(),
-        stream: true,
-        stream_options: { include_usage: true },
-      });
       for await (const chunk of stream) {
         const choice = chunk.choices[0];
         answer.append(choice?.delta.content ?? "");
@@ -208,6 +208,7 @@ export class Chat {
   /** Shows what the conversation takes while its answer grows, until `end`. */
   #follow(engine: Engine): { grow: () => void; end: () => void } {
     const before = engine.stats();
+    const counting = new AbortController();
     let shown = 0;
     const show = (used: number) => {
       if (used <= shown) return;
@@ -215,13 +216,16 @@ export class Chat {
       this.#meter.show(used);
     };
     // A long prompt takes a while until its first piece. What is wrong with it the request itself says.
-    this.#countTokens(engine).then(show, () => undefined);
+    this.#countTokens(engine, counting.signal).then(show, () => undefined);
     return {
       grow: () => {
         const { promptTokens, tokens } = engine.stats();
         show(promptTokens + tokens - before.promptTokens - before.tokens);
       },
-      end: () => (shown = Infinity),
+      end: () => {
+        shown = Infinity;
+        counting.abort();
+      },
     };
   }
 
@@ -280,9 +284,9 @@ export class Chat {
     this.#focusPrompt();
   }
 
-  async #countTokens(engine: Engine): Promise<number> {
-    const text = await engine.applyChatTemplate(this.#messages());
-    return (await engine.tokenize(text, { addSpecialTokens: false })).length;
+  async #countTokens(engine: Engine, signal?: AbortSignal): Promise<number> {
+    const text = await engine.applyChatTemplate(this.#messages(), { signal });
+    return (await engine.tokenize(text, { addSpecialTokens: false, signal })).length;
   }
 
   #setBusy(busy: boolean): void {

@@ -45,6 +45,7 @@ describe("a chat request", () => {
     ["messages", { messages: [] }],
     ["role", { messages: [{ content: "x" }] }],
     ["content", { messages: [{ role: "user", content: null }] }],
+    ["messages\\[0\\].content", { messages: [{ role: "user", content: [null] }] }],
     ["messages\\[1\\]", { messages: [messages[0], null] }],
     ["messages\\[0\\]", { messages: ["hi"] }],
     ["messages\\[0\\]", { messages: [["user", "hi"]] }],

@@ -165,6 +165,29 @@ describe("a worker that hangs", () => {
     link.terminate();
   });
 
+  test("at another call's text when somebody pressed Stop: the answer that was to end is not asked for again", async () => {
+    const { link, first } = await loaded();
+    const meter = link.call("tokenize", TEXT);
+    meter.catch(() => undefined);
+    first.hang("tokenizer");
+    const stopped = link.call("chat", CHAT);
+    const next = link.call("chat", CHAT);
+    link.interrupt();
+    await seconds(3);
+    await expect(meter).rejects.toThrow(/tokenizer ran for 2 s/);
+    expect(await stopped).toMatchObject({ text: "", finishReason: "abort" });
+    latest().answer("load", INFO);
+    await seconds(0);
+    expect(
+      latest()
+        .calls()
+        .map(({ name }) => name),
+    ).toEqual(["load", "chat"]);
+    latest().answer("chat", { text: "b" });
+    expect(await next).toEqual({ text: "b" });
+    link.terminate();
+  });
+
   test("at anything else is given five minutes", async () => {
     const { link, first } = await loaded();
     const call = link.call("logits", { ids: [1] });

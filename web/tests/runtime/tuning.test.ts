@@ -60,21 +60,21 @@ afterEach(() => {
 });
 
 /** In simulated time. */
-async function load(cache: MapCache, timerMs: number): Promise<Decision["kind"]> {
+async function load(cache: MapCache, timerMs: number, signal?: AbortSignal): Promise<Decision["kind"]> {
   const state = { done: false };
-  const kind = loadNow(cache, timerMs).finally(() => (state.done = true));
+  const kind = loadNow(cache, timerMs, signal).finally(() => (state.done = true));
+  kind.catch(() => undefined);
   while (!state.done) await vi.advanceTimersByTimeAsync(1);
   return kind;
 }
 
-async function loadNow(cache: MapCache, timerMs: number): Promise<Decision["kind"]> {
+async function loadNow(cache: MapCache, timerMs: number, signal = new AbortController().signal): Promise<Decision["kind"]> {
   const memory = new TuningMemory(cache as unknown as FileCache, "https://example.org/");
   const decision = await decide(memory, undefined, place);
   if (decision.kind !== "measure") return decision.kind;
   const backend = Object.assign(new LateDevice(), { timerMs });
   const buffers = await allocate(backend, plan, CONTEXT);
   const own = new Replay(backend, plan, buffers, CONTEXT);
-  const signal = new AbortController().signal;
   const work = { backend, plan, buffers, capacity: CONTEXT, own, read: () => Promise.resolve(""), signal };
   await measure(memory, { ...decision, budgetMs: 300 }, work);
   expect((await decide(memory, undefined, place)).kind, "once a session is enough").toBe("remembered");
@@ -87,6 +87,25 @@ describe("what was measured", () => {
     const loads: string[] = [];
     for (let i = 0; i < 5; i++) loads.push(await load(cache, 100));
     expect(loads).toEqual(["measure", "measure", "measure", "remembered", "remembered"]);
+  });
+
+  test("is nothing where the load was cancelled; of a load that just ended, it is asked once more", async () => {
+    const cache = new MapCache();
+    const cancelled = new AbortController();
+    cancelled.abort(new Error("cancelled"));
+    for (let i = 0; i < 4; i++) await expect(load(cache, 0, cancelled.signal)).rejects.toThrow("cancelled");
+    const never = () => new Promise<string>(() => undefined);
+    for (const expected of ["measure", "measure", "remembered"]) {
+      const memory = new TuningMemory(cache as unknown as FileCache, "https://example.org/");
+      const decision = await decide(memory, undefined, place);
+      expect(decision.kind).toBe(expected);
+      if (decision.kind !== "measure") continue;
+      const backend = new LateDevice();
+      const buffers = await allocate(backend, plan, CONTEXT);
+      const own = new Replay(backend, plan, buffers, CONTEXT);
+      void measure(memory, decision, { backend, plan, buffers, capacity: CONTEXT, own, read: never, signal: new AbortController().signal });
+      await vi.advanceTimersByTimeAsync(1);
+    }
   });
 
   test("and cannot be read is measured again", async () => {
