@@ -14,6 +14,8 @@ MACHINE_READY := $(VENV)/.machine
 NODE_READY := web/node_modules/.ready
 TOKENIZERS_READY := tests/tokenizers/node_modules/.ready
 PAGE := web/dist/page.js
+# A process a core; the tests of a file share what they compile. In the order given: what takes long first.
+PARALLEL := -n auto --dist loadfile --no-loadscope-reorder
 PAGE_SOURCES := $(shell find web/src -type f) $(wildcard web/vite*.config.ts) web/tsconfig.json
 
 .PHONY: help
@@ -63,13 +65,13 @@ types: $(PYTHON_READY) $(NODE_READY)
 	cd web && npm run --silent types
 
 test-python: $(PYTHON_READY) $(TOKENIZERS_READY)
-	$(BIN)/pytest -n auto --dist loadfile tests/pure tests/device
+	$(BIN)/pytest $(PARALLEL) tests/device tests/pure
 
 test-web: $(NODE_READY)
 	cd web && npm test
 
 test-browser: $(PYTHON_READY) $(PAGE)
-	$(BIN)/pytest tests/browser
+	$(BIN)/pytest $(PARALLEL) tests/browser
 
 format: $(PYTHON_READY) $(NODE_READY)
 	$(BIN)/ruff check --fix-only .
