@@ -14,6 +14,7 @@ from compiler.models import config_from_huggingface
 from compiler.network.reference import ReferenceModel
 from compiler.weights.schemes import SCHEMES
 from compiler.weights.stored import stored_rows
+from tests.browser.conftest import run_in_worker
 from tests.conftest import ROOT
 
 TEXT = "Hello! Who are you? Tell me about the sea, and then about 東京 🙂. " * 4
@@ -52,6 +53,31 @@ LOGITS = """async ([variant, prompts]) => {
 }"""
 
 
+# Counts the dispatches of each submit, on each device of the worker; the first one is lost while the engine generates.
+COUNT_DISPATCHES = """
+globalThis.most = [];
+globalThis.loseDevice = () => {};
+let recorded = 0;
+for (const name of ["dispatchWorkgroups", "dispatchWorkgroupsIndirect"]) {
+  const dispatch = GPUComputePassEncoder.prototype[name];
+  GPUComputePassEncoder.prototype[name] = function (...args) { recorded++; return dispatch.apply(this, args); };
+}
+const requestDevice = GPUAdapter.prototype.requestDevice;
+GPUAdapter.prototype.requestDevice = async function (...args) {
+  const device = await requestDevice.apply(this, args);
+  const index = globalThis.most.push(0) - 1;
+  globalThis.loseDevice = () => device.destroy();
+  const submit = device.queue.submit.bind(device.queue);
+  device.queue.submit = (buffers) => {
+    globalThis.most[index] = Math.max(globalThis.most[index], recorded);
+    recorded = 0;
+    submit(buffers);
+  };
+  return device;
+};
+"""
+
+
 @pytest.fixture(scope="module")
 def prompts(artifact_demo: Path) -> list[list[int]]:
     """One token, a part of a chunk, several chunks."""
@@ -87,6 +113,26 @@ def test_logits_and_generation(
     assert got["reused"] >= len(prompts[-1]) + 5
     assert got["sampled"][0] == got["sampled"][1] != got["other"]
     assert got["uncounted"] == 0
+
+
+def test_a_device_that_was_lost_gets_smaller_submits(page: Page, server_url: str, prompts: list[list[int]]) -> None:
+    """It may have been lost to one that took too long."""
+    run_in_worker(page, COUNT_DISPATCHES)
+    page.goto(server_url + "healthz")
+    generate = "async (ids) => await engine.generateIds(ids, {maxTokens: 6, temperature: 0, ignoreEos: true})"
+    page.evaluate(
+        """async () => {
+          const { createEngine } = await import("/static/wisp.js");
+          window.engine = await createEngine("/models/demo/", {backend: "webgpu-f32", autotune: false});
+        }"""
+    )
+    (worker,) = page.workers
+    before = page.evaluate(generate, prompts[-1])
+    worker.evaluate("loseDevice()")
+    assert page.evaluate(generate, prompts[-1]) == before
+    assert page.evaluate("engine.stats().recoveries") == 1
+    first, second = worker.evaluate("most")
+    assert first > 16 >= second > 0
 
 
 def test_the_cpu_samples_what_the_gpu_samples(page: Page, server_url: str, prompts: list[list[int]]) -> None:

@@ -190,6 +190,7 @@ describe("the engine's event loop", () => {
     const step = () => bench.backend.submitAndRead(program, 1, []).then(() => at.push(turns.count));
     await Promise.all([step(), step(), step()]);
     turns.stop();
+    expect(bench.backend.overlaps, "steps ahead would hide nothing").toBe(false);
     expect(new Set(at).size).toBe(3); // so that a message to the page, posted with the first, leaves before the second
   });
 });
