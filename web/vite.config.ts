@@ -4,13 +4,21 @@
 //   isolation.js  a service worker for hosts that cannot send headers; it belongs beside the page
 // No entry is inlined into another: the page's Content-Security-Policy allows neither blob: workers nor inline scripts.
 import { resolve } from "node:path";
+import type { Plugin } from "vite";
 import { defineConfig } from "vitest/config";
 import { MINIMUM } from "./src/api/browsers.ts";
+
+/** What keeps this build from inlining a worker would keep bundlers of other people's pages from finding it. */
+const literalWorkers: Plugin = {
+  name: "literal-workers",
+  renderChunk: (code) => ({ code: code.replace(/\/\* @vite-ignore \*\/\s*(?="\.\/(?:worker|thread)\.js")/g, ""), map: null }),
+};
 
 const source = (path: string) => resolve(import.meta.dirname, "src", path);
 
 export default defineConfig({
   publicDir: false,
+  plugins: [literalWorkers],
   build: {
     outDir: "dist",
     emptyOutDir: true,

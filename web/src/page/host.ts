@@ -3,6 +3,7 @@
 
 import { BROWSERS, tooOld } from "../api/browsers";
 import { DeviceError } from "../api/errors";
+import { foreignWorker, isForeign } from "../api/foreign";
 import type { FromWorker, ToWorker } from "../protocol/messages";
 
 export interface EngineWorker {
@@ -28,9 +29,17 @@ export function checkPlatform(): void {
     });
 }
 
-/** The worker is a file beside this one, by name: bundlers must not inline it (a strict CSP forbids blob: workers). */
+/**
+ * The worker is a file beside this one, never inlined (a strict CSP forbids blob: workers). What is built holds the expression
+ * as bundlers of other people's pages know it.
+ */
+function newWorker(): Worker {
+  if (isForeign(import.meta.url)) return foreignWorker(import.meta.url, "worker.js", "wisp");
+  return new Worker(new URL(/* @vite-ignore */ "./worker.js", import.meta.url), { type: "module", name: "wisp" });
+}
+
 export function startWorker({ onMessage, onError }: WorkerEvents): EngineWorker {
-  const worker = new Worker(new URL(/* @vite-ignore */ "./worker.js", import.meta.url), { type: "module", name: "wisp" });
+  const worker = newWorker();
   worker.onmessage = ({ data }: MessageEvent<FromWorker>) => onMessage(data);
   worker.onerror = ({ message }) => onError(message);
   worker.onmessageerror = () => onError("a message of it could not be read");

@@ -1,6 +1,7 @@
 // The helper threads of the CPU backend: started, spoken to, ended. Workers in a browser, worker_threads in Node. Knows
 // messages, not what they make a thread do (thread.ts), and nothing of the orders in shared memory.
 
+import { foreignWorker, isForeign } from "../../api/foreign";
 import { checkNumber } from "../../api/options";
 import type { FromThread, ToThread } from "./thread";
 
@@ -60,19 +61,21 @@ export async function defaultThreads(): Promise<number> {
   return threadsFor(availableParallelism());
 }
 
-/** `script`: thread.js as built, or another build of thread.ts. */
-export function spawner(script: URL): SpawnThread {
-  return inNode() ? (events) => spawnInNode(script, events) : (events) => Promise.resolve(spawnInBrowser(script, events));
+/** As page/host.ts starts the worker. */
+function newThread(): Worker {
+  if (isForeign(import.meta.url)) return foreignWorker(import.meta.url, "thread.js", "wisp-thread");
+  return new Worker(new URL(/* @vite-ignore */ "./thread.js", import.meta.url), { type: "module", name: "wisp-thread" });
 }
 
-function spawnInBrowser(script: URL, { onMessage, onEnd }: ThreadEvents): ThreadPort {
-  const worker = new Worker(script, { type: "module", name: "wisp-thread" });
+function spawnInBrowser({ onMessage, onEnd }: ThreadEvents): ThreadPort {
+  const worker = newThread();
   worker.onmessage = ({ data }: MessageEvent<FromThread>) => onMessage(data);
-  worker.onerror = ({ message }) => onEnd(message === "" || typeof message !== "string" ? `${script.href} could not be loaded` : message);
+  worker.onerror = ({ message }) => onEnd(message === "" || typeof message !== "string" ? "thread.js could not be loaded" : message);
   return { post: (message) => worker.postMessage(message), terminate: () => worker.terminate() };
 }
 
-async function spawnInNode(script: URL, { onMessage, onEnd }: ThreadEvents): Promise<ThreadPort> {
+/** @param script wisp-node-thread.mjs as built, or another build of thread.ts */
+export async function spawnInNode(script: URL, { onMessage, onEnd }: ThreadEvents): Promise<ThreadPort> {
   const name = "node:worker_threads";
   const threads = (await import(/* @vite-ignore */ name)) as typeof import("node:worker_threads");
   const worker = new threads.Worker(script);
@@ -82,10 +85,11 @@ async function spawnInNode(script: URL, { onMessage, onEnd }: ThreadEvents): Pro
   return { post: (message) => worker.postMessage(message), terminate: () => void worker.terminate() };
 }
 
-/** Lies beside the built file that holds this module, and is found by name: bundlers must not inline it. */
-const THREAD = inNode() ? "./wisp-node-thread.mjs" : "./thread.js";
+/** By a name that bundlers do not follow. */
+const NODE_THREAD = "./wisp-node-thread.mjs";
 
-export const spawnThread: SpawnThread = (events) => spawner(new URL(/* @vite-ignore */ THREAD, import.meta.url))(events);
+export const spawnThread: SpawnThread = (events) =>
+  inNode() ? spawnInNode(new URL(/* @vite-ignore */ NODE_THREAD, import.meta.url), events) : Promise.resolve(spawnInBrowser(events));
 
 export class ThreadPool {
   /** Called once, when a thread has failed or ended by itself. */

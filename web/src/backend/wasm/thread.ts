@@ -87,11 +87,8 @@ const scope = globalThis as unknown as {
   onmessage: ((event: MessageEvent<ToThread>) => void) | null;
 };
 
-if (scope.postMessage !== undefined) {
-  const reply = scope.postMessage.bind(scope);
-  scope.onmessage = ({ data }) => receive(data, reply);
-  reply({ type: "ready" });
-} else {
+// Without an await outside of functions, which bundlers refuse in workers.
+async function serveInNode(): Promise<void> {
   const name = "node:worker_threads"; // By a name that bundlers do not follow.
   const { parentPort } = (await import(/* @vite-ignore */ name)) as typeof import("node:worker_threads");
   if (parentPort === null) throw new Error("thread.js is for a worker thread");
@@ -99,3 +96,9 @@ if (scope.postMessage !== undefined) {
   parentPort.on("message", (message: ToThread) => receive(message, reply));
   reply({ type: "ready" });
 }
+
+if (scope.postMessage !== undefined) {
+  const reply = scope.postMessage.bind(scope);
+  scope.onmessage = ({ data }) => receive(data, reply);
+  reply({ type: "ready" });
+} else void serveInNode();

@@ -3,7 +3,7 @@ import { availableParallelism } from "node:os";
 import { afterEach, beforeAll, describe, expect, test, vi } from "vitest";
 import type { BufferHandle, ProgramHandle } from "../../../src/backend/backend";
 import { WasmBackend, type WasmOptions } from "../../../src/backend/wasm/backend";
-import { type SpawnThread, spawner, threadsFor, type ThreadPort } from "../../../src/backend/wasm/pool";
+import { type SpawnThread, spawnInNode, threadsFor, type ThreadPort } from "../../../src/backend/wasm/pool";
 import { stackTop } from "../../../src/backend/wasm/memory";
 import type { ToThread } from "../../../src/backend/wasm/thread";
 import { AFFINE, buildThread, INCREMENT, kernelModule, kernels, NOTHING, SLOW, SUM, TRAP, WHO } from "../../support/kernels";
@@ -13,7 +13,8 @@ let source: Uint8Array<ArrayBuffer>;
 const open: WasmBackend[] = [];
 
 beforeAll(async () => {
-  spawn = spawner(await buildThread());
+  const script = await buildThread();
+  spawn = (events) => spawnInNode(script, events);
   source = await kernelModule();
 }, 60_000);
 
@@ -244,7 +245,7 @@ describe("threads", () => {
 
   test("that do not start are done without", async () => {
     const warn = vi.spyOn(console, "warn").mockImplementation(() => undefined);
-    const missing = spawner(new URL("./no-such-file.mjs", import.meta.url));
+    const missing: SpawnThread = (events) => spawnInNode(new URL("./no-such-file.mjs", import.meta.url), events);
     const blocked: SpawnThread = () => Promise.reject(new Error("blocked by the page's policy"));
     const silent: SpawnThread = () => Promise.resolve({ post: () => undefined, terminate: () => undefined });
     for (const helpers of [missing, blocked, silent]) {

@@ -1,0 +1,112 @@
+"""The engine on other people's pages: from another origin, as from a CDN, and in an app that a bundler builds."""
+
+import functools
+import http.server
+import json
+import os
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser
+
+from tests.browser import toy_artifact
+from tests.browser.toy_artifact import BOS
+from tests.conftest import ROOT
+
+TOY = toy_artifact.toy()
+PROMPT = [BOS, 7, 9]
+WEB = ROOT / "web"
+ISOLATED = {"Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Embedder-Policy": "require-corp"}
+RUN = """async ([url, backend]) => {
+  const engine = await createEngine(url, {backend, threads: backend === "wasm-simd" ? 2 : undefined});
+  const ids = await engine.generateIds(PROMPT, {maxTokens: 9, temperature: 0});
+  const {variant, threads} = engine.info;
+  await engine.dispose();
+  return {ids, variant, threads};
+}""".replace("PROMPT", json.dumps(PROMPT))
+
+
+class _Files(http.server.SimpleHTTPRequestHandler):
+    """A static host that knows nothing of Wisp."""
+
+    protocol_version = "HTTP/1.1"
+
+    def __init__(self, *args: object, headers_of: dict[str, str], **kwargs: object) -> None:
+        self.headers_of = headers_of
+        super().__init__(*args, **kwargs)  # type: ignore[arg-type]
+
+    def end_headers(self) -> None:
+        for name, value in self.headers_of.items():
+            self.send_header(name, value)
+        super().end_headers()
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@contextmanager
+def hosting(directory: Path, headers: dict[str, str]) -> Iterator[str]:
+    handler = functools.partial(_Files, directory=str(directory), headers_of=headers)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as host:
+        threading.Thread(target=host.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{host.server_address[1]}/"
+        host.shutdown()
+
+
+def check(got: dict[str, object], backend: str) -> None:
+    assert got["ids"] == TOY.generate(PROMPT, 9)
+    assert got["variant"] == backend
+    if backend == "wasm-simd":
+        assert got["threads"] == 2
+
+
+@pytest.mark.parametrize("backend", ["webgpu-f32", "wasm-simd"])
+def test_the_engine_may_lie_at_another_origin(browser: Browser, tmp_path: Path, backend: str) -> None:
+    toy_artifact.write(tmp_path / "page" / "toy", TOY, cpu=True)
+    (tmp_path / "page" / "index.html").write_text("<!doctype html><title>another page</title>")
+    with (
+        hosting(tmp_path / "page", ISOLATED) as page_url,
+        hosting(WEB / "dist", {"Access-Control-Allow-Origin": "*"}) as engine_url,
+    ):
+        page = browser.new_context().new_page()
+        page.goto(page_url)
+        engine = f'const {{ createEngine }} = await import("{engine_url}wisp.js");'
+        got = page.evaluate(f"async (args) => {{ {engine} return await ({RUN})(args); }}", ["/toy/", backend])
+        page.context.close()
+    check(got, backend)
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An app that imports the engine as a package, built by Vite with its defaults."""
+    app = tmp_path_factory.mktemp("app")
+    package = app / "node_modules" / "wisp"
+    shutil.copytree(WEB / "dist", package)
+    (package / "package.json").write_text(json.dumps({"name": "wisp", "type": "module", "exports": "./wisp.js"}))
+    (app / "index.html").write_text(
+        '<!doctype html><title>an app</title><script type="module" src="/main.js"></script>'
+    )
+    (app / "main.js").write_text(f'import {{ createEngine }} from "wisp"; window.run = {RUN};')
+    command = ["node", str(WEB / "node_modules" / "vite" / "bin" / "vite.js"), "build", "--logLevel", "warn"]
+    done = subprocess.run(
+        command, cwd=app, capture_output=True, text=True, env={**os.environ, "NODE_ENV": "production"}
+    )
+    assert done.returncode == 0, done.stderr
+    toy_artifact.write(app / "dist" / "toy", TOY, cpu=True)
+    return app / "dist"
+
+
+@pytest.mark.parametrize("backend", ["webgpu-f32", "wasm-simd"])
+def test_a_bundler_takes_the_workers_along(browser: Browser, app: Path, backend: str) -> None:
+    with hosting(app, ISOLATED) as url:
+        page = browser.new_context().new_page()
+        page.goto(url)
+        page.wait_for_function("() => window.run !== undefined")
+        got = page.evaluate("(args) => run(args)", ["/toy/", backend])
+        page.context.close()
+    check(got, backend)

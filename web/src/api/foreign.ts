@@ -1,0 +1,15 @@
+// Workers where the engine's files lie at another origin than the page, as on a CDN: browsers start a worker's script from
+// the page's own origin alone, so that the script is a line that imports the other one.
+
+/** Whether a file beside the module at `module` (its import.meta.url) is of another origin than this page or worker. */
+export const isForeign = (module: string): boolean => new URL(module).origin !== globalThis.location.origin;
+
+/**
+ * A worker of the script `file` beside the module. The other origin has to allow it (CORS), and this page's
+ * Content-Security-Policy `worker-src blob:`.
+ */
+export function foreignWorker(module: string, file: string, name: string): Worker {
+  const source = `import ${JSON.stringify(module.replace(/[^/]*$/, file))};`;
+  const url = URL.createObjectURL(new Blob([source], { type: "text/javascript" }));
+  return new Worker(url, { type: "module", name });
+}
