@@ -136,6 +136,9 @@ class HuggingFaceCheckpoint:
     @cached_property
     def tensors(self) -> dict[str, TensorInfo]:
         """Every tensor by name. Raises WispError for a damaged file and for a name that two tensors have."""
+        return self._read_headers()
+
+    def _read_headers(self) -> dict[str, TensorInfo]:
         self._fetch_weights()
         tensors: dict[str, TensorInfo] = {}
         twice: list[str] = []

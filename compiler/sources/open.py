@@ -6,10 +6,12 @@ from pathlib import Path
 
 from compiler.models import without_ignored
 from compiler.sources import hub, huggingface
+from compiler.sources.formats import quantized_format
 from compiler.sources.gguf import GgufCheckpoint
 from compiler.sources.huggingface import HuggingFaceCheckpoint
 from compiler.sources.lora import Adapter, open_adapter
 from compiler.sources.mlc.checkpoint import SMALL_FILES, MlcCheckpoint, holds_mlc_weights, scheme_of
+from compiler.sources.packed import PackedCheckpoint
 from compiler.sources.protocol import Checkpoint, CheckpointSource, Request
 
 
@@ -48,8 +50,13 @@ def stored_quantization(source: str) -> str | None:
 def _open_directory(
     directory: Path, described: CheckpointSource, fetch: huggingface.Fetch, ignored_fields: Collection[str]
 ) -> Checkpoint:
-    kind = MlcCheckpoint if holds_mlc_weights(directory) else HuggingFaceCheckpoint
-    checkpoint = kind(directory, described, fetch)
+    if holds_mlc_weights(directory):
+        checkpoint: HuggingFaceCheckpoint = MlcCheckpoint(directory, described, fetch)
+    else:
+        checkpoint = HuggingFaceCheckpoint(directory, described, fetch)
+        form = quantized_format(checkpoint.config)
+        if form is not None:
+            checkpoint = PackedCheckpoint(directory, described, fetch, form)
     checkpoint.config = dict(without_ignored(checkpoint.config, ignored_fields))
     return checkpoint
 

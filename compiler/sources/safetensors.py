@@ -32,6 +32,17 @@ def read_rows(file: Path, name: str, start: int, stop: int) -> NDArray[np.float3
         raise _damaged(file, str(error)) from error
 
 
+def read_slice(file: Path, name: str, axis: int, start: int, stop: int | None) -> NDArray:
+    """Part of a tensor along its first or second axis, in its own type."""
+    try:
+        with safe_open(file, "np") as opened:
+            tensor = opened.get_slice(name)
+            part: NDArray = tensor[start:stop] if axis == 0 else tensor[:, start:stop]
+            return part
+    except (SafetensorError, OSError) as error:
+        raise _damaged(file, str(error)) from error
+
+
 def _damaged(file: Path, reason: str) -> WispError:
     return WispError(
         f"{file.name} is damaged", got=reason, expected="a safetensors file", remedy="download or save it again"

@@ -1,0 +1,310 @@
+"""Checkpoints of AWQ, GPTQ and MLX, written by packers of this file: their values are kept; what is odd is refused.
+
+The packers are made from the formats' descriptions, element by element; they share nothing with the compiler.
+"""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+
+from compiler.errors import WispError
+from compiler.models import config_from_huggingface, weight_specs
+from compiler.models.base import WeightSpec
+from compiler.sources import packed as packed_module
+from compiler.sources.open import open_checkpoint
+from compiler.sources.packed import PackedCheckpoint
+from compiler.weights.choice import AUTO, choose_scheme
+from compiler.weights.quantize import dequantize
+from tests.checkpoints import make_llama
+
+Tensors = dict[str, NDArray]
+# A packer's result: the tensors of a stem, and the values that they stand for.
+Packed = tuple[Tensors, NDArray[np.float64]]
+
+
+def drawn(rng: np.random.Generator, rows: int, columns: int, bits: int, group: int) -> tuple[NDArray, NDArray, NDArray]:
+    """q (rows, columns), zeros and scales (rows, groups)."""
+    groups = -(-columns // group)
+    q = rng.integers(0, 2**bits, (rows, columns))
+    scales = rng.uniform(1e-3, 1e-2, (rows, groups)).astype(np.float16)
+    return q, rng.integers(0, 2**bits, (rows, groups)), scales
+
+
+def words(elements: list[int], bits: int) -> int:
+    """Elements in a word, the first in the lowest bits, as a signed 32-bit number."""
+    value = sum(int(element) << (bits * i) for i, element in enumerate(elements))
+    return value - 2**32 if value >= 2**31 else value
+
+
+def values_of(q: NDArray, zeros: NDArray, scales: NDArray, group: int) -> NDArray[np.float64]:
+    columns = np.arange(q.shape[1]) // group
+    return (q - zeros[:, columns]) * scales[:, columns].astype(np.float64)
+
+
+def awq(rng: np.random.Generator, rows: int, columns: int, group: int) -> Packed:
+    """`qweight[k][c]` holds out-columns 8c .. 8c + 7 of input k, nibble i of them the one that AWQ's order names."""
+    q, zeros, scales = drawn(rng, rows, columns, 4, group)
+    order = [0, 2, 4, 6, 1, 3, 5, 7]
+    pack = lambda line: [words([line[8 * c + order[i]] for i in range(8)], 4) for c in range(rows // 8)]  # noqa: E731
+    tensors = {
+        "qweight": np.array([pack(q[:, k]) for k in range(columns)], np.int32),
+        "qzeros": np.array([pack(zeros[:, g]) for g in range(zeros.shape[1])], np.int32),
+        "scales": np.ascontiguousarray(scales.T),
+    }
+    return tensors, values_of(q, zeros, scales, group)
+
+
+def gptq(rng: np.random.Generator, rows: int, columns: int, group: int, bits: int = 4, version: int = 1) -> Packed:
+    """`qweight[w][n]` holds inputs of output n; version 1 stores a zero less one, modulo a word's element."""
+    q, zeros, scales = drawn(rng, rows, columns, bits, group)
+    zeros = zeros + 1 if version == 1 else zeros  # what can be stored
+    per, stored = 32 // bits, (zeros - 1 if version == 1 else zeros)
+    tensors = {
+        "qweight": np.array(
+            [[words(list(q[n, w * per : (w + 1) * per]), bits) for n in range(rows)] for w in range(columns // per)],
+            np.int32,
+        ),
+        "qzeros": np.array(
+            [
+                [words(list(stored[w * per : (w + 1) * per, g]), bits) for w in range(-(-rows // per))]
+                for g in range(zeros.shape[1])
+            ],
+            np.int32,
+        ),
+        "scales": np.ascontiguousarray(scales.T),
+        "g_idx": (np.arange(columns) // group).astype(np.int32),
+    }
+    return tensors, values_of(q, zeros, scales, group)
+
+
+def mlx(
+    rng: np.random.Generator, rows: int, columns: int, group: int, bits: int = 4, dtype: Any = np.float16
+) -> Packed:
+    """`weight[n][w]` holds inputs of output n; the value is q * scale + bias."""
+    q, _, scales = drawn(rng, rows, columns, bits, group)
+    scales = scales.astype(dtype)
+    biases = (-rng.uniform(0, 8e-2, scales.shape)).astype(dtype)
+    per, index = 32 // bits, np.arange(columns) // group
+    tensors = {
+        "weight": np.array(
+            [[words(list(q[n, w * per : (w + 1) * per]), bits) for w in range(columns // per)] for n in range(rows)],
+            np.int64,
+        ).astype(np.uint32),
+        "scales": scales,
+        "biases": biases,
+    }
+    return tensors, q * scales.astype(np.float64)[:, index] + biases.astype(np.float64)[:, index]
+
+
+Packer = Callable[[np.random.Generator, int, int, int], Packed]
+KINDS: dict[str, tuple[Packer, dict[str, Any], int, str, bool]] = {
+    "awq": (awq, {"quantization_config": {"quant_method": "awq", "bits": 4, "group_size": 32, "version": "gemm",
+                                          "zero_point": True, "modules_to_not_convert": None}},
+            32, "q4af16_g32", False),
+    "awq-128": (awq, {"quantization_config": {"quant_method": "awq", "bits": 4, "group_size": 128, "version": "gemm"}},
+                128, "q4af16_g128", False),
+    "gptq": (gptq, {"quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": 64, "desc_act": False,
+                                            "sym": False, "damp_percent": 0.01}}, 64, "q4af16_g64", False),
+    "gptq-v2": (lambda r, n, k, g: gptq(r, n, k, g, version=2),
+                {"quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": 128, "desc_act": True,
+                                         "checkpoint_format": "gptq_v2"}}, 128, "q4af16_g128", False),
+    "gptq-8": (lambda r, n, k, g: gptq(r, n, k, g, bits=8),
+               {"quantization_config": {"quant_method": "gptq", "bits": 8, "group_size": 32}}, 32, "q8af16_g32", False),
+    "gptq-row": (gptq, {"quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": -1}},
+                 0, "q4af16_g128", False),
+    "mlx": (mlx, {"quantization": {"group_size": 64, "bits": 4}}, 64, "q4af16_g64", True),
+    "mlx-8": (lambda r, n, k, g: mlx(r, n, k, g, bits=8),
+              {"quantization": {"group_size": 32, "bits": 8, "mode": "affine"},
+               "quantization_config": {"group_size": 32, "bits": 8, "mode": "affine"}}, 32, "q8af16_g32", True),
+    "mlx-bf16": (lambda r, n, k, g: mlx(r, n, k, g, dtype=ml_dtypes.bfloat16),
+                 {"quantization": {"group_size": 128, "bits": 4}}, 128, "q4af16_g128", False),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def floats(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A llama of float16 whose columns are whole groups of 128, and whose rows are whole words."""
+    path = tmp_path_factory.mktemp("floats") / "model"
+    sizes = {"hidden_size": 128, "intermediate_size": 256, "num_attention_heads": 4, "num_key_value_heads": 2}
+    return make_llama(path, dtype="float16", head_dim=32, tie_word_embeddings=True, **sizes)
+
+
+def write(floats: Path, path: Path, kind: str) -> dict[str, NDArray[np.float64]]:
+    """The checkpoint with its matrices packed (of MLX the embedding too); returns their values by name."""
+    packer, config, group, _, _ = KINDS[kind]
+    shutil.copytree(floats, path)
+    fields = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(fields | config))
+    tensors: Tensors = {}
+    values: dict[str, NDArray[np.float64]] = {}
+    for i, (name, array) in enumerate(sorted(load_file(path / "model.safetensors").items())):
+        if array.ndim < 2 or ("embed_tokens" in name and not kind.startswith("mlx")):
+            tensors[name], values[name] = array, array.astype(np.float64)
+            continue
+        stem = name.removesuffix(".weight")
+        rows, columns = array.shape
+        made, values[name] = packer(np.random.default_rng(i), rows, columns, group or columns)
+        tensors |= {f"{stem}.{suffix}": tensor for suffix, tensor in made.items()}
+    save_file(tensors, path / "model.safetensors")
+    return values
+
+
+def opened(path: Path) -> tuple[PackedCheckpoint, tuple[WeightSpec, ...]]:
+    checkpoint = open_checkpoint(path)
+    assert isinstance(checkpoint, PackedCheckpoint)
+    model = config_from_huggingface(checkpoint.config, 64)
+    specs = weight_specs(model)
+    checkpoint.check_weights(specs, tied=model.tie_word_embeddings)
+    return checkpoint, specs
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_values_are_kept(tmp_path: Path, floats: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows are unpacked a few at a time, which do not fill a word of those that hold eight."""
+    monkeypatch.setattr(packed_module, "UNPACKED_ELEMENTS", 128 * 13)
+    values = write(floats, tmp_path / "model", kind)
+    _, _, _, scheme_name, exact = KINDS[kind]
+    checkpoint, specs = opened(tmp_path / "model")
+    held = {(s.role, s.layer): checkpoint.held(s) for s in specs if s.kind == "matrix"}
+    scheme = choose_scheme(AUTO, {}, held)
+    assert scheme.name == scheme_name
+    for spec in specs:
+        expected = np.concatenate([values[source] for source in spec.sources])
+        np.testing.assert_allclose(np.concatenate(list(checkpoint.blocks(spec))), expected, rtol=1e-5, atol=1e-7)
+        if spec.kind == "vector":
+            continue
+        found = held[spec.role, spec.layer]
+        assert found is not None
+        if spec.role == "embedding" and not kind.startswith("mlx"):
+            assert (found.scheme.name, found.exact) == ("q0f16", True), "floats stay floats"
+            continue
+        assert (found.scheme.name, found.exact) == (scheme_name, exact)
+        stored = checkpoint.stored(spec, scheme)
+        assert stored is not None
+        # A bias is -zero * scale, of up to eight bits and eleven: it is rounded to float16.
+        bound = (1e-6 if exact else 2.0**-11) * 2 * np.abs(expected).max()
+        np.testing.assert_allclose(dequantize(spec, dict(stored), scheme), expected, rtol=0, atol=bound)
+        start = spec.source_rows[0] - 3
+        np.testing.assert_allclose(checkpoint.read(spec.sources[0], start, start + 2), expected[start : start + 2],
+                                   rtol=1e-5, atol=1e-7)  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------------------------- refusals
+
+
+def changed(path: Path, change: Callable[[Tensors], object]) -> None:
+    tensors = load_file(path / "model.safetensors")
+    change(tensors)
+    save_file(tensors, path / "model.safetensors")
+
+
+def keep(path: Path) -> None:
+    """What a compilation does: opens, checks, and takes every matrix as it is held."""
+    checkpoint, specs = opened(path)
+    for spec in specs:
+        held = checkpoint.held(spec)
+        if held is not None:
+            checkpoint.stored(spec, held.scheme)
+
+
+DOWN = "model.layers.1.mlp.down_proj"
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "named"),
+    [
+        (
+            "awq",
+            lambda t: t.update({f"{DOWN}.qzeros": t[f"{DOWN}.qzeros"][:-1]}),
+            r"qzeros I32 \[7, 16\] instead of I32 \[8",
+        ),
+        ("awq", lambda t: t.pop(f"{DOWN}.qzeros"), rf"no {DOWN}\.qzeros"),
+        ("gptq", lambda t: t.update({f"{DOWN}.qzeros": t[f"{DOWN}.qzeros"][:, :-1].copy()}), r"qzeros I32 \[4, 15\]"),
+        ("gptq", lambda t: t.update({f"{DOWN}.scales": t[f"{DOWN}.scales"][:, :-8].copy()}), r"scales F16 \[4, 120\]"),
+        (
+            "gptq",
+            lambda t: t.update({f"{DOWN}.qweight": t[f"{DOWN}.qweight"][:-8]}),
+            r"qzeros I32 .4, 16. instead",
+        ),
+        ("gptq", lambda t: t[f"{DOWN}.scales"].__setitem__((0, 0), np.nan), rf"'{DOWN}' holds NaN.*{DOWN}\.scales"),
+        ("gptq", lambda t: t[f"{DOWN}.g_idx"].__setitem__(5, 3), rf"{DOWN} .*act-order.*jumps between groups"),
+        ("gptq-v2", lambda t: t.pop(f"{DOWN}.g_idx"), r"act-order.*no g_idx"),
+        ("mlx", lambda t: t.update({f"{DOWN}.biases": t[f"{DOWN}.biases"][:, :-1].copy()}), r"biases F16 \[128, 3\]"),
+        ("mlx", lambda t: t[f"{DOWN}.biases"].__setitem__((3, 1), np.inf), r"holds NaN or infinity"),
+        ("mlx", lambda t: t.pop("model.norm.weight"), r"missing: model\.norm\.weight"),
+    ],
+)
+def test_tensors_that_do_not_fit_are_refused(
+    tmp_path: Path, floats: Path, kind: str, change: Callable[[Tensors], object], named: str
+) -> None:
+    write(floats, tmp_path / "model", kind)
+    changed(tmp_path / "model", change)
+    with pytest.raises(WispError, match=named):
+        keep(tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"quant_method": "awq", "bits": 3, "group_size": 128}, r"field 'bits'.*got 3.*expected 4"),
+        (
+            {"quant_method": "awq", "bits": 4, "group_size": 48},
+            r"field 'group_size'.*got 48.*expected 32, 64, 128 or -1",
+        ),
+        ({"quant_method": "awq", "bits": 4, "group_size": 128, "version": "gemv"}, r"'version'.*gemv.*gemm"),
+        ({"quant_method": "awq", "bits": 4, "group_size": 128, "zero_point": False}, r"'zero_point'"),
+        ({"quant_method": "gptq", "bits": 3, "group_size": 128}, r"field 'bits'.*got 3.*expected 4 or 8"),
+        ({"quant_method": "gptq", "bits": 4}, r"field 'group_size'.*got nothing"),
+        ({"quant_method": "gptq", "bits": 4, "group_size": 128, "checkpoint_format": "marlin"}, r"marlin.*gptq_v2"),
+        ({"quant_method": "gptq", "bits": 4, "group_size": 128, "is_marlin_format": True}, r"'is_marlin_format'"),
+        ({"quant_method": "gptq", "bits": 4, "group_size": 128, "dynamic": {"x": {}}}, r"'dynamic' is not supported"),
+        ({"quant_method": "fp8", "activation_scheme": "dynamic"}, r"'fp8': 8-bit floats.*compile the bfloat16"),
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, r"'bitsandbytes': codebooks.*compile the bfloat16"),
+        ({"quant_method": "exl2", "bits": 4.5}, r"'exl2'.*ExLlamaV2"),
+        ({"quant_method": "hoax"}, r"quantized in a way that is not supported.*got 'hoax'"),
+        ({"bits": 4}, r"quantized in a way that is not supported"),
+        (["awq"], r"quantized in a way that is not supported"),
+    ],
+)
+def test_a_format_that_is_not_supported_is_refused_by_name(
+    tmp_path: Path, floats: Path, fields: Any, named: str
+) -> None:
+    shutil.copytree(floats, tmp_path / "model")
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    (tmp_path / "model" / "config.json").write_text(json.dumps({**config, "quantization_config": fields}))
+    with pytest.raises(WispError, match=named):
+        open_checkpoint(tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"group_size": 64, "bits": 3}, r"quantization field 'bits'.*got 3"),
+        ({"group_size": 16, "bits": 4}, r"quantization field 'group_size'.*got 16"),
+        ({"group_size": 32, "bits": 4, "mode": "mxfp4"}, r"'mode'.*mxfp4.*affine"),
+        ({"group_size": 64, "bits": 4, "model.layers.0.mlp.up_proj": {"bits": 8}}, r"'model.layers.0.mlp.up_proj'"),
+    ],
+)
+def test_mlx_with_other_numbers_is_refused(tmp_path: Path, floats: Path, fields: Any, named: str) -> None:
+    shutil.copytree(floats, tmp_path / "model")
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    (tmp_path / "model" / "config.json").write_text(json.dumps({**config, "quantization": fields}))
+    with pytest.raises(WispError, match=named):
+        open_checkpoint(tmp_path / "model")
+
+
+def test_a_configuration_without_packed_tensors_is_refused(tmp_path: Path, floats: Path) -> None:
+    shutil.copytree(floats, tmp_path / "model")
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    fields = KINDS["awq"][1]
+    (tmp_path / "model" / "config.json").write_text(json.dumps({**config, **fields}))
+    with pytest.raises(WispError, match=r"holds no matrix in AWQ.*NAME\.qweight"):
+        opened(tmp_path / "model")
