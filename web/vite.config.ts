@@ -29,7 +29,7 @@ export default defineConfig({
     lib: {
       entry: {
         wisp: source("page/engine.ts"),
-        worker: source("worker/worker.ts"),
+        worker: source("worker/main.ts"),
         thread: source("backend/wasm/thread.ts"),
         page: source("ui/main.ts"),
         isolation: source("service-worker/isolation.ts"),

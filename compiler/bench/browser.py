@@ -1,6 +1,6 @@
 """Measures an artifact in a headless Chromium: a real server, the engine's public API, the same figures as natively.
 
-Knows the engine's API (`web/src/api.ts`), what `web/src/bench.ts` measures beside it, and how to start a browser. A GPU
+Knows the engine's API (`web/src/api/types.ts`), what `web/src/bench/` measures beside it, how to start a browser. A GPU
 is used when the browser offers one, else its software adapter; CPU variants need neither.
 """
 
@@ -70,7 +70,7 @@ GENERATE = """async ([ids, maxTokens]) => {
   const stats = Object.fromEntries(Object.keys(after).map((key) => [key, after[key] - before[key]]));
   return { seconds, tokens, stats };
 }"""
-# What the engine does not say, from a module that nothing else loads (web/src/bench.ts).
+# What the engine does not say, from a module that nothing else loads (web/src/bench/).
 MEASURE_DEVICE = """async (sources) => (await import("/static/bench.js")).measureDevice(sources)"""
 MEASURE_KERNELS = """async ([url, variant, programs, limit]) =>
   (await import("/static/bench.js")).measureKernels(url, variant, programs, limit)"""

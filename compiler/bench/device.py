@@ -1,6 +1,6 @@
 """What a device can do at most: bytes moved by a copy, multiply-adds by a loop of them. What programs are held against.
 
-Knows devices; nothing of plans. `web/src/bench.ts` measures the same in a browser, with the same shaders' twins.
+Knows devices; nothing of plans. `web/src/bench/device.ts` measures the same in a browser, with the same shaders' twins.
 """
 
 import statistics

@@ -1,22 +1,18 @@
-// worker/worker.ts in a thread of Node: gives it the few things of a browser's worker that it uses, then runs it. Built as
+// The engine's worker in a thread of Node: gives it the few things of a browser's worker that it uses, then runs it. Built as
 // wisp-node-worker.mjs, which host.ts starts.
 
 import { readFile } from "node:fs/promises";
 import { fileURLToPath } from "node:url";
-import { parentPort, type Transferable } from "node:worker_threads";
-import type { FromWorker, ToWorker } from "../protocol/messages";
-import "../worker/worker";
+import { parentPort, type Transferable as NodeTransferable } from "node:worker_threads";
+import { serve } from "../worker/serve";
 
 if (parentPort === null) throw new Error("wisp-node-worker.mjs is for a worker thread");
 const port = parentPort;
 const scope = globalThis as unknown as {
-  postMessage: (message: FromWorker, transfer?: Transferable[]) => void;
-  onmessage: (event: { data: ToWorker }) => void;
   navigator?: object;
   isSecureContext?: boolean;
   fetch: typeof fetch;
 };
-scope.postMessage = (message, transfer) => port.postMessage(message, transfer);
 scope.isSecureContext = true;
 scope.navigator ??= {}; // Node 20 has none.
 
@@ -32,4 +28,7 @@ scope.fetch = async (input, init) => {
   }
 };
 
-port.on("message", (data: ToWorker) => scope.onmessage({ data }));
+serve({
+  post: (message, transfer) => port.postMessage(message, transfer as readonly NodeTransferable[] | undefined),
+  listen: (receive) => port.on("message", receive),
+});

@@ -1,4 +1,4 @@
-// The messages between the page (page/link.ts) and the worker (worker/worker.ts). Types only; both ends switch over them exhaustively.
+// The messages between the page (page/link.ts) and the worker (worker/serve.ts). Types only; both ends switch over them exhaustively.
 
 import type { ChatMessage, EngineInfo, EngineStats, FinishReason, GenerateOptions, LoadProgress, SamplingOptions } from "../api/types";
 import type { SerializedError } from "../api/errors";

@@ -1,0 +1,50 @@
+// The worker's end of the protocol over a port that a test holds the other end of: what is said before and without a model.
+import { expect, test, vi } from "vitest";
+import type { Call, FromWorker, ToWorker } from "../../src/protocol/messages";
+import { serve } from "../../src/worker/serve";
+
+function start(): { said: FromWorker[]; tell: (message: ToWorker) => void } {
+  const said: FromWorker[] = [];
+  let tell: ((message: ToWorker) => void) | undefined;
+  vi.stubGlobal("navigator", {});
+  serve({ post: (message) => said.push(message), listen: (receive) => (tell = receive) });
+  if (tell === undefined) throw new Error("nobody listens");
+  return { said, tell };
+}
+
+const OPTIONS = {
+  backend: "auto",
+  contextLength: undefined,
+  threads: 0, // refused before anything is fetched
+  cache: false,
+  autotune: undefined,
+  headers: {},
+  fetchesOnPage: false,
+};
+const answered = (said: readonly FromWorker[]) => said.filter(({ type }) => type === "result" || type === "error");
+
+test("it says that it lives", () => {
+  const { said, tell } = start();
+  tell({ type: "ping" });
+  expect(said).toEqual([{ type: "pong" }]);
+});
+
+test("calls of the KV cache are answered in their order, each by its id, and a failure ends none but its own", async () => {
+  const { said, tell } = start();
+  const calls: Call[] = [
+    { type: "call", id: 7, name: "load", args: { url: "http://nowhere.invalid/", options: OPTIONS } },
+    { type: "call", id: 8, name: "logits", args: { ids: [1] } },
+    { type: "call", id: 9, name: "reset", args: null },
+    { type: "call", id: 3, name: "dispose", args: null },
+  ];
+  for (const call of calls) tell(call);
+  await vi.waitFor(() => expect(answered(said)).toHaveLength(4));
+  const ids = answered(said).map((message) => ("id" in message ? message.id : undefined));
+  expect(ids.filter((id) => id !== 3)).toEqual([7, 8, 9]);
+  expect(ids[0], "dispose() waits for nobody").toBe(3);
+  expect(answered(said).find((message) => "id" in message && message.id === 7)).toMatchObject({
+    type: "error",
+    error: { name: "RequestError", what: "threads", got: "0", expected: "an integer from 1 to 64" },
+    stats: { tokens: 0, recoveries: 0 },
+  });
+});
