@@ -80,9 +80,9 @@ def state(position: int = 0, length: int = 0) -> NDArray[np.uint32]:
 def rows_in_steps(values: NDArray[np.int16], scales: NDArray[np.float32], layout: Layout) -> NDArray[np.float64]:
     """What quantized activations stand for, (rows, K), from the layout that `activation` describes."""
     rows = len(scales)
-    steps = values.reshape(rows, layout.groups, 32)
-    if layout.order == "planes":  # vector v, lane i: column 4 i + v
-        steps = steps.reshape(rows, layout.groups, 4, 8).swapaxes(2, 3).reshape(steps.shape)
-    wide = steps.astype(np.float64) * scales[:, : layout.groups, None]
+    steps = values.reshape(rows, layout.blocks, layout.block)
+    if layout.planes:  # vector v, lane i: column (vectors) i + v
+        steps = steps.reshape(rows, layout.blocks, -1, 8).swapaxes(2, 3).reshape(steps.shape)
+    wide = steps.astype(np.float64) * scales[:, : layout.blocks, None]
     out: NDArray[np.float64] = wide.reshape(rows, -1)[:, : layout.k]
     return out

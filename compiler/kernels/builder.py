@@ -129,7 +129,8 @@ class Kernel:
 
     def f16(self, words: Array, index: Expr) -> Expr:
         """Element `index` of f16 values that are bound as u32 pairs, as f32."""
-        return call("float32", "wisp_f16", words[div(index, 2)], mod(index, 2))
+        # Shifts and masks, as naga and Tint guard a division against overflow.
+        return call("float32", "wisp_f16", words[T.shift_right(index, T.int32(1))], T.bitwise_and(index, T.int32(1)))
 
     def f16x4(self, low: Expr, high: Expr) -> Expr:
         """The four f16 of two words as `float32x4`."""
@@ -139,12 +140,17 @@ class Kernel:
         """A word of two f16, each clamped to the largest that is finite."""
         return call("uint32", "wisp_pack_f16", low, high)
 
+    def f16_pair(self, word: Expr) -> tuple[Expr, Expr]:
+        """The two f16 of a word as f32."""
+        pair = self.let(call("float32x2", "unpack2x16float", word))
+        return lane(pair, 0), lane(pair, 1)
+
     def q4(self, word: Expr) -> tuple[Expr, Expr]:
-        """The eight 4-bit weights of a word less their zero point 7, in order, as two `float32x4`."""
+        """The eight 4-bit integers of a word, from 0 on, in order, as two `float32x4`."""
         return call("float32x4", "wisp_q4_low", word), call("float32x4", "wisp_q4_high", word)
 
     def q8(self, word: Expr) -> Expr:
-        """The four 8-bit weights of a word less their zero point 127, in order, as `float32x4`."""
+        """The four 8-bit integers of a word, from 0 on, in order, as `float32x4`."""
         return call("float32x4", "wisp_q8", word)
 
     def barrier(self) -> None:

@@ -62,27 +62,27 @@ class Cpu:
         parts.kernels.call(name, arguments, [len(arguments) - 1])
 
     def _operands(self, parts: Parts, product: Product, operand: Operand, matrix: Matrix) -> list[nn.Tensor]:
-        """What a product reads in place of x: steps, scales and offsets, or x itself, through the norm first."""
+        """What a product reads in place of x: steps, scales and sums, or x itself, through the norm first."""
         g, k, chunk = parts.geometry, matrix.spec.shape[1], product.chunk
         gamma = parts.gamma(operand, product.layer)
-        if not matrix.scheme.group_size:
+        if not matrix.storage.group_size:
             if operand.norm is None:
                 return [operand.x]
             name = parts.kernels.build("rms_norm", norm.rms_norm, chunk, k, operand.norm, g.state_words)
             return parts.kernels.call(name, [operand.x, *gamma, parts.runtime.state], [((chunk, k), ACTIVATION)])
-        layout = activation.layout_of(matrix.scheme.name, k)
+        layout = activation.Layout.of(matrix.storage, k)
         kind = "quantize" if operand.norm is None else "norm_quantize"
         name = parts.kernels.build(kind, activation.quantize, layout, chunk, operand.norm, g.state_words)
         state = [] if chunk == 1 else [parts.runtime.state]
-        padded = ((chunk, layout.padded_groups), "float32")
+        padded = ((chunk, layout.padded_blocks), "float32")
         results = [((chunk, layout.columns), "int16"), padded, padded]
         return parts.kernels.call(name, [operand.x, *gamma, *state], results)
 
     def _product(self, parts: Parts, product: Product, matrix: Matrix, declare: Declare) -> str:
         """The kernel of a product."""
-        (rows, k), scheme, chunk = matrix.spec.shape, matrix.scheme.name, product.chunk
+        (rows, k), storage, chunk = matrix.spec.shape, matrix.storage, product.chunk
         units = (product.units, product.unit_rows, declare)
         if chunk == 1:
-            return parts.kernels.build(product.kind, products.matvec, scheme, rows, k, *units)
-        shape = (scheme, chunk, rows, k, *units, parts.geometry.state_words)
+            return parts.kernels.build(product.kind, products.matvec, storage, rows, k, *units)
+        shape = (storage, chunk, rows, k, *units, parts.geometry.state_words)
         return parts.kernels.build(f"{product.kind}_chunk", products.matmul, *shape)

@@ -179,7 +179,7 @@ class Graph(nn.Module):
         matrix = self.weights["embedding", None]
         shape = (m.hidden_size, g.rope_pairs, g.context, g.state_words)
         for rows, parameters in matrix.parts:
-            make = (embed.embed_token, matrix.scheme.name, rows, *shape, self.backend.kernel_type, m.embedding_scale)
+            make = (embed.embed_token, matrix.storage, rows, *shape, self.backend.kernel_type, m.embedding_scale)
             name = self.kernels.build("embed", *make)
             if x is None:
                 arguments = [*parameters, r.rope, r.state]
@@ -198,7 +198,7 @@ class Graph(nn.Module):
         matrix = self.weights["embedding", None]
         for rows, parameters in matrix.parts:
             shape = (chunk, rows, m.hidden_size, self.backend.kernel_type, m.embedding_scale)
-            name = self.kernels.build("embed_chunk", embed.embed_chunk, matrix.scheme.name, *shape)
+            name = self.kernels.build("embed_chunk", embed.embed_chunk, matrix.storage, *shape)
             arguments = [self.runtime.input_ids, *parameters]
             if x is None:
                 (x,) = self.kernels.call(name, arguments, [((chunk, m.hidden_size), ACTIVATION)])

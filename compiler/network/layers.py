@@ -159,7 +159,7 @@ class Matrix(nn.Module):
 
     def __init__(self, spec: WeightSpec, scheme: Scheme, cut_bytes: int | None = CUT_BYTES) -> None:
         self.spec = spec
-        self.scheme = scheme.of(spec)
+        self.storage = scheme.of(spec).storage
         self.parts: list[tuple[tuple[int, int], list[nn.Parameter]]] = []
         rows, _ = spec.shape
         layout = parameter_layout(spec, scheme)

@@ -14,6 +14,7 @@ from tvm.relax.frontend import nn
 from compiler.kernels import epilogue
 from compiler.kernels.builder import Kernel
 from compiler.kernels.epilogue import OneRow
+from compiler.kernels.storage import Storage
 from compiler.kernels.webgpu import attention, embed, matmul, matvec, norm, packed, prefill_attention, sample
 from compiler.kernels.webgpu.attention import Shape
 from compiler.kernels.webgpu.tuning import splits_for
@@ -36,17 +37,16 @@ class WebGpu:
         """As of `Backend`; in decode the norm is folded in."""
         g, chunk = parts.geometry, product.chunk
         matrix: Matrix = parts.weights[product.role, product.layer]
-        rows, k = matrix.spec.shape
-        scheme = matrix.scheme.name
+        (rows, k), storage = matrix.spec.shape, matrix.storage
         declare, bias = parts.with_bias(product)
         product = replace(product, declare=declare)
         if chunk == 1:
-            name = self._decode_product(parts, product, scheme, rows, k, operand.norm)
+            name = self._decode_product(parts, product, storage, rows, k, operand.norm)
             arguments = [operand.x, *parts.gamma(operand, product.layer), *matrix.whole(), *bias]
         else:
-            shape = (scheme, chunk, rows, k, product.units, product.unit_rows, declare, g.state_words)
-            if (packing := g.tuning.packed) and scheme in packed.SCHEMES:
-                operands = self._quantize(parts, product, operand, scheme, k)
+            shape = (storage, chunk, rows, k, product.units, product.unit_rows, declare, g.state_words)
+            if (packing := g.tuning.packed) and storage.group_size:
+                operands = self._quantize(parts, product, operand, packed.Rows.of(storage, k))
                 name = parts.kernels.build(f"{product.kind}_chunk", packed.matmul, *shape, packing)
             else:
                 operands = [self._normed(parts, product, operand)]
@@ -80,7 +80,7 @@ class WebGpu:
             if bias is not None:
                 declare = epilogue.WithBias(declare, g.model.vocab_size, OneRow(start), g.f16_vectors)
             part = replace(product, declare=declare, units=rows)
-            name = self._decode_product(parts, part, matrix.scheme.name, rows, matrix.spec.shape[1], operand.norm)
+            name = self._decode_product(parts, part, matrix.storage, rows, matrix.spec.shape[1], operand.norm)
             biases = [bias] if bias is not None else []
             arguments = [operand.x, *parts.gamma(operand, None), *parameters, *biases, parts.runtime.logits]
             parts.kernels.call(name, arguments, [len(arguments) - 1])
@@ -94,20 +94,20 @@ class WebGpu:
         arguments = [operand.x, *parts.gamma(operand, product.layer), parts.runtime.state]
         return parts.kernels.call(name, arguments, [((product.chunk, k), ACTIVATION)])[0]
 
-    def _quantize(self, parts: Parts, product: Product, operand: Operand, scheme: str, k: int) -> list[nn.Tensor]:
+    def _quantize(self, parts: Parts, product: Product, operand: Operand, rows: packed.Rows) -> list[nn.Tensor]:
         """The operand, through its norm where it has one, as words and scales for a product in integers."""
         g, chunk = parts.geometry, product.chunk
         kind = "quantize" if operand.norm is None else "norm_quantize"
-        name = parts.kernels.build(kind, packed.quantize, scheme, chunk, k, operand.norm, g.state_words)
-        words, scales = packed.quantized_shapes(chunk, k)
+        name = parts.kernels.build(kind, packed.quantize, rows, chunk, operand.norm, g.state_words)
+        words, scales = rows.shapes(chunk)
         arguments = [operand.x, *parts.gamma(operand, product.layer), parts.runtime.state]
         return parts.kernels.call(name, arguments, [(words, "uint32"), (scales, "float32")])
 
     def _decode_product(
-        self, parts: Parts, product: Product, scheme: str, rows: int, k: int, normed: matvec.Norm | None
+        self, parts: Parts, product: Product, storage: Storage, rows: int, k: int, normed: matvec.Norm | None
     ) -> str:
         """The kernel of a decode step's product."""
         tuning = parts.geometry.tuning
         chosen = tuning.paired if len(product.unit_rows(0)) == 2 else tuning.single
-        make = (matvec.matvec, scheme, rows, k, product.units, product.unit_rows, product.declare, chosen, normed)
+        make = (matvec.matvec, storage, rows, k, product.units, product.unit_rows, product.declare, chosen, normed)
         return parts.kernels.build(product.kind, *make)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from compiler.errors import WispError
+from compiler.kernels.storage import Storage
 from compiler.models.base import Role, WeightSpec
 
 EXCEPTED_ROLES: tuple[Role, ...] = ("embedding", "lm_head")  # what a recipe may store in another scheme
@@ -36,9 +37,14 @@ class Scheme:
         return dict(self.exceptions).get((spec.role, spec.layer), self) if spec.kind == "matrix" else self
 
     @property
+    def storage(self) -> Storage:
+        """What kernels need to know of it."""
+        return Storage(self.bits, self.group_size, self.bias)
+
+    @property
     def zero_point(self) -> int:
-        """What q is counted from. MLC's: as many steps below as above it."""
-        return 0 if self.bias else 2 ** (self.bits - 1) - 1
+        """What q is counted from."""
+        return self.storage.zero_point
 
     @property
     def largest(self) -> int:
@@ -52,11 +58,11 @@ class Scheme:
 
     @property
     def words_per_group(self) -> int:
-        return self.group_size // self.elements_per_word
+        return self.storage.words(self.group_size)
 
     def groups(self, columns: int) -> int:
         """Groups in a row of `columns` elements; the last one may be partial."""
-        return -(-columns // self.group_size)
+        return self.storage.groups(columns)
 
 
 SCHEMES: dict[str, Scheme] = {

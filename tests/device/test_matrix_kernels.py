@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from compiler.kernels import epilogue, reference
 from compiler.kernels.cache import Cache, Heads
 from compiler.kernels.epilogue import STATE_HEADER, HalfRows, OneRow, PairRows
+from compiler.kernels.storage import Storage
 from compiler.kernels.webgpu import embed, matmul, matvec, norm
 from compiler.kernels.webgpu.tuning import TUNING, VariantTuning
-from compiler.kernels.weights import STORAGE
 from compiler.models.base import WeightSpec, matrix
 from compiler.weights.quantize import dequantize, quantize
 from compiler.weights.schemes import SCHEMES
@@ -30,7 +30,8 @@ ONE_LANE = VariantTuning(
     TUNING["webgpu-f32"].attention,
 )
 TUNINGS = {"subgroup": TUNING["webgpu-f32-sg"], "lanes8": TUNING["webgpu-f32"], "lanes1": ONE_LANE}
-SCHEME_NAMES = tuple(STORAGE)
+SCHEME_NAMES = ("q4f16_1", "q8f16_1", "q0f16", "q0f32")
+OTHER_NAMES = tuple(name for name in SCHEMES if name not in SCHEME_NAMES)
 CACHE_DTYPES = ("float32", "float16")
 
 
@@ -52,6 +53,10 @@ def stored_matrix(rng: np.random.Generator, scheme: str, rows: int, columns: int
     return Stored(arrays, dequantize(spec, tensors, SCHEMES[scheme]))
 
 
+def storage_of(scheme: str) -> Storage:
+    return SCHEMES[scheme].storage
+
+
 def require(gpu: Gpu, tuning: str) -> None:
     if tuning == "subgroup" and not gpu.subgroups:
         unavailable("the adapter lacks subgroups")
@@ -64,11 +69,11 @@ def state(position: int = 0, token: int = 0, length: int = 0) -> NDArray[np.uint
 
 
 def gamma_of(rng: np.random.Generator, scheme: str, k: int) -> NDArray[Any]:
-    return rng.uniform(0.5, 1.5, k).astype(np.float32 if scheme == "q0f32" else np.float16)
+    return rng.uniform(0.5, 1.5, k).astype(SCHEMES[scheme].float_dtype)
 
 
 def norm_of(scheme: str) -> matvec.Norm:
-    return matvec.Norm(EPSILON, f16_weight=scheme != "q0f32")
+    return matvec.Norm(EPSILON, f16_weight=SCHEMES[scheme].float_dtype == "float16")
 
 
 # ------------------------------------------------------------------------------------------------------- decode: matvec
@@ -92,7 +97,7 @@ def test_matvec(gpu: Gpu, rows: int, k: int, normed: bool, scheme: str, tuning: 
     x, gamma = rng.normal(0, 1, k).astype(np.float32), gamma_of(rng, scheme, k)
     offset = 5
     kernel = matvec.matvec(
-        "matvec", scheme, rows, k, rows, OneRow(), epilogue.Store(1, rows + 9, offset),
+        "matvec", storage_of(scheme), rows, k, rows, OneRow(), epilogue.Store(1, rows + 9, offset),
         TUNINGS[tuning].single, norm_of(scheme) if normed else None,
     )  # fmt: skip
     arrays = {"x": x, **weight.arrays, "out": poison(rows + 9, "float32")} | ({"gamma": gamma} if normed else {})
@@ -101,6 +106,21 @@ def test_matvec(gpu: Gpu, rows: int, k: int, normed: bool, scheme: str, tuning: 
     assert_close(out[offset : offset + rows], want)
     assert_untouched(out[:offset])
     assert_untouched(out[offset + rows :])
+
+
+# Of the rows of the table besides MLC's: a group, or a block of one, that K cuts short.
+@pytest.mark.parametrize(("k", "tuning"), [(328, "subgroup"), (40, "lanes8"), (256, "lanes1")])
+@pytest.mark.parametrize("scheme", OTHER_NAMES)
+def test_matvec_of_every_storage(gpu: Gpu, scheme: str, k: int, tuning: str) -> None:
+    require(gpu, tuning)
+    rng, rows = np.random.default_rng(k), 37
+    weight = stored_matrix(rng, scheme, rows, k)
+    x, gamma = rng.normal(0.5, 1, k).astype(np.float32), gamma_of(rng, scheme, k)
+    declare, norm = epilogue.Store(1, rows), norm_of(scheme)
+    kernel = matvec.matvec("matvec", storage_of(scheme), rows, k, rows, OneRow(), declare, TUNINGS[tuning].single, norm)
+    arrays = {"x": x, "gamma": gamma, **weight.arrays, "out": poison(rows, "float32")}
+    out = gpu.run_kernel(kernel, arrays, tuning == "subgroup")["out"]
+    assert_close(out, reference.matvec(x, weight.values, gamma, EPSILON))
 
 
 @pytest.mark.parametrize("tuning", TUNINGS)
@@ -112,7 +132,7 @@ def test_matvec_residual(gpu: Gpu, scheme: str, tuning: str) -> None:
     weight = stored_matrix(rng, scheme, rows, k)
     x, residual = rng.normal(0, 1, k).astype(np.float32), rng.normal(0, 1, rows).astype(np.float32)
     declare = epilogue.StoreResidual(1, rows)
-    kernel = matvec.matvec("project", scheme, rows, k, rows, OneRow(), declare, TUNINGS[tuning].single)
+    kernel = matvec.matvec("project", storage_of(scheme), rows, k, rows, OneRow(), declare, TUNINGS[tuning].single)
     arrays = {"x": x, **weight.arrays, "residual": residual, "out": poison(rows, "float32")}
     out = gpu.run_kernel(kernel, arrays, tuning == "subgroup")["out"]
     assert_close(out, residual.astype(np.float64) + reference.matvec(x, weight.values))
@@ -127,7 +147,7 @@ def test_matvec_gated(gpu: Gpu, scheme: str, tuning: str) -> None:
     weight = stored_matrix(rng, scheme, 2 * inner, k)
     x, gamma = rng.normal(0, 1, k).astype(np.float32), gamma_of(rng, scheme, k)
     kernel = matvec.matvec(
-        "gate_up", scheme, 2 * inner, k, inner, HalfRows(inner),
+        "gate_up", storage_of(scheme), 2 * inner, k, inner, HalfRows(inner),
         epilogue.StoreGated(1, inner), TUNINGS[tuning].paired, norm_of(scheme),
     )  # fmt: skip
     arrays = {"x": x, "gamma": gamma, **weight.arrays, "out": poison(inner, "float32")}
@@ -165,8 +185,8 @@ def test_matvec_rotated(gpu: Gpu, heads: str, scheme: str, tuning: str, dtype: s
     words[STATE_HEADER : STATE_HEADER + shape.rotary] = np.stack([cos, sin], axis=-1).reshape(-1).view(np.uint32)
     cache = Cache(shape, 10, dtype)
     kernel = matvec.matvec(
-        "qkv", scheme, shape.rows, k, shape.rows // 2, PairRows(shape), epilogue.StoreRotated(cache, STATE_WORDS),
-        TUNINGS[tuning].paired, norm_of(scheme),
+        "qkv", storage_of(scheme), shape.rows, k, shape.rows // 2, PairRows(shape),
+        epilogue.StoreRotated(cache, STATE_WORDS), TUNINGS[tuning].paired, norm_of(scheme),
     )  # fmt: skip
     arrays = {"x": x, "gamma": gamma, **weight.arrays, "state": words, "cache": empty_cache(cache)}
     arrays["query"] = poison((shape.query, shape.size), "float32")
@@ -199,8 +219,8 @@ def test_what_is_too_large_for_f16_is_kept_as_the_largest_of_it(gpu: Gpu) -> Non
     words[STATE_HEADER : STATE_HEADER + shape.rotary] = np.tile(np.array([1, 0], np.float32), 16).view(np.uint32)
     cache = Cache(shape, 5, "float16")
     kernel = matvec.matvec(
-        "qkv", "q0f32", shape.rows, k, shape.rows // 2, PairRows(shape), epilogue.StoreRotated(cache, STATE_WORDS),
-        TUNINGS["lanes8"].paired,
+        "qkv", storage_of("q0f32"), shape.rows, k, shape.rows // 2, PairRows(shape),
+        epilogue.StoreRotated(cache, STATE_WORDS), TUNINGS["lanes8"].paired,
     )  # fmt: skip
     arrays = {"x": np.full(k, 1e4, np.float32), **weight.arrays, "state": words, "cache": empty_cache(cache)}
     arrays["query"] = poison((shape.query, shape.size), "float32")
@@ -245,12 +265,30 @@ def test_matmul(gpu: Gpu, chunk: int, length: int, rows: int, k: int, kind: str,
         declare = epilogue.StoreGated(chunk, rows)
         want = reference.gated(want)
     kernel = matmul.matmul(
-        "matmul", scheme, chunk, len(weight.values), k, rows,
+        "matmul", storage_of(scheme), chunk, len(weight.values), k, rows,
         HalfRows(rows) if kind == "gated" else OneRow(),
         declare, STATE_WORDS, tiling,
     )  # fmt: skip
     out = gpu.run_kernel(kernel, arrays, tiling.quads)["out"]
     assert_close(out[:length], want)
+    assert_untouched(out[length:])
+
+
+@pytest.mark.parametrize(("k", "variant"), [(328, "webgpu-f32-sg"), (72, "webgpu-f32")])
+@pytest.mark.parametrize("scheme", OTHER_NAMES)
+def test_matmul_of_every_storage(gpu: Gpu, scheme: str, k: int, variant: str) -> None:
+    tiling = TUNING[variant].tiling
+    require(gpu, "subgroup" if tiling.quads else "")
+    rng, chunk, length, rows = np.random.default_rng(k), 12, 9, 21
+    weight = stored_matrix(rng, scheme, rows, k)
+    x = poison((chunk, k), "float32")
+    x[:length] = rng.normal(0.5, 1, (length, k)).astype(np.float32)
+    kernel = matmul.matmul(
+        "matmul", storage_of(scheme), chunk, rows, k, rows, OneRow(), epilogue.Store(chunk, rows), STATE_WORDS, tiling
+    )
+    arrays = {"x": x, **weight.arrays, "state": state(3, 0, length), "out": poison((chunk, rows), "float32")}
+    out = gpu.run_kernel(kernel, arrays, tiling.quads)["out"]
+    assert_close(out[:length], reference.matmul(x[:length], weight.values))
     assert_untouched(out[length:])
 
 
@@ -292,7 +330,7 @@ def test_biases_and_gelu(gpu: Gpu, scheme: str, kind: str) -> None:
     k, units, chunk, length = 104, 51, 18, 7
     rows = 2 * units if kind == "gated" else units
     weight = stored_matrix(rng, scheme, rows, k)
-    bias = rng.normal(0, 2, rows).astype(np.float32 if scheme == "q0f32" else np.float16)
+    bias = rng.normal(0, 2, rows).astype(SCHEMES[scheme].float_dtype)
     x = rng.normal(0, 1, (length, k)).astype(np.float32)
     x[1:3] *= 30 if kind == "gelu" else 4
     sums = reference.matmul(x, weight.values) + bias.astype(np.float64)
@@ -302,16 +340,16 @@ def test_biases_and_gelu(gpu: Gpu, scheme: str, kind: str) -> None:
 
     def declare(rows_out: int) -> epilogue.Declare:
         make = epilogue.StoreGated if kind == "gated" else epilogue.StoreGelu
-        return epilogue.WithBias(make(rows_out, units), rows, unit_rows, scheme != "q0f32")
+        return epilogue.WithBias(make(rows_out, units), rows, unit_rows, SCHEMES[scheme].float_dtype == "float16")
 
     bound = np.append(bias, poison(rows % 2, "float16")) if bias.dtype == np.float16 else bias
     tuning = TUNINGS["lanes8"].paired if kind == "gated" else TUNINGS["lanes8"].single
-    kernel = matvec.matvec("one", scheme, rows, k, units, unit_rows, declare(1), tuning)
+    kernel = matvec.matvec("one", storage_of(scheme), rows, k, units, unit_rows, declare(1), tuning)
     for row in (0, 1):
         arrays = {"x": x[row], **weight.arrays, "bias": bound, "out": poison(units, "float32")}
         assert_close(gpu.run_kernel(kernel, arrays)["out"], want[row])
     kernel = matmul.matmul(
-        "chunk", scheme, chunk, rows, k, units, unit_rows, declare(chunk), STATE_WORDS,
+        "chunk", storage_of(scheme), chunk, rows, k, units, unit_rows, declare(chunk), STATE_WORDS,
         TUNING["webgpu-f32"].tiling,
     )  # fmt: skip
     padded = poison((chunk, k), "float32")
@@ -325,7 +363,7 @@ def test_biases_and_gelu(gpu: Gpu, scheme: str, kind: str) -> None:
 # ---------------------------------------------------------------------------------------------- embedding and positions
 
 
-@pytest.mark.parametrize("scheme", SCHEME_NAMES)
+@pytest.mark.parametrize("scheme", SCHEMES)
 def test_embed_token(gpu: Gpu, scheme: str) -> None:
     """An embedding in two pieces: the one with the token writes the row, the first also the angles of the position."""
     rng = np.random.default_rng(5)
@@ -333,7 +371,7 @@ def test_embed_token(gpu: Gpu, scheme: str) -> None:
     table = embed.rope_table(10000.0 ** -(np.arange(pairs) / pairs), 1.19, CONTEXT)
     whole = stored_matrix(rng, scheme, vocab, k)
     for rows in ((0, cut), (cut, vocab)):
-        kernel = gpu.compile(embed.embed_token("embed", scheme, rows, k, pairs, CONTEXT, STATE_WORDS))
+        kernel = gpu.compile(embed.embed_token("embed", storage_of(scheme), rows, k, pairs, CONTEXT, STATE_WORDS))
         part = {name: array.reshape(-1) for name, array in whole.arrays.items()}
         for name, array in part.items():
             width = array.size // vocab
@@ -355,13 +393,13 @@ def test_embed_token(gpu: Gpu, scheme: str) -> None:
                 assert list(result["state"][:3]) == [position, token, 0]
 
 
-@pytest.mark.parametrize("scheme", SCHEME_NAMES)
+@pytest.mark.parametrize("scheme", SCHEMES)
 def test_embed_chunk(gpu: Gpu, scheme: str) -> None:
     rng = np.random.default_rng(6)
     vocab, k, chunk = 131, 1032, 9
     whole = stored_matrix(rng, scheme, vocab, k)
     ids = rng.integers(0, vocab, chunk).astype(np.uint32)
-    kernel = embed.embed_chunk("embed_chunk", scheme, chunk, (0, vocab), k)
+    kernel = embed.embed_chunk("embed_chunk", storage_of(scheme), chunk, (0, vocab), k)
     arrays = {"input_ids": ids, **whole.arrays, "out": poison((chunk, k), "float32")}
     out = gpu.run_kernel(kernel, arrays)["out"]
     assert_close(out, reference.embed(whole.values, ids))

@@ -1,4 +1,4 @@
-"""Products of quantized activations against the numpy twin: odd sizes, both schemes, norms, epilogues, padding."""
+"""Products of quantized activations against the numpy twin: odd sizes, every storage, norms, epilogues, padding."""
 
 import numpy as np
 import pytest
@@ -7,13 +7,16 @@ from compiler.kernels import epilogue, reference
 from compiler.kernels.epilogue import HalfRows, OneRow
 from compiler.kernels.webgpu import packed
 from compiler.kernels.webgpu.tuning import PACKED
+from compiler.weights.schemes import SCHEMES
 from tests.device.harness import Gpu, assert_untouched, poison
 from tests.device.test_matrix_kernels import (
     EPSILON,
+    SCHEME_NAMES,
     STATE_WORDS,
     gamma_of,
     norm_of,
     state,
+    storage_of,
     stored_matrix,
 )
 
@@ -21,16 +24,22 @@ from tests.device.test_matrix_kernels import (
 TOLERANCE = 2e-4
 
 
-@pytest.mark.parametrize("scheme", packed.SCHEMES)
-@pytest.mark.parametrize(
-    ("chunk", "length", "rows", "k", "normed", "gated"),
-    [
-        (16, 16, 203, 72, False, False),  # a last group of one part
-        (37, 21, 101, 40, True, False),  # a chunk that is no multiple of a tile, mostly padding
-        (16, 1, 64, 1000, True, True),
-        (33, 33, 33, 136, False, True),
-    ],
-)
+CASES = [
+    (16, 16, 203, 72, False, False),  # a last group of one part
+    (37, 21, 101, 40, True, False),  # a chunk that is no multiple of a tile, mostly padding
+    (16, 1, 64, 1000, True, True),
+    (33, 33, 33, 136, False, True),
+]
+RAGGED = [(9, 7, 21, 328, True, False)]
+RUNS = [
+    (*case, name)
+    for name, scheme in SCHEMES.items()
+    if scheme.group_size
+    for case in (CASES if name in SCHEME_NAMES else RAGGED)
+]
+
+
+@pytest.mark.parametrize(("chunk", "length", "rows", "k", "normed", "gated", "scheme"), RUNS)
 def test_packed_product(
     gpu: Gpu, chunk: int, length: int, rows: int, k: int, normed: bool, gated: bool, scheme: str
 ) -> None:
@@ -41,15 +50,16 @@ def test_packed_product(
     x[:length] = rng.normal(0, 1, (length, k)).astype(np.float32)
     x[0, :32] = 0  # a group without a scale
     x[0, -1] = 40  # an outlier costs its own group precision, no other
-    words, scales = packed.quantized_shapes(chunk, k)
+    quantized_rows = packed.Rows.of(storage_of(scheme), k)
+    words, scales = quantized_rows.shapes(chunk)
     arrays = {"x": x, "state": state(3, 0, length), "words": poison(words, "uint32")}
     arrays |= {"scales": poison(scales, "float32")} | ({"gamma": gamma} if normed else {})
     norm = norm_of(scheme) if normed else None
-    quantized = gpu.run_kernel(packed.quantize("quantize", scheme, chunk, k, norm, STATE_WORDS), arrays)
+    quantized = gpu.run_kernel(packed.quantize("quantize", quantized_rows, chunk, norm, STATE_WORDS), arrays)
     for made in quantized.values():
         assert_untouched(made[length:])
     kernel = packed.matmul(
-        "packed", scheme, chunk, len(weight.values), k, rows,
+        "packed", storage_of(scheme), chunk, len(weight.values), k, rows,
         HalfRows(rows) if gated else OneRow(),
         epilogue.StoreGated(chunk, rows) if gated else epilogue.Store(chunk, rows),
         STATE_WORDS, PACKED.packed,

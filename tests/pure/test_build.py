@@ -18,7 +18,6 @@ from compiler.build import build
 from compiler.config import BuildConfig, resolve_config
 from compiler.errors import WispError
 from compiler.incremental import build_if_stale
-from compiler.kernels.weights import STORAGE
 from compiler.models import config_from_huggingface, weight_specs
 from compiler.sources.open import open_checkpoint
 from compiler.target.variants import VARIANTS
@@ -102,7 +101,7 @@ def test_the_summary(built: Path) -> None:
     }
 
 
-@pytest.mark.parametrize("scheme", STORAGE)
+@pytest.mark.parametrize("scheme", SCHEMES)
 def test_every_scheme_and_a_head_of_its_own(tmp_path: Path, scheme: str) -> None:
     source = make_phi3(tmp_path / "phi")
     artifact = load_artifact(build(config_of(source, tmp_path / "out", quantization=scheme)))

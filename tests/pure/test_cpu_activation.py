@@ -11,7 +11,8 @@ from tvm import tirx
 
 from compiler.kernels import reference
 from compiler.kernels.cpu import activation, norm
-from compiler.kernels.cpu.activation import Layout, layout_of
+from compiler.kernels.cpu.activation import Layout
+from compiler.kernels.storage import Storage
 from compiler.kernels.webgpu.matvec import Norm
 from tests.cpu_kernels import (
     RELAXED,
@@ -29,14 +30,19 @@ EPSILON = 1e-2  # large enough to matter
 
 # ------------------------------------------------------------------------------------------------ quantized activations
 
-SHAPES = [("q4f16_1", 8), ("q4f16_1", 72), ("q8f16_1", 104), ("q8f16_1", 1024), ("q4f16_1", 128)]
+# Bits of the weights, columns that share a scale, columns.
+SHAPES = [(4, 32, 8), (4, 32, 72), (8, 32, 104), (8, 32, 1024), (4, 32, 128), (4, 16, 72), (8, 16, 104)]
 NORMS = {None: None, "f16": Norm(EPSILON, f16_weight=True), "f32": Norm(EPSILON, f16_weight=False)}
 CHUNK = 7
 
 
-def quantizer(scheme: str, k: int, kind: str | None, chunk: int) -> tuple[str, tirx.PrimFunc]:
-    name = f"quantize_{scheme}_{k}_{kind}_{chunk}"
-    return name, activation.quantize(name, layout_of(scheme, k), chunk, NORMS[kind], STATE_WORDS)
+def layout_of(bits: int, block: int, k: int) -> Layout:
+    return Layout.of(Storage(bits, block, bias=False), k)
+
+
+def quantizer(bits: int, block: int, k: int, kind: str | None, chunk: int) -> tuple[str, tirx.PrimFunc]:
+    name = f"quantize_{bits}_{block}_{k}_{kind}_{chunk}"
+    return name, activation.quantize(name, layout_of(bits, block, k), chunk, NORMS[kind], STATE_WORDS)
 
 
 @pytest.fixture(scope="module")
@@ -65,68 +71,68 @@ def activations(rng: np.random.Generator, k: int) -> NDArray[np.float32]:
 def blank(chunk: int, layout: Layout) -> Arrays:
     return {
         "values": poison((chunk, layout.columns), "int16"),
-        "scales": poison((chunk, layout.padded_groups)),
-        "offsets": poison((chunk, layout.padded_groups)),
+        "scales": poison((chunk, layout.padded_blocks)),
+        "sums": poison((chunk, layout.padded_blocks)),
     }
 
 
 @pytest.mark.parametrize("relaxed", RELAXED)
-@pytest.mark.parametrize(("scheme", "k"), SHAPES)
-def test_quantize_is_its_twin(quantizers: Modules, scheme: str, k: int, relaxed: bool) -> None:
+@pytest.mark.parametrize(("bits", "block", "k"), SHAPES)
+def test_quantize_is_its_twin(quantizers: Modules, bits: int, block: int, k: int, relaxed: bool) -> None:
     """To the last bit: rows of zeros, outliers, tiny and huge values; rows of padding stay as they were."""
-    layout = layout_of(scheme, k)
+    layout = layout_of(bits, block, k)
     x = activations(np.random.default_rng(k), k)
-    twins = dict(zip(("values", "scales", "offsets"), activation.quantize_rows(x, layout), strict=True))
+    twins = dict(zip(("values", "scales", "sums"), activation.quantize_rows(x, layout), strict=True))
     padded = np.ones((CHUNK, k), np.float32)
     padded[: len(x)] = x
-    name, _ = quantizer(scheme, k, None, CHUNK)
+    name, _ = quantizer(bits, block, k, None, CHUNK)
     arrays = {"x": padded, "state": state(0, len(x)), **blank(CHUNK, layout)}
     got = quantizers.run(name, arrays, relaxed)
     for key, twin in twins.items():
         np.testing.assert_array_equal(got[key][: len(x)], twin, err_msg=key)
         assert_untouched(got[key][len(x) :])
     assert relaxed or quantizers.same_in_pieces(name, arrays, got)
-    name, _ = quantizer(scheme, k, None, 1)
+    name, _ = quantizer(bits, block, k, None, 1)
     for row in range(len(x)):
         single = quantizers.run(name, {"x": x[row], **blank(1, layout)}, relaxed)
         for key, twin in twins.items():
             np.testing.assert_array_equal(single[key][0], twin[row], err_msg=key)
 
 
-@pytest.mark.parametrize(("scheme", "k"), SHAPES)
-def test_quantized_activations_stand_for_the_row(quantizers: Modules, scheme: str, k: int) -> None:
-    """Within half a step of each group's largest value; what the offsets add is the zero point of every weight."""
-    layout = layout_of(scheme, k)
+@pytest.mark.parametrize(("bits", "block", "k"), SHAPES)
+def test_quantized_activations_stand_for_the_row(quantizers: Modules, bits: int, block: int, k: int) -> None:
+    """Within half a step of each block's largest value; the sums are those of the values."""
+    layout = layout_of(bits, block, k)
     x = activations(np.random.default_rng(k + 1), k)
-    name, _ = quantizer(scheme, k, None, 1)
+    name, _ = quantizer(bits, block, k, None, 1)
     for row in x:
         got = quantizers.run(name, {"x": row, **blank(1, layout)})
         stands_for = rows_in_steps(got["values"], got["scales"], layout)[0]
-        largest = np.zeros(layout.groups * 32)
+        largest = np.zeros(layout.columns)
         largest[:k] = np.abs(row)
-        largest = largest.reshape(-1, 32).max(axis=1)
-        half_step = np.repeat(largest / 32767 / 2, 32)[:k]
+        largest = largest.reshape(-1, block).max(axis=1)
+        half_step = np.repeat(largest / 32767 / 2, block)[:k]
         assert (np.abs(stands_for - row) <= half_step * 1.01).all()
-        padded = np.zeros(layout.groups * 32)
+        padded = np.zeros(layout.columns)
         padded[:k] = stands_for
-        want = -layout.zero_point * padded.reshape(-1, 32).sum(axis=1)
-        sizes = layout.zero_point * np.abs(padded).reshape(-1, 32).sum(axis=1)
-        assert (np.abs(got["offsets"][0, : layout.groups] - want) <= 1e-6 * sizes).all()
-        assert not got["offsets"][0, layout.groups :].any()
-        assert not got["scales"][0, layout.groups :].any()
+        want = padded.reshape(-1, block).sum(axis=1)
+        sizes = np.abs(padded).reshape(-1, block).sum(axis=1)
+        assert (np.abs(got["sums"][0, : layout.blocks] - want) <= 1e-6 * sizes).all()
+        assert not got["sums"][0, layout.blocks :].any()
+        assert not got["scales"][0, layout.blocks :].any()
 
 
 @pytest.mark.parametrize("kind", ["f16", "f32"])
-@pytest.mark.parametrize(("scheme", "k"), SHAPES)
-def test_quantize_of_a_norm(quantizers: Modules, scheme: str, k: int, kind: str) -> None:
+@pytest.mark.parametrize(("bits", "block", "k"), SHAPES)
+def test_quantize_of_a_norm(quantizers: Modules, bits: int, block: int, k: int, kind: str) -> None:
     """The norm in f32 may differ in the last bits: within a step of the twin's rows."""
-    rng, layout = np.random.default_rng(k + 2), layout_of(scheme, k)
+    rng, layout = np.random.default_rng(k + 2), layout_of(bits, block, k)
     x = rng.normal(0, 3, (5, k)).astype(np.float32)
     x[1] = 0
     x[2] *= 1e-3  # where epsilon counts
     gamma = weights_of(rng, k, kind)
     want = reference.rms_norm(x, gamma, EPSILON)
-    name, _ = quantizer(scheme, k, kind, CHUNK)
+    name, _ = quantizer(bits, block, k, kind, CHUNK)
     padded = np.ones((CHUNK, k), np.float32)
     padded[: len(x)] = x
     arrays = {"x": padded, "gamma": gamma, "state": state(0, len(x)), **blank(CHUNK, layout)}
@@ -134,9 +140,9 @@ def test_quantize_of_a_norm(quantizers: Modules, scheme: str, k: int, kind: str)
     stands_for = rows_in_steps(got["values"][: len(x)], got["scales"][: len(x)], layout)
     for row in range(len(x)):
         assert np.abs(stands_for[row] - want[row]).max() <= np.abs(want[row]).max() * (0.51 / 32767 + 1e-6)
-        name, _ = quantizer(scheme, k, kind, 1)
+        name, _ = quantizer(bits, block, k, kind, 1)
         single = quantizers.run(name, {"x": x[row], "gamma": gamma, **blank(1, layout)})
-        for key in ("values", "scales", "offsets"):
+        for key in ("values", "scales", "sums"):
             np.testing.assert_array_equal(single[key][0], got[key][row])
             assert_untouched(got[key][len(x) :])
 

@@ -75,12 +75,15 @@ class CpuKernel(Kernel):
             ),
         )
 
+    def f16_pair(self, word: Expr) -> tuple[Expr, Expr]:
+        return f16_bits_to_f32(self, word), f16_bits_to_f32(self, T.shift_right(word, T.uint32(16)))
+
     def q4(self, word: Expr) -> tuple[Expr, Expr]:
         low, high = (self._fields(word, T.ramp(T.uint32(first), T.uint32(4), 4), 15) for first in (0, 16))
-        return low - splat(T.float32(7)), high - splat(T.float32(7))
+        return low, high
 
     def q8(self, word: Expr) -> Expr:
-        return self._fields(word, T.ramp(T.uint32(0), T.uint32(8), 4), 255) - splat(T.float32(127))
+        return self._fields(word, T.ramp(T.uint32(0), T.uint32(8), 4), 255)
 
     def _fields(self, word: Expr, shifts: Expr, mask: int) -> Expr:
         """Four fields of a word as f32."""

@@ -1,8 +1,9 @@
 """Products of activations and a weight matrix on the CPU: mat-vec for decode, tiled for prefill, epilogues fused.
 
-Matrices of 4 and 8 bits are multiplied in integers, 32 columns at a time, with activations of 16 bits (see
-`activation`): `i32x4.dot_i16x8_s` adds 8 products an instruction, 32 of them never overflow, and the sum of a group
-becomes f32 and takes both scales. Unquantized matrices are multiplied in f32. Weights are read as MLC lays them out.
+Matrices of 4 and 8 bits are multiplied in integers, a block of at most 32 columns at a time, with activations of 16
+bits (see `activation`): `i32x4.dot_i16x8_s` adds 8 products an instruction, 32 of them never overflow, and the sum of a
+block becomes f32 and takes both scales. What zero point or bias add is the block's sum of activations, made once where
+they are quantized. Unquantized matrices are multiplied in f32. Weights are read as MLC lays them out.
 
 A unit is what the epilogue needs together (one matrix row or two; more rows side by side are slower than one after the
 other). An item is a block of units: small ones in decode, larger ones in prefill, where a row of weights is
@@ -19,7 +20,7 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from compiler.kernels.builder import Array, Expr, ceil_div, f32, i32
-from compiler.kernels.cpu.activation import Layout, layout_of
+from compiler.kernels.cpu.activation import Layout
 from compiler.kernels.cpu.builder import (
     CpuKernel,
     convert,
@@ -31,51 +32,87 @@ from compiler.kernels.cpu.builder import (
     sum_lanes,
 )
 from compiler.kernels.epilogue import Declare
+from compiler.kernels.storage import Storage
 
 UnitRows = Callable[[Expr], Sequence[Expr]]
 UNITS_PER_ITEM = 8  # of a mat-vec
-TILE = 8  # tokens that share an unpacked group of weights
+TILE = 8  # tokens that share an unpacked block of weights
 TILE_UNITS_PER_ITEM = 16
-BLOCK = 4  # groups whose scales are converted together
+TOGETHER = 4  # blocks whose scales are converted together
 
 
 class IntegerMatrix:
     """A matrix of 4 or 8 bits and the quantized activations it is multiplied with, bound to a kernel."""
 
-    def __init__(self, kernel: CpuKernel, scheme: str, chunk: int, rows: int, k: int) -> None:
+    def __init__(self, kernel: CpuKernel, storage: Storage, chunk: int, rows: int, k: int) -> None:
         self.kernel = kernel
-        self.layout: Layout = layout_of(scheme, k)
-        self.vectors = 1 if scheme == "q4f16_1" else 2  # of 16 bytes, that hold the weights of a group
-        groups, padded = self.layout.groups, self.layout.padded_groups
-        self.values = kernel.buffer("values", chunk * groups * 4, "int16x8")
-        self.scales = kernel.buffer("scales", chunk * padded, "float32")
-        self.offsets = kernel.buffer("offsets", chunk * padded, "float32")
-        self.weights = kernel.buffer(
-            "weights", rows * groups * self.vectors, "uint16x8" if self.vectors == 1 else "uint8x16"
-        )
-        self.weight_scales = kernel.buffer("weight_scales", rows * groups, "uint16")
+        self.storage = storage
+        self.layout = layout = Layout.of(storage, k)
+        self.values = kernel.buffer("values", chunk * layout.blocks * layout.vectors, "int16x8")
+        self.scales = kernel.buffer("scales", chunk * layout.padded_blocks, "float32")
+        self.sums = kernel.buffer("sums", chunk * layout.padded_blocks, "float32")
+        words = storage.words(storage.block)
+        # 16 bytes of a block of 32 unpack into planes of 4 bits; 8 bytes of one of 16 are widened.
+        dtype, words_of = ("uint8x8", 2) if words == 2 else ("uint16x8" if storage.bits == 4 else "uint8x16", 4)
+        self.per_block, self.per_row = words // words_of, storage.words_per_row(k) // words_of
+        self.weights = kernel.buffer("weights", rows * self.per_row, dtype)
+        self.groups = storage.groups(k)
+        self.factors = kernel.buffer("weight_scales", rows * self.groups * (2 if storage.bias else 1), "uint16")
 
-    def unpack(self, row: Expr, group: Expr) -> list[Expr]:
-        """The weights of a group as four vectors of eight, in the order of the activations."""
-        kernel, first = self.kernel, (row * self.layout.groups + group) * self.vectors
-        if self.vectors == 1:
+    def unpack(self, row: Expr, block: Expr) -> list[Expr]:
+        """The weights of a block in vectors of eight, in the order of the activations."""
+        kernel, first = self.kernel, row * self.per_row + block * self.per_block
+        if self.storage.bits == 4 and self.layout.vectors == 4:
             words = kernel.let(self.weights[first])
             shifted = [words, *(T.shift_right(words, splat(T.uint16(4 * i), 8)) for i in (1, 2, 3))]
             fields = [T.bitwise_and(v, splat(T.uint16(15), 8)) for v in shifted[:3]] + shifted[3:]
             return [kernel.let(T.cast(field, "int16x8")) for field in fields]
+        if self.storage.bits == 4:
+            wide = kernel.let(T.cast(self.weights[first], "int16x8"))
+            low = kernel.let(T.bitwise_and(wide, splat(T.int16(15), 8)))
+            return [low, kernel.let(T.shift_right(wide, splat(T.int16(4), 8)))]
         parts = []
-        for vector in range(2):
+        for vector in range(self.per_block):
             data = kernel.let(self.weights[first + vector])
             for half in range(2):
                 lanes = tirx.Shuffle([data], list(range(half * 8, half * 8 + 8)))
                 parts.append(kernel.let(T.cast(lanes, "int16x8")))
         return parts
 
-    def dot(self, weights: Sequence[Expr], token: Expr, group: Expr) -> Expr:
-        """The group's product with a token's steps, in four partial sums, as f32."""
-        first = (token * self.layout.groups + group) * 4
+    def dot(self, weights: Sequence[Expr], token: Expr, block: Expr) -> Expr:
+        """The block's product with a token's steps, in four partial sums, as f32."""
+        first = (token * self.layout.blocks + block) * self.layout.vectors
         products = [dot_i16(weight, self.values[first + i]) for i, weight in enumerate(weights)]
-        return convert((products[0] + products[1]) + (products[2] + products[3]), "float32")
+        pairs = [a + b for a, b in zip(products[::2], products[1::2], strict=True)]
+        return convert(functools.reduce(operator.add, pairs), "float32")
+
+    def four(self, row: Expr, block: Expr) -> tuple[Expr, Expr]:
+        """Scales of four blocks from `block` on, which divides by 4, and what their sums are multiplied with."""
+        kernel, storage = self.kernel, self.storage
+        repeat = storage.blocks_per_group
+        first, count = row * self.groups + tirx.truncdiv(block, repeat), TOGETHER // repeat
+        groups = [i // repeat for i in range(TOGETHER)]
+        if storage.bias:
+            pairs = [kernel.let(load(self.factors, first * 2, 2 * count))] * repeat  # as many lanes as are taken
+            halves = [tirx.Shuffle(pairs, [2 * group + half for group in groups]) for half in range(2)]
+            scale, bias = (f16_bits_to_f32(kernel, half) for half in halves)
+            return scale, bias
+        if repeat == 1:
+            bits = load(self.factors, first, TOGETHER)
+        else:
+            bits = tirx.Shuffle([self.factors[first + group] for group in groups], list(range(TOGETHER)))
+        scale = f16_bits_to_f32(kernel, bits)
+        return scale, kernel.let(scale * splat(f32(-float(storage.zero_point))))
+
+    def one(self, row: Expr, block: int) -> tuple[Expr, Expr]:
+        """The same of one block, as scalars."""
+        kernel, storage = self.kernel, self.storage
+        place = row * self.groups + block // storage.blocks_per_group
+        if storage.bias:
+            scale, bias = (f16_bits_to_f32(kernel, self.factors[place * 2 + half]) for half in range(2))
+            return scale, bias
+        scale = f16_bits_to_f32(kernel, self.factors[place])
+        return scale, scale * f32(-float(storage.zero_point))
 
     def walk(self, rows: Sequence[Expr], tokens: Sequence[Expr]) -> list[list[Expr]]:
         """The products of matrix rows and tokens: `[row][token]`, one number each."""
@@ -84,32 +121,30 @@ class IntegerMatrix:
         for register in (register for row in sums for register in row):
             register[0] = splat(f32(0.0))
 
-        def multiply(group: Expr, scales: Sequence[Expr]) -> None:
-            weights = [self.unpack(row, group) for row in rows]
+        def multiply(block: Expr, scales: Sequence[Expr]) -> None:
+            weights = [self.unpack(row, block) for row in rows]
             for t, token in enumerate(tokens):
-                step = kernel.let(splat(self.scales[token * layout.padded_groups + group]))
+                step = kernel.let(splat(self.scales[token * layout.padded_blocks + block]))
                 for r in range(len(rows)):
-                    product = self.dot(weights[r], token, group) * (step * scales[r])
+                    product = self.dot(weights[r], token, block) * (step * scales[r])
                     sums[r][t][0] = sums[r][t][0] + product
 
-        with kernel.loop(layout.groups // BLOCK) as block:
-            group = kernel.let(block * BLOCK)
-            four = [
-                f16_bits_to_f32(kernel, load(self.weight_scales, row * layout.groups + group, BLOCK)) for row in rows
-            ]
+        with kernel.loop(layout.blocks // TOGETHER) as turn:
+            block = kernel.let(turn * TOGETHER)
+            four = [self.four(row, block) for row in rows]
             for t, token in enumerate(tokens):
-                offset = kernel.let(load(self.offsets, token * layout.padded_groups + group, BLOCK))
-                for r in range(len(rows)):
-                    sums[r][t][0] = sums[r][t][0] + four[r] * offset
-            for i in range(BLOCK):
-                multiply(group + i, [kernel.let(lane_splat(vector, i)) for vector in four])
+                activations = kernel.let(load(self.sums, token * layout.padded_blocks + block, TOGETHER))
+                for r, (_, offset) in enumerate(four):
+                    sums[r][t][0] = sums[r][t][0] + offset * activations
+            for i in range(TOGETHER):
+                multiply(block + i, [kernel.let(lane_splat(scale, i)) for scale, _ in four])
         rest = [[f32(0.0) for _ in tokens] for _ in rows]
-        for group in range(layout.groups // BLOCK * BLOCK, layout.groups):
-            singles = [f16_bits_to_f32(kernel, self.weight_scales[row * layout.groups + group]) for row in rows]
-            multiply(group, [splat(single) for single in singles])
-            for r, single in enumerate(singles):
+        for block in range(layout.blocks // TOGETHER * TOGETHER, layout.blocks):
+            singles = [self.one(row, block) for row in rows]
+            multiply(block, [splat(scale) for scale, _ in singles])
+            for r, (_, offset) in enumerate(singles):
                 for t, token in enumerate(tokens):
-                    rest[r][t] = rest[r][t] + single * self.offsets[token * layout.padded_groups + group]
+                    rest[r][t] = rest[r][t] + offset * self.sums[token * layout.padded_blocks + block]
         return [
             [kernel.let(sum_lanes(register[0]) + extra) for register, extra in zip(row, extras, strict=True)]
             for row, extras in zip(sums, rest, strict=True)
@@ -119,10 +154,10 @@ class IntegerMatrix:
 class FloatMatrix:
     """An unquantized matrix, f16 or f32, and f32 activations."""
 
-    def __init__(self, kernel: CpuKernel, scheme: str, chunk: int, rows: int, k: int) -> None:
+    def __init__(self, kernel: CpuKernel, storage: Storage, chunk: int, rows: int, k: int) -> None:
         self.kernel = kernel
         self.k = k
-        self.half = scheme == "q0f16"
+        self.half = storage.bits == 16
         self.x = kernel.buffer("x", chunk * k, "float32")
         self.weights: Array = kernel.buffer("weights", rows * k, "uint16" if self.half else "float32")
 
@@ -147,20 +182,20 @@ class FloatMatrix:
         return [[kernel.let(sum_lanes(total)) for total in row] for row in totals]
 
 
-def _matrix(kernel: CpuKernel, scheme: str, chunk: int, rows: int, k: int) -> IntegerMatrix | FloatMatrix:
-    return (FloatMatrix if scheme.startswith("q0") else IntegerMatrix)(kernel, scheme, chunk, rows, k)
+def _matrix(kernel: CpuKernel, storage: Storage, chunk: int, rows: int, k: int) -> IntegerMatrix | FloatMatrix:
+    return (IntegerMatrix if storage.group_size else FloatMatrix)(kernel, storage, chunk, rows, k)
 
 
 def matvec(
-    name: str, scheme: str, rows: int, k: int, units: int, unit_rows: UnitRows, declare: Declare
+    name: str, storage: Storage, rows: int, k: int, units: int, unit_rows: UnitRows, declare: Declare
 ) -> tirx.PrimFunc:
     """Build one row of activations times `[rows, k]^T` with `units` output units.
 
-    Bindings: values, scales, offsets (x alone when the matrix is not quantized), weights, [weight scales], then what
+    Bindings: values, scales, sums (x alone when the matrix is not quantized), weights, [their factors], then what
     `declare` declares.
     """
     with CpuKernel(name) as kernel:
-        matrix = _matrix(kernel, scheme, 1, rows, k)
+        matrix = _matrix(kernel, storage, 1, rows, k)
         epilogue = declare(kernel)
         item, _ = kernel.grid(ceil_div(units, UNITS_PER_ITEM))
         with kernel.loop(UNITS_PER_ITEM) as step:
@@ -173,7 +208,7 @@ def matvec(
 
 def matmul(
     name: str,
-    scheme: str,
+    storage: Storage,
     chunk: int,
     rows: int,
     k: int,
@@ -187,7 +222,7 @@ def matmul(
     Rows at or beyond the chunk's valid length are not stored.
     """
     with CpuKernel(name) as kernel:
-        matrix = _matrix(kernel, scheme, chunk, rows, k)
+        matrix = _matrix(kernel, storage, chunk, rows, k)
         state = kernel.buffer("state", state_words, "uint32")
         epilogue = declare(kernel)
         item, _ = kernel.grid(ceil_div(units, TILE_UNITS_PER_ITEM))

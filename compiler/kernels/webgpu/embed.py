@@ -30,8 +30,9 @@ from compiler.kernels.builder import (
 )
 from compiler.kernels.cache import Cache
 from compiler.kernels.epilogue import STATE_HEADER
+from compiler.kernels.storage import PART, Storage
 from compiler.kernels.webgpu.matvec import Norm
-from compiler.kernels.weights import GROUP, PART, STORAGE, WordMatrix
+from compiler.kernels.weights import WordMatrix
 
 ROPE_BLOCK = 256  # positions of the fine table
 THREADS = 64
@@ -74,18 +75,20 @@ def _copy_row(
     kernel: Kernel, matrix: WordMatrix, row: Expr, part: Expr, out: Array, out_row: Expr, factor: float
 ) -> None:
     """Dequantize one part of an embedding row into the activations, times `factor`."""
-    scale = T.broadcast(matrix.scale(row, div(part, GROUP // PART)), 4)
+    values = matrix.part(row, part)
+    if matrix.factors:
+        line = matrix.factors.line(row, div(part, matrix.storage.parts))
+        scale, offset = (kernel.let(T.broadcast(number, 4)) for number in line)
+        values = values[0] * scale + offset, values[1] * scale + offset
     if factor != 1:
-        scale = kernel.let(scale * T.broadcast(f32(factor), 4))
-    low, high = matrix.part(row, part)
+        values = values[0] * T.broadcast(f32(factor), 4), values[1] * T.broadcast(f32(factor), 4)
     base = out_row * (matrix.k // 4) + part * 2
-    out[base] = low * scale
-    out[base + 1] = high * scale
+    out[base], out[base + 1] = values
 
 
 def embed_token(
     name: str,
-    scheme: str,
+    storage: Storage,
     rows: tuple[int, int],
     k: int,
     pairs: int,
@@ -102,7 +105,7 @@ def embed_token(
     """
     start, stop = rows
     with kernel_type(name) as kernel:
-        matrix = WordMatrix(kernel, STORAGE[scheme], stop - start, k)
+        matrix = WordMatrix(kernel, storage, stop - start, k)
         table = kernel.buffer("rope", rope_words(pairs, context), "float32") if start == 0 else None
         state = kernel.buffer("state", state_words, "uint32")
         out = kernel.buffer("out", k // 4, "float32x4")
@@ -122,7 +125,7 @@ def embed_token(
 
 def embed_chunk(
     name: str,
-    scheme: str,
+    storage: Storage,
     chunk: int,
     rows: tuple[int, int],
     k: int,
@@ -136,7 +139,7 @@ def embed_chunk(
     start, stop = rows
     with kernel_type(name) as kernel:
         ids = kernel.buffer("input_ids", chunk, "uint32")
-        matrix = WordMatrix(kernel, STORAGE[scheme], stop - start, k)
+        matrix = WordMatrix(kernel, storage, stop - start, k)
         out = kernel.buffer("out", chunk * (k // 4), "float32x4")
         block, row = kernel.grid(ceil_div(k // PART, THREADS), chunk)
         index = kernel.let(block * THREADS + kernel.threads(THREADS))

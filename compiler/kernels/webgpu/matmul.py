@@ -12,10 +12,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tvm import tirx
+from tvm.script.ir_builder import tirx as T
 
 from compiler.kernels.builder import Expr, Kernel, call, ceil_div, div, dot, f32, i32, mod, u32
 from compiler.kernels.epilogue import Declare
-from compiler.kernels.weights import GROUP, PART, STORAGE, WordMatrix
+from compiler.kernels.storage import PART, Storage
+from compiler.kernels.weights import WordMatrix
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Tiling:
 
 def matmul(
     name: str,
-    scheme: str,
+    storage: Storage,
     chunk: int,
     rows: int,
     k: int,
@@ -44,7 +46,7 @@ def matmul(
     """Build `[chunk, k] x [rows, k]^T`; bindings: x (f32 x4), weights, [scales], state, then the epilogue's."""
     with Kernel(name) as kernel:
         x = kernel.buffer("x", chunk * k // 4, "float32x4")
-        matrix = WordMatrix(kernel, STORAGE[scheme], rows, k)
+        matrix = WordMatrix(kernel, storage, rows, k)
         state = kernel.buffer("state", state_words, "uint32")
         epilogue = declare(kernel)
         streams = len(unit_rows(0))
@@ -73,24 +75,23 @@ def matmul(
             ]
             for register in (s for row in sums for unit in row for s in unit):
                 register[0] = f32(0.0)
-            with kernel.loop(matrix.groups) as group:
-                scales = [[matrix.scale(row, group) for row in unit] for unit in indices]
-                parts = 4 if k % GROUP == 0 else tirx.min(4, k // PART - group * 4)
+            with kernel.loop(matrix.blocks) as block:
+                lines = [[_spread(kernel, matrix, row, block) for row in unit] for unit in indices]
+                parts: Expr = storage.parts
+                if k % storage.block:
+                    parts = tirx.min(parts, k // PART - block * parts)
                 with kernel.loop(parts) as step:
-                    part = kernel.let(group * 4 + step)
+                    part = kernel.let(block * storage.parts + step)
                     loaded = [[kernel.let(x[base + part * 2 + half]) for half in range(2)] for base in x_rows]
                     columns = [
-                        (u, s, [kernel.let(v) for v in matrix.part(row, part)])
+                        (u, s, [kernel.let(v) for v in _values(matrix, row, part, lines[u][s])])
                         for u, unit in enumerate(indices)
                         for s, row in enumerate(unit)
                     ]
                     for r in range(tiling.tile_rows):
                         a, b = (_from_quad(kernel, half, r % share, share) for half in loaded[r // share])
                         for u, s, (low, high) in columns:
-                            product = dot(a, low) + dot(b, high)
-                            if matrix.scales:
-                                product = product * scales[u][s]
-                            sums[r][u][s][0] = sums[r][u][s][0] + product
+                            sums[r][u][s][0] = sums[r][u][s][0] + (dot(a, low) + dot(b, high))
             for u, unit in enumerate(wanted):
                 with kernel.when(True if units % (tiling.columns * tile_units) == 0 else unit < units):
                     for r in range(tiling.tile_rows):
@@ -98,6 +99,16 @@ def matmul(
                         with kernel.when(row < length):
                             epilogue(kernel, row, unit, [register[0] for register in sums[r][u]])
     return kernel.function
+
+
+def _spread(kernel: Kernel, matrix: WordMatrix, row: Expr, block: Expr) -> list[Expr]:
+    """Scale and offset of a block in all lanes of vectors; nothing for floats."""
+    return [kernel.let(T.broadcast(f, 4)) for f in matrix.factors.line(row, block)] if matrix.factors else []
+
+
+def _values(matrix: WordMatrix, row: Expr, part: Expr, line: Sequence[Expr]) -> list[Expr]:
+    """The 8 weights of a part as they are multiplied: what that costs serves all rows of the tile."""
+    return [value * line[0] + line[1] if line else value for value in matrix.part(row, part)]
 
 
 def _from_quad(kernel: Kernel, value: Expr, member: int, share: int) -> Expr:

@@ -3,6 +3,7 @@
 Knows the quantized layout through `weights.Matrix` and how to share rows between the invocations of a workgroup. Knows
 nothing about layers. One generator serves every matrix of a decode step:
 
+* Zero points and biases cost a sum of the activations, which all rows of an invocation share.
 * RMS norm costs nothing extra: `sum(W x g) * rsqrt(mean(x^2) + eps)`, so the sum of squares is gathered while the row
   is multiplied, and the scalar is applied at the end. No dispatch, no barrier.
 * A *unit* is what the epilogue needs together: one row, or two rows (gate and up; the two halves of a rotary pair).
@@ -22,7 +23,8 @@ from tvm.script.ir_builder import tirx as T
 
 from compiler.kernels.builder import Expr, Kernel, all_of, call, ceil_div, div, dot, f32, i32, mod
 from compiler.kernels.epilogue import Declare, Epilogue
-from compiler.kernels.weights import GROUP, PART, STORAGE, Matrix, load_vector4
+from compiler.kernels.storage import PART, Storage
+from compiler.kernels.weights import Matrix, load_vector4
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Norm:
 
 def matvec(
     name: str,
-    scheme: str,
+    storage: Storage,
     rows: int,
     k: int,
     units: int,
@@ -65,12 +67,12 @@ def matvec(
         gamma = None
         if norm:
             gamma = kernel.buffer("gamma", k // 4, "uint32x2" if norm.f16_weight else "float32x4")
-        matrix = Matrix(kernel, STORAGE[scheme], rows, k)
+        matrix = Matrix(kernel, storage, rows, k)
         epilogue = declare(kernel)
         streams = len(unit_rows(0))
 
         def accumulate(first_unit: Expr, lane: Expr, lanes: Expr) -> tuple[list[list[Expr]], Expr]:
-            """Sums of `tuning.units` units over every `lanes`-th group: [unit][stream] registers, sum of squares."""
+            """Sums of `tuning.units` units over every `lanes`-th block: [unit][stream] registers, sum of squares."""
             sums = [[kernel.registers() for _ in range(streams)] for _ in range(tuning.units)]
             squares = kernel.registers()
             squares[0] = f32(0.0)
@@ -82,12 +84,12 @@ def matvec(
                 for u in range(tuning.units)
             ]
             static = isinstance(lanes, int)
-            steps = ceil_div(matrix.groups, lanes) if static else div(matrix.groups + lanes - 1, lanes)
-            ragged = not static or matrix.groups % lanes != 0
+            steps = ceil_div(matrix.blocks, lanes) if static else div(matrix.blocks + lanes - 1, lanes)
+            ragged = not static or matrix.blocks % lanes != 0
             with kernel.loop(steps) as step:
-                group = kernel.let(step * lanes + lane)
-                with kernel.when(all_of([group < matrix.groups if ragged else True])):
-                    _group(kernel, matrix, x, gamma, norm, indices, sums, squares, group)
+                block = kernel.let(step * lanes + lane)
+                with kernel.when(all_of([block < matrix.blocks if ragged else True])):
+                    _block(kernel, matrix, x, gamma, norm, indices, sums, squares, block)
             return sums, squares
 
         if tuning.mode == "subgroup":
@@ -103,35 +105,51 @@ def _clamp(kernel: Kernel, unit: Expr, units: int, tuning: Tuning) -> Expr:
     return kernel.let(unit) if units % block == 0 else kernel.let(tirx.min(unit, units - 1))
 
 
-def _group(kernel, matrix, x, gamma, norm, indices, sums, squares, group) -> None:  # type: ignore[no-untyped-def]
-    """Multiply one group of 32 columns for all units of this invocation."""
-    parts_in_last = (matrix.k % GROUP) // PART or 4
-    loaded = [[(matrix.load(row, group), row) for row in unit] for unit in indices] if parts_in_last == 4 else None
+def _block(kernel, matrix, x, gamma, norm, indices, sums, squares, block) -> None:  # type: ignore[no-untyped-def]
+    """Multiply one block of columns for all units of this invocation."""
+    storage = matrix.storage
+    parts_in_last = (matrix.k % storage.block) // PART or storage.parts
+    whole = parts_in_last == storage.parts
+    loaded = [[matrix.load(row, block) for row in unit] for unit in indices] if whole else None
     partial = [[kernel.registers() for _ in unit] for unit in indices]
     for unit in partial:
         for register in unit:
             register[0] = f32(0.0)
-    for part in range(4):
-        # A group that K cuts short: the parts beyond K are neither in x nor, without padding, in the weights.
-        inside = True if part < parts_in_last else group * GROUP + part * PART < matrix.k
+    total = kernel.registers(1, "float32x4") if matrix.factors else None
+    if total:
+        total[0] = T.broadcast(f32(0.0), 4)
+    for part in range(storage.parts):
+        # A block that K cuts short: the parts beyond K are neither in x nor, without padding, in the weights.
+        inside = True if part < parts_in_last else block * storage.block + part * PART < matrix.k
         with kernel.when(inside):
             halves = []
             for half in range(2):
-                index = group * (GROUP // 4) + part * 2 + half
+                index = block * (storage.block // 4) + part * 2 + half
                 value = kernel.let(x[index])
                 if norm:
                     squares[0] = squares[0] + dot(value, value)
                     value = kernel.let(value * load_vector4(gamma, norm.f16_weight, index))
                 halves.append(value)
+            if total:
+                total[0] = total[0] + (halves[0] + halves[1])
             for u, unit in enumerate(indices):
                 for s, row in enumerate(unit):
-                    elements = loaded[u][s][0] if loaded else matrix.load_part(row, group, part)
-                    low, high = matrix.storage.unpack(kernel, elements, part)
+                    elements = loaded[u][s] if loaded else matrix.load_part(row, block, part)
+                    low, high = matrix.part(elements, part)
                     partial[u][s][0] = partial[u][s][0] + dot(halves[0], low) + dot(halves[1], high)
+    if not total:
+        for unit, registers in zip(partial, sums, strict=True):
+            for product, register in zip(unit, registers, strict=True):
+                register[0] = register[0] + product[0]
+        return
+    each = 1.0 if storage.bias else -float(storage.zero_point)
+    offset = kernel.let(dot(total[0], T.broadcast(f32(each), 4)))
     for u, unit in enumerate(indices):
         for s, row in enumerate(unit):
-            value = partial[u][s][0]
-            sums[u][s][0] = sums[u][s][0] + (value * matrix.scale(row, group) if matrix.scales else value)
+            scale, bias = matrix.factors.of_block(row, block)
+            product = partial[u][s][0]
+            value = (product + offset) * scale if bias is None else product * scale + offset * bias
+            sums[u][s][0] = sums[u][s][0] + value
 
 
 def _finish(kernel: Kernel, epilogue: Epilogue, unit: Expr, units: int, exact: bool, values, squares, norm, k) -> None:  # type: ignore[no-untyped-def]

@@ -1,57 +1,76 @@
 """Prefill in integers: activations in two planes of 8 bits, four products an instruction (`dot4I8Packed`).
 
-A row of activations is quantized in the weights' groups of 32 columns: `x = scale * v`, v a whole number up to
+A row of activations is quantized in the blocks in which the weights are walked: `x = scale * v`, v a whole number up to
 127 * 128 in size, kept as `128 * high + low`, both of which fit 8 bits. (One plane alone is too coarse: it moves logits
-by 1 to 2 % of the largest.) Weights stay as they are stored: `w = weight_scale * (q - zero)`, so a group adds
-`weight_scale * scale * (sum(q v) - zero * sum(v))`, and the sums are exact. Needs WGSL's language feature
+by 1 to 2 % of the largest.) Weights stay as they are stored: `w = weight_scale * q + offset`, so a block adds
+`scale * (weight_scale * sum(q v) + offset * sum(v))`, and the sums are exact. Needs WGSL's language feature
 `packed_4x8_integer_dot_product`.
 
-Quantized rows are `[groups, 4 parts, 4 words]`: of 8 columns the high planes, then the low ones, in the order in which
-the scheme's weights unpack into words. Beside them `[groups, 2]` floats: scale, and what `sum(v)` adds for the zero
-point. The numpy twin is `reference.matmul`.
+Quantized rows are `[blocks, parts, 4 words]`: of 8 columns the high planes, then the low ones, in the order in which
+weights of so many bits unpack into words. Beside them `[blocks, 2]` floats: scale and `sum(v)`. The numpy twin is
+`reference.matmul`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from compiler.kernels.builder import Expr, Kernel, call, ceil_div, div, dot, f32, i32, lane, mod
 from compiler.kernels.epilogue import Declare
+from compiler.kernels.storage import PART, Storage
 from compiler.kernels.webgpu.matmul import Tiling
 from compiler.kernels.webgpu.matvec import Norm
-from compiler.kernels.weights import GROUP, PART, STORAGE, WordMatrix, load_vector4
+from compiler.kernels.weights import WordMatrix, load_vector4
 
-SCHEMES = ("q4f16_1", "q8f16_1")
 LANGUAGE_FEATURES = ("packed_4x8_integer_dot_product",)
 THREADS = 64
-PARTS = GROUP // PART
 HALF = 128  # of the low plane
 LARGEST = 127 * HALF
-# What a product of stored integers lacks for each activation: q4 is stored with 7 added, q8 is made signed with 1 less.
-ZERO = {"q4f16_1": -7.0, "q8f16_1": 1.0}
 
 
-def quantized_shapes(chunk: int, k: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Words (uint32) and scales (float32) of a chunk's rows."""
-    groups = ceil_div(k, GROUP)
-    return (chunk, groups * PARTS * 4), (chunk, groups * 2)
+@dataclass(frozen=True)
+class Rows:
+    """The shape of quantized rows of k columns: what is alike in the matrices that they are multiplied with."""
+
+    k: int
+    bits: int  # of the matrix: of 4 it unpacks into even and odd columns
+    block: int  # columns that share a scale
+
+    @classmethod
+    def of(cls, storage: Storage, k: int) -> Rows:
+        return cls(k, storage.bits, storage.block)
+
+    @property
+    def blocks(self) -> int:
+        return ceil_div(self.k, self.block)
+
+    @property
+    def parts(self) -> int:
+        """Parts of 8 columns of a block."""
+        return self.block // PART
+
+    def shapes(self, chunk: int) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Words (uint32) and scales (float32) of a chunk."""
+        return (chunk, self.blocks * self.parts * 4), (chunk, self.blocks * 2)
 
 
-def quantize(name: str, scheme: str, chunk: int, k: int, norm: Norm | None, state_words: int) -> tirx.PrimFunc:
-    """The rows of a chunk, through RMS norm first when there is one, quantized for products with `scheme`.
+def quantize(name: str, rows: Rows, chunk: int, norm: Norm | None, state_words: int) -> tirx.PrimFunc:
+    """The rows of a chunk, through RMS norm first when there is one, quantized.
 
     Bindings: x (f32 x4), [gamma], state, words, scales. Padding rows are skipped.
     """
-    vectors, groups = k // 4, ceil_div(k, GROUP)
+    k, block = rows.k, rows.block
+    vectors, blocks = k // 4, rows.blocks
     with Kernel(name) as kernel:
         x = kernel.buffer("x", chunk * vectors, "float32x4")
         gamma = kernel.buffer("gamma", vectors, "uint32x2" if norm.f16_weight else "float32x4") if norm else None
         state = kernel.buffer("state", state_words, "uint32")
-        words = kernel.buffer("words", chunk * groups * PARTS * 4, "uint32")
-        scales = kernel.buffer("scales", chunk * groups * 2, "float32")
+        words = kernel.buffer("words", chunk * blocks * rows.parts * 4, "uint32")
+        scales = kernel.buffer("scales", chunk * blocks * 2, "float32")
         row, _ = kernel.grid(chunk)
         thread = kernel.threads(THREADS)
         partial = kernel.shared(THREADS) if norm else None
@@ -78,13 +97,15 @@ def quantize(name: str, scheme: str, chunk: int, k: int, norm: Norm | None, stat
                 return value * load_vector4(gamma, norm.f16_weight, index) if norm and gamma else value
 
             zeros = T.broadcast(f32(0.0), 4)
-            with kernel.loop(ceil_div(groups, THREADS)) as step:
-                group = kernel.let(step * THREADS + thread)
-                with kernel.when(group < groups):
-                    first = kernel.let(group * (GROUP // 4))
+            with kernel.loop(ceil_div(blocks, THREADS)) as step:
+                index = kernel.let(step * THREADS + thread)
+                with kernel.when(index < blocks):
+                    first = kernel.let(index * (block // 4))
                     largest = kernel.registers(1, "float32x4")
                     largest[0] = zeros
-                    count = GROUP // 4 if k % GROUP == 0 else kernel.let(tirx.min(GROUP // 4, vectors - first))
+                    count: Expr = block // 4
+                    if k % block:
+                        count = kernel.let(tirx.min(count, vectors - first))
                     with kernel.loop(count) as i:
                         magnitude = call("float32x4", "abs", kernel.let(load(first + i)))
                         largest[0] = call("float32x4", "max", largest[0], magnitude)
@@ -94,25 +115,25 @@ def quantize(name: str, scheme: str, chunk: int, k: int, norm: Norm | None, stat
                     steps = kernel.let(tirx.Select(size > f32(0.0), f32(float(LARGEST)) / size, f32(0.0)))
                     sums = kernel.registers(1, "float32x4")
                     sums[0] = zeros
-                    with kernel.loop(PARTS) as part:
+                    with kernel.loop(rows.parts) as part:
                         planes: list[Expr] = []
                         for half in range(2):
-                            index = kernel.let(first + part * 2 + half)
+                            vector = kernel.let(first + part * 2 + half)
                             value = kernel.registers(1, "float32x4")
                             value[0] = zeros
-                            with kernel.when(True if k % GROUP == 0 else index < vectors):
-                                value[0] = call("float32x4", "round", load(index) * T.broadcast(steps, 4))
+                            with kernel.when(True if k % block == 0 else vector < vectors):
+                                value[0] = call("float32x4", "round", load(vector) * T.broadcast(steps, 4))
                             sums[0] = sums[0] + value[0]
                             high = kernel.let(call("float32x4", "round", value[0] * T.broadcast(f32(1.0 / HALF), 4)))
                             low = value[0] - high * T.broadcast(f32(float(HALF)), 4)
                             planes += [_pack(kernel, high), _pack(kernel, low)]
-                        base = kernel.let(((row * groups + group) * PARTS + part) * 4)
+                        base = kernel.let(((row * blocks + index) * rows.parts + part) * 4)
                         for plane in range(2):
-                            for i, word in enumerate(_ordered(kernel, scheme, planes[plane], planes[plane + 2])):
+                            for i, word in enumerate(_ordered(kernel, rows.bits, planes[plane], planes[plane + 2])):
                                 words[base + plane * 2 + i] = word
-                    place = kernel.let((row * groups + group) * 2)
+                    place = kernel.let((row * blocks + index) * 2)
                     scales[place] = size * factor * f32(1.0 / LARGEST)
-                    scales[place + 1] = dot(sums[0], T.broadcast(f32(ZERO[scheme]), 4))
+                    scales[place + 1] = dot(sums[0], T.broadcast(f32(1.0), 4))
     return kernel.function
 
 
@@ -121,9 +142,9 @@ def _pack(kernel: Kernel, value: Expr) -> Expr:
     return kernel.let(call("uint32", "pack4x8snorm", value * T.broadcast(f32(1.0 / 127.0), 4)))
 
 
-def _ordered(kernel: Kernel, scheme: str, first: Expr, second: Expr) -> Sequence[Expr]:
-    """The words of columns 0..3 and 4..7 in the order of `_weights`: q4 unpacks into even and odd columns."""
-    if scheme == "q8f16_1":
+def _ordered(kernel: Kernel, bits: int, first: Expr, second: Expr) -> Sequence[Expr]:
+    """The words of columns 0..3 and 4..7 in the order of `_weights`: 4 bits unpack into even and odd columns."""
+    if bits == 8:
         return first, second
 
     def gather(shift: int) -> Expr:
@@ -141,9 +162,9 @@ def _byte(word: Expr, shift: int) -> Expr:
 
 
 def _weights(kernel: Kernel, matrix: WordMatrix, row: Expr, part: Expr) -> Sequence[Expr]:
-    """The 8 stored integers of a part as two words of four signed bytes."""
+    """The 8 stored integers of a part as two words of four signed bytes; those of 8 bits less 128."""
     base = kernel.let(row * matrix.per_row + part * matrix.words)
-    if matrix.storage.name == "q8f16_1":
+    if matrix.storage.bits == 8:
         signs = T.uint32(0x80808080)
         return [kernel.let(tirx.bitwise_xor(matrix.weights[base + i], signs)) for i in range(2)]
     word, low = kernel.let(matrix.weights[base]), T.uint32(0x0F0F0F0F)
@@ -151,9 +172,21 @@ def _weights(kernel: Kernel, matrix: WordMatrix, row: Expr, part: Expr) -> Seque
     return kernel.let(tirx.bitwise_and(word, low)), kernel.let(odd)
 
 
+def _line(kernel: Kernel, matrix: WordMatrix, row: Expr, block: Expr) -> tuple[Expr, Expr]:
+    """Scale and offset of the integers that `_weights` gives."""
+    assert matrix.factors is not None
+    storage = matrix.storage
+    scale, bias = matrix.factors.of_block(row, block)
+    missing = (HALF if storage.bits == 8 else 0) - storage.zero_point
+    offset = kernel.let(scale * f32(float(missing))) if missing else None
+    if bias is None or offset is None:
+        return scale, offset if bias is None else bias
+    return scale, kernel.let(offset + bias)
+
+
 def matmul(
     name: str,
-    scheme: str,
+    storage: Storage,
     chunk: int,
     rows: int,
     k: int,
@@ -167,11 +200,11 @@ def matmul(
 
     Bindings: words, their scales, weights, their scales, state, then what `declare` declares.
     """
-    groups = ceil_div(k, GROUP)
+    blocks, parts = storage.blocks(k), storage.parts
     with Kernel(name) as kernel:
-        words = kernel.buffer("words", chunk * groups * PARTS, "uint32x4")
-        row_scales = kernel.buffer("row_scales", chunk * groups, "float32x2")
-        matrix = WordMatrix(kernel, STORAGE[scheme], rows, k)
+        words = kernel.buffer("words", chunk * blocks * parts, "uint32x4")
+        row_scales = kernel.buffer("row_scales", chunk * blocks, "float32x2")
+        matrix = WordMatrix(kernel, storage, rows, k)
         state = kernel.buffer("state", state_words, "uint32")
         epilogue = declare(kernel)
         streams = len(unit_rows(0))
@@ -187,29 +220,29 @@ def matmul(
             wanted = [kernel.let(first_unit + u * tiling.columns) for u in range(tile_units)]
             safe = [kernel.let(tirx.min(unit, units - 1)) for unit in wanted]
             indices = [kernel.let(row) for unit in safe for row in unit_rows(unit)]
-            x_rows = [kernel.let(tirx.min(first_row + r, length - 1) * groups) for r in range(tiling.tile_rows)]
+            x_rows = [kernel.let(tirx.min(first_row + r, length - 1) * blocks) for r in range(tiling.tile_rows)]
             sums = [[kernel.registers() for _ in indices] for _ in x_rows]
             totals = [[kernel.registers(1, "int32") for _ in indices] for _ in x_rows]
             for register in (s for row in sums for s in row):
                 register[0] = f32(0.0)
-            with kernel.loop(groups) as group:
+            with kernel.loop(blocks) as block:
                 for register in (t for row in totals for t in row):
                     register[0] = T.int32(0)
-                with kernel.loop(PARTS) as step:
-                    part = kernel.let(group * PARTS + step)
+                with kernel.loop(parts) as step:
+                    part = kernel.let(block * parts + step)
                     columns = [_weights(kernel, matrix, row, part) for row in indices]
                     for base, row_totals in zip(x_rows, totals, strict=True):
-                        v = kernel.let(words[(base + group) * PARTS + step])
+                        v = kernel.let(words[(base + block) * parts + step])
                         for (a, b), total in zip(columns, row_totals, strict=True):
                             high = _dot4(a, lane(v, 0)) + _dot4(b, lane(v, 1))
                             low = _dot4(a, lane(v, 2)) + _dot4(b, lane(v, 3))
                             total[0] = total[0] + high * T.int32(HALF) + low
-                scales = [matrix.scale(row, group) for row in indices]
+                lines = [_line(kernel, matrix, row, block) for row in indices]
                 for base, row_totals, row_sums in zip(x_rows, totals, sums, strict=True):
-                    own = kernel.let(row_scales[base + group])
-                    for scale, total, register in zip(scales, row_totals, row_sums, strict=True):
-                        value = (f32(total[0]) + lane(own, 1)) * lane(own, 0)
-                        register[0] = register[0] + value * scale
+                    own = kernel.let(row_scales[base + block])
+                    for (scale, offset), total, register in zip(lines, row_totals, row_sums, strict=True):
+                        value = f32(total[0]) * scale + lane(own, 1) * offset
+                        register[0] = register[0] + value * lane(own, 0)
             for u, unit in enumerate(wanted):
                 with kernel.when(True if units % (tiling.columns * tile_units) == 0 else unit < units):
                     for r, row_sums in enumerate(sums):
