@@ -101,7 +101,7 @@ def test_the_summary(built: Path) -> None:
     }
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("scheme", ["q4f16_1", "q8f16_1", "q0f16", "q0f32", "q4af16_g16", "q8af16_g128"])
 def test_every_scheme_and_a_head_of_its_own(tmp_path: Path, scheme: str) -> None:
     source = make_phi3(tmp_path / "phi")
     artifact = load_artifact(build(config_of(source, tmp_path / "out", quantization=scheme)))

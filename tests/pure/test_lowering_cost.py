@@ -65,7 +65,7 @@ def test_text_depends_on_no_kernel_that_was_rendered_before(rendered: list[tirx.
 def test_importing_tvm_leaves_torch_out_and_torch_can_be_had_afterwards() -> None:
     program = """
 import sys
-from compiler.tvm_import import import_tvm
+from compiler.lowering.tvm_import import import_tvm
 import_tvm()
 import compiler.build
 assert "tvm" in sys.modules
