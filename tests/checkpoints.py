@@ -4,7 +4,7 @@ Knows transformers and torch (test extras); nothing under `compiler/` does.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,22 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    GemmaConfig,
+    GemmaForCausalLM,
+    GraniteConfig,
+    GraniteForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    Olmo2Config,
+    Olmo2ForCausalLM,
     Phi3Config,
     Phi3ForCausalLM,
     PhiConfig,
@@ -29,6 +40,8 @@ from transformers import (
     Qwen2ForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
+    SmolLM3Config,
+    SmolLM3ForCausalLM,
 )
 from transformers.utils import logging as transformers_logging
 
@@ -103,6 +116,33 @@ FAMILY_DEFAULTS: dict[str, Any] = {
     "eos_token_id": [2, 6],
     "pad_token_id": 0,
 }
+GRANITE = {
+    "hidden_size": 96,
+    "embedding_multiplier": 3.0,
+    "attention_multiplier": 0.1,
+    "residual_multiplier": 0.4,
+    "logits_scaling": 2.0,
+}
+GEMMA2 = {
+    "hidden_size": 96,
+    "head_dim": 32,
+    "query_pre_attn_scalar": 24,
+    "sliding_window": 24,
+    "attn_logit_softcapping": 2.0,
+    "final_logit_softcapping": 3.0,
+}
+GEMMA3 = {
+    "hidden_size": 96,
+    "head_dim": 40,
+    "num_key_value_heads": 1,
+    "sliding_window": 24,
+    "layer_types": ["sliding_attention", "full_attention"],
+    "rope_parameters": {
+        "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
+        "full_attention": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 8.0},
+    },
+}
+REFERENCE_CONFIG = "transformers.json"  # config.json for transformers, where it knows the network by another name
 PARTIAL_ROPE = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}
 FAMILIES: dict[str, tuple[type[PreTrainedModel], type[Any], dict[str, Any]]] = {
     "llama-biased": (LlamaForCausalLM, LlamaConfig, {"attention_bias": True, "mlp_bias": True, "head_dim": 40}),
@@ -111,6 +151,23 @@ FAMILIES: dict[str, tuple[type[PreTrainedModel], type[Any], dict[str, Any]]] = {
     "phi3-window": (Phi3ForCausalLM, Phi3Config, {"hidden_size": 96, "sliding_window": 40}),
     "qwen2": (Qwen2ForCausalLM, Qwen2Config, {"hidden_size": 96, "tie_word_embeddings": True}),
     "qwen3": (Qwen3ForCausalLM, Qwen3Config, {"head_dim": 48}),
+    "granite": (GraniteForCausalLM, GraniteConfig, GRANITE),
+    "minicpm": (GraniteForCausalLM, GraniteConfig, GRANITE | {"attention_multiplier": 24**-0.5}),
+    "smollm3": (SmolLM3ForCausalLM, SmolLM3Config, {"hidden_size": 96, "no_rope_layers": [1, 0]}),
+    "olmo2": (Olmo2ForCausalLM, Olmo2Config, {"hidden_size": 96}),
+    "gemma": (GemmaForCausalLM, GemmaConfig, {"head_dim": 40, "num_key_value_heads": 1}),
+    "gemma2": (Gemma2ForCausalLM, Gemma2Config, GEMMA2),
+    "gemma3": (Gemma3ForCausalLM, Gemma3TextConfig, GEMMA3),
+}
+# What transformers does not know, as the network of another name that it is; see `reference_config`.
+RENAMED: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    "minicpm": lambda c: {
+        "model_type": "minicpm",
+        "scale_emb": c.pop("embedding_multiplier"),
+        "scale_depth": c.pop("residual_multiplier") * c["num_hidden_layers"] ** 0.5,
+        "dim_model_base": round(c["hidden_size"] / c.pop("logits_scaling")),
+        **{name: value for name, value in c.items() if name not in ("model_type", "attention_multiplier")},
+    },
 }
 
 
@@ -118,7 +175,12 @@ def make_family(name: str, path: Path, **overrides: Any) -> Path:
     """A random checkpoint of one of `FAMILIES` in `path`."""
     model_class, config_class, special = FAMILIES[name]
     config = config_class(**{**FAMILY_DEFAULTS, **special, **overrides})
-    return _write(path, model_class, config, "float32", seed=0)
+    _write(path, model_class, config, "float32", seed=0)
+    if name in RENAMED:
+        original = json.loads((path / "config.json").read_text())
+        (path / REFERENCE_CONFIG).write_text(json.dumps(original))
+        (path / "config.json").write_text(json.dumps(RENAMED[name](dict(original))))
+    return path
 
 
 def _write(path: Path, model_class: type[PreTrainedModel], config: Any, dtype: str, seed: int) -> Path:
@@ -193,14 +255,16 @@ def write_tokenizer(path: Path) -> Path:
 
 def reference_model(path: Path, scheme: str) -> PreTrainedModel:
     """The checkpoint in transformers, in float32, with the weights that `scheme` stands for."""
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, attn_implementation="eager")
+    config = AutoConfig.from_pretrained(path / REFERENCE_CONFIG if (path / REFERENCE_CONFIG).exists() else path)
+    options: dict[str, Any] = {"dtype": torch.float32, "attn_implementation": "eager"}
+    model = AutoModelForCausalLM.from_pretrained(path, config=config, **options)
     model.eval()
     raw = json.loads((path / "config.json").read_text())
     state = model.state_dict()
     for spec in weight_specs(config_from_huggingface(raw, context=1)):
-        original = np.concatenate([state[source].numpy() for source in spec.sources])
+        original = np.concatenate([state[source].numpy() for source in spec.sources]) + np.float32(spec.offset)
         stored = dict(quantize(spec, original, SCHEMES[scheme]))
-        restored = dequantize(spec, stored, SCHEMES[scheme])
+        restored = dequantize(spec, stored, SCHEMES[scheme]) - np.float32(spec.offset)
         parts = np.split(restored, np.cumsum(spec.source_rows)[:-1])
         with torch.no_grad():
             for source, part in zip(spec.sources, parts, strict=True):

@@ -23,7 +23,17 @@ ARCHITECTURES = {
     "phi3": gguf.MODEL_ARCH.PHI3,
     "qwen2": gguf.MODEL_ARCH.QWEN2,
     "qwen3": gguf.MODEL_ARCH.QWEN3,
+    "gemma": gguf.MODEL_ARCH.GEMMA,
+    "gemma2": gguf.MODEL_ARCH.GEMMA2,
+    "gemma3_text": gguf.MODEL_ARCH.GEMMA3,
+    "granite": gguf.MODEL_ARCH.GRANITE,
+    "minicpm": gguf.MODEL_ARCH.MINICPM,
+    "olmo2": gguf.MODEL_ARCH.OLMO2,
+    "smollm3": gguf.MODEL_ARCH.SMOLLM3,
 }
+# Whose rotary embedding turns neighbours: their queries and keys are permuted.
+PERMUTED = ("llama", "mistral", "granite", "minicpm", "smollm3")
+GEMMAS = ("gemma", "gemma2", "gemma3_text")  # whose norms get 1 added
 
 AddTokenizer = Callable[[GGUFWriter], None]
 
@@ -55,10 +65,12 @@ def write_gguf(
     names = gguf.get_tensor_name_map(architecture, config["num_hidden_layers"])
     for name, tensor in load_file(checkpoint / "model.safetensors").items():
         array = tensor.astype(np.float32)
-        if architecture == gguf.MODEL_ARCH.LLAMA and "q_proj" in name:
+        if config["model_type"] in PERMUTED and "q_proj" in name:
             array = permute(array, config["num_attention_heads"])
-        if architecture == gguf.MODEL_ARCH.LLAMA and "k_proj" in name:
+        if config["model_type"] in PERMUTED and "k_proj" in name:
             array = permute(array, config["num_key_value_heads"])
+        if config["model_type"] in GEMMAS and name.endswith("norm.weight"):
+            array = array + np.float32(1)
         ours = names.get_name(name, try_suffixes=(".weight", ".bias"))
         assert ours is not None, name
         if raw and ours in raw:
@@ -114,6 +126,7 @@ def add_numbers(writer: GGUFWriter, config: Mapping[str, Any]) -> None:
     """The architecture's numbers, in the converter's order and words."""
     heads = config["num_attention_heads"]
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    rope = rope.get("full_attention", rope)
     head_dim = config.get("head_dim") or config["hidden_size"] // heads
     writer.add_type("model")
     writer.add_name(f"tiny {config['model_type']}")
@@ -136,6 +149,20 @@ def add_numbers(writer: GGUFWriter, config: Mapping[str, Any]) -> None:
         writer.add_value_length(head_dim)
     if config["model_type"] in ("llama", "mistral"):
         writer.add_vocab_size(config["vocab_size"])
+    if config["model_type"] == "granite":
+        writer.add_attention_scale(config["attention_multiplier"])
+        writer.add_embedding_scale(config["embedding_multiplier"])
+        writer.add_residual_scale(config["residual_multiplier"])
+        writer.add_logit_scale(config["logits_scaling"])
+    if config["model_type"] == "minicpm":
+        writer.add_embedding_scale(float(config["scale_emb"]))
+        writer.add_residual_scale(config["scale_depth"] / config["num_hidden_layers"] ** 0.5)
+        writer.add_logit_scale(config["hidden_size"] / config["dim_model_base"])
+    if config["model_type"] == "gemma2":
+        writer.add_attn_logit_softcapping(config["attn_logit_softcapping"])
+        writer.add_final_logit_softcapping(config["final_logit_softcapping"])
+    if config["model_type"] in ("gemma2", "gemma3_text"):
+        writer.add_sliding_window(config["sliding_window"])
     if config["model_type"] == "mistral" and config.get("sliding_window"):
         writer.add_sliding_window(config["sliding_window"])
     if config["model_type"] == "phi3":

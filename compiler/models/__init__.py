@@ -4,7 +4,21 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 from compiler.errors import WispError
-from compiler.models import llama, mistral, phi, phi3, qwen2, qwen3
+from compiler.models import (
+    gemma,
+    gemma2,
+    gemma3_text,
+    granite,
+    llama,
+    minicpm,
+    mistral,
+    olmo2,
+    phi,
+    phi3,
+    qwen2,
+    qwen3,
+    smollm3,
+)
 from compiler.models.base import ModelConfig, WeightSpec
 from compiler.models.fields import UnknownField, shortened
 from compiler.models.weights import Names
@@ -20,12 +34,19 @@ class Architecture(Protocol):
 
 
 ARCHITECTURES: dict[str, Architecture] = {
+    "gemma": gemma,
+    "gemma2": gemma2,
+    "gemma3_text": gemma3_text,
+    "granite": granite,
     "llama": llama,
+    "minicpm": minicpm,
     "mistral": mistral,
+    "olmo2": olmo2,
     "phi": phi,
     "phi3": phi3,
     "qwen2": qwen2,
     "qwen3": qwen3,
+    "smollm3": smollm3,
 }
 
 
@@ -57,7 +78,7 @@ def without_ignored(raw: Mapping[str, Any], ignored: Collection[str]) -> Mapping
         except UnknownField as error:
             if error.path is None or error.path not in ignored:
                 raise
-            raw = _without(raw, error.path.split(".", 1) if error.path not in raw else [error.path])
+            raw = _without(raw, error.path.split(".") if error.path not in raw else [error.path])
         else:
             break
     return raw

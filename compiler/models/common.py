@@ -3,6 +3,9 @@
 Knows Hugging Face's names of these fields; what an absent one means, the architectures say.
 """
 
+from collections.abc import Collection, Mapping
+from typing import Any
+
 from compiler.errors import WispError
 from compiler.models.base import Dimensions, Norm
 from compiler.models.fields import FieldReader
@@ -28,6 +31,30 @@ def read_rms_norm(reader: FieldReader, default: float = 1e-6, offset: float = 0.
 def read_window(reader: FieldReader, name: str = "sliding_window") -> int | None:
     """How many tokens a token attends to; None when it is not said."""
     return None if reader.get(name) is None else reader.integer(name)
+
+
+def read_soft_cap(reader: FieldReader, name: str) -> float | None:
+    """c of c * tanh(x / c); None where nothing is capped."""
+    return None if reader.get(name) is None else reader.number(name, least=1e-3, most=1e6)
+
+
+def read_layer_types(reader: FieldReader, dimensions: Dimensions, every: int) -> list[str]:
+    """`full_attention` or `sliding_attention`, a layer; unless it is said, one of `every` layers sees everything."""
+    count = dimensions.num_hidden_layers
+    types = reader.get("layer_types")
+    if types is None:
+        return ["sliding_attention" if (i + 1) % every else "full_attention" for i in range(count)]
+    known = isinstance(types, list) and all(kind in ("full_attention", "sliding_attention") for kind in types)
+    if not known or len(types) != count:
+        reader.refuse("layer_types", f"{count} of 'full_attention' and 'sliding_attention'")
+    return list(types)
+
+
+def with_defaults(
+    raw: Mapping[str, Any], defaults: Mapping[str, Any], nullable: Collection[str] = ()
+) -> dict[str, Any]:
+    """The fields, absent ones as `defaults` say; a null field counts as absent unless it is `nullable`."""
+    return {**defaults, **{name: value for name, value in raw.items() if value is not None or name in nullable}}
 
 
 def require_full_attention(reader: FieldReader, dimensions: Dimensions) -> None:

@@ -24,7 +24,8 @@ _TRAINING = (
 _RUNNING = (
     "dtype torch_dtype torchscript use_bfloat16 tf_legacy_loss use_cache use_return_dict return_dict output_attentions "
     "output_hidden_states output_router_logits chunk_size_feed_forward pretraining_tp is_decoder attn_implementation "
-    "use_flash_attn use_flash_attention_2 flash_attn fused_bias_fc fused_rotary_emb fused_mlp"
+    "use_flash_attn use_flash_attention_2 flash_attn fused_bias_fc fused_rotary_emb fused_mlp "
+    "cache_implementation"
 )
 # transformers 4 wrote these into config.json; they are generation_config.json's.
 _GENERATION = (
@@ -53,6 +54,7 @@ NEUTRAL_FIELDS: Mapping[str, tuple[Any, ...]] = {
     "alibi": (False,),
     "rope_interleaved": (False,),
     "use_mrope": (False,),
+    "use_bidirectional_attention": (False,),
     "use_sliding_window": (False,),
     "logit_scale": (1,),
     "embedding_multiplier": (1,),

@@ -18,7 +18,7 @@ from compiler.kernels.cache import Cache, Heads
 from compiler.kernels.epilogue import STATE_HEADER
 from compiler.kernels.webgpu import embed, matvec
 from compiler.kernels.webgpu.embed import RopePart
-from compiler.kernels.webgpu.tuning import TUNING, Alternative, VariantTuning
+from compiler.kernels.webgpu.tuning import MOST_ROWS, TUNING, Alternative, VariantTuning
 from compiler.models.base import ModelConfig, Norm, WeightSpec
 from compiler.target.limits import DEFAULT_LIMITS
 from compiler.target.variants import Variant
@@ -155,7 +155,7 @@ class KernelTable:
 
 
 class Matrix(nn.Module):
-    """A weight matrix; one that may be cut, by rows, is in parts of at most `cut_bytes` a binding."""
+    """A weight matrix; one that may be cut is in parts of at most `cut_bytes` a binding and of `MOST_ROWS` rows."""
 
     def __init__(self, spec: WeightSpec, scheme: Scheme, cut_bytes: int | None = CUT_BYTES) -> None:
         self.spec = spec
@@ -164,7 +164,7 @@ class Matrix(nn.Module):
         rows, _ = spec.shape
         layout = parameter_layout(spec, scheme)
         widest = max(_row_bytes(shape, dtype) for _, dtype, shape in layout)
-        most = rows if cut_bytes is None or spec.role not in CUT_ROLES else cut_bytes // widest
+        most = rows if cut_bytes is None or spec.role not in CUT_ROLES else min(cut_bytes // widest, MOST_ROWS)
         if rows > most:
             pieces = -(-rows // most)
             most = -(-rows // pieces // PART_ROWS) * PART_ROWS

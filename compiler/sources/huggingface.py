@@ -240,7 +240,8 @@ class HuggingFaceCheckpoint:
         for source, rows in zip(spec.sources, spec.source_rows, strict=True):
             step = max(1, BLOCK_ELEMENTS // math.prod(spec.shape[1:]))
             for start in range(0, rows, step):
-                yield self.read(source, start, min(rows, start + step))
+                block = self.read(source, start, min(rows, start + step))
+                yield block + np.float32(spec.offset) if spec.offset else block
 
     def source_scales(self, spec: WeightSpec, first: int = 0) -> GroupScales | None:
         """The scales that the source itself quantized a weight with, rows counted from `first`; here it did not."""

@@ -70,7 +70,8 @@ def _own_rows(checkpoint: Checkpoint) -> ReadRows:
             if low < high:
                 parts.append(checkpoint.read(source, low, high))
             first += rows
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+        found = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        return found + np.float32(spec.offset) if spec.offset else found
 
     return read
 

@@ -9,7 +9,20 @@ from typing import Any
 
 import gguf
 import pytest
-from transformers import LlamaConfig, MistralConfig, Phi3Config, PhiConfig, PreTrainedConfig, Qwen2Config, Qwen3Config
+from transformers import (
+    Gemma2Config,
+    Gemma3TextConfig,
+    GraniteConfig,
+    LlamaConfig,
+    MistralConfig,
+    Olmo2Config,
+    Phi3Config,
+    PhiConfig,
+    PreTrainedConfig,
+    Qwen2Config,
+    Qwen3Config,
+    SmolLM3Config,
+)
 
 from compiler.build import build
 from compiler.cli import main
@@ -42,6 +55,8 @@ LLAMA3 = {
     "original_max_position_embeddings": 128,
 }
 LINEAR = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0}
+YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 128}
+DYNAMIC = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0}
 PARTIAL = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}
 
 CLASSES: dict[str, tuple[type[PreTrainedConfig], dict[str, Any]]] = {
@@ -54,6 +69,13 @@ CLASSES: dict[str, tuple[type[PreTrainedConfig], dict[str, Any]]] = {
     "longrope": (Phi3Config, {"rope_parameters": LONGROPE, "original_max_position_embeddings": 128}),
     "qwen2": (Qwen2Config, {}),
     "qwen3": (Qwen3Config, {"head_dim": 32}),
+    "yarn": (LlamaConfig, {"rope_parameters": YARN}),
+    "dynamic": (LlamaConfig, {"rope_parameters": DYNAMIC}),
+    "gemma2": (Gemma2Config, {"head_dim": 32}),
+    "gemma3": (Gemma3TextConfig, {"head_dim": 32}),
+    "granite": (GraniteConfig, {"attention_multiplier": 0.1}),
+    "smollm3": (SmolLM3Config, {"pad_token_id": 0}),
+    "olmo2": (Olmo2Config, {}),
 }
 ABSURD: list[Any] = [
     *(0, 1, -1, 2, 3, 7, 10**400, -(10**400), 2**31, 2**63, 2**64),
@@ -102,8 +124,9 @@ def check_finite(config: ModelConfig) -> None:
 def test_an_absurd_value_is_refused_or_gives_finite_numbers(family: str) -> None:
     fields = fields_of(family)
     old = {k: v for k, v in fields.items() if k != "rope_parameters"}
-    old |= {"rope_scaling": {k: v for k, v in fields["rope_parameters"].items() if k != "rope_theta"}}
-    old |= {"rope_theta": 10000.0, "partial_rotary_factor": fields["rope_parameters"].get("partial_rotary_factor")}
+    rope = fields["rope_parameters"].get("full_attention", fields["rope_parameters"])
+    old |= {"rope_scaling": {k: v for k, v in rope.items() if k != "rope_theta"}}
+    old |= {"rope_theta": 10000.0, "partial_rotary_factor": rope.get("partial_rotary_factor")}
     refused: list[WispError] = []
     for base in (fields, old, {**fields, "head_dim": None, "num_key_value_heads": None}):
         for context in (64, 512):

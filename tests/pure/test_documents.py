@@ -25,8 +25,10 @@ def test_the_readme_lists_every_command() -> None:
 
 def documented(model_type: str) -> set[str]:
     """The names of FORMAT.md's row for an architecture."""
-    title = {"phi": "Phi (1, 1.5, 2)", "phi3": "Phi-3"}.get(model_type, "Llama, Mistral, Qwen2, Qwen3")
-    (row,) = (line for line in FORMAT.splitlines() if line.startswith(f"| {title} |"))
+    named = {"phi": "Phi (1", "phi3": "Phi-3", "olmo2": "OLMo 2", "gemma2": "Gemma 2", "gemma3_text": "Gemma 3"}
+    title = named.get(model_type, model_type)
+    rows = [line for line in FORMAT.splitlines() if line.startswith("| ") and "behind `" in line]
+    (row,) = (line for line in rows if title.lower() in line.split("|")[1].lower().strip().split(", "))
     _, _, around, layer, _ = row.split("|")
     prefix, *names = re.findall(r"`([^`]+)`", layer)
     return {*re.findall(r"`([^`]+)`", around), *(prefix + name for name in names)}
@@ -41,10 +43,12 @@ def test_the_format_names_every_weight(model_type: str) -> None:
         if (recipe := tomllib.loads(path.read_text()))["architecture"]["model_type"] == model_type
     )
     model = replace(config_from_huggingface(raw, 64), tie_word_embeddings=False)
-    if model_type in ("llama", "mistral", "qwen2", "qwen3"):
-        layer = model.layers[0]
-        norm = HeadNorm(model.final_norm)
-        fullest = replace(layer, attention=replace(layer.attention, bias=True, output_bias=True, head_norm=norm))
+    layer = model.layers[0]
+    if not model_type.startswith("phi"):
+        head_norm = layer.attention.head_norm or HeadNorm(model.final_norm)
+        attention = replace(layer.attention, bias=True, output_bias=True, head_norm=head_norm)
+        biased = model_type not in ("gemma2", "gemma3_text", "olmo2")
+        fullest = replace(layer, attention=attention, mlp=replace(layer.mlp, bias=biased))
         model = replace(model, layers=(fullest,) * len(model.layers))
     specs = weight_specs(model)
     names = {re.sub(r"\.\d+\.", ".{i}.", spec.name) for spec in specs}

@@ -221,7 +221,7 @@ def test_an_unknown_architecture_is_named(model_type: Any) -> None:
     with pytest.raises(WispError, match="model_type") as caught:
         config_from_huggingface({"model_type": model_type}, 512)
     assert repr(model_type) in str(caught.value)
-    assert "'llama' or 'mistral' or 'phi'" in str(caught.value)
+    assert "'llama' or 'minicpm' or 'mistral'" in str(caught.value)
 
 
 def test_the_context_has_to_be_one_the_checkpoint_knows() -> None:

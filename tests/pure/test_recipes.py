@@ -30,10 +30,17 @@ from compiler.target.variants import VARIANTS
 
 # Parameters of the published checkpoints, a tied head once: what the Hub shows for their safetensors.
 PARAMETERS = {
+    "gemma-1.1-2b-it": 2_506_172_416,
+    "gemma-2-2b-it": 2_614_341_888,
+    "gemma-3-1b-it": 999_885_952,
+    "gemma-3-270m-it": 268_098_176,
+    "granite-3.3-2b-instruct": 2_533_539_840,
     "llama-3.1-8b-instruct": 8_030_261_248,
     "llama-3.2-1b-instruct": 1_235_814_400,
     "llama-3.2-3b-instruct": 3_212_749_824,
+    "minicpm-2b-dpo-bf16": 2_724_880_896,
     "mistral-7b-instruct-v0.3": 7_248_023_552,
+    "olmo-2-0425-1b-instruct": 1_484_916_736,
     "openchat_3.5": 7_241_748_480,
     "phi-2": 2_779_683_840,
     "phi-3-mini-128k-instruct": 3_821_079_552,
@@ -47,10 +54,21 @@ PARAMETERS = {
     "smollm2-1.7b-instruct": 1_711_376_384,
     "smollm2-135m-instruct": 134_515_008,
     "smollm2-360m-instruct": 361_821_120,
+    "smollm3-3b": 3_075_098_624,
     "tinyllama-1.1b-chat-v1.0": 1_100_048_384,
 }
 # Buffers that hold the embedding, and the head when it is not tied, where one binding cannot.
-SPLIT = {"llama-3.1-8b-instruct": 2, "llama-3.2-3b-instruct": 2, "phi-4-mini-instruct": 3, "qwen3-1.7b": 2}
+SPLIT = {
+    "gemma-1.1-2b-it": 2,
+    "gemma-2-2b-it": 3,
+    "gemma-3-1b-it": 2,
+    "gemma-3-270m-it": 2,
+    "llama-3.1-8b-instruct": 2,
+    "llama-3.2-3b-instruct": 2,
+    "minicpm-2b-dpo-bf16": 2,
+    "phi-4-mini-instruct": 3,
+    "qwen3-1.7b": 2,
+}
 
 # WebGPU's default limits.
 STORAGE_BUFFERS = 8

@@ -37,6 +37,11 @@ class Tuning:
     units: int  # units that an invocation carries at once
     units_per_workgroup: int = 0  # in mode "subgroup": units of a workgroup, shared by its subgroups
 
+    @property
+    def units_of_workgroup(self) -> int:
+        """Units of a workgroup, in either mode."""
+        return self.units_per_workgroup or self.units * self.workgroup // self.lanes
+
 
 @dataclass(frozen=True)
 class Norm:
@@ -101,8 +106,8 @@ def matvec(
 
 def _clamp(kernel: Kernel, unit: Expr, units: int, tuning: Tuning) -> Expr:
     """A unit index that is safe to load; the store is guarded separately."""
-    block = tuning.units_per_workgroup or tuning.units * tuning.workgroup // tuning.lanes
-    return kernel.let(unit) if units % block == 0 else kernel.let(tirx.min(unit, units - 1))
+    exact = units % tuning.units_of_workgroup == 0
+    return kernel.let(unit) if exact else kernel.let(tirx.min(unit, units - 1))
 
 
 def _block(kernel, matrix, x, gamma, norm, indices, sums, squares, block) -> None:  # type: ignore[no-untyped-def]

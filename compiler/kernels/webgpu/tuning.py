@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from compiler.kernels.builder import MAX_GRID
 from compiler.kernels.webgpu import packed
 from compiler.kernels.webgpu.matmul import Tiling
 from compiler.kernels.webgpu.matvec import Tuning
@@ -84,6 +85,14 @@ ALTERNATIVES: dict[str, tuple[Alternative, ...]] = {
         PACKED,
     ),
 }
+# Rows of a matrix that a mat-vec may have, by the tuning whose workgroups have the fewest.
+MOST_ROWS = MAX_GRID * min(
+    tuning.units_of_workgroup
+    for tuning in (
+        *(own.single for own in TUNING.values()),
+        *(other.vectors[0] for others in ALTERNATIVES.values() for other in others if other.vectors),
+    )
+)
 # How far the logits of an alternative may be from those of the plan's own programs, of the largest logit.
 TOLERANCE = 1e-3
 

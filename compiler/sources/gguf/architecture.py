@@ -34,6 +34,10 @@ _LLAMA = {
     "ffn_down": "mlp.down_proj",
 }
 _QWEN3 = _LLAMA | {"attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm"}
+_AFTER = {"post_attention_norm": "post_attention_layernorm", "post_ffw_norm": "post_feedforward_layernorm"}
+_GEMMA2 = _LLAMA | _AFTER | {"ffn_norm": "pre_feedforward_layernorm"}
+_GEMMA3 = _GEMMA2 | {"attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm"}
+_OLMO2 = {name: theirs for name, theirs in _QWEN3.items() if name not in ("attn_norm", "ffn_norm")} | _AFTER
 _PHI3 = {
     "attn_norm": "input_layernorm",
     "attn_qkv": "self_attn.qkv_proj",
@@ -58,7 +62,8 @@ class Family:
     """How one `general.architecture` reads as a `model_type`.
 
     `permuted` tensors have the rows of each head in pairs, 0, D/2, 1, D/2 + 1, ..., as llama.cpp's converter puts them.
-    `fused` tensors hold the rows of several checkpoint tensors, one after another.
+    `fused` tensors hold the rows of several checkpoint tensors, one after another. `norm_offset` is what the converter
+    adds to the weights of norms. `more` reads what other families do not say: (metadata, fields so far) -> fields.
     """
 
     model_type: str
@@ -68,13 +73,62 @@ class Family:
     fused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     norm_eps: tuple[str, str] = (".attention.layer_norm_rms_epsilon", "rms_norm_eps")
     fixed: Mapping[str, Any] = field(default_factory=lambda: {"hidden_act": "silu"})
+    norm_offset: float = 0.0
+    more: Callable[[Metadata, Mapping[str, Any]], Mapping[str, Any]] = lambda arch, config: {}
 
 
+def _granite(arch: Metadata, config: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {
+        "embedding_multiplier": arch.number(".embedding_scale", default=1.0),
+        "attention_multiplier": arch.number(".attention.scale", default=1.0),
+        "residual_multiplier": arch.number(".residual_scale", default=1.0),
+        "logits_scaling": arch.number(".logit_scale", default=1.0),
+    }
+
+
+def _minicpm(arch: Metadata, config: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {
+        "scale_emb": arch.number(".embedding_scale", default=1.0),
+        "scale_depth": arch.number(".residual_scale", default=1.0) * math.sqrt(config["num_hidden_layers"]),
+        "dim_model_base": round(config["hidden_size"] / max(arch.number(".logit_scale", default=1.0), 1e-6)),
+    }
+
+
+def _gemma2(arch: Metadata, config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """llama.cpp knows by its 46 layers the one model whose scores are scaled otherwise than by the head's size."""
+    heads, hidden = config["num_attention_heads"], config["hidden_size"]
+    return {
+        "attn_logit_softcapping": arch.number(".attn_logit_softcapping", default=50.0),
+        "final_logit_softcapping": arch.number(".final_logit_softcapping", default=30.0),
+        "query_pre_attn_scalar": hidden // heads if config["num_hidden_layers"] == 46 else config.get("head_dim", 256),
+    }
+
+
+def _gemma3(arch: Metadata, config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """As of Gemma 2, with 62 layers."""
+    heads, hidden = config["num_attention_heads"], config["hidden_size"]
+    cap = arch.number(".final_logit_softcapping", default=0.0)
+    return {
+        "rope_local_base_freq": arch.number(".rope.freq_base_swa", default=10000.0),
+        "sliding_window_pattern": arch.integer(".attention.sliding_window_pattern", default=6),
+        "query_pre_attn_scalar": hidden // heads if config["num_hidden_layers"] == 62 else config.get("head_dim", 256),
+        "final_logit_softcapping": cap or None,
+    }
+
+
+_GELU = {"hidden_activation": "gelu_pytorch_tanh"}
 FAMILIES: dict[str, Family] = {
     "llama": Family("llama", _LLAMA, permuted=("attn_q", "attn_k")),
     "phi3": Family("phi3", _PHI3),
     "qwen2": Family("qwen2", _LLAMA),
     "qwen3": Family("qwen3", _QWEN3),
+    "gemma": Family("gemma", _LLAMA, fixed=_GELU, norm_offset=1.0),
+    "gemma2": Family("gemma2", _GEMMA2, fixed=_GELU, norm_offset=1.0, more=_gemma2),
+    "gemma3": Family("gemma3_text", _GEMMA3, fixed=_GELU, norm_offset=1.0, more=_gemma3),
+    "granite": Family("granite", _LLAMA, permuted=("attn_q", "attn_k"), more=_granite),
+    "minicpm": Family("minicpm", _LLAMA, permuted=("attn_q", "attn_k"), more=_minicpm),
+    "olmo2": Family("olmo2", _OLMO2),
+    "smollm3": Family("smollm3", _LLAMA, permuted=("attn_q", "attn_k")),
     "phi2": Family(
         "phi",
         _PHI2,
@@ -157,13 +211,14 @@ def huggingface_config(
         if kind.model_type == "llama":
             config["model_type"] = "mistral"  # llama.cpp has no architecture of this name
     _add_rope(config, arch, head_dim, read)
+    config |= kind.more(arch, config)
     unknown = arch.unread(_INERT, _NEUTRAL, ignored)
     if unknown:
         raise WispError(
             f"{metadata.file} describes a network that is not supported",
             got=", ".join(f"{key} = {str(arch.get(key))[:40]}" for key in unknown),
             expected="no such metadata",
-            remedy=f"compile a plain Llama, Mistral, Qwen or Phi; if it is inert, use --ignore-field {unknown[0]}",
+            remedy=f"compile a model without it; if it is inert, use --ignore-field {unknown[0]}",
         )
     return config
 

@@ -45,12 +45,16 @@ SAMPLING = {
 
 @dataclass(frozen=True)
 class _Part:
-    """Rows `[first, first + rows)` of a GGUF tensor, under a checkpoint's name; `heads` when they are permuted."""
+    """Rows `[first, first + rows)` of a GGUF tensor, under a checkpoint's name; `heads` when they are permuted.
+
+    `offset` is what the file's values have more than the checkpoint's.
+    """
 
     tensor: GgufTensor
     first: int
     rows: int
     heads: int | None
+    offset: float = 0.0
 
 
 class GgufCheckpoint(HuggingFaceCheckpoint):
@@ -116,10 +120,12 @@ class GgufCheckpoint(HuggingFaceCheckpoint):
                     if permuted and tensor.shape[0] % (2 * permuted):
                         raise damaged(self.file, f"tensor {name} of {tensor.shape[0]} rows in {permuted} heads")
                     full = f"model.layers.{number}.{kind.layer[inner]}.{suffix}"
-                    parts[full] = _Part(tensor, 0, tensor.shape[0], permuted)
+                    offset = kind.norm_offset if inner.endswith("norm") else 0.0
+                    parts[full] = _Part(tensor, 0, tensor.shape[0], permuted, offset)
                     continue
                 case [inner] if inner in kind.root:
-                    parts[f"{kind.root[inner]}.{suffix}"] = _Part(tensor, 0, tensor.shape[0], None)
+                    offset = kind.norm_offset if inner == "output_norm" else 0.0
+                    parts[f"{kind.root[inner]}.{suffix}"] = _Part(tensor, 0, tensor.shape[0], None, offset)
                     continue
             if name not in ROPE_TENSORS:
                 parts[name] = _Part(tensor, 0, tensor.shape[0], None)
@@ -153,7 +159,8 @@ class GgufCheckpoint(HuggingFaceCheckpoint):
         part = self._parts[name]
         stop = part.rows if stop is None else stop
         rows = dequantize_rows(self._raw(part, start, stop), part.tensor.type)
-        return rows.reshape(stop - start, *part.tensor.shape[1:])
+        rows = rows.reshape(stop - start, *part.tensor.shape[1:])
+        return rows - np.float32(part.offset) if part.offset else rows
 
     def source_scales(self, spec: WeightSpec, first: int = 0) -> GroupScales | None:
         """The scales of a matrix's groups of 32; None when none of its tensors has such groups."""

@@ -230,9 +230,11 @@ class MlcCheckpoint(HuggingFaceCheckpoint):
     # ------------------------------------------------------------------------------------------------ as float32 values
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[np.float32]:
-        """Rows of what was the checkpoint's tensor `name`, dequantized."""
+        """Rows of what was the checkpoint's tensor `name`, dequantized; MLC adds what a norm's weight is offset by."""
         spec, first, rows = self._sources[name]
-        return self._dequantized(spec, first + start, first + (rows if stop is None else stop))
+        return self._dequantized(spec, first + start, first + (rows if stop is None else stop)) - np.float32(
+            spec.offset
+        )
 
     def blocks(self, spec: WeightSpec) -> Iterator[NDArray[np.float32]]:
         """The rows of a weight in order, dequantized."""
