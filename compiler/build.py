@@ -40,7 +40,7 @@ from compiler.sources.files import checked_token_id
 from compiler.sources.lora import Adapter
 from compiler.sources.open import open_requested
 from compiler.sources.protocol import Checkpoint, CheckpointSource
-from compiler.sources.weights import float_blocks, float_rows, kept_tensors, quantized_tensors
+from compiler.sources.weights import float_rows, kept_tensors, quantized_tensors
 from compiler.target.variants import ACTIVATION_DTYPE, VARIANTS
 from compiler.weights.account import Fate, SourceValues, fate_of, summed
 from compiler.weights.choice import AUTO, choose_scheme, role_names, scheme_names
@@ -324,9 +324,9 @@ def write_weights(
             for name, tensor in stored:
                 writer.add_tensor(name, tensor)
             tensors += len(stored)
-            if (held := checkpoint.held(spec)) is not None:
-                blocks = float_blocks(checkpoint, spec, adapter)
-                fates.append(fate_of(spec, held, kept is not None, stored, scheme, blocks))
+            held = checkpoint.held(spec)
+            if held is not None and (adapter is None or not adapter.changes(spec)):
+                fates.append(fate_of(spec, held, kept is not None, stored, scheme, checkpoint.blocks(spec)))
             advance(math.prod(spec.shape))
     return tensor_metadata(tensors, network.parameters, network.weight_bytes), summed(fates)
 

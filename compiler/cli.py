@@ -17,8 +17,13 @@ from compiler.config import ARTIFACTS, DEFAULT_SCALES, resolve_config
 from compiler.errors import WispError
 from compiler.lowering.tvm_import import import_tvm
 from compiler.target.variants import VARIANTS
+from compiler.weights.choice import AUTO, DEFAULT_QUANTIZATION
 from compiler.weights.scales import RULES
 from compiler.weights.schemes import SCHEMES
+
+QUANTIZATION_HELP = (
+    f"{AUTO} (what the source has quantized is kept, floats become {DEFAULT_QUANTIZATION}) | {' | '.join(SCHEMES)}"
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -213,7 +218,7 @@ def _parser() -> argparse.ArgumentParser:
     sources = "recipe.toml, a Hub id org/name[@revision], a directory or a GGUF file"
     command.add_argument("source", metavar="SOURCE", help=sources)
     command.add_argument("-o", "--output", type=Path, metavar="DIR", help="the artifact's directory (artifacts/<id>)")
-    command.add_argument("--quant", metavar="SCHEME", help=f"{' | '.join(SCHEMES)} (q4f16_1, or the source's)")
+    command.add_argument("--quant", metavar="SCHEME", help=QUANTIZATION_HELP)
     command.add_argument("--context", type=_positive, metavar="N", help="most tokens of a conversation (up to 4096)")
     command.add_argument("--variants", type=_names, metavar="A,B", help=f"some of {', '.join(VARIANTS)} (all)")
     command.add_argument("--name", metavar="ID", help="the model's id (the source's name)")

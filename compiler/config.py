@@ -18,7 +18,6 @@ from compiler.models.base import Role
 from compiler.models.fields import shortened
 from compiler.sources.files import checked_file
 from compiler.sources.hub import is_hub_id
-from compiler.sources.open import stored_quantization
 from compiler.target.variants import FORMER, VARIANTS
 from compiler.weights.choice import AUTO, DEFAULT_QUANTIZATION
 from compiler.weights.scales import RULES, Rule
@@ -145,7 +144,7 @@ def resolve_config(
         default_id = Path(location).stem
     if recipe_path is not None:
         default_id = recipe_path.stem
-    scheme = _quantization(quantization or recipe.get("quantization"), location)
+    scheme = _quantization(quantization or recipe.get("quantization"))
     name = _id(identifier if identifier is not None else recipe.get("id", _slug(default_id)))
     return BuildConfig(
         source=location,
@@ -294,10 +293,9 @@ def _choice(what: str, value: str, allowed: Mapping[str, object]) -> str:
     return value
 
 
-def _quantization(name: str | None, source: str) -> str:
-    """The scheme that was asked for; else that of weights which are quantized already; else the default."""
-    default = DEFAULT_QUANTIZATION if stored_quantization(source) is None else AUTO
-    return _choice("quantization", name or default, {AUTO: None, **SCHEMES})
+def _quantization(name: str | None) -> str:
+    """The scheme that was asked for; `auto` otherwise: quantized weights are kept, floats become the default."""
+    return _choice("quantization", name or AUTO, {AUTO: None, **SCHEMES})
 
 
 def _overrides(scheme: str, overrides: Mapping[str, Any]) -> dict[Role, str]:

@@ -119,6 +119,34 @@ def random_blocks(kind: Type, rows: int, columns: int, seed: int = 0) -> NDArray
     return blocks.reshape(rows, -1)
 
 
+def blocks_of(kind: Type, rows: int, columns: int, seed: int = 0) -> NDArray[np.uint8]:
+    """Random blocks; of Q8_0 without -128, as ggml's quantizer writes them."""
+    raw = random_blocks(kind, rows, columns, seed)
+    if kind == Type.Q8_0:
+        blocks = raw.reshape(rows, -1, 34)
+        blocks[:, :, 2:] = np.where(blocks[:, :, 2:] == 0x80, 0x7F, blocks[:, :, 2:])
+    return raw
+
+
+def write_blocks(checkpoint: Path, file: Path, kind: Type, kinds: Mapping[str, Type] | None = None) -> Path:
+    """Converts a llama with random blocks in its matrices: of `kind`, or by a part of their name."""
+    tensors = load_file(checkpoint / "model.safetensors")
+    layers = json.loads((checkpoint / "config.json").read_text())["num_hidden_layers"]
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, layers)
+    shapes: dict[str, tuple[int, int]] = {}
+    for name, tensor in tensors.items():
+        ours = names.get_name(name, try_suffixes=(".weight",))
+        if tensor.ndim == 2 and ours is not None:
+            shapes[ours] = tensor.shape
+    chosen = {n: next((own for part, own in (kinds or {}).items() if part in n), kind) for n in sorted(shapes)}
+    raw = {
+        name: blocks_of(own, *shapes[name], seed=i)
+        for i, (name, own) in enumerate(chosen.items())
+        if own not in (Type.F32, Type.F16, Type.BF16)
+    }
+    return write_gguf(checkpoint, file, kinds=chosen, raw=raw)
+
+
 # -------------------------------------------------------------------------------------------------------------- numbers
 
 

@@ -87,7 +87,7 @@ def print_summary(summary: dict[str, Any]) -> None:
     print(f"  parameters   {summary['parameters']:,}")
     print(f"  weights      {weights}, {summary['bits_per_weight']:.2f} bits a weight")
     for kind, schemes in summary["schemes"].items():
-        print(f"    {kind:<24} {', '.join(f'{count} x {scheme}' for scheme, count in schemes.items())}")
+        print(f"    {kind:<30} {', '.join(f'{count} x {scheme}' for scheme, count in schemes.items())}")
     if summary["source_values"] is not None:
         print(f"  values       {describe_values(summary['source_values'])}")
     print(f"  context      {summary['context']:,} tokens, {human_bytes(summary['kv_bytes_per_token'])} a token")

@@ -10,7 +10,7 @@ from compiler.sources.formats import quantized_format
 from compiler.sources.gguf import GgufCheckpoint
 from compiler.sources.huggingface import HuggingFaceCheckpoint
 from compiler.sources.lora import Adapter, open_adapter
-from compiler.sources.mlc.checkpoint import SMALL_FILES, MlcCheckpoint, holds_mlc_weights, scheme_of
+from compiler.sources.mlc.checkpoint import SMALL_FILES, MlcCheckpoint, holds_mlc_weights
 from compiler.sources.packed import PackedCheckpoint
 from compiler.sources.protocol import Checkpoint, CheckpointSource, Request
 
@@ -39,12 +39,6 @@ def open_requested(request: Request) -> tuple[Checkpoint, Adapter | None]:
     checkpoint = open_checkpoint(request.source, request.revision, ignored_fields=request.ignore_fields)
     checkpoint.check_request(request)
     return checkpoint, open_adapter(request.lora) if request.lora is not None else None
-
-
-def stored_quantization(source: str) -> str | None:
-    """The name of the scheme that the weights of a source on this machine are stored in already; None: in none."""
-    path = Path(source)
-    return scheme_of(path).name if holds_mlc_weights(path) else None
 
 
 def _open_directory(

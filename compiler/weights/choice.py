@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from compiler.errors import WispError
 from compiler.models.base import Role, WeightSpec
-from compiler.weights.kept import Held
+from compiler.weights.kept import Held, bits_per_weight
 from compiler.weights.schemes import EXCEPTED_ROLES, SCHEMES, MatrixKey, Scheme, with_exceptions, with_matrices
 
 AUTO = "auto"
@@ -35,7 +35,8 @@ def choose_scheme(
     changed = {key: SCHEMES[MERGED] for key, scheme in kept.items() if key in merged and scheme.group_size}
     named: dict[MatrixKey, Scheme] = {(role, None): SCHEMES[name] for role, name in overrides.items()}
     # The network is called after the scheme of most of its matrices.
-    base = SCHEMES[Counter(scheme.name for scheme in kept.values()).most_common(1)[0][0]]
+    counts = Counter(scheme.name for scheme in kept.values())
+    base = SCHEMES[max(counts, key=lambda name: (counts[name], -bits_per_weight(SCHEMES[name])))]
     return with_matrices(base, {**kept, **changed, **named})
 
 

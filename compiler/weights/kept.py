@@ -4,7 +4,7 @@ Knows what a format can hold (`Steps`) and decoded rows of it (`Groups`); says w
 once with the fewest bits, and packs. Knows no file and no format by name.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -131,8 +131,3 @@ def _float16(spec: WeightSpec, what: str, values: NDArray[np.float32]) -> NDArra
             remedy="compile with --quant q0f32",
         )
     return rounded
-
-
-def total_bits(schemes: Iterable[tuple[Scheme, int]]) -> float:
-    """Bits of matrices, each a scheme and a number of elements."""
-    return sum(bits_per_weight(scheme) * elements for scheme, elements in schemes)

@@ -32,7 +32,7 @@ def test_a_directory_with_every_default(tmp_path: Path) -> None:
     config = resolve_config(str(directory))
     assert (config.source, config.source_kind, config.revision) == (str(directory), "directory", None)
     assert (config.id, config.output) == ("my-model-v1", Path("artifacts/my-model-v1"))
-    assert (config.quantization, config.context, config.weights) == ("q4f16_1", None, "full")
+    assert (config.quantization, config.context, config.weights) == ("auto", None, "full")
     assert config.prefill_chunks == (256, 64, 16)
     assert config.variants == tuple(VARIANTS)
     assert config.architecture is None
@@ -226,7 +226,9 @@ def test_the_output_is_named_by_the_user_or_after_the_source(tmp_path: Path) -> 
 def test_overrides_are_checked_and_those_of_the_main_scheme_dropped(tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.toml"
     recipe.write_text('source = "org/model"\n[quantization_overrides]\nembedding = "q8f16_1"\nlm_head = "q4f16_1"\n')
-    assert resolve_config(str(recipe)).quantization_overrides == {"embedding": "q8f16_1"}
+    assert resolve_config(str(recipe)).quantization_overrides == {"embedding": "q8f16_1", "lm_head": "q4f16_1"}
+    named = resolve_config(str(recipe), quantization="q4f16_1")
+    assert named.quantization_overrides == {"embedding": "q8f16_1"}, "without those that are the main one"
     assert resolve_config(str(recipe), quantization="q8f16_1").quantization_overrides == {"lm_head": "q4f16_1"}
     recipe.write_text('source = "org/model"\n[quantization_overrides]\nqkv = "q8f16_1"\n')
     with pytest.raises(WispError, match="unknown key"):

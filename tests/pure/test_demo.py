@@ -137,7 +137,7 @@ def test_the_published_model_leads_and_its_weights_keep_their_values(
     published, embedded = built
     assert served == demo.Demo(tmp_path / "artifacts", published.id)
     assert (published.id, published.output) == ("smollm2-135m-instruct", served.artifacts / "smollm2-135m-instruct")
-    assert (published.quantization, published.license) == ("q8f16_1", "Apache-2.0")
+    assert (published.quantization, published.license) == ("auto", "Apache-2.0")
     assert published.homepage == "https://huggingface.co/HuggingFaceTB/SmolLM2-135M-Instruct"
     assert (embedded.id, embedded.output) == ("demo", served.artifacts / "demo")
 

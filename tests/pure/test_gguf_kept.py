@@ -20,7 +20,7 @@ from compiler.weights.quantize import dequantize, parameter_layout
 from compiler.weights.schemes import SCHEMES, Scheme
 from tests.checkpoints import make_llama
 from tests.ggml_blocks import BLOCKS
-from tests.gguf_files import random_blocks, write_gguf
+from tests.gguf_files import blocks_of, random_blocks, write_blocks, write_gguf
 
 # What float16 rounds off, of a normal number and of any.
 ROUNDING, LEAST = 2.0**-11, 2.0**-25
@@ -40,15 +40,6 @@ EXPECTED = {
     Type.IQ4_XS: "q8f16_1",
 }
 EXACT = {Type.Q4_0, Type.Q4_1, Type.Q5_0, Type.Q5_1, Type.Q8_0, Type.IQ4_NL}
-
-
-def blocks_of(kind: Type, rows: int, columns: int, seed: int = 0) -> NDArray[np.uint8]:
-    """Random blocks; of Q8_0 without -128, as ggml's quantizer writes them."""
-    raw = random_blocks(kind, rows, columns, seed)
-    if kind == Type.Q8_0:
-        blocks = raw.reshape(rows, -1, 34)
-        blocks[:, :, 2:] = np.where(blocks[:, :, 2:] == 0x80, 0x7F, blocks[:, :, 2:])
-    return raw
 
 
 def spec_of(rows: int, columns: int) -> WeightSpec:
@@ -123,24 +114,8 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_llama(path, hidden_size=256, intermediate_size=512, num_attention_heads=4, num_key_value_heads=2)
 
 
-SHAPES = {
-    "attn_q": (256, 256),
-    "attn_k": (128, 256),
-    "attn_v": (128, 256),
-    "attn_output": (256, 256),
-    "ffn_gate": (512, 256),
-    "ffn_up": (512, 256),
-    "ffn_down": (256, 512),
-}
-
-
 def write(wide: Path, file: Path, kind: Type, kinds: Mapping[str, Type] | None = None) -> GgufCheckpoint:
-    """Random blocks in all matrices: of `kind`, or by a part of their name; floats are as they were."""
-    shapes = {"token_embd.weight": (331, 256)}
-    shapes |= {f"blk.{i}.{name}.weight": shape for i in range(2) for name, shape in SHAPES.items()}
-    chosen = {n: next((own for part, own in (kinds or {}).items() if part in n), kind) for n in shapes}
-    raw = {n: blocks_of(own, *shapes[n], seed=i) for i, (n, own) in enumerate(chosen.items()) if own in KINDS}
-    return GgufCheckpoint(write_gguf(wide, file, kinds=chosen, raw=raw))
+    return GgufCheckpoint(write_blocks(wide, file, kind, kinds))
 
 
 def specs_of(ours: GgufCheckpoint) -> dict[tuple[str, int | None], WeightSpec]:

@@ -50,11 +50,6 @@ def holds_mlc_weights(directory: Path) -> bool:
     return is_file(directory / MLC_CONFIG) and any(is_file(directory / name) for name in CACHES)
 
 
-def scheme_of(directory: Path) -> Scheme:
-    """The scheme of a directory's weights, exceptions aside."""
-    return _scheme(read_object(directory / MLC_CONFIG))
-
-
 class MlcCheckpoint(HuggingFaceCheckpoint):
     """A checkpoint whose weights are stored tensors already; `config` is what config.json would say."""
 
