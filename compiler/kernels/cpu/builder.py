@@ -153,11 +153,6 @@ def splat(value: Expr, lanes: int = 4) -> Expr:
     return T.broadcast(value, lanes)
 
 
-def lane_splat(vector: Expr, index: int) -> Expr:
-    """One lane of a four-lane vector in all lanes."""
-    return tirx.Shuffle([vector], [index] * 4)
-
-
 def dot_i16(a: Expr, b: Expr) -> Expr:
     """`i32x4.dot_i16x8_s`: products of eight pairs, neighbours added."""
     return T.call_llvm_pure_intrin("int32x4", "llvm.wasm.dot", a, b)

@@ -23,13 +23,14 @@ from compiler.kernels.builder import Array, Expr, ceil_div, f32, i32
 from compiler.kernels.cpu.activation import Layout
 from compiler.kernels.cpu.builder import (
     CpuKernel,
+    constant,
     convert,
     dot_i16,
     f16_bits_to_f32,
-    lane_splat,
     load,
     splat,
     sum_lanes,
+    sum_lanes_of_four,
 )
 from compiler.kernels.epilogue import Declare
 from compiler.kernels.storage import Storage
@@ -57,7 +58,8 @@ class IntegerMatrix:
         self.per_block, self.per_row = words // words_of, storage.words_per_row(k) // words_of
         self.weights = kernel.buffer("weights", rows * self.per_row, dtype)
         self.groups = storage.groups(k)
-        self.factors = kernel.buffer("weight_scales", rows * self.groups * (2 if storage.bias else 1), "uint16")
+        # A word holds a scale in its low half and the bias in its high one.
+        self.factors = kernel.buffer("weight_scales", rows * self.groups, "uint32" if storage.bias else "uint16")
 
     def unpack(self, row: Expr, block: Expr) -> list[Expr]:
         """The weights of a block in vectors of eight, in the order of the activations."""
@@ -80,39 +82,34 @@ class IntegerMatrix:
         return parts
 
     def dot(self, weights: Sequence[Expr], token: Expr, block: Expr) -> Expr:
-        """The block's product with a token's steps, in four partial sums, as f32."""
+        """The block's product with a token's steps, in four partial sums."""
         first = (token * self.layout.blocks + block) * self.layout.vectors
         products = [dot_i16(weight, self.values[first + i]) for i, weight in enumerate(weights)]
         pairs = [a + b for a, b in zip(products[::2], products[1::2], strict=True)]
-        return convert(functools.reduce(operator.add, pairs), "float32")
+        return functools.reduce(operator.add, pairs)
 
     def four(self, row: Expr, block: Expr) -> tuple[Expr, Expr]:
         """Scales of four blocks from `block` on, which divides by 4, and what their sums are multiplied with."""
-        kernel, storage = self.kernel, self.storage
-        repeat = storage.blocks_per_group
+        repeat = self.storage.blocks_per_group
         first, count = row * self.groups + tirx.truncdiv(block, repeat), TOGETHER // repeat
-        groups = [i // repeat for i in range(TOGETHER)]
-        if storage.bias:
-            pairs = [kernel.let(load(self.factors, first * 2, 2 * count))] * repeat  # as many lanes as are taken
-            halves = [tirx.Shuffle(pairs, [2 * group + half for group in groups]) for half in range(2)]
-            scale, bias = (f16_bits_to_f32(kernel, half) for half in halves)
-            return scale, bias
-        if repeat == 1:
-            bits = load(self.factors, first, TOGETHER)
-        else:
-            bits = tirx.Shuffle([self.factors[first + group] for group in groups], list(range(TOGETHER)))
-        scale = f16_bits_to_f32(kernel, bits)
-        return scale, kernel.let(scale * splat(f32(-float(storage.zero_point))))
+        if count == 1:
+            return self._line(splat(self.factors[first]))
+        bits = self.kernel.let(load(self.factors, first, count))
+        if repeat > 1:
+            bits = tirx.Shuffle([bits] * repeat, [i // repeat for i in range(TOGETHER)])
+        return self._line(bits)
 
     def one(self, row: Expr, block: int) -> tuple[Expr, Expr]:
         """The same of one block, as scalars."""
-        kernel, storage = self.kernel, self.storage
-        place = row * self.groups + block // storage.blocks_per_group
-        if storage.bias:
-            scale, bias = (f16_bits_to_f32(kernel, self.factors[place * 2 + half]) for half in range(2))
-            return scale, bias
-        scale = f16_bits_to_f32(kernel, self.factors[place])
-        return scale, scale * f32(-float(storage.zero_point))
+        return self._line(self.factors[row * self.groups + block // self.storage.blocks_per_group])
+
+    def _line(self, bits: Expr) -> tuple[Expr, Expr]:
+        """Scale and offset, of which an element is `q * scale + offset`, from what is stored of them."""
+        kernel, bits = self.kernel, self.kernel.let(bits)
+        scale = f16_bits_to_f32(kernel, bits)
+        if self.storage.bias:
+            return scale, f16_bits_to_f32(kernel, T.shift_right(bits, constant(16, "uint32", bits)))
+        return scale, kernel.let(scale * constant(-float(self.storage.zero_point), "float32", scale))
 
     def walk(self, rows: Sequence[Expr], tokens: Sequence[Expr]) -> list[list[Expr]]:
         """The products of matrix rows and tokens: `[row][token]`, one number each."""
@@ -120,35 +117,53 @@ class IntegerMatrix:
         sums = [[kernel.registers(1, "float32x4") for _ in tokens] for _ in rows]
         for register in (register for row in sums for register in row):
             register[0] = splat(f32(0.0))
-
-        def multiply(block: Expr, scales: Sequence[Expr]) -> None:
-            weights = [self.unpack(row, block) for row in rows]
-            for t, token in enumerate(tokens):
-                step = kernel.let(splat(self.scales[token * layout.padded_blocks + block]))
-                for r in range(len(rows)):
-                    product = self.dot(weights[r], token, block) * (step * scales[r])
-                    sums[r][t][0] = sums[r][t][0] + product
-
         with kernel.loop(layout.blocks // TOGETHER) as turn:
             block = kernel.let(turn * TOGETHER)
-            four = [self.four(row, block) for row in rows]
-            for t, token in enumerate(tokens):
-                activations = kernel.let(load(self.sums, token * layout.padded_blocks + block, TOGETHER))
-                for r, (_, offset) in enumerate(four):
+            for r, row in enumerate(rows):
+                scale, offset = self.four(row, block)
+                for t, token in enumerate(tokens):
+                    activations = kernel.let(load(self.sums, token * layout.padded_blocks + block, TOGETHER))
                     sums[r][t][0] = sums[r][t][0] + offset * activations
-            for i in range(TOGETHER):
-                multiply(block + i, [kernel.let(lane_splat(scale, i)) for scale, _ in four])
+                (self._at_once if len(tokens) == 1 else self._in_turn)(row, tokens, block, scale, sums[r])
         rest = [[f32(0.0) for _ in tokens] for _ in rows]
         for block in range(layout.blocks // TOGETHER * TOGETHER, layout.blocks):
-            singles = [self.one(row, block) for row in rows]
-            multiply(block, [splat(scale) for scale, _ in singles])
-            for r, (_, offset) in enumerate(singles):
+            for r, row in enumerate(rows):
+                scale, offset = self.one(row, block)
+                weights = self.unpack(row, block)
                 for t, token in enumerate(tokens):
-                    rest[r][t] = rest[r][t] + offset * self.sums[token * layout.padded_blocks + block]
+                    place = token * layout.padded_blocks + block
+                    factor = splat(kernel.let(self.scales[place] * scale))
+                    sums[r][t][0] = sums[r][t][0] + convert(self.dot(weights, token, block), "float32") * factor
+                    rest[r][t] = rest[r][t] + offset * self.sums[place]
         return [
             [kernel.let(sum_lanes(register[0]) + extra) for register, extra in zip(row, extras, strict=True)]
             for row, extras in zip(sums, rest, strict=True)
         ]
+
+    def _factors(self, token: Expr, block: Expr, scale: Expr) -> Expr:
+        """What the sums of steps and integers of four blocks are multiplied with."""
+        return self.kernel.let(load(self.scales, token * self.layout.padded_blocks + block, TOGETHER) * scale)
+
+    def _at_once(self, row: Expr, tokens: Sequence[Expr], block: Expr, scale: Expr, sums: Sequence[Array]) -> None:
+        """Add the products of four blocks and a token, each a lane of a vector."""
+        (token,), blocks = tokens, [block + i for i in range(TOGETHER)]
+        products = [self.kernel.let(self.dot(self.unpack(row, each), token, each)) for each in blocks]
+        joined = convert(sum_lanes_of_four(self.kernel, products), "float32")
+        sums[0][0] = sums[0][0] + joined * self._factors(token, block, scale)
+
+    def _in_turn(self, row: Expr, tokens: Sequence[Expr], block: Expr, scale: Expr, sums: Sequence[Array]) -> None:
+        """Add the products of four blocks and some tokens: 32 columns at a time, whose weights fit into registers."""
+        kernel, count = self.kernel, 4 // self.layout.vectors
+        for first in range(0, TOGETHER, count):
+            blocks = [block + first + i for i in range(count)]
+            weights = [self.unpack(row, each) for each in blocks]
+            for t, token in enumerate(tokens):
+                products = [kernel.let(self.dot(w, token, each)) for w, each in zip(weights, blocks, strict=True)]
+                if count == 2:  # two lanes each
+                    products = [tirx.Shuffle(products, [0, 1, 4, 5]) + tirx.Shuffle(products, [2, 3, 6, 7])]
+                lanes = [first + lane * count // 4 for lane in range(4)]
+                factor = tirx.Shuffle([self._factors(token, block, scale)], lanes)
+                sums[t][0] = sums[t][0] + convert(products[0], "float32") * factor
 
 
 class FloatMatrix:
