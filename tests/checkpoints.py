@@ -26,6 +26,8 @@ from transformers import (
     GraniteForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    Ministral3Config,
+    Ministral3ForCausalLM,
     MistralConfig,
     MistralForCausalLM,
     Olmo2Config,
@@ -42,6 +44,8 @@ from transformers import (
     Qwen3ForCausalLM,
     SmolLM3Config,
     SmolLM3ForCausalLM,
+    StableLmConfig,
+    StableLmForCausalLM,
 )
 from transformers.utils import logging as transformers_logging
 
@@ -142,6 +146,20 @@ GEMMA3 = {
         "full_attention": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 8.0},
     },
 }
+STABLELM = {
+    "hidden_size": 128,
+    "use_qkv_bias": True,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.25},
+}
+MINISTRAL_ROPE = {
+    "rope_type": "yarn",
+    "rope_theta": 10000.0,
+    "factor": 4.0,
+    "original_max_position_embeddings": 256,
+    "mscale": 1.0,
+    "mscale_all_dim": 0.5,
+    "llama_4_scaling_beta": 0.1,
+}
 REFERENCE_CONFIG = "transformers.json"  # config.json for transformers, where it knows the network by another name
 PARTIAL_ROPE = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}
 FAMILIES: dict[str, tuple[type[PreTrainedModel], type[Any], dict[str, Any]]] = {
@@ -158,6 +176,10 @@ FAMILIES: dict[str, tuple[type[PreTrainedModel], type[Any], dict[str, Any]]] = {
     "gemma": (GemmaForCausalLM, GemmaConfig, {"head_dim": 40, "num_key_value_heads": 1}),
     "gemma2": (Gemma2ForCausalLM, Gemma2Config, GEMMA2),
     "gemma3": (Gemma3ForCausalLM, Gemma3TextConfig, GEMMA3),
+    "stablelm": (StableLmForCausalLM, StableLmConfig, STABLELM),
+    "stablelm-parallel": (StableLmForCausalLM, StableLmConfig, STABLELM | {"use_parallel_residual": True}),
+    "exaone": (LlamaForCausalLM, LlamaConfig, {"head_dim": 40}),
+    "ministral3": (Ministral3ForCausalLM, Ministral3Config, {"head_dim": 32, "rope_parameters": MINISTRAL_ROPE}),
 }
 # What transformers does not know, as the network of another name that it is; see `reference_config`.
 RENAMED: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
@@ -167,6 +189,28 @@ RENAMED: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
         "scale_depth": c.pop("residual_multiplier") * c["num_hidden_layers"] ** 0.5,
         "dim_model_base": round(c["hidden_size"] / c.pop("logits_scaling")),
         **{name: value for name, value in c.items() if name not in ("model_type", "attention_multiplier")},
+    },
+    "exaone": lambda c: {
+        "model_type": "exaone",
+        "num_layers": c.pop("num_hidden_layers"),
+        "layer_norm_epsilon": c.pop("rms_norm_eps"),
+        "activation_function": c.pop("hidden_act"),
+        **{name: value for name, value in c.items() if name != "model_type"},
+    },
+}
+# And what it calls their tensors.
+RENAMED_TENSORS: dict[str, dict[str, str]] = {
+    "exaone": {
+        "model.layers": "transformer.h",
+        "model.embed_tokens": "transformer.wte",
+        "model.norm": "transformer.ln_f",
+        "self_attn.o_proj": "attn.attention.out_proj",
+        "self_attn": "attn.attention",
+        "input_layernorm": "ln_1",
+        "post_attention_layernorm": "ln_2",
+        "gate_proj": "c_fc_0",
+        "up_proj": "c_fc_1",
+        "down_proj": "c_proj",
     },
 }
 
@@ -180,7 +224,17 @@ def make_family(name: str, path: Path, **overrides: Any) -> Path:
         original = json.loads((path / "config.json").read_text())
         (path / REFERENCE_CONFIG).write_text(json.dumps(original))
         (path / "config.json").write_text(json.dumps(RENAMED[name](dict(original))))
+        tensors = load_file(path / "model.safetensors")
+        renamed = {renamed_tensor(name, theirs): tensor for theirs, tensor in tensors.items()}
+        save_file(renamed, path / "model.safetensors", metadata={"format": "pt"})
     return path
+
+
+def renamed_tensor(name: str, theirs: str) -> str:
+    """What a family calls a tensor that transformers knows by another name."""
+    for begin, ours in RENAMED_TENSORS.get(name, {}).items():
+        theirs = theirs.replace(begin, ours)
+    return theirs
 
 
 def _write(path: Path, model_class: type[PreTrainedModel], config: Any, dtype: str, seed: int) -> Path:
@@ -255,12 +309,20 @@ def write_tokenizer(path: Path) -> Path:
 
 def reference_model(path: Path, scheme: str) -> PreTrainedModel:
     """The checkpoint in transformers, in float32, with the weights that `scheme` stands for."""
-    config = AutoConfig.from_pretrained(path / REFERENCE_CONFIG if (path / REFERENCE_CONFIG).exists() else path)
-    options: dict[str, Any] = {"dtype": torch.float32, "attn_implementation": "eager"}
-    model = AutoModelForCausalLM.from_pretrained(path, config=config, **options)
-    model.eval()
+    known = (path / REFERENCE_CONFIG).exists()
     raw = json.loads((path / "config.json").read_text())
-    state = model.state_dict()
+    family = raw["model_type"] if known else ""
+    config = AutoConfig.from_pretrained(path / REFERENCE_CONFIG if known else path)
+    options: dict[str, Any] = {"dtype": torch.float32, "attn_implementation": "eager"}
+    if known:
+        loaded = load_file(path / "model.safetensors")
+        model = AutoModelForCausalLM.from_config(config, **options)
+        weights = {theirs: loaded.get(renamed_tensor(family, theirs)) for theirs in model.state_dict()}
+        model.load_state_dict({name: tensor for name, tensor in weights.items() if tensor is not None}, strict=False)
+    else:
+        model = AutoModelForCausalLM.from_pretrained(path, config=config, **options)
+    model.eval()
+    state = {renamed_tensor(family, theirs): tensor for theirs, tensor in model.state_dict().items()}
     for spec in weight_specs(config_from_huggingface(raw, context=1)):
         original = np.concatenate([state[source].numpy() for source in spec.sources]) + np.float32(spec.offset)
         stored = dict(quantize(spec, original, SCHEMES[scheme]))

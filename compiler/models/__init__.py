@@ -5,12 +5,14 @@ from typing import Any, Protocol
 
 from compiler.errors import WispError
 from compiler.models import (
+    exaone,
     gemma,
     gemma2,
     gemma3_text,
     granite,
     llama,
     minicpm,
+    ministral3,
     mistral,
     olmo2,
     phi,
@@ -18,6 +20,7 @@ from compiler.models import (
     qwen2,
     qwen3,
     smollm3,
+    stablelm,
 )
 from compiler.models.base import ModelConfig, WeightSpec
 from compiler.models.fields import UnknownField, shortened
@@ -34,12 +37,14 @@ class Architecture(Protocol):
 
 
 ARCHITECTURES: dict[str, Architecture] = {
+    "exaone": exaone,
     "gemma": gemma,
     "gemma2": gemma2,
     "gemma3_text": gemma3_text,
     "granite": granite,
     "llama": llama,
     "minicpm": minicpm,
+    "ministral3": ministral3,
     "mistral": mistral,
     "olmo2": olmo2,
     "phi": phi,
@@ -47,11 +52,39 @@ ARCHITECTURES: dict[str, Architecture] = {
     "qwen2": qwen2,
     "qwen3": qwen3,
     "smollm3": smollm3,
+    "stablelm": stablelm,
 }
+
+# What an architecture has that no part of a description stands for, by `model_type`.
+_EXPERTS, _STATES, _DELTA = "a mixture of experts", "state-space layers", "gated DeltaNet layers"
+UNSUPPORTED: dict[str, str] = {
+    **dict.fromkeys(("mixtral", "qwen2_moe", "qwen3_moe", "phimoe", "olmoe", "gpt_oss"), _EXPERTS),
+    **dict.fromkeys(
+        ("granitemoe", "granitemoeshared", "deepseek_v2", "deepseek_v3", "llama4", "llama4_text"), _EXPERTS
+    ),
+    **dict.fromkeys(("mamba", "mamba2", "falcon_mamba", "bamba", "jamba", "zamba", "zamba2"), _STATES),
+    **dict.fromkeys(("falcon_h1", "nemotron_h", "granitemoehybrid"), _STATES),
+    **dict.fromkeys(("qwen3_next", "qwen3_5", "qwen3_5_text", "qwen3_5_moe"), _DELTA),
+    **dict.fromkeys(("lfm2", "lfm2_moe", "lfm2_vl"), "short convolutions between its attention layers"),
+    **dict.fromkeys(("rwkv", "recurrent_gemma"), "recurrent layers"),
+    **dict.fromkeys(("gemma3n", "gemma3n_text", "gemma4", "gemma4_text"), "embeddings of each layer"),
+    "phi3small": "block-sparse attention",
+    "minicpm3": "latent attention",
+}
+
+# The language models of checkpoints that also see, by their `model_type` and that of their `text_config`.
+TEXT_MODELS = {"gemma3": "gemma3_text", "mistral3": "ministral3"}
 
 
 def architecture(model_type: object) -> Architecture:
     """The module of a `model_type`, or a WispError that names the supported ones."""
+    if isinstance(model_type, str) and model_type in UNSUPPORTED:
+        raise WispError(
+            f"the architecture '{model_type}' is not supported",
+            got=UNSUPPORTED[model_type],
+            expected="a dense decoder of attention and MLPs",
+            remedy="compile a checkpoint of " + " or ".join(map(repr, ARCHITECTURES)),
+        )
     if not isinstance(model_type, str) or model_type not in ARCHITECTURES:
         raise WispError(
             "the architecture is not supported",
@@ -65,6 +98,16 @@ def architecture(model_type: object) -> Architecture:
 def config_from_huggingface(raw: Mapping[str, Any], context: int) -> ModelConfig:
     """The network that a Hugging Face `config.json` describes, for sequences of up to `context` tokens."""
     return architecture(raw.get("model_type")).config_from_huggingface(raw, context)
+
+
+def text_fields(raw: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The fields of the language model, of a checkpoint that also sees; others as they are."""
+    kind, text = raw.get("model_type"), raw.get("text_config")
+    if not isinstance(kind, str) or kind not in TEXT_MODELS or not isinstance(text, Mapping):
+        return raw
+    outer = ("bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings", "quantization_config")
+    stated = {name: raw[name] for name in outer if raw.get(name) is not None}
+    return {"model_type": TEXT_MODELS[kind], **text, **stated}
 
 
 def without_ignored(raw: Mapping[str, Any], ignored: Collection[str]) -> Mapping[str, Any]:

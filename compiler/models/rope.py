@@ -188,7 +188,6 @@ def _yarn(rope: FieldReader, inv_freq: tuple[float, ...], theta: float, longest:
     fast, slow = _factor(rope, "beta_fast", default=32.0), _factor(rope, "beta_slow", default=1.0)
     if theta <= 1:  # its logarithm is divided by
         rope.refuse("rope_theta", "more than 1")
-    rope.get("attn_factor")  # of DeepSeek-R1-0528-Qwen3-8B, which transformers does not read
     dim = 2 * len(inv_freq)
 
     def turning(rotations: float) -> float:
@@ -208,7 +207,10 @@ def _yarn(rope: FieldReader, inv_freq: tuple[float, ...], theta: float, longest:
         return 0.1 * weight * math.log(factor) + 1 if factor > 1 else 1.0
 
     usual = mscale(scale) / mscale(whole) if scale and whole else mscale(1.0)
-    return Rope(scaled, rope.number("attention_factor", default=usual, least=LEAST_FACTOR, most=1 / LEAST_FACTOR))
+    scaling = rope.number("attention_factor", default=usual, least=LEAST_FACTOR, most=1 / LEAST_FACTOR)
+    # As in YaRN's own code, in vLLM and in llama.cpp; DeepSeek-R1-0528-Qwen3-8B takes `usual` back with it.
+    # transformers passes over it, so its cosines and sines are larger there.
+    return Rope(scaled, scaling * _factor(rope, "attn_factor", default=1.0))
 
 
 def _longrope(rope: FieldReader, inv_freq: tuple[float, ...], context: int, longest: int, original: int) -> Rope:

@@ -6,7 +6,8 @@ the list of weights it is asked to check. Other kinds of source differ from this
 
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from compiler.artifact.manifest import is_safe_id
 from compiler.errors import WispError
+from compiler.models import text_fields
 from compiler.models.base import WeightSpec
 from compiler.models.fields import shortened
 from compiler.sources import pytorch, safetensors
@@ -39,6 +41,14 @@ BLOCK_ELEMENTS = 1 << 24
 # Tensors that some checkpoints hold and no network needs: they are computed from config.json.
 IGNORED_TENSORS = re.compile(r"(.*\.)?rotary_emb\.inv_freq|.*\.masked_bias|.*\.attn\.bias")
 
+# Where checkpoints that also see keep the tensors of their language model, and what is not of it.
+LANGUAGE_MODEL = {
+    "language_model.model.": "model.",
+    "language_model.lm_head.": "lm_head.",
+    "model.language_model.": "model.",
+}
+VISION_TENSORS = re.compile(r"(model\.)?(vision_tower|vision_model|multi_modal_projector)\..*")
+
 # Brings files of these names into the directory, those of them that there are.
 Fetch = Callable[[Sequence[str]], object]
 
@@ -52,7 +62,9 @@ class HuggingFaceCheckpoint:
         self.directory = directory
         self.source = source
         self._fetch = fetch
-        self.config = read_object(directory / "config.json")
+        stated = read_object(directory / "config.json")
+        self.config = dict(text_fields(stated))
+        self._sees = self.config != stated  # a language model is a part of it
         self.generation_config = read_object(directory / "generation_config.json", optional=True)
         self.tokenizer_config = read_object(directory / "tokenizer_config.json", optional=True)
 
@@ -151,7 +163,7 @@ class HuggingFaceCheckpoint:
             raise WispError(
                 "the checkpoint holds tensors twice", got=", ".join(twice), remedy="save the checkpoint again"
             )
-        return tensors
+        return _language_part(tensors) if self._sees else tensors
 
     def _fetch_weights(self) -> None:
         """Fetches what the indexes list, whatever it is called, and nothing else."""
@@ -231,9 +243,10 @@ class HuggingFaceCheckpoint:
         """Rows `[start, stop)` of a tensor in float32. Only those rows are read."""
         info = self.tensors[name]
         stop = info.shape[0] if stop is None else stop
+        stored = info.stored_as or name
         if info.file.suffix == ".bin":
-            return pytorch.read_rows(info.file, name, start, stop)
-        return safetensors.read_rows(info.file, name, start, stop)
+            return pytorch.read_rows(info.file, stored, start, stop)
+        return safetensors.read_rows(info.file, stored, start, stop)
 
     def blocks(self, spec: WeightSpec) -> Iterator[NDArray[np.float32]]:
         """The rows of a weight in order, in float32 blocks of at most 64 MiB."""
@@ -257,6 +270,16 @@ class HuggingFaceCheckpoint:
     def stored(self, spec: WeightSpec, scheme: Scheme) -> list[tuple[str, NDArray]] | None:
         """None: weights are ours to store."""
         return None
+
+
+def _language_part(tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
+    """The tensors of the language model under the names that it has alone."""
+    found = {}
+    for name, info in tensors.items():
+        begin = next((prefix for prefix in LANGUAGE_MODEL if name.startswith(prefix)), "")
+        if not VISION_TENSORS.fullmatch(name):
+            found[LANGUAGE_MODEL.get(begin, "") + name.removeprefix(begin)] = replace(info, stored_as=name)
+    return found
 
 
 def _tensors_of(file: Path) -> dict[str, TensorInfo]:

@@ -24,6 +24,7 @@ class TensorInfo:
     dtype: str
     shape: tuple[int, ...]
     file: Path
+    stored_as: str | None = None  # its name in the file, where that is another
 
 
 @dataclass(frozen=True)

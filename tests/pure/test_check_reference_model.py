@@ -1,18 +1,31 @@
 """The numpy reference against transformers, which nothing but tests depends on."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from transformers import Gemma3Config, Gemma3ForConditionalGeneration
 
 from compiler.errors import WispError
-from compiler.models import config_from_huggingface
+from compiler.models import config_from_huggingface, weight_specs
 from compiler.network.reference import ReferenceModel
 from compiler.sources.open import open_checkpoint
 from compiler.sources.weights import float_rows
-from tests.checkpoints import FAMILIES, make_family, make_llama, make_phi3, reference_logits
+from tests.checkpoints import (
+    FAMILIES,
+    FAMILY_DEFAULTS,
+    GEMMA3,
+    make_family,
+    make_llama,
+    make_phi3,
+    reference_logits,
+    write_tokenizer,
+)
 
 IDS = [1, *np.random.default_rng(7).integers(3, 300, size=39).tolist()]
 LLAMA3 = {
@@ -65,6 +78,37 @@ def test_every_family_equals_transformers(family: str, tmp_path: Path) -> None:
     expected = reference_logits(path, "q0f32", IDS)
     model = reference_model(path)
     assert largest_error(model.logits(model.hidden_states(IDS)), expected) < 1e-4
+
+
+def test_the_language_model_of_a_checkpoint_that_also_sees(tmp_path: Path) -> None:
+    """Under the names of transformers 4 and of 5; what is not of the language model is passed over."""
+    text = {**FAMILY_DEFAULTS, **GEMMA3, "model_type": "gemma3_text"}
+    vision = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = Gemma3Config(
+        text_config=text,
+        vision_config={**vision, "model_type": "siglip_vision_model", "image_size": 28, "patch_size": 14},
+        mm_tokens_per_image=1,
+    )
+    torch.manual_seed(0)
+    sees = Gemma3ForConditionalGeneration(config).eval()
+    sees.save_pretrained(tmp_path / "new")
+    write_tokenizer(tmp_path / "new")
+    with torch.inference_mode():
+        expected = sees(torch.tensor([IDS])).logits[0].numpy()
+    shutil.copytree(tmp_path / "new", tmp_path / "old")
+    tensors = load_file(tmp_path / "new" / "model.safetensors")
+    assert any("vision_tower" in name for name in tensors)
+    begin = "model.language_model." if any(n.startswith("model.language_model.") for n in tensors) else ""
+    other, same = ("language_model.model.", begin) if begin else ("model.language_model.", "language_model.model.")
+    renamed = {other + name.removeprefix(same) if name.startswith(same) else name: t for name, t in tensors.items()}
+    save_file(renamed, tmp_path / "old" / "model.safetensors", metadata={"format": "pt"})
+    for directory in ("new", "old"):
+        checkpoint = open_checkpoint(tmp_path / directory)
+        assert checkpoint.config["model_type"] == "gemma3_text"
+        described = config_from_huggingface(checkpoint.config, 64)
+        checkpoint.check_weights(weight_specs(described), tied=described.tie_word_embeddings)
+        model = reference_model(tmp_path / directory)
+        assert largest_error(model.logits(model.hidden_states(IDS)), expected) < 1e-4
 
 
 def test_feeding_tokens_in_parts_changes_nothing(llama: Path) -> None:

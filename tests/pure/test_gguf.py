@@ -42,6 +42,7 @@ LONGROPE = {
     "long_factor": [round(1.08 + 1.37 * i, 2) for i in range(48)],
     "short_factor": [round(1.0 + 0.05 * i, 2) for i in range(48)],
 }
+WITHOUT_GGUF = ("stablelm", "stablelm-parallel", "exaone", "ministral3")  # families that are not read from GGUF
 # Where GGUF says less than config.json: what llama.cpp knows by the architecture.
 SAID: dict[str, dict[str, Any]] = {
     "gemma2": {"query_pre_attn_scalar": 32},
@@ -70,7 +71,11 @@ CHECKPOINTS: dict[str, Any] = {
     "phi3-partial": lambda path: make_phi3(
         path, rope_parameters={"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.75}
     ),
-    **{name: lambda path, name=name: make_family(name, path, **SAID.get(name, {})) for name in FAMILIES},
+    **{
+        name: lambda path, name=name: make_family(name, path, **SAID.get(name, {}))
+        for name in FAMILIES
+        if name not in WITHOUT_GGUF
+    },
 }
 
 

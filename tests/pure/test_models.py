@@ -8,7 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, Phi3Config, Phi3ForCausalLM, PreTrainedConfig
+from transformers import (
+    Gemma2Config,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Phi3Config,
+    Phi3ForCausalLM,
+    PreTrainedConfig,
+    SmolLM3Config,
+)
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from transformers.models.phi3.modeling_phi3 import Phi3RotaryEmbedding
 
@@ -221,7 +229,7 @@ def test_an_unknown_architecture_is_named(model_type: Any) -> None:
     with pytest.raises(WispError, match="model_type") as caught:
         config_from_huggingface({"model_type": model_type}, 512)
     assert repr(model_type) in str(caught.value)
-    assert "'llama' or 'minicpm' or 'mistral'" in str(caught.value)
+    assert "'llama' or 'minicpm'" in str(caught.value)
 
 
 def test_the_context_has_to_be_one_the_checkpoint_knows() -> None:
@@ -239,3 +247,54 @@ def test_a_rope_that_stretches_reaches_beyond_the_stated_length(kind: str) -> No
     assert found.scaling == pytest.approx(scaling)
     with pytest.raises(WispError, match="--context 2048"):
         config_from_huggingface(raw, 2049)
+
+
+def test_attn_factor_is_a_factor_of_yarns_own() -> None:
+    """As DeepSeek-R1-0528-Qwen3-8B states it, so that cosines and sines are no larger than 1."""
+    yarn = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128}
+    fields = {name: value for name, value in llama().items() if name != "rope_parameters"}
+    given = {**fields, "rope_theta": 10000.0, "rope_scaling": {**yarn, "attn_factor": 0.8782488562869419}}
+    (found,), (plain,) = (config_from_huggingface(raw, 512).ropes for raw in (given, {**given, "rope_scaling": yarn}))
+    assert found.inv_freq == plain.inv_freq
+    assert found.scaling == pytest.approx(1.0)
+    assert plain.scaling == pytest.approx(0.1 * math.log(4) + 1)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "named"),
+    [
+        *(("mixtral", "experts"), ("qwen2_moe", "experts"), ("qwen3_moe", "experts"), ("phimoe", "experts")),
+        *(("mamba", "state-space"), ("falcon_h1", "state-space"), ("granitemoehybrid", "state-space")),
+        *(("qwen3_5", "DeltaNet"), ("qwen3_next", "DeltaNet"), ("lfm2", "convolutions")),
+        *(("phi3small", "block-sparse"), ("minicpm3", "latent")),
+    ],
+)
+def test_what_cannot_be_described_is_refused_by_name(model_type: str, named: str) -> None:
+    with pytest.raises(WispError, match=f"'{model_type}' is not supported.*{named}"):
+        config_from_huggingface({**llama(), "model_type": model_type}, 512)
+
+
+def test_ministral3_is_refused_where_its_queries_grow() -> None:
+    rope = {**YARN, "llama_4_scaling_beta": 0.1}
+    raw = {**llama(), "model_type": "ministral3", "rope_parameters": rope}
+    assert config_from_huggingface(raw, 128).layers
+    with pytest.raises(WispError, match=r"grow with the position.*--context 128"):
+        config_from_huggingface(raw, 129)
+    assert config_from_huggingface({**raw, "rope_parameters": YARN}, 512).layers
+
+
+@pytest.mark.parametrize("types", [["full_attention"], ["full_attention", "chunked_attention"], "full_attention"])
+def test_layer_types_are_one_a_layer(types: Any) -> None:
+    raw = raw_fields(Gemma2Config(**{**LLAMA_DEFAULTS, "head_dim": 32}))
+    with pytest.raises(WispError, match="layer_types"):
+        config_from_huggingface({**raw, "layer_types": types}, 512)
+    kinds = ["full_attention", "sliding_attention"]
+    windows = [layer.attention.window for layer in config_from_huggingface({**raw, "layer_types": kinds}, 512).layers]
+    assert windows == [None, 4096]
+
+
+@pytest.mark.parametrize("layers", [[1], [1, 2], [0, 0], [True, False], "11"])
+def test_rotated_layers_are_one_a_layer(layers: Any) -> None:
+    raw = raw_fields(SmolLM3Config(**LLAMA_DEFAULTS))
+    with pytest.raises(WispError, match="no_rope_layers"):
+        config_from_huggingface({**raw, "no_rope_layers": layers}, 512)

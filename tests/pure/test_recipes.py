@@ -30,15 +30,20 @@ from compiler.target.variants import VARIANTS
 
 # Parameters of the published checkpoints, a tied head once: what the Hub shows for their safetensors.
 PARAMETERS = {
+    "deepseek-r1-0528-qwen3-8b": 8_190_735_360,
+    "exaone-3.5-2.4b-instruct": 2_405_327_360,
+    "falcon3-1b-instruct": 1_669_408_768,
     "gemma-1.1-2b-it": 2_506_172_416,
     "gemma-2-2b-it": 2_614_341_888,
     "gemma-3-1b-it": 999_885_952,
     "gemma-3-270m-it": 268_098_176,
+    "gemma-3-4b-it": 3_880_263_168,  # of its language model
     "granite-3.3-2b-instruct": 2_533_539_840,
     "llama-3.1-8b-instruct": 8_030_261_248,
     "llama-3.2-1b-instruct": 1_235_814_400,
     "llama-3.2-3b-instruct": 3_212_749_824,
     "minicpm-2b-dpo-bf16": 2_724_880_896,
+    "ministral-8b-instruct-2410": 8_019_808_256,
     "mistral-7b-instruct-v0.3": 7_248_023_552,
     "olmo-2-0425-1b-instruct": 1_484_916_736,
     "openchat_3.5": 7_241_748_480,
@@ -59,13 +64,16 @@ PARAMETERS = {
 }
 # Buffers that hold the embedding, and the head when it is not tied, where one binding cannot.
 SPLIT = {
+    "deepseek-r1-0528-qwen3-8b": 3,
     "gemma-1.1-2b-it": 2,
     "gemma-2-2b-it": 3,
     "gemma-3-1b-it": 2,
     "gemma-3-270m-it": 2,
+    "gemma-3-4b-it": 3,
     "llama-3.1-8b-instruct": 2,
     "llama-3.2-3b-instruct": 2,
     "minicpm-2b-dpo-bf16": 2,
+    "ministral-8b-instruct-2410": 2,
     "phi-4-mini-instruct": 3,
     "qwen3-1.7b": 2,
 }
