@@ -265,7 +265,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("artifact", type=Path, metavar="ARTIFACT")
     command.add_argument("--reference", required=True, metavar="SOURCE", help="the checkpoint it was compiled from")
     command.add_argument("--variants", type=_names, metavar="A,B", help="which variants (all this machine can run)")
-    command.add_argument("--tokens", type=_positive, default=64, metavar="N", help="tokens to compare (64)")
+    command.add_argument("--tokens", type=_positive, metavar="N", help="tokens to compare (64; of kept weights 512)")
     command.add_argument("--lora", type=Path, metavar="DIR", help="the adapter that was merged into it")
     command.add_argument("--text", type=Path, metavar="FILE", help="a text to run (a paragraph that comes along)")
     command.add_argument("--json", action="store_true", help="print JSON")

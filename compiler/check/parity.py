@@ -34,11 +34,31 @@ from compiler.weights.stored import stored_rows
 BOUNDS = {"float32": 1e-3, "float16": 2e-3}
 FORMER_BOUND = 2e-2  # of activations of 16 bits, as artifacts of earlier versions have them
 DEFAULT_TOKENS = 64
+# How far stored weights are held against those of a source that was quantized, where numpy has it in a minute.
+KEPT_TOKENS, KEPT_PARAMETERS, KEPT_LOGITS = 512, 400_000_000, 1 << 25
 
 TEXT = """The lighthouse keeper wrote down the weather every morning: the wind, the height of the waves, and the
 colour of the sky above the harbour. On the third of March 1912 she noted that a small boat had come in before dawn,
 with nobody at the oars. "It was dry inside," she wrote, "and there was a warm lamp under the seat." The boat stayed
-for a week. Then, on a night without any wind at all, it was gone again, and the lamp stood burning on her doorstep."""
+for a week. Then, on a night without any wind at all, it was gone again, and the lamp stood burning on her doorstep.
+
+Her brother, who mended clocks in the town, did not believe a word of it. He came on the Sunday with a loaf of bread
+and a notebook of his own, measured the lamp, weighed it, and took it apart on the kitchen table. There was nothing
+inside but a wick and a little oil. "Somebody rowed that boat," he said, "and somebody took it back." She asked him
+who in the village owned oars that left no mark on the sand. He thought about it until the tea was cold, and then he
+asked for a second cup.
+
+In April the fishermen began to see a light far out, where the charts showed only deep water. It did not move like a
+ship, and it did not turn like the beam above them. Some said that it was a star, because it was always there when
+the sky was clear; others said that it was a fire, because once or twice they had smelled smoke. The harbour master
+wrote to the capital and received, after eleven weeks, a printed form with four questions on it, none of which could
+be answered with yes or no.
+
+So the keeper did what keepers do. Each night she lit her own lamp at the same minute, trimmed it at midnight, and
+entered both lights in the book, hers on the left and the other on the right. By the end of the summer there were
+one hundred and fifty pairs of numbers. The clock mender looked at them for a long time. Then he turned the page
+upside down, drew a line through the middle, and laughed: the two columns were the same, only that the light out at
+sea was always one day ahead."""
 
 
 def check(
@@ -46,7 +66,7 @@ def check(
     reference: str,
     *,
     variants: Sequence[str] | None = None,
-    tokens: int = DEFAULT_TOKENS,
+    tokens: int | None = None,
     text: Path | None = None,
     lora: Path | None = None,
     progress: Report | None = None,
@@ -89,6 +109,7 @@ def check(
         "adapter": "CPU" if adapter is None else adapter_name(adapter),
         "text": sample.origin,
         "tokens": sample.tokens,
+        "evaluated_tokens": sample.evaluated,
         "bounds": BOUNDS,
         "weights": {"tensors": len(artifact.tensors), "compared": not calibrated, "differing": differing},
         "perplexity": {"source": perplexity(sample, original), "stored": perplexity(sample, stored)},
@@ -121,9 +142,10 @@ class Sample:
     tokens: int
     prompts: tuple[int, ...]
     origin: str
+    evaluated: int  # steps at which stored weights are held against the source's, at least `tokens`
 
 
-def choose_ids(artifact: Artifact, tokens: int, text: Path | None) -> Sample:
+def choose_ids(artifact: Artifact, asked: int | None, text: Path | None) -> Sample:
     """Token ids of a text; of no text in particular when the artifact has no tokenizer.
 
     A prompt fills each prefill chunk once, another one ends in a chunk that is not full.
@@ -137,13 +159,17 @@ def choose_ids(artifact: Artifact, tokens: int, text: Path | None) -> Sample:
         ids, origin = np.random.default_rng(0).integers(0, vocab_size, size=context).tolist(), "random ids"
     else:
         raise WispError("the artifact has no tokenizer", remedy="leave out --text: ids are drawn then")
-    tokens = min(tokens, context, context if text is None else len(ids))
+    most = min(context, context if text is None else len(ids))
+    tokens = min(DEFAULT_TOKENS if asked is None else asked, most)
     if tokens < 2 or not ids:
         raise WispError("there is too little to compare", got=f"{tokens} tokens", expected="at least 2")
     prompts = sorted({length for length in (*(chunk + 1 for chunk in chunks), tokens) if length <= context})
-    needed = max(tokens, *prompts)
+    small = artifact.model["parameters"] <= KEPT_PARAMETERS and "source_values" in artifact.model
+    far = min(KEPT_TOKENS, KEPT_LOGITS // vocab_size, most) if small and asked is None else tokens
+    evaluated = max(tokens, far)
+    needed = max(evaluated, *prompts)
     repeated = (ids * (needed // len(ids) + 1))[:needed]
-    return Sample(tuple(repeated), tokens, tuple(prompts), origin)
+    return Sample(tuple(repeated), tokens, tuple(prompts), origin, evaluated)
 
 
 def _tokenize(artifact: Artifact, text: str) -> list[int]:
@@ -166,7 +192,7 @@ def _read_text(path: Path) -> str:
 
 @dataclass(frozen=True)
 class Logits:
-    """Logits of a sample: (tokens, vocabulary) of its steps, and (vocabulary) after each of its prompts."""
+    """Logits of a sample: (steps, vocabulary) of its steps, and (vocabulary) after each of its prompts."""
 
     steps: NDArray[np.float32]
     prompts: Mapping[int, NDArray[np.float32]]
@@ -176,10 +202,10 @@ def reference_logits(config: ModelConfig, read_rows: ReadRows, sample: Sample) -
     """What numpy says of a sample. One pass over the weights."""
     model = ReferenceModel(config, read_rows)
     hidden = model.hidden_states(sample.ids)
-    wanted = [*range(sample.tokens), *(length - 1 for length in sample.prompts)]
+    wanted = [*range(sample.evaluated), *(length - 1 for length in sample.prompts)]
     logits = model.logits(hidden[wanted])
-    after = dict(zip(sample.prompts, logits[sample.tokens :], strict=True))
-    return Logits(logits[: sample.tokens], after)
+    after = dict(zip(sample.prompts, logits[sample.evaluated :], strict=True))
+    return Logits(logits[: sample.evaluated], after)
 
 
 def native_logits(runtime: Session, sample: Sample) -> Logits:
@@ -231,7 +257,7 @@ def check_variant(
         got = native_logits(runtime, sample)
         advance(1)
     bound = FORMER_BOUND if dtype == "float16" else BOUNDS[variant.get("kv_dtype", "float32")]
-    decode = compare(got.steps, stored.steps, bound)
+    decode = compare(got.steps, stored.steps[: sample.tokens], bound)
     prefill = {n: compare(got.prompts[n][None], stored.prompts[n][None], bound) for n in sample.prompts}
     failures = [*broken("decode", decode, bound)]
     failures += [failure for n, result in prefill.items() for failure in broken(f"a prompt of {n}", result, bound)]
@@ -243,7 +269,7 @@ def check_variant(
         **asdict(decode),
         "prefill_max_error": {str(n): result.max_error for n, result in prefill.items()},
         "perplexity": perplexity(sample, got),
-        "against_source": asdict(compare(got.steps, original.steps, bound)),
+        "against_source": asdict(compare(got.steps, original.steps[: sample.tokens], bound)),
         "failures": failures,
     }
 
@@ -308,7 +334,7 @@ def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
 
 def perplexity(sample: Sample, logits: Logits) -> float:
     """exp of the mean negative log-likelihood of each id after those before it."""
-    targets = list(sample.ids[1 : sample.tokens])
+    targets = list(sample.ids[1 : len(logits.steps)])
     predicted = log_softmax(logits.steps[: len(targets)])
     return _number(np.exp(-predicted[np.arange(len(targets)), targets].mean()))
 
@@ -333,7 +359,8 @@ def print_report(report: Mapping[str, Any]) -> None:
     console.print(f"  stored weights   {same}", markup=False)
     console.print(
         f"  {report['quantization']:<15}  error {cost['max_error']:.1e}, KL {cost['kl_mean']:.1e}, "
-        f"top-1 {cost['top1_agreement']:.1%}, perplexity {perplexities['source']:.4g} -> {perplexities['stored']:.4g}",
+        f"top-1 {cost['top1_agreement']:.1%}, perplexity {perplexities['source']:.4g} -> {perplexities['stored']:.4g} "
+        f"({report['evaluated_tokens']} tokens)",
         markup=False,
     )
     console.print(f"  kernels against the stored weights, {report['tokens']} tokens:", markup=False)

@@ -208,7 +208,7 @@ class HuggingFaceCheckpoint:
         for spec in specs:
             for source, rows in zip(spec.sources, spec.source_rows, strict=True):
                 expected[source] = (rows, *spec.shape[1:])
-        extra = [n for n in self.tensors if n not in expected and not IGNORED_TENSORS.fullmatch(n)]
+        extra = [n for n in self.tensors if n not in expected and not self._says_nothing(n)]
         if tied:
             extra = [name for name in extra if name != "lm_head.weight"]
         complaints = [
@@ -238,6 +238,10 @@ class HuggingFaceCheckpoint:
                 got="; ".join(found),
                 remedy="check that config.json and the weights are of the same checkpoint",
             )
+
+    def _says_nothing(self, name: str) -> bool:
+        """Whether a tensor that no network asks for may be there all the same."""
+        return IGNORED_TENSORS.fullmatch(name) is not None
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[np.float32]:
         """Rows `[start, stop)` of a tensor in float32. Only those rows are read."""

@@ -182,6 +182,12 @@ class PackedCheckpoint(HuggingFaceCheckpoint):
             names = [suffix for suffix in self._form.ignored if f"{stem}.{suffix}" in self._raw]
             self._form.check(stem, columns, {suffix: self._slice(stem, suffix, 0, None) for suffix in names})
 
+    def _says_nothing(self, name: str) -> bool:
+        """Also zero biases of packed matrices: tools write them for networks that have none."""
+        stem = name.removesuffix(".bias")
+        packed = stem != name and stem in self._packed
+        return super()._says_nothing(name) or (packed and not self.read(name).any())
+
     # ------------------------------------------------------------------------------------------------------------ rows
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[np.float32]:

@@ -1,6 +1,7 @@
 """Compiling what is quantized already: kept from the file to the logits; what is requantized is measured."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,9 @@ from gguf import GGMLQuantizationType as Type
 from safetensors.numpy import save_file
 
 from compiler.artifact.inspect import inspect
-from compiler.artifact.writer import load_artifact
+from compiler.artifact.writer import Artifact, load_artifact
 from compiler.build import build
-from compiler.check.parity import check
+from compiler.check.parity import check, choose_ids
 from compiler.cli import main
 from compiler.config import resolve_config
 from compiler.errors import WispError
@@ -67,6 +68,20 @@ def test_the_kernels_compute_what_the_source_says(
     assert report["failures"] == []
     assert report["quantization_error"]["max_error"] < 2e-3, "norms and the scales of K types are rounded to 16 bits"
     assert report["quantization_error"]["top1_agreement"] == 1
+
+
+def test_a_small_kept_model_is_looked_at_for_longer(files: dict[str, Path], artifacts: dict[str, Path]) -> None:
+    """As far as its context goes; the kernels for as long as ever."""
+    report = check(artifacts["legacy"], str(files["legacy"]))
+    assert (report["tokens"], report["evaluated_tokens"]) == (64, 64)
+    assert choose_ids(longer(artifacts["legacy"], context=4096), None, None).evaluated == 512
+    assert choose_ids(longer(artifacts["legacy"], context=4096, parameters=10**9), None, None).evaluated == 64
+    assert choose_ids(longer(artifacts["legacy"], context=4096), 100, None).evaluated == 100
+
+
+def longer(path: Path, **fields: int) -> Artifact:
+    artifact = load_artifact(path)
+    return replace(artifact, model={**artifact.model, **fields})
 
 
 def test_each_matrix_has_its_own_scheme(artifacts: dict[str, Path]) -> None:

@@ -15,6 +15,10 @@ import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
+from compiler.artifact.writer import load_artifact
+from compiler.build import build
+from compiler.check.parity import check
+from compiler.config import resolve_config
 from compiler.errors import WispError
 from compiler.models import config_from_huggingface, weight_specs
 from compiler.models.base import WeightSpec
@@ -34,7 +38,8 @@ def drawn(rng: np.random.Generator, rows: int, columns: int, bits: int, group: i
     """q (rows, columns), zeros and scales (rows, groups)."""
     groups = -(-columns // group)
     q = rng.integers(0, 2**bits, (rows, columns))
-    scales = rng.uniform(1e-3, 1e-2, (rows, groups)).astype(np.float16)
+    scales = rng.uniform(1e-1, 1.0, (rows, groups)) * 2.0**-bits / 10
+    scales = scales.astype(np.float16)
     return q, rng.integers(0, 2**bits, (rows, groups)), scales
 
 
@@ -91,7 +96,7 @@ def mlx(
     """`weight[n][w]` holds inputs of output n; the value is q * scale + bias."""
     q, _, scales = drawn(rng, rows, columns, bits, group)
     scales = scales.astype(dtype)
-    biases = (-rng.uniform(0, 8e-2, scales.shape)).astype(dtype)
+    biases = (-rng.uniform(0, 5e-2, scales.shape)).astype(dtype)
     per, index = 32 // bits, np.arange(columns) // group
     tensors = {
         "weight": np.array(
@@ -195,6 +200,27 @@ def test_values_are_kept(tmp_path: Path, floats: Path, kind: str, monkeypatch: p
         start = spec.source_rows[0] - 3
         np.testing.assert_allclose(checkpoint.read(spec.sources[0], start, start + 2), expected[start : start + 2],
                                    rtol=1e-5, atol=1e-7)  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["awq-128", "gptq-8", "mlx"])
+def test_an_artifact_computes_what_the_checkpoint_says(tmp_path: Path, floats: Path, kind: str) -> None:
+    write(floats, tmp_path / "model", kind)
+    config = resolve_config(str(tmp_path / "model"), output=tmp_path / "out", context=64, variants=["wasm-simd"])
+    report = check(build(config), str(tmp_path / "model"), tokens=16)
+    assert report["failures"] == []
+    assert report["quantization_error"]["max_error"] < 3e-3, "norms and biases are rounded to 16 bits"
+    values = load_artifact(tmp_path / "out").model["source_values"]
+    assert values["requantized"] == 0
+    assert values["exact"] == (9 if kind == "mlx" else 1)
+
+
+def test_zero_biases_of_a_network_without_any_say_nothing(tmp_path: Path, floats: Path) -> None:
+    write(floats, tmp_path / "model", "gptq")
+    changed(tmp_path / "model", lambda t: t.update({f"{DOWN}.bias": np.zeros(128, np.float16)}))
+    opened(tmp_path / "model")
+    changed(tmp_path / "model", lambda t: t.update({f"{DOWN}.bias": np.full(128, 1e-3, np.float16)}))
+    with pytest.raises(WispError, match=rf"unexpected: {DOWN}\.bias"):
+        opened(tmp_path / "model")
 
 
 # ------------------------------------------------------------------------------------------------------------- refusals
