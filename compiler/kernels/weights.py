@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from compiler.kernels.builder import Array, Expr, Kernel, call, ceil_div, div, f32, lane
-from compiler.kernels.storage import Storage
+from compiler.weights.storage import Storage
 
 
 def unpack(kernel: Kernel, storage: Storage, words: Sequence[Expr]) -> tuple[Expr, Expr]:

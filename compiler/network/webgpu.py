@@ -14,12 +14,12 @@ from tvm.relax.frontend import nn
 from compiler.kernels import epilogue
 from compiler.kernels.builder import Kernel
 from compiler.kernels.epilogue import OneRow
-from compiler.kernels.storage import Storage
 from compiler.kernels.webgpu import attention, embed, matmul, matvec, norm, packed, prefill_attention, sample
 from compiler.kernels.webgpu.attention import Shape
 from compiler.kernels.webgpu.tuning import splits_for
 from compiler.network.backend import ACTIVATION, Operand, Parts, Product
 from compiler.network.layers import Geometry, Matrix
+from compiler.weights.storage import Storage
 
 
 class WebGpu:

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from compiler.errors import WispError
-from compiler.kernels.storage import Storage
 from compiler.models.base import Role, WeightSpec
+from compiler.weights.storage import Storage
 
 EXCEPTED_ROLES: tuple[Role, ...] = ("embedding", "lm_head")  # what a recipe may store in another scheme
 MatrixKey = tuple[Role, int | None]  # of a matrix: its role and its layer

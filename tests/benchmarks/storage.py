@@ -23,7 +23,6 @@ from compiler.kernels import epilogue
 from compiler.kernels.cpu import activation, products
 from compiler.kernels.cpu.activation import Layout
 from compiler.kernels.epilogue import OneRow
-from compiler.kernels.storage import Storage
 from compiler.kernels.webgpu import matmul, matvec
 from compiler.kernels.webgpu.tuning import TUNING
 from compiler.lowering import wasm
@@ -31,6 +30,7 @@ from compiler.models.base import matrix
 from compiler.runtime.wgpu import request_adapter
 from compiler.weights.quantize import quantize
 from compiler.weights.schemes import SCHEMES
+from compiler.weights.storage import Storage
 from tests.cpu_kernels import STATE_WORDS, Arrays, poison, state
 from tests.device.harness import Gpu
 from tests.wasm_module import WasmModule

@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from compiler.kernels import epilogue, reference
 from compiler.kernels.cache import Cache, Heads
 from compiler.kernels.epilogue import STATE_HEADER, HalfRows, OneRow, PairRows
-from compiler.kernels.storage import Storage
 from compiler.kernels.webgpu import embed, matmul, matvec, norm
 from compiler.kernels.webgpu.tuning import TUNING, VariantTuning
 from compiler.models.base import WeightSpec, matrix
 from compiler.weights.quantize import dequantize, quantize
 from compiler.weights.schemes import SCHEMES
+from compiler.weights.storage import Storage
 from tests.conftest import unavailable
 from tests.device.caches import plain, queries_for
 from tests.device.harness import Gpu, assert_close, assert_untouched, poison

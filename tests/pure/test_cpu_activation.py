@@ -12,8 +12,8 @@ from tvm import tirx
 from compiler.kernels import reference
 from compiler.kernels.cpu import activation, norm
 from compiler.kernels.cpu.activation import Layout
-from compiler.kernels.storage import Storage
 from compiler.kernels.webgpu.matvec import Norm
+from compiler.weights.storage import Storage
 from tests.cpu_kernels import (
     RELAXED,
     STATE_WORDS,

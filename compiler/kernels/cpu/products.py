@@ -33,7 +33,7 @@ from compiler.kernels.cpu.builder import (
     sum_lanes_of_four,
 )
 from compiler.kernels.epilogue import Declare
-from compiler.kernels.storage import Storage
+from compiler.weights.storage import Storage
 
 UnitRows = Callable[[Expr], Sequence[Expr]]
 UNITS_PER_ITEM = 8  # of a mat-vec

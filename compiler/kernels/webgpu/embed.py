@@ -30,9 +30,9 @@ from compiler.kernels.builder import (
 )
 from compiler.kernels.cache import Cache
 from compiler.kernels.epilogue import STATE_HEADER
-from compiler.kernels.storage import PART, Storage
 from compiler.kernels.webgpu.matvec import Norm
 from compiler.kernels.weights import WordMatrix
+from compiler.weights.storage import PART, Storage
 
 ROPE_BLOCK = 256  # positions of the fine table
 THREADS = 64

@@ -16,8 +16,8 @@ from tvm.script.ir_builder import tirx as T
 
 from compiler.kernels.builder import Expr, Kernel, call, ceil_div, div, dot, f32, i32, mod, u32
 from compiler.kernels.epilogue import Declare
-from compiler.kernels.storage import PART, Storage
 from compiler.kernels.weights import WordMatrix
+from compiler.weights.storage import PART, Storage
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,8 @@ from tvm.script.ir_builder import tirx as T
 
 from compiler.kernels.builder import Expr, Kernel, all_of, call, ceil_div, div, dot, f32, i32, mod
 from compiler.kernels.epilogue import Declare, Epilogue
-from compiler.kernels.storage import PART, Storage
 from compiler.kernels.weights import Matrix, load_vector4
+from compiler.weights.storage import PART, Storage
 
 
 @dataclass(frozen=True)

@@ -21,10 +21,10 @@ from tvm.script.ir_builder import tirx as T
 
 from compiler.kernels.builder import Expr, Kernel, call, ceil_div, div, dot, f32, i32, lane, mod
 from compiler.kernels.epilogue import Declare
-from compiler.kernels.storage import PART, Storage
 from compiler.kernels.webgpu.matmul import Tiling
 from compiler.kernels.webgpu.matvec import Norm
 from compiler.kernels.weights import WordMatrix, load_vector4
+from compiler.weights.storage import PART, Storage
 
 LANGUAGE_FEATURES = ("packed_4x8_integer_dot_product",)
 THREADS = 64
