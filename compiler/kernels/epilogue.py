@@ -180,7 +180,7 @@ class StoreRotated:
     """Of the fused qkv product of one token: rotate queries and keys, keep queries, append the rest to the cache.
 
     cos/sin of the position stand in the state buffer behind its header, the layer's from pair `first` on (see
-    `kernels.embed`). Bindings: state, cache, query.
+    `kernels.webgpu.embed`). Bindings: state, cache, query.
     """
 
     cache: Cache

@@ -65,8 +65,11 @@ def require_full_attention(reader: FieldReader, dimensions: Dimensions) -> None:
         reader.get(name)
 
 
-def read_dimensions(reader: FieldReader, context: int) -> Dimensions:
-    """The shared sizes, each in a range the kernels handle, with a context that the checkpoint was trained for."""
+def read_dimensions(reader: FieldReader, context: int, *, stretched: bool = False) -> Dimensions:
+    """The shared sizes, each in a range the kernels handle, with a context that the checkpoint was trained for.
+
+    `stretched`: the stated positions are those after the rotary embedding was stretched, not before.
+    """
     hidden_size = reader.integer("hidden_size", multiple_of=8)
     heads = reader.integer("num_attention_heads", maximum=1024)
     key_value_heads = reader.integer("num_key_value_heads", default=heads, maximum=1024)
@@ -83,12 +86,13 @@ def read_dimensions(reader: FieldReader, context: int) -> Dimensions:
             remedy="compile a checkpoint with other head sizes",
         )
     max_position = reader.integer("max_position_embeddings")
-    longest = longest_context(reader, max_position)
+    longest = max_position if stretched else longest_context(reader, max_position)
     if context > longest:
+        stated = "max_position_embeddings" + ("" if longest == max_position else ", times the factor of the rope")
         raise WispError(
             "the context is longer than the checkpoint was trained for",
             got=context,
-            expected=f"at most {longest} (max_position_embeddings)",
+            expected=f"at most {longest} ({stated})",
             remedy=f"use --context {longest}",
         )
     return Dimensions(

@@ -39,6 +39,7 @@ def config_from_huggingface(raw: Mapping[str, Any], context: int) -> ModelConfig
 
 
 def require_geglu(reader: FieldReader) -> None:
-    """The tanh form of GELU, under all names; `gelu` in configurations of the first days means it, too."""
-    for name in ("hidden_activation", "hidden_act"):
-        reader.require(name, "gelu_pytorch_tanh", "gelu", remedy="only the tanh form of GELU can be compiled")
+    """The tanh form of GELU; where the first checkpoints say `gelu`, in the field's former name, they mean it, too."""
+    remedy = "only the tanh form of GELU can be compiled"
+    reader.require("hidden_activation", "gelu_pytorch_tanh", remedy=remedy)
+    reader.require("hidden_act", "gelu_pytorch_tanh", "gelu", remedy=remedy)

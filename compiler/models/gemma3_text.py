@@ -32,7 +32,7 @@ KINDS = ("sliding_attention", "full_attention")
 def config_from_huggingface(raw: Mapping[str, Any], context: int) -> ModelConfig:
     """The network that `config.json` describes, for sequences of up to `context` tokens."""
     reader = FieldReader(with_defaults(raw, DEFAULTS))
-    dimensions = read_dimensions(reader, context)
+    dimensions = read_dimensions(reader, context, stretched=True)
     require_geglu(reader)
     norm, (local, far) = read_rms_norm(reader, offset=1.0), _read_ropes(reader, dimensions, context)
     biased = reader.boolean("attention_bias", default=False)

@@ -31,6 +31,10 @@ NAMES = Names(
 )
 
 
+# As transformers has them: "su" is what LongRoPE was called first.
+ROPE_TYPES = ("default", "longrope", "su")
+
+
 def config_from_huggingface(raw: Mapping[str, Any], context: int) -> ModelConfig:
     """The network that `config.json` describes, for sequences of up to `context` tokens.
 
@@ -47,7 +51,7 @@ def config_from_huggingface(raw: Mapping[str, Any], context: int) -> ModelConfig
         reader.require(name, 1)
     norm, window = read_rms_norm(reader, default=1e-5), read_window(reader)
     original = reader.integer("original_max_position_embeddings", default=4096, minimum=2)  # a logarithm is divided by
-    rope = read_rope(reader, dimensions, context, fraction=1.0, original=original)
+    rope = read_rope(reader, dimensions, context, fraction=1.0, original=original, kinds=ROPE_TYPES)
     layer = Layer(Attention(norm, rope, window=window), Mlp(norm))
     tied = reader.boolean("tie_word_embeddings", default=False)
     reader.finish()

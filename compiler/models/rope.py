@@ -4,6 +4,8 @@ Reference: `transformers/modeling_rope_utils.py`, whose function of each rule is
 """
 
 import math
+from collections.abc import Sequence
+from typing import NoReturn
 
 from compiler.errors import WispError
 from compiler.models.base import Dimensions, Rope
@@ -26,20 +28,24 @@ def read_rope(
     theta: float = 10000.0,
     fraction: float | None = None,
     original: int | None = None,
+    kinds: Sequence[str] = ROPE_TYPES,
 ) -> Rope:
     """The rotary embedding of sequences of up to `context` tokens; the context may choose among frequencies.
 
     `theta` is what an absent `rope_theta` means, `fraction` an absent `partial_rotary_factor` (None: heads are rotated
     whole), `original` an absent `original_max_position_embeddings` beside the rotary fields (None: there is none).
+    `kinds` are the types that the architecture knows.
     """
     kind, rope = rope_fields(reader)
+    if kind not in kinds:
+        _refuse_kind(kind, kinds)
     beside = None
     if original is not None:  # where it is stated twice, this one wins, as in transformers
         original = reader.integer(ORIGINAL, default=original, minimum=2)
         beside = None if reader.get(ORIGINAL) is None else original
     if kind not in ("longrope", "su"):
         if original is not None and kind == "default":
-            rope.get(ORIGINAL)
+            rope.require(ORIGINAL, original)
         return rope_of(kind, rope, dimensions, context, theta=theta, fraction=fraction)
     rotary_dim, theta = _read_turning(rope, dimensions, theta, fraction)
     longest = dimensions.max_position_embeddings
@@ -74,14 +80,18 @@ def rope_of(
         case "yarn":
             found = _yarn(rope, inv_freq, theta, longest)
         case _:
-            raise WispError(
-                "config.json rope type is not supported",
-                got=shortened(kind),
-                expected=" or ".join(repr(s) for s in ROPE_TYPES),
-                remedy="compile a checkpoint that uses one of these",
-            )
+            _refuse_kind(kind, ROPE_TYPES)
     rope.finish()
     return found
+
+
+def _refuse_kind(kind: str, supported: Sequence[str]) -> NoReturn:
+    raise WispError(
+        "config.json rope type is not supported",
+        got=shortened(kind),
+        expected=" or ".join(repr(s) for s in supported),
+        remedy="compile a checkpoint that uses one of these",
+    )
 
 
 def _read_turning(rope: FieldReader, dimensions: Dimensions, theta: float, fraction: float | None) -> tuple[int, float]:

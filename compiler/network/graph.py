@@ -26,19 +26,36 @@ from typing import Any
 
 from tvm.relax.frontend import nn
 
+from compiler.errors import WispError
 from compiler.kernels import epilogue
 from compiler.kernels.epilogue import HalfRows, PairRows
 from compiler.kernels.webgpu import embed
 from compiler.kernels.webgpu.attention import Shape
-from compiler.models.base import Norm, Role, WeightSpec
+from compiler.models.base import ModelConfig, Norm, Role, WeightSpec
 from compiler.network.backend import ACTIVATION, Backend, Operand, Parts, Product
 from compiler.network.layers import RING_SIZE, Geometry, KernelTable, Runtime, declare_weights
+
+
+def _check_described(model: ModelConfig) -> None:
+    """Raises WispError for what can be described and has no kernel: it would be another network in silence."""
+    for i, layer in enumerate(model.layers):
+        attention, mlp = layer.attention, layer.mlp
+        within = [attention.output_norm, mlp.output_norm, attention.head_norm.norm if attention.head_norm else None]
+        missing = {
+            "a norm of heads or behind a projection that is no RMS norm": any(n and n.kind != "rms" for n in within),
+            f"an MLP without a gate and with {mlp.activation}": not mlp.gated and mlp.activation != "gelu_tanh",
+            "a network without any rotary embedding": not model.ropes,
+        }
+        for what, there in missing.items():
+            if there:
+                raise WispError(f"layer {i} needs a kernel that there is none for", got=what)
 
 
 class Graph(nn.Module):
     """The programs of one geometry. Build it, then `export_tvm` with an empty specification a program."""
 
     def __init__(self, geometry: Geometry, specs: Sequence[WeightSpec], backend: Backend) -> None:
+        _check_described(geometry.model)
         self.geometry = geometry
         self.backend = backend
         self.kernels = KernelTable(f"_{geometry.alternative.name}" if geometry.alternative else "")

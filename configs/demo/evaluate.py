@@ -181,8 +181,9 @@ def artifact_backend(directory: Path, variant: str, checkpoint: Path) -> Generat
     """Greedy answers of a compiled artifact, replayed natively through wgpu."""
     from transformers import AutoTokenizer
 
+    from compiler.artifact.state import SamplingParameters
     from compiler.artifact.writer import load_artifact
-    from compiler.runtime.wgpu import SamplingParameters, open_variant
+    from compiler.runtime.wgpu import open_variant
 
     artifact = load_artifact(directory)
     tokenizer, runtime = AutoTokenizer.from_pretrained(checkpoint), open_variant(artifact, variant)

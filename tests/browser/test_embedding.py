@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser
+from playwright.sync_api import BrowserContext
 
 from tests.browser import toy_artifact
 from tests.browser.toy_artifact import BOS
@@ -54,8 +54,10 @@ def hosting(directory: Path, headers: dict[str, str]) -> Iterator[str]:
     handler = functools.partial(_Files, directory=str(directory), headers_of=headers)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as host:
         threading.Thread(target=host.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{host.server_address[1]}/"
-        host.shutdown()
+        try:
+            yield f"http://127.0.0.1:{host.server_address[1]}/"
+        finally:
+            host.shutdown()
 
 
 def check(got: dict[str, object], backend: str) -> None:
@@ -66,18 +68,17 @@ def check(got: dict[str, object], backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", ["webgpu-f32", "wasm-simd"])
-def test_the_engine_may_lie_at_another_origin(browser: Browser, tmp_path: Path, backend: str) -> None:
+def test_the_engine_may_lie_at_another_origin(context: BrowserContext, tmp_path: Path, backend: str) -> None:
     toy_artifact.write(tmp_path / "page" / "toy", TOY, cpu=True)
     (tmp_path / "page" / "index.html").write_text("<!doctype html><title>another page</title>")
     with (
         hosting(tmp_path / "page", ISOLATED) as page_url,
         hosting(WEB / "dist", {"Access-Control-Allow-Origin": "*"}) as engine_url,
     ):
-        page = browser.new_context().new_page()
+        page = context.new_page()
         page.goto(page_url)
         engine = f'const {{ createEngine }} = await import("{engine_url}wisp.js");'
         got = page.evaluate(f"async (args) => {{ {engine} return await ({RUN})(args); }}", ["/toy/", backend])
-        page.context.close()
     check(got, backend)
 
 
@@ -102,11 +103,10 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("backend", ["webgpu-f32", "wasm-simd"])
-def test_a_bundler_takes_the_workers_along(browser: Browser, app: Path, backend: str) -> None:
+def test_a_bundler_takes_the_workers_along(context: BrowserContext, app: Path, backend: str) -> None:
     with hosting(app, ISOLATED) as url:
-        page = browser.new_context().new_page()
+        page = context.new_page()
         page.goto(url)
         page.wait_for_function("() => window.run !== undefined")
         got = page.evaluate("(args) => run(args)", ["/toy/", backend])
-        page.context.close()
     check(got, backend)

@@ -205,6 +205,13 @@ BAD_PHI3: list[tuple[dict[str, Any], str]] = [
     ({"hidden_act": "gelu_new"}, "hidden_act"),
     ({"attention_bias": True}, "attention_bias"),
     ({"rope_parameters": {"rope_type": "spiral", "rope_theta": 1e4}}, "spiral"),
+    ({"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}}, "linear"),
+    ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 2.0}}, "yarn"),
+    ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4, "factor": 2.0}}, "llama3"),
+    (
+        {"rope_parameters": {"rope_type": "default", "original_max_position_embeddings": 300}},
+        "original_max_position_embeddings",
+    ),
     ({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 1.5}}, "partial_rotary_factor"),
     ({"rope_parameters": longrope(96) | {"short_factor": [1.0]}}, "short_factor"),
     ({"rope_parameters": longrope(96) | {"long_factor": [0.0] * 48}}, "long_factor"),
@@ -298,3 +305,30 @@ def test_rotated_layers_are_one_a_layer(layers: Any) -> None:
     raw = raw_fields(SmolLM3Config(**LLAMA_DEFAULTS))
     with pytest.raises(WispError, match="no_rope_layers"):
         config_from_huggingface({**raw, "no_rope_layers": layers}, 512)
+
+
+GEMMA3 = {
+    "model_type": "gemma3_text",
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 32,
+    "vocab_size": 300,
+    "max_position_embeddings": 1024,
+    "hidden_activation": "gelu_pytorch_tanh",
+}
+
+
+def test_gemma3_states_the_length_that_its_rope_was_stretched_to() -> None:
+    raw = {**GEMMA3, "rope_scaling": {"rope_type": "linear", "factor": 8.0}}
+    assert config_from_huggingface(raw, 1024).ropes
+    with pytest.raises(WispError, match="--context 1024"):
+        config_from_huggingface(raw, 1025)
+
+
+def test_gemma_is_of_the_tanh_form_of_gelu() -> None:
+    assert config_from_huggingface({**GEMMA3, "hidden_act": "gelu"}, 64).layers[0].mlp.activation == "gelu_tanh"
+    with pytest.raises(WispError, match="hidden_activation"):
+        config_from_huggingface({**GEMMA3, "hidden_activation": "gelu"}, 64)

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tvm import relax
 
+from compiler.errors import WispError
 from compiler.kernels.webgpu.tuning import ALTERNATIVES
 from compiler.lowering import lower
 from compiler.lowering.lower import Lowered, lower_variant
 from compiler.lowering.plan import Call, Program, assemble, read_program, share_storages
 from compiler.lowering.wgsl import KernelInfo
 from compiler.models import config_from_huggingface, weight_specs
-from compiler.models.base import ModelConfig
+from compiler.models.base import Layer, Mlp, ModelConfig, Norm
 from compiler.network.graph import Graph
 from compiler.network.layers import Geometry
 from compiler.network.webgpu import WebGpu
@@ -252,3 +253,17 @@ def test_two_compilations_are_equal(model: ModelConfig, lowered: Lowered) -> Non
     assert again.plan == lowered.plan
     assert again.kernels == lowered.kernels
     assert again.alternatives == lowered.alternatives
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (lambda layer: replace(layer, mlp=Mlp(layer.mlp.norm, "silu", gated=False)), "without a gate and with silu"),
+        (lambda layer: replace(layer, mlp=replace(layer.mlp, output_norm=Norm("layer", 1e-5))), "no RMS norm"),
+        (lambda layer: replace(layer, attention=replace(layer.attention, rope=None)), "without any rotary embedding"),
+    ],
+)
+def test_what_no_kernel_does_is_refused(model: ModelConfig, change: Callable[[Layer], Layer], what: str) -> None:
+    described = replace(model, layers=tuple(change(layer) for layer in model.layers))
+    with pytest.raises(WispError, match=what):
+        Graph(Geometry(described, SCHEME, VARIANT, CONTEXT, CHUNKS), weight_specs(model), WebGpu())

@@ -2,7 +2,11 @@
 // the page's own origin alone, so that the script is a line that imports the other one.
 
 /** Whether a file beside the module at `module` (its import.meta.url) is of another origin than this page or worker. */
-export const isForeign = (module: string): boolean => new URL(module).origin !== globalThis.location.origin;
+export function isForeign(module: string): boolean {
+  const own = new URL(globalThis.location.href.replace(/^blob:/, ""));
+  const { protocol, host } = new URL(module); // `origin` is "null" for the schemes of apps and extensions
+  return protocol !== own.protocol || host !== own.host;
+}
 
 /**
  * A worker of the script `file` beside the module. The other origin has to allow it (CORS), and this page's
@@ -11,5 +15,9 @@ export const isForeign = (module: string): boolean => new URL(module).origin !==
 export function foreignWorker(module: string, file: string, name: string): Worker {
   const source = `import ${JSON.stringify(module.replace(/[^/]*$/, file))};`;
   const url = URL.createObjectURL(new Blob([source], { type: "text/javascript" }));
-  return new Worker(url, { type: "module", name });
+  const worker = new Worker(url, { type: "module", name });
+  const revoke = () => URL.revokeObjectURL(url);
+  worker.addEventListener("message", revoke, { once: true });
+  worker.addEventListener("error", revoke, { once: true });
+  return worker;
 }

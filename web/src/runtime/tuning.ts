@@ -32,7 +32,14 @@ export const UNTUNED: Tuning = { source: "own", programs: {}, milliseconds: {}, 
 export type Decision =
   | { kind: "own" }
   | { kind: "remembered"; choice: Choice }
-  | { kind: "measure"; alternatives: readonly Alternative[]; missing: Tuning["rejected"]; key: string; tries: number; budgetMs: number };
+  | {
+      kind: "measure";
+      alternatives: readonly Alternative[];
+      missing: Tuning["rejected"];
+      key: string;
+      before: Remembered;
+      budgetMs: number;
+    };
 
 export class TuningMemory {
   /** Of this session, cache or not. */
@@ -59,9 +66,9 @@ export class TuningMemory {
   }
 
   /** As if this load had not begun to measure. */
-  async forget(key: string, tries: number): Promise<void> {
+  async restore(key: string, before: Remembered): Promise<void> {
+    await this.put(key, before);
     this.remembered.delete(key);
-    await this.cache.put(key, new TextEncoder().encode(JSON.stringify({ choice: {}, tries, final: false } satisfies Remembered)));
   }
 
   async put(key: string, remembered: Remembered): Promise<void> {
@@ -110,7 +117,7 @@ export async function decide(
       .filter((alternative) => lacks(alternative).length > 0)
       .map((alternative) => ({ alternative: alternative.name, reason: `the browser's WGSL lacks ${lacks(alternative).join(" and ")}` })),
     key,
-    tries: remembered?.tries ?? 0,
+    before: remembered ?? { choice: {}, tries: 0, final: false },
     budgetMs: wanted === true ? FORCED_BUDGET_MS : BUDGET_MS,
   };
 }
@@ -135,20 +142,20 @@ export async function measure(
   decision: MeasureDecision,
   work: MeasureWork,
 ): Promise<{ runner: PlanRunner; tuning: Tuning }> {
-  const { key, tries } = decision;
+  const { key, before } = decision;
   // A device or a tab that does not survive this twice is not asked again.
-  await memory.put(key, { choice: {}, tries: tries + 1, final: tries > 0 });
+  await memory.put(key, { choice: before.choice, tries: before.tries + 1, final: before.tries > 0 });
   try {
     return await compare(memory, decision, work);
   } catch (error) {
-    if (work.signal.aborted) await memory.forget(key, tries);
+    if (work.signal.aborted) await memory.restore(key, before);
     throw error;
   }
 }
 
 async function compare(
   memory: TuningMemory,
-  { alternatives, missing, key, tries, budgetMs }: MeasureDecision,
+  { alternatives, missing, key, before, budgetMs }: MeasureDecision,
   { backend, plan, buffers, capacity, own, read, signal }: MeasureWork,
 ): Promise<{ runner: PlanRunner; tuning: Tuning }> {
   const rejected = [...missing];
@@ -171,7 +178,7 @@ async function compare(
   }
   const verdict = await autotune(own, contenders, { budgetMs, signal });
   const { choice, milliseconds, unmeasured } = verdict;
-  await memory.put(key, { choice, tries: tries + 1, final: unmeasured.length === 0 });
+  await memory.put(key, { choice, tries: before.tries + 1, final: unmeasured.length === 0 });
   const tuning: Tuning = { source: "measured", programs: choice, milliseconds, rejected: [...rejected, ...verdict.rejected] };
   if (Object.keys(choice).length === 0) return { runner: own, tuning };
   const from = (program: string): Plan => plans.get(choice[program] ?? "") ?? plan;
