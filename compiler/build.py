@@ -202,7 +202,8 @@ def _scheme(config: BuildConfig, source: Source, model: ModelConfig, specs: Sequ
             remedy="leave --calibration out, or name a scheme",
         )
     merged = [(s.role, s.layer) for s in specs if source.adapter is not None and source.adapter.changes(s)]
-    return choose_scheme(config.quantization, config.quantization_overrides, held, merged)
+    taken = source.checkpoint is not None and source.checkpoint.takes_as_it_is
+    return choose_scheme(AUTO if taken else config.quantization, config.quantization_overrides, held, merged)
 
 
 def _check_architecture(stated: ModelConfig, model: ModelConfig) -> None:

@@ -57,6 +57,7 @@ class HuggingFaceCheckpoint:
     """An open checkpoint. Small files are read at once; weights when they are asked for."""
 
     license: str | None = None  # as the checkpoint's own files state it
+    takes_as_it_is: bool = False
 
     def __init__(self, directory: Path, source: CheckpointSource, fetch: Fetch) -> None:
         self.directory = directory

@@ -107,6 +107,11 @@ class Checkpoint(Protocol):
     # --------------------------------------------------------------------------------------------------------- weights
 
     @property
+    def takes_as_it_is(self) -> bool:
+        """Its weights are stored tensors already, and `check_request` refuses what would change them."""
+        ...
+
+    @property
     def tensors(self) -> Mapping[str, TensorInfo]:
         """Every tensor that the source holds, by the source's names. Raises WispError for a damaged file."""
         ...

@@ -57,7 +57,7 @@ def scheme_of_model(model: Mapping[str, object], base: Scheme, specs: Sequence[W
     if not isinstance(overrides, Mapping) or not isinstance(names, Mapping):
         raise WispError("model.json schemes are not usable", expected="objects of names")
     for name, scheme in names.items():
-        if name not in keys or scheme not in SCHEMES:
+        if name not in keys or not isinstance(scheme, str) or scheme not in SCHEMES:
             raise WispError(
                 "model.json schemes are not usable",
                 got=f"{name}: {scheme}",

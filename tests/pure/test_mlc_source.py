@@ -242,9 +242,16 @@ def test_an_artifact_of_several_schemes(checkpoints: dict[str, Path], tmp_path: 
     recipe.write_text(f'source = "{checkpoints["phi3"]}"\n[quantization_overrides]\nlm_head = "q8f16_1"\n')
     first = load_artifact(build(resolve_config(str(recipe), output=tmp_path / "first", **OPTIONS)))
     assert first.model["quantization_overrides"] == {"lm_head": "q8f16_1"}
-    again = load_artifact(build(resolve_config(str(first.path), output=tmp_path / "again", **OPTIONS)))
-    assert_same({n: again.tensor(n) for n in again.tensors}, {n: first.tensor(n) for n in first.tensors})
-    assert again.model["quantization_overrides"] == first.model["quantization_overrides"]
+    for i, named in enumerate((None, first.model["quantization"])):
+        options = {**OPTIONS, "quantization": named}
+        again = load_artifact(build(resolve_config(str(first.path), output=tmp_path / f"again{i}", **options)))
+        assert_same({n: again.tensor(n) for n in again.tensors}, {n: first.tensor(n) for n in first.tensors})
+        assert again.model["quantization_overrides"] == first.model["quantization_overrides"]
+    document = json.loads((first.path / "model.json").read_text())
+    (first.path / "model.json").write_text(json.dumps({**document, "schemes": {"lm_head": ["q8f16_1"]}}))
+    with pytest.raises(WispError, match=r"model\.json schemes are not usable"):
+        build(resolve_config(str(first.path), output=tmp_path / "bad", **OPTIONS))
+    (first.path / "model.json").write_text(json.dumps(document))
     recipe.write_text(f'source = "{first.path}"\n[quantization_overrides]\nembedding = "q8f16_1"\n')
     with pytest.raises(WispError, match=r"quantized already.*quantization_overrides.*expected lm_head q8f16_1"):
         build(resolve_config(str(recipe), output=tmp_path / "other", **OPTIONS))

@@ -53,6 +53,8 @@ def holds_mlc_weights(directory: Path) -> bool:
 class MlcCheckpoint(HuggingFaceCheckpoint):
     """A checkpoint whose weights are stored tensors already; `config` is what config.json would say."""
 
+    takes_as_it_is = True
+
     def __init__(self, directory: Path, source: CheckpointSource, fetch: Fetch) -> None:
         self.directory = directory
         self.source = source
