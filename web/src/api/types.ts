@@ -100,6 +100,10 @@ export interface EngineInfo {
   contextLength: number;
   vocabSize: number;
   quantization: string;
+  /** The schemes that matrices are stored in, the most frequent one (`quantization`) first. */
+  schemes: string[];
+  /** Where the weights' source was quantized already. */
+  sourceValues: SourceValues | undefined;
   parameters: number;
   weightBytes: number;
   kvBytesPerToken: number;
@@ -108,6 +112,18 @@ export interface EngineInfo {
   hasChatTemplate: boolean;
   /** Sampling parameters of requests that give none. */
   generation: Required<SamplingOptions>;
+}
+
+/** What became of the values of a source that was quantized already, in numbers of matrices. */
+export interface SourceValues {
+  /** How many hold each of the source's formats. */
+  formats: Record<string, number>;
+  /** They are the source's values; or those with scales rounded to 16 bits; or new ones. */
+  exact: number;
+  rounded: number;
+  requantized: number;
+  /** Of the requantized ones, relative to the squares of the source's values. */
+  squaredError: number;
 }
 
 /** What is not given comes from `engine.info.generation`. */

@@ -1,6 +1,7 @@
 // Validates model.json and tensor-cache.json whole, before one weight byte is fetched. Twin of compiler/artifact/manifest.py; both
 // are tested on tests/golden/bad_manifests. plan-schema checks are in plan.ts. Knows the format; fetches nothing.
 
+import type { SourceValues } from "../api/types";
 import { checkPath, fail, GIB, Node } from "./checks";
 import type {
   FileEntry,
@@ -8,7 +9,6 @@ import type {
   Manifest,
   Shard,
   Smoke,
-  SourceValues,
   Tensor,
   TensorCache,
   TensorRecord,

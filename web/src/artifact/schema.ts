@@ -1,5 +1,7 @@
 // The artifact's files as types, after validation; compiler/artifact/FORMAT.md is their specification. No code.
 
+import type { SourceValues } from "../api/types";
+
 export type WeightDtype = "uint32" | "float16" | "float32";
 export type BackendName = "webgpu" | "wasm";
 
@@ -42,18 +44,6 @@ export interface Smoke {
   /** The largest absolute logit; `tolerance` is a part of it. */
   scale: number;
   tolerance: number;
-}
-
-/** What became of the values of a source that was quantized already, in numbers of matrices. */
-export interface SourceValues {
-  /** How many hold each of the source's formats. */
-  formats: Record<string, number>;
-  /** They are the source's values; or those with scales rounded to 16 bits; or new ones. */
-  exact: number;
-  rounded: number;
-  requantized: number;
-  /** Of the requantized ones, relative to the squares of the source's values. */
-  squaredError: number;
 }
 
 export interface Manifest {

@@ -5,7 +5,7 @@ import { WEBGPU } from "../api/browsers";
 import { cpuMissing, nameOf, probe, type Probe, UNNAMED } from "../page/device";
 import type { Model } from "./catalogue";
 import { el, facts } from "./dom";
-import { address, binaryBytes, bytes, count, parameters, plural } from "./format";
+import { address, binaryBytes, bytes, count, parameters, plural, values } from "./format";
 
 export interface DeviceOffer {
   adapter: string;
@@ -146,8 +146,9 @@ export function modelFacts({ name, license, homepage }: Model, info: EngineInfo)
     facts([
       ["Name", name],
       ["Parameters", parameters(info.parameters)],
-      ["Quantization", info.quantization],
-      ["Weights", bytes(info.weightBytes)],
+      ["Quantization", info.schemes.join(", ")],
+      ["Weights", `${bytes(info.weightBytes)}, ${((8 * info.weightBytes) / info.parameters).toFixed(2)} bits each`],
+      ["Values", values(info.sourceValues)],
       ["Context", `${count(info.contextLength)} tokens`],
       ["KV cache", binaryBytes(info.kvBytesPerToken * info.contextLength)],
       ["License", license ?? ""],

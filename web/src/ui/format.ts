@@ -1,5 +1,7 @@
 // Numbers as people read them. Knows nothing of the page.
 
+import type { SourceValues } from "../api/types";
+
 const whole = new Intl.NumberFormat("en");
 
 export function count(n: number): string {
@@ -62,4 +64,14 @@ export function plural(n: number, one: string): string {
 /** An address of the web as people read it. */
 export function address(url: string): string {
   return url.replace(/^https?:\/\//, "").replace(/\/$/, "");
+}
+
+/** What weights are to those of a source that was quantized already; empty where it was not. */
+export function values(source: SourceValues | undefined): string {
+  if (source === undefined) return "";
+  const { exact, rounded, requantized, squaredError } = source;
+  const formats = Object.keys(source.formats).join(", ");
+  if (requantized > 0) return `quantized again from ${formats}, squared error ${(100 * squaredError).toFixed(2)} %`;
+  if (rounded > 0) return `those of the source (${formats}), ${exact > 0 ? "some " : ""}scales rounded to 16 bits`;
+  return `exactly those of the source (${formats})`;
 }

@@ -113,6 +113,8 @@ export function describe(loaded: LoadedModel): EngineInfo {
     contextLength: runner.capacity,
     vocabSize: manifest.vocabSize,
     quantization: manifest.quantization,
+    schemes: [...new Set([manifest.quantization, ...manifest.schemes.values()])],
+    sourceValues: manifest.sourceValues,
     parameters: manifest.parameters,
     weightBytes: manifest.weightBytes,
     kvBytesPerToken: variant.kvBytesPerToken,

@@ -1,6 +1,20 @@
 import { describe, expect, it } from "vitest";
-import { binaryBytes, bytes, duration, latency, parameters, plural, speed } from "../../src/ui/format";
+import { binaryBytes, bytes, duration, latency, parameters, plural, speed, values } from "../../src/ui/format";
 import { RateMeter } from "../../src/ui/loading";
+
+describe("what weights are to those of their source", () => {
+  const source = { formats: { Q4_1: 120, Q8_0: 1 }, exact: 121, rounded: 0, requantized: 0, squaredError: 0 };
+  it("nothing where it was not quantized", () => expect(values(undefined)).toBe(""));
+  it("the same", () => expect(values(source)).toBe("exactly those of the source (Q4_1, Q8_0)"));
+  it("the same but for scales", () => {
+    expect(values({ ...source, exact: 0, rounded: 121 })).toBe("those of the source (Q4_1, Q8_0), scales rounded to 16 bits");
+    expect(values({ ...source, exact: 1, rounded: 120 })).toBe("those of the source (Q4_1, Q8_0), some scales rounded to 16 bits");
+  });
+  it("others", () => {
+    const text = values({ ...source, exact: 1, requantized: 120, squaredError: 0.00831 });
+    expect(text).toBe("quantized again from Q4_1, Q8_0, squared error 0.83 %");
+  });
+});
 
 describe("numbers as people read them", () => {
   it.each([
