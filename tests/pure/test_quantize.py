@@ -98,7 +98,7 @@ def test_the_error_is_at_most_half_a_step(scheme: Scheme) -> None:
         )
         bound = step * (0.5 + max(scheme.zero_point, scheme.largest - scheme.zero_point) * 2**-11)
         assert (error <= bound + np.abs(bias) * 2**-11 + 1e-9).all()
-    elif scheme.name == "q0f16":
+    elif scheme.bits == 16:
         np.testing.assert_allclose(error, 0, atol=np.abs(weight).max() * 2**-11)
     else:
         np.testing.assert_array_equal(error, 0)
