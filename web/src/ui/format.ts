@@ -32,10 +32,10 @@ export function binaryBytes(n: number): string {
   return `${Number.isInteger(value) ? value.toFixed(0) : value.toFixed(1)} ${units[unit] ?? ""}`;
 }
 
-/** 5 M, 1.2 B: how the field names model sizes. */
+/** 4.3 M, 135 M, 1.2 B: how the field names model sizes. */
 export function parameters(n: number): string {
-  if (n >= 999_500_000) return `${Number((n / 1e9).toPrecision(2))} B`;
-  if (n >= 999_500) return `${Number((n / 1e6).toPrecision(2))} M`;
+  if (n >= 999_500_000) return `${Number((n / 1e9).toPrecision(n < 99.5e9 ? 2 : 3))} B`;
+  if (n >= 999_500) return `${Number((n / 1e6).toPrecision(n < 99.5e6 ? 2 : 3))} M`;
   return count(n);
 }
 

@@ -41,6 +41,7 @@ describe("numbers as people read them", () => {
     [109_900_000, "110 M"],
     [1_235_814_400, "1.2 B"],
     [3_821_079_552, "3.8 B"],
+    [134_515_008, "135 M"],
   ])("%d parameters", (n, text) => expect(parameters(n)).toBe(text));
 
   it.each([
