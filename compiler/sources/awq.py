@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compiler.models.fields import FieldReader
-from compiler.sources.packed import INERT_FIELDS, Parts, group_size_of
+from compiler.sources.packed import INERT_FIELDS, Parts, group_size_of, unpacked
 from compiler.weights.kept import Groups, Steps
 
 ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
@@ -27,6 +27,7 @@ class Awq:
     group_size: int  # 0: a whole row
     name: str = "AWQ"
     row_axis: int = 1
+    scales: str = "scales"
     ignored: tuple[str, ...] = ()
 
     @property
@@ -44,18 +45,18 @@ class Awq:
         return Steps(self.name, 0, 15, self.group_size or columns, bias=True, exact=False)
 
     def decode(self, parts: Parts) -> Groups:
-        q, zeros = (unpacked(parts[name]).T for name in ("qweight", "qzeros"))
+        q, zeros = (in_order(parts[name]).T for name in ("qweight", "qzeros"))
         scale = parts["scales"].T.astype(np.float32)
         return Groups(np.ascontiguousarray(q), scale, -zeros.astype(np.float32) * scale)
 
-    def check(self, stem: str, columns: int, ignored: Parts) -> None:
+    def check(self, stem: str, shape: tuple[int, int], ignored: Parts) -> None:
         """Every matrix of the format can be kept."""
 
 
-def unpacked(words: NDArray[np.int32]) -> NDArray[np.uint8]:
+def in_order(words: NDArray[np.int32]) -> NDArray[np.uint8]:
     """(N, columns / 8) -> (N, columns)."""
-    nibbles = np.ascontiguousarray(words).view("<u4")[:, :, None] >> np.arange(0, 32, 4, dtype=np.uint32) & 15
-    found = np.empty((*words.shape, PACKED), np.uint8)
+    nibbles = unpacked(words, 4).reshape(*words.shape, PACKED)
+    found = np.empty_like(nibbles)
     found[:, :, ORDER] = nibbles
     return found.reshape(len(words), -1)
 

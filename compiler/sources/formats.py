@@ -8,11 +8,15 @@ from typing import Any
 
 from compiler.errors import WispError
 from compiler.models.fields import shortened
-from compiler.sources import awq, gptq, mlx
+from compiler.sources import awq, compressed, gptq, mlx
 from compiler.sources.packed import Format
 
 ORIGINAL = "compile the bfloat16, float16 or float32 checkpoint that it was made from"
-READERS: dict[str, Callable[[Mapping[str, Any]], Format]] = {"awq": awq.read_config, "gptq": gptq.read_config}
+READERS: dict[str, Callable[[Mapping[str, Any]], Format]] = {
+    "awq": awq.read_config,
+    "gptq": gptq.read_config,
+    "compressed-tensors": compressed.read_config,
+}
 # Formats that are known and not read, and what they are.
 REFUSED = {
     "fp8": "8-bit floats",
@@ -20,7 +24,6 @@ REFUSED = {
     "bitsandbytes": "codebooks of bitsandbytes, whose values depend on its kernels",
     "exl2": "a bit width for every group of columns (ExLlamaV2)",
     "exl3": "trellis codes (ExLlamaV3)",
-    "compressed-tensors": "a container of several formats",
     "aqlm": "sums of codebooks",
     "quip": "lattice codebooks",
     "hqq": "the layers of HQQ",

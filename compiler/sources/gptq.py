@@ -10,11 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from compiler.errors import WispError
 from compiler.models.fields import FieldReader
-from compiler.sources.packed import INERT_FIELDS, Parts, group_size_of
+from compiler.sources.packed import INERT_FIELDS, Parts, group_size_of, refuse_act_order, unpacked
 from compiler.weights.kept import Groups, Steps
 
 VERSIONS = {"gptq": 1, "gptq_v2": 0}  # what is missing of a stored zero
@@ -31,6 +29,7 @@ class Gptq:
     name: str = "GPTQ"
     row_axis: int = 1
     ordered: bool = True  # `g_idx` need not say so
+    scales: str = "scales"
     ignored: tuple[str, ...] = ("g_idx",)
 
     @property
@@ -54,28 +53,15 @@ class Gptq:
 
     def decode(self, parts: Parts) -> Groups:
         # (words, out) -> (out, in): a word's elements follow each other along `in`.
-        q = self._unpacked(np.ascontiguousarray(parts["qweight"].T))
+        q = unpacked(parts["qweight"].T, self.bits)
         scale = parts["scales"].T.astype(np.float32)
-        zeros = self._unpacked(parts["qzeros"]).T[: len(scale)].astype(np.float32) + self.missing
+        zeros = unpacked(parts["qzeros"], self.bits).T[: len(scale)].astype(np.float32) + self.missing
         return Groups(q, scale, -zeros * scale)
 
-    def _unpacked(self, words: NDArray[np.int32]) -> NDArray[np.uint8]:
-        """(N, words) -> (N, words * packed), the first element in the low bits."""
-        shifts = np.arange(0, 32, self.bits, dtype=np.uint32)
-        elements = np.ascontiguousarray(words).view("<u4")[:, :, None] >> shifts & np.uint32(2**self.bits - 1)
-        return elements.astype(np.uint8).reshape(len(words), -1)
-
-    def check(self, stem: str, columns: int, ignored: Parts) -> None:
+    def check(self, stem: str, shape: tuple[int, int], ignored: Parts) -> None:
         """Refuses act-order: columns whose groups do not follow each other."""
-        expected = np.arange(columns) // (self.group_size or columns)
-        index = ignored.get("g_idx", expected if self.ordered else None)
-        if index is None or not np.array_equal(index, expected):
-            raise WispError(
-                f"the columns of {stem} are in the order of their activations (act-order), which is not supported",
-                got="no g_idx" if index is None else "a g_idx that jumps between groups",
-                expected="groups of columns that follow each other",
-                remedy="quantize it again with desc_act false, or compile the original checkpoint",
-            )
+        expected = np.arange(shape[1]) // (self.group_size or shape[1])
+        refuse_act_order(stem, ignored.get("g_idx", expected if self.ordered else None), expected)
 
 
 def read_config(fields: Mapping[str, Any]) -> Gptq:

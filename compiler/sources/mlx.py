@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from compiler.models.fields import FieldReader
-from compiler.sources.packed import Parts, group_size_of
+from compiler.sources.packed import Parts, group_size_of, unpacked
 from compiler.weights.kept import Groups, Steps
 
 BITS = (4, 8)
@@ -27,6 +27,7 @@ class Mlx:
     group_size: int
     name: str = "MLX"
     row_axis: int = 0
+    scales: str = "scales"
     ignored: tuple[str, ...] = ()
 
     @property
@@ -45,12 +46,10 @@ class Mlx:
         return Steps(self.name, 0, 2**self.bits - 1, self.group_size, bias=True, exact=scales == "F16")
 
     def decode(self, parts: Parts) -> Groups:
-        shifts = np.arange(0, 32, self.bits, dtype=np.uint32)
-        q = np.ascontiguousarray(parts["weight"])[:, :, None] >> shifts & np.uint32(2**self.bits - 1)
         scale, bias = (parts[name].astype(np.float32) for name in ("scales", "biases"))
-        return Groups(q.astype(np.uint8).reshape(len(q), -1), scale, bias)
+        return Groups(unpacked(parts["weight"], self.bits), scale, bias)
 
-    def check(self, stem: str, columns: int, ignored: Parts) -> None:
+    def check(self, stem: str, shape: tuple[int, int], ignored: Parts) -> None:
         """Every matrix of the format can be kept."""
 
 

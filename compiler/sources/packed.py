@@ -74,6 +74,11 @@ class Format(Protocol):
         ...
 
     @property
+    def scales(self) -> str:
+        """The suffix of a matrix's scales."""
+        ...
+
+    @property
     def ignored(self) -> tuple[str, ...]:
         """Tensors that may stand beside them and say nothing more, once `check` has seen them."""
         ...
@@ -99,7 +104,7 @@ class Format(Protocol):
         """Integers and factors of the rows that the parts hold."""
         ...
 
-    def check(self, stem: str, columns: int, ignored: Parts) -> None:
+    def check(self, stem: str, shape: tuple[int, int], ignored: Parts) -> None:
         """Raises WispError for a matrix that cannot be kept, by the tensors that are otherwise ignored."""
         ...
 
@@ -110,6 +115,24 @@ def group_size_of(reader: FieldReader) -> int:
     if isinstance(size, bool) or size not in (-1, *GROUP_SIZES):
         reader.refuse("group_size", ", ".join(map(str, GROUP_SIZES)) + " or -1", "compile the original checkpoint")
     return 0 if size == -1 else int(size)
+
+
+def unpacked(words: NDArray, bits: int) -> NDArray[np.uint8]:
+    """(N, words) of 32 bits -> (N, words * 32 / bits), the first element in the low bits."""
+    shifts = np.arange(0, 32, bits, dtype=np.uint32)
+    elements = np.ascontiguousarray(words).view("<u4")[:, :, None] >> shifts & np.uint32(2**bits - 1)
+    return elements.astype(np.uint8).reshape(len(words), -1)
+
+
+def refuse_act_order(stem: str, index: NDArray | None, expected: NDArray[np.int64]) -> None:
+    """Raises WispError for columns whose groups, `index`, do not follow each other."""
+    if index is None or not np.array_equal(index, expected):
+        raise WispError(
+            f"the columns of {stem} are in the order of their activations (act-order), which is not supported",
+            got="no g_idx" if index is None else "a g_idx that jumps between groups",
+            expected="groups of columns that follow each other",
+            remedy="quantize it again without act-order, or compile the original checkpoint",
+        )
 
 
 class PackedCheckpoint(HuggingFaceCheckpoint):
@@ -134,7 +157,7 @@ class PackedCheckpoint(HuggingFaceCheckpoint):
         odd: list[str] = []
         for name, info in self._raw.items():
             stem, _, suffix = name.rpartition(".")
-            if suffix != first or f"{stem}.scales" not in self._raw:
+            if suffix != first or f"{stem}.{self._form.scales}" not in self._raw:
                 continue
             if len(info.shape) != 2:
                 odd.append(f"{name} of shape {list(info.shape)}")
@@ -151,7 +174,7 @@ class PackedCheckpoint(HuggingFaceCheckpoint):
         if not found:
             raise WispError(
                 f"the checkpoint holds no matrix in {self._form.name}",
-                expected=f"tensors NAME.{first} and NAME.scales, as quantization_config says",
+                expected=f"tensors NAME.{first} and NAME.{self._form.scales}, as quantization_config says",
                 remedy="download the checkpoint again, or compile the original one",
             )
         return found
@@ -172,15 +195,15 @@ class PackedCheckpoint(HuggingFaceCheckpoint):
         packed = {f"{stem}.{suffix}" for stem in self._packed for suffix in names}
         found = {name: info for name, info in self._raw.items() if name not in packed}
         for stem, shape in self._packed.items():
-            found[f"{stem}.weight"] = TensorInfo("F32", shape, self._raw[f"{stem}.scales"].file)
+            found[f"{stem}.weight"] = TensorInfo("F32", shape, self._raw[f"{stem}.{self._form.scales}"].file)
         return found
 
     def check_weights(self, specs: Sequence[WeightSpec], tied: bool) -> None:
         """Raises WispError for tensors that are missing, too many or of another shape, and for what cannot be kept."""
         super().check_weights(specs, tied)
-        for stem, (_, columns) in self._packed.items():
+        for stem, shape in self._packed.items():
             names = [suffix for suffix in self._form.ignored if f"{stem}.{suffix}" in self._raw]
-            self._form.check(stem, columns, {suffix: self._slice(stem, suffix, 0, None) for suffix in names})
+            self._form.check(stem, shape, {suffix: self._slice(stem, suffix, 0, None) for suffix in names})
 
     def _says_nothing(self, name: str) -> bool:
         """Also zero biases of packed matrices: tools write them for networks that have none."""
@@ -226,7 +249,7 @@ class PackedCheckpoint(HuggingFaceCheckpoint):
         outputs = [np.empty(shape, dtype) for _, dtype, shape in layout]
         first, most = 0, max(1, UNPACKED_ELEMENTS // spec.shape[1])
         for stem, rows in zip(stems, spec.source_rows, strict=True):
-            part = replace(spec, name=stem, sources=(f"{stem}.scales",))  # what an error names
+            part = replace(spec, name=stem, sources=(f"{stem}.{self._form.scales}",))  # what an error names
             for start in range(0, rows, most):
                 stop = min(rows, start + most)
                 packed = pack_groups(part, self._steps(stem), self._groups(stem, start, stop), own)
@@ -242,7 +265,7 @@ class PackedCheckpoint(HuggingFaceCheckpoint):
         return Floats(dtype, exact=dtype == "F16")
 
     def _steps(self, stem: str) -> Steps:
-        return self._form.steps(self._packed[stem][1], self._raw[f"{stem}.scales"].dtype)
+        return self._form.steps(self._packed[stem][1], self._raw[f"{stem}.{self._form.scales}"].dtype)
 
     def _groups(self, stem: str, start: int, stop: int) -> Groups:
         """The integers of rows `[start, stop)`; read are the whole words that these rows lie in."""

@@ -109,6 +109,39 @@ def mlx(
     return tensors, q * scales.astype(np.float64)[:, index] + biases.astype(np.float64)[:, index]
 
 
+def compressed(
+    rng: np.random.Generator, rows: int, columns: int, group: int, bits: int = 4, symmetric: bool = True
+) -> Packed:
+    """`weight_packed[n][w]` holds inputs of output n, each with half a range added; zero points lie along outputs."""
+    q, zeros, scales = drawn(rng, rows, columns, bits, group)
+    per, half = 32 // bits, 2 ** (bits - 1)
+    zeros = np.full_like(zeros, half) if symmetric else zeros
+    tensors = {
+        "weight_packed": np.array(
+            [[words(list(q[n, w * per : (w + 1) * per]), bits) for w in range(columns // per)] for n in range(rows)],
+            np.int32,
+        ),
+        "weight_scale": scales,
+        "weight_shape": np.array([rows, columns], np.int64),
+    }
+    if not symmetric:
+        packed = [[words(list(zeros[w * per : (w + 1) * per, g]), bits) for g in range(zeros.shape[1])]
+                  for w in range(rows // per)]  # fmt: skip
+        tensors["weight_zero_point"] = np.array(packed, np.int32)
+    return tensors, values_of(q, zeros, scales, group)
+
+
+def compressed_config(**weights: Any) -> dict[str, Any]:
+    """As LLM Compressor writes it."""
+    stated = {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group", "group_size": 128,
+              "actorder": None, "block_structure": None, "dynamic": False, "observer": "minmax",
+              "observer_kwargs": {}, **weights}  # fmt: skip
+    group = {"targets": ["Linear"], "weights": stated, "input_activations": None, "output_activations": None}
+    return {"quant_method": "compressed-tensors", "format": "pack-quantized", "config_groups": {"group_0": group},
+            "ignore": ["lm_head"], "kv_cache_scheme": None, "quantization_status": "compressed",
+            "global_compression_ratio": 1.5}  # fmt: skip
+
+
 Packer = Callable[[np.random.Generator, int, int, int], Packed]
 KINDS: dict[str, tuple[Packer, dict[str, Any], int, str, bool]] = {
     "awq": (awq, {"quantization_config": {"quant_method": "awq", "bits": 4, "group_size": 32, "version": "gemm",
@@ -125,6 +158,12 @@ KINDS: dict[str, tuple[Packer, dict[str, Any], int, str, bool]] = {
                {"quantization_config": {"quant_method": "gptq", "bits": 8, "group_size": 32}}, 32, "q8af16_g32", False),
     "gptq-row": (gptq, {"quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": -1}},
                  0, "q4af16_g128", False),
+    "compressed": (compressed, {"quantization_config": compressed_config()}, 128, "q4af16_g128", True),
+    "compressed-8": (lambda r, n, k, g: compressed(r, n, k, g, bits=8, symmetric=False),
+                     {"quantization_config": compressed_config(num_bits=8, group_size=32, symmetric=False)},
+                     32, "q8af16_g32", False),
+    "compressed-row": (compressed, {"quantization_config": compressed_config(strategy="channel", group_size=None)},
+                       0, "q4af16_g128", True),
     "mlx": (mlx, {"quantization": {"group_size": 64, "bits": 4}}, 64, "q4af16_g64", True),
     "mlx-8": (lambda r, n, k, g: mlx(r, n, k, g, bits=8),
               {"quantization": {"group_size": 32, "bits": 8, "mode": "affine"},
@@ -202,7 +241,7 @@ def test_values_are_kept(tmp_path: Path, floats: Path, kind: str, monkeypatch: p
                                    rtol=1e-5, atol=1e-7)  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", ["awq-128", "gptq-8", "mlx"])
+@pytest.mark.parametrize("kind", ["awq-128", "gptq-8", "compressed", "mlx"])
 def test_an_artifact_computes_what_the_checkpoint_says(tmp_path: Path, floats: Path, kind: str) -> None:
     write(floats, tmp_path / "model", kind)
     config = resolve_config(str(tmp_path / "model"), output=tmp_path / "out", context=64, variants=["wasm-simd"])
@@ -211,7 +250,7 @@ def test_an_artifact_computes_what_the_checkpoint_says(tmp_path: Path, floats: P
     assert report["quantization_error"]["max_error"] < 3e-3, "norms and biases are rounded to 16 bits"
     values = load_artifact(tmp_path / "out").model["source_values"]
     assert values["requantized"] == 0
-    assert values["exact"] == (9 if kind == "mlx" else 1)
+    assert values["exact"] == (9 if kind in ("mlx", "compressed") else 1)
 
 
 def test_zero_biases_of_a_network_without_any_say_nothing(tmp_path: Path, floats: Path) -> None:
@@ -263,6 +302,9 @@ DOWN = "model.layers.1.mlp.down_proj"
         ("gptq", lambda t: t[f"{DOWN}.scales"].__setitem__((0, 0), np.nan), rf"'{DOWN}' holds NaN.*{DOWN}\.scales"),
         ("gptq", lambda t: t[f"{DOWN}.g_idx"].__setitem__(5, 3), rf"{DOWN} .*act-order.*jumps between groups"),
         ("gptq-v2", lambda t: t.pop(f"{DOWN}.g_idx"), r"act-order.*no g_idx"),
+        ("compressed", lambda t: t[f"{DOWN}.weight_shape"].__setitem__(1, 250), r"shape of .*down_proj.*250"),
+        ("compressed", lambda t: t.update({f"{DOWN}.weight_g_idx": np.zeros(256, np.int32)}), r"act-order"),
+        ("compressed-8", lambda t: t.pop(f"{DOWN}.weight_zero_point"), r"no .*down_proj\.weight_zero_point"),
         ("mlx", lambda t: t.update({f"{DOWN}.biases": t[f"{DOWN}.biases"][:, :-1].copy()}), r"biases F16 \[128, 3\]"),
         ("mlx", lambda t: t[f"{DOWN}.biases"].__setitem__((3, 1), np.inf), r"holds NaN or infinity"),
         ("mlx", lambda t: t.pop("model.norm.weight"), r"missing: model\.norm\.weight"),
@@ -292,6 +334,12 @@ def test_tensors_that_do_not_fit_are_refused(
         ({"quant_method": "gptq", "bits": 4, "group_size": 128, "checkpoint_format": "marlin"}, r"marlin.*gptq_v2"),
         ({"quant_method": "gptq", "bits": 4, "group_size": 128, "is_marlin_format": True}, r"'is_marlin_format'"),
         ({"quant_method": "gptq", "bits": 4, "group_size": 128, "dynamic": {"x": {}}}, r"'dynamic' is not supported"),
+        (compressed_config(num_bits=3), r"weights field 'num_bits'.*got 3"),
+        (compressed_config(type="float"), r"weights field 'type'.*float"),
+        (compressed_config(strategy="tensor"), r"weights field 'strategy'.*tensor"),
+        ({**compressed_config(), "format": "float-quantized"}, r"'format'.*float-quantized.*pack-quantized"),
+        ({**compressed_config(), "kv_cache_scheme": {"num_bits": 8}}, r"'kv_cache_scheme'"),
+        ({"quant_method": "compressed-tensors"}, r"'config_groups'.*one group"),
         ({"quant_method": "fp8", "activation_scheme": "dynamic"}, r"'fp8': 8-bit floats.*compile the bfloat16"),
         ({"quant_method": "bitsandbytes", "load_in_4bit": True}, r"'bitsandbytes': codebooks.*compile the bfloat16"),
         ({"quant_method": "exl2", "bits": 4.5}, r"'exl2'.*ExLlamaV2"),
