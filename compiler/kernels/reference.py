@@ -105,12 +105,20 @@ def pair_order(size: int, rotary: int) -> NDArray[np.int64]:
     return np.concatenate([part.reshape(2, -1).T.reshape(-1) for part in (turning, rest)])
 
 
-def attention(query: Floats, cache: Floats, position: int, window: int | None = None) -> NDArray[np.float64]:
+def attention(
+    query: Floats,
+    cache: Floats,
+    position: int,
+    window: int | None = None,
+    scale: float | None = None,
+    soft_cap: float | None = None,
+) -> NDArray[np.float64]:
     """Causal attention of T queries at `position`, `position + 1`, ...: (T, H, D), (S, 2, G, D) -> (T, H, D).
 
     `cache[s]` holds position s: keys, then values, of G heads; query head h reads head `h // (H / G)`. A query sees its
-    own position and those before it, with a window only that many (arXiv:2004.05150). Vaswani et al., arXiv:1706.03762;
-    grouped queries: Ainslie et al., arXiv:2305.13245.
+    own position and those before it, with a window only that many (arXiv:2004.05150). Scores are multiplied by `scale`,
+    1 / sqrt(D) unless it is given, and kept below a soft cap by tanh (arXiv:2408.00118). Vaswani et al.,
+    arXiv:1706.03762; grouped queries: Ainslie et al., arXiv:2305.13245.
     """
     rows, heads, size = query.shape
     shared = heads // cache.shape[2]
@@ -120,7 +128,8 @@ def attention(query: Floats, cache: Floats, position: int, window: int | None = 
         seen = cache[max(0, end - window) if window else 0 : end].astype(np.float64)  # (S', 2, G, D)
         for head in range(heads):
             keys, values = seen[:, 0, head // shared], seen[:, 1, head // shared]
-            scores = keys @ query[t, head].astype(np.float64) / np.sqrt(size)
+            scores = keys @ query[t, head].astype(np.float64) * (size**-0.5 if scale is None else scale)
+            scores = scores if soft_cap is None else soft_cap * np.tanh(scores / soft_cap)
             weights = np.exp(scores - scores.max())
             out[t, head] = weights @ values / weights.sum()
     return out

@@ -105,7 +105,14 @@ def text_fields(raw: Mapping[str, Any]) -> Mapping[str, Any]:
     kind, text = raw.get("model_type"), raw.get("text_config")
     if not isinstance(kind, str) or kind not in TEXT_MODELS or not isinstance(text, Mapping):
         return raw
-    outer = ("bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings", "quantization_config")
+    outer = (
+        "bos_token_id",
+        "eos_token_id",
+        "pad_token_id",
+        "tie_word_embeddings",
+        "quantization_config",
+        "quantization",
+    )
     stated = {name: raw[name] for name in outer if raw.get(name) is not None}
     return {"model_type": TEXT_MODELS[kind], **text, **stated}
 

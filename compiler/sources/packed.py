@@ -281,4 +281,4 @@ class PackedCheckpoint(HuggingFaceCheckpoint):
         name = f"{stem}.{suffix}"
         info = self._raw[name]
         axis = self._form.row_axis if len(info.shape) > 1 else 0
-        return safetensors.read_slice(info.file, name, axis, start, stop)
+        return safetensors.read_slice(info.file, info.stored_as or name, axis, start, stop)

@@ -196,6 +196,23 @@ def test_prefill_with_a_sliding_window(gpu: Gpu, window: int, tiling: AttentionT
         assert_close(out, reference.attention(query, rows, position, window))
 
 
+@pytest.mark.parametrize(("scale", "cap"), [(0.3, None), (None, 2.0), (0.05, 50.0)])
+def test_scaled_and_capped_scores(gpu: Gpu, scale: float | None, cap: float | None) -> None:
+    """In decode and in prefill; scores far over the cap, too."""
+    rng, heads, chunk = np.random.default_rng(3), Heads(6, 2, 48, 48), 21
+    cache = Cache(heads, CONTEXT, "float16")
+    attend = Decode(gpu, attention.Shape(cache, 1, 3, None, scale, cap))
+    for used in (1, 130, 257):
+        rows, query = cache_of(rng, used, cache), query_of(rng, 1, heads) * np.float32(10)
+        out = attend(query, rows, used)
+        assert_close(out, reference.attention(query, rows, used - 1, None, scale, cap).reshape(-1))
+    for tiling in (QUAD_ATTENTION, WORKGROUP_ATTENTION):
+        shape = attention.Shape(cache, chunk, 1, 40, scale, cap)
+        rows, query = cache_of(rng, 130 + chunk, cache), query_of(rng, chunk, heads)
+        out = run_prefill(gpu, compile_prefill(gpu, shape, tiling), shape, query, rows, 130)
+        assert_close(out, reference.attention(query, rows, 130, 40, scale, cap))
+
+
 @pytest.mark.parametrize("tiling", TILINGS)
 def test_prefill_is_one_kernel_for_every_chunk_size(tiling: AttentionTiling) -> None:
     cache = Cache(Heads(8, 2, 64, 64), CONTEXT, "float16")

@@ -299,11 +299,14 @@ def test_rms_norm(gpu: Gpu, chunk: int, length: int, k: int, scheme: str) -> Non
     x = poison((chunk, k), "float32")
     x[:length] = rng.normal(0, 3, (length, k)).astype(np.float32)
     gamma = gamma_of(rng, scheme, k)
-    kernel = norm.rms_norm("rms_norm", chunk, k, norm_of(scheme), STATE_WORDS)
-    arrays = {"x": x, "gamma": gamma, "state": state(0, 0, length), "out": poison((chunk, k), "float32")}
-    out = gpu.run_kernel(kernel, arrays)["out"]
-    assert_close(out[:length], reference.rms_norm(x[:length], gamma, EPSILON))
-    assert_untouched(out[length:])
+    want, residual = reference.rms_norm(x[:length], gamma, EPSILON), rng.normal(0, 3, (chunk, k)).astype(np.float32)
+    for scale in (None, 1.0, 0.25):  # what a residual is added to
+        kernel = norm.rms_norm("rms_norm", chunk, k, norm_of(scheme), STATE_WORDS, scale)
+        added = {} if scale is None else {"residual": residual}
+        arrays = {"x": x, "gamma": gamma, "state": state(0, 0, length), **added, "out": poison((chunk, k), "float32")}
+        out = gpu.run_kernel(kernel, arrays)["out"]
+        assert_close(out[:length], want if scale is None else residual[:length] + scale * want)
+        assert_untouched(out[length:])
 
 
 @pytest.mark.parametrize("scheme", ["q4f16_1", "q0f32"])

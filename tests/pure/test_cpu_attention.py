@@ -114,6 +114,31 @@ def test_decode_with_a_sliding_window(window: int, splits: int) -> None:
         assert_close(kernel.run(query, cache, state(used - 1)), reference.attention(query, cache, used - 1, window))
 
 
+SCALED = [(0.3, None), (None, 2.0), (0.05, 50.0)]
+
+
+@pytest.mark.parametrize("splits", [1, 3])
+@pytest.mark.parametrize(("scale", "cap"), SCALED)
+def test_decode_with_scaled_and_capped_scores(scale: float | None, cap: float | None, splits: int) -> None:
+    """Scores far over the cap, too: queries are large."""
+    rng, heads = np.random.default_rng(3), Heads(6, 2, 48, 48)
+    kernel = Attention(Shape(Cache(heads, CONTEXT, "float32"), 1, splits, None, scale, cap))
+    for used, factor in ((1, 1), (130, 1), (257, 30)):
+        cache, query = cache_of(rng, used, heads), query_of(rng, 1, heads) * np.float32(factor)
+        want = reference.attention(query, cache, used - 1, None, scale, cap)
+        assert_close(kernel.run(query, cache, state(used - 1)), want)
+
+
+@pytest.mark.parametrize(("scale", "cap"), SCALED)
+def test_prefill_with_scaled_and_capped_scores(scale: float | None, cap: float | None) -> None:
+    rng, heads, chunk = np.random.default_rng(4), Heads(6, 2, 64, 64), 21
+    kernel = Attention(Shape(Cache(heads, CONTEXT, "float32"), chunk, 1, 40, scale, cap))
+    for position in (0, 130):
+        cache, query = cache_of(rng, position + chunk, heads), query_of(rng, chunk, heads)
+        want = reference.attention(query, cache, position, 40, scale, cap)
+        assert_close(kernel.run(query, cache, state(position, chunk)), want)
+
+
 PREFILL = [
     pytest.param(Heads(2, 2, 32, 32), 16, id="mha-32"),
     pytest.param(Heads(6, 2, 64, 64), 21, id="gqa-64"),
