@@ -5,7 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from gguf import GGMLQuantizationType as Type
+from safetensors.numpy import load_file, save_file
 
+from compiler.build import build
+from compiler.check.parity import check
+from compiler.config import resolve_config
 from compiler.lowering.lower import lower_variant, rope_constants
 from compiler.models import config_from_huggingface, weight_specs
 from compiler.runtime.wgpu import NativeRuntime
@@ -62,3 +66,23 @@ def test_eight_bits_are_near_the_original(tmp_path: Path, gpu: Gpu) -> None:
     expected = reference_logits(original, "q0f32", IDS)[-1]
     np.testing.assert_allclose(found, expected, atol=0.05 * np.abs(expected).max())
     assert found.argmax() == expected.argmax()
+
+
+def test_subnormal_scales_are_read(tmp_path: Path, gpu: Gpu) -> None:
+    """float16 below its normal numbers, as files have them: a device that took them for 0 would lose the matrix."""
+    original = make_llama(tmp_path / "original", hidden_size=256, intermediate_size=512, num_attention_heads=4)
+    factors = {"down_proj": np.float32(1 / 200), "up_proj": np.float32(200)}  # the product stays what it was
+    tensors = load_file(original / "model.safetensors")
+    scaled = {n: a * next((f for part, f in factors.items() if part in n), np.float32(1)) for n, a in tensors.items()}
+    save_file(scaled, original / "model.safetensors")
+    file = write_gguf(original, tmp_path / "model.gguf", Type.Q8_0)
+    checkpoint = open_checkpoint(file)
+    specs = weight_specs(config_from_huggingface(checkpoint.config, CONTEXT))
+    (down,) = [spec for spec in specs if spec.role == "down" and spec.layer == 0]
+    stored = checkpoint.stored(down, SCHEMES["q8f16_1"])
+    assert stored is not None
+    scales = dict(stored)[f"{down.name}.q_scale"]
+    assert 0 < np.abs(scales).max() < 2.0**-14
+    artifact = build(resolve_config(str(file), output=tmp_path / "out", context=CONTEXT, variants=["webgpu-f32"]))
+    report = check(artifact, str(file), tokens=8)
+    assert report["failures"] == []

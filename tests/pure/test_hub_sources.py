@@ -13,8 +13,9 @@ from compiler.models import config_from_huggingface, weight_specs
 from compiler.sources.mlc.checkpoint import MlcCheckpoint
 from compiler.sources.open import open_checkpoint
 from tests import hub as stand_in
-from tests.checkpoints import make_phi3
+from tests.checkpoints import make_llama, make_phi3
 from tests.mlc_pack import pack, phi3_tensors, write_directory
+from tests.packed_files import write
 
 
 @pytest.fixture
@@ -43,6 +44,21 @@ def test_mlc_weights(hub: stand_in.Hub, tmp_path: Path) -> None:
     for spec in specs:
         for name, tensor in checkpoint.stored(spec, checkpoint.scheme) or ():
             np.testing.assert_array_equal(tensor, packed[name])
+
+
+def test_a_checkpoint_that_another_tool_quantized(hub: stand_in.Hub, tmp_path: Path) -> None:
+    floats = make_llama(
+        tmp_path / "floats", dtype="float16", hidden_size=128, intermediate_size=256, num_attention_heads=2
+    )
+    write(floats, tmp_path / "model", "mlx")
+    hub.repositories["org/model"] = tmp_path / "model"
+    checkpoint = open_checkpoint("org/model")
+    assert "model.safetensors" not in fetched(hub), "weights are downloaded last"
+    specs = weight_specs(config_from_huggingface(checkpoint.config, 64))
+    checkpoint.check_weights(specs, tied=True)
+    held = [checkpoint.held(spec) for spec in specs if spec.kind == "matrix"]
+    assert {found.scheme.name for found in held if found is not None} == {"q4af16_g64"}
+    assert None not in held
 
 
 def test_a_pickle_when_there_is_nothing_else(hub: stand_in.Hub, tmp_path: Path) -> None:
