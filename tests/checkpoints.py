@@ -179,6 +179,7 @@ FAMILIES: dict[str, tuple[type[PreTrainedModel], type[Any], dict[str, Any]]] = {
     "stablelm": (StableLmForCausalLM, StableLmConfig, STABLELM),
     "stablelm-parallel": (StableLmForCausalLM, StableLmConfig, STABLELM | {"use_parallel_residual": True}),
     "exaone": (LlamaForCausalLM, LlamaConfig, {"head_dim": 40}),
+    "internlm2": (LlamaForCausalLM, LlamaConfig, {"head_dim": 40}),
     "ministral3": (Ministral3ForCausalLM, Ministral3Config, {"head_dim": 32, "rope_parameters": MINISTRAL_ROPE}),
 }
 # What transformers does not know, as the network of another name that it is; see `reference_config`.
@@ -197,6 +198,7 @@ RENAMED: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
         "activation_function": c.pop("hidden_act"),
         **{name: value for name, value in c.items() if name != "model_type"},
     },
+    "internlm2": lambda c: {**c, "model_type": "internlm2", "bias": False},
 }
 # And what it calls their tensors.
 RENAMED_TENSORS: dict[str, dict[str, str]] = {
@@ -212,6 +214,17 @@ RENAMED_TENSORS: dict[str, dict[str, str]] = {
         "up_proj": "c_fc_1",
         "down_proj": "c_proj",
     },
+    "internlm2": {
+        "lm_head": "output",
+        "embed_tokens": "tok_embeddings",
+        "self_attn.o_proj": "attention.wo",
+        "self_attn": "attention",
+        "input_layernorm": "attention_norm",
+        "post_attention_layernorm": "ffn_norm",
+        "mlp.gate_proj": "feed_forward.w1",
+        "mlp.up_proj": "feed_forward.w3",
+        "mlp.down_proj": "feed_forward.w2",
+    },
 }
 
 
@@ -226,8 +239,31 @@ def make_family(name: str, path: Path, **overrides: Any) -> Path:
         (path / "config.json").write_text(json.dumps(RENAMED[name](dict(original))))
         tensors = load_file(path / "model.safetensors")
         renamed = {renamed_tensor(name, theirs): tensor for theirs, tensor in tensors.items()}
+        if name == "internlm2":
+            renamed = _with_grouped_heads(renamed, config)
         save_file(renamed, path / "model.safetensors", metadata={"format": "pt"})
     return path
+
+
+def _with_grouped_heads(tensors: dict[str, torch.Tensor], config: Any) -> dict[str, torch.Tensor]:
+    """Queries, keys and values of each key head together, as InternLM 2 has them."""
+    grouped = dict(tensors)
+    for name in [name for name in tensors if name.endswith("attention.q_proj.weight")]:
+        parts = [grouped.pop(name.replace("q_proj", f"{x}_proj")) for x in "qkv"]
+        heads = [part.reshape(config.num_key_value_heads, -1, part.shape[1]) for part in parts]
+        grouped[name.replace("q_proj", "wqkv")] = torch.cat(heads, dim=1).flatten(0, 1).contiguous()
+    return grouped
+
+
+def _rows(state: dict[str, torch.Tensor], source: str, begin: int, rows: int, config: Any) -> torch.Tensor:
+    """Rows of a tensor of the checkpoint, as a view of what transformers has in its place."""
+    if source in state:
+        return state[source][begin : begin + rows]
+    dim, groups = config.head_dim, config.num_key_value_heads
+    shared = config.num_attention_heads // groups
+    group, head = divmod(begin // dim, shared + 2)
+    which, first = ("q", group * shared + head) if head < shared else ("kv"[head - shared], group)
+    return state[source.replace("wqkv", f"{which}_proj")][first * dim : first * dim + rows]
 
 
 def renamed_tensor(name: str, theirs: str) -> str:
@@ -315,22 +351,24 @@ def reference_model(path: Path, scheme: str) -> PreTrainedModel:
     config = AutoConfig.from_pretrained(path / REFERENCE_CONFIG if known else path)
     options: dict[str, Any] = {"dtype": torch.float32, "attn_implementation": "eager"}
     if known:
-        loaded = load_file(path / "model.safetensors")
         model = AutoModelForCausalLM.from_config(config, **options)
-        weights = {theirs: loaded.get(renamed_tensor(family, theirs)) for theirs in model.state_dict()}
-        model.load_state_dict({name: tensor for name, tensor in weights.items() if tensor is not None}, strict=False)
     else:
         model = AutoModelForCausalLM.from_pretrained(path, config=config, **options)
     model.eval()
     state = {renamed_tensor(family, theirs): tensor for theirs, tensor in model.state_dict().items()}
+    loaded = load_file(path / "model.safetensors") if known else {}
     for spec in weight_specs(config_from_huggingface(raw, context=1)):
-        original = np.concatenate([state[source].numpy() for source in spec.sources]) + np.float32(spec.offset)
+        own = [_rows(state, *piece, config) for piece in spec.pieces]
+        if known:
+            for tensor, (source, begin, rows) in zip(own, spec.pieces, strict=True):
+                tensor.copy_(loaded[source][begin : begin + rows])
+        original = np.concatenate([tensor.numpy() for tensor in own]) + np.float32(spec.offset)
         stored = dict(quantize(spec, original, SCHEMES[scheme]))
         restored = dequantize(spec, stored, SCHEMES[scheme]) - np.float32(spec.offset)
         parts = np.split(restored, np.cumsum(spec.source_rows)[:-1])
         with torch.no_grad():
-            for source, part in zip(spec.sources, parts, strict=True):
-                state[source].copy_(torch.from_numpy(np.ascontiguousarray(part)))
+            for tensor, part in zip(own, parts, strict=True):
+                tensor.copy_(torch.from_numpy(np.ascontiguousarray(part)))
     return model
 
 

@@ -175,7 +175,8 @@ class WeightSpec:
     """One weight of the network and where the checkpoint keeps it.
 
     `name` is MLC's: without a suffix for a matrix (the scheme adds `.q_weight` and so on), in full for a vector.
-    `sources` are checkpoint tensors, concatenated along axis 0; `offset` is added to what they hold.
+    `sources` are checkpoint tensors, concatenated along axis 0; `offset` is added to their values. A tensor whose rows
+    stand in another order is named once for each run of them, which begins at its row `source_firsts`.
     """
 
     name: str
@@ -186,6 +187,21 @@ class WeightSpec:
     role: Role
     layer: int | None
     offset: float = 0.0
+    source_firsts: tuple[int, ...] = ()  # () for zeros: whole tensors
+
+    @property
+    def pieces(self) -> Iterator[tuple[str, int, int]]:
+        """What it is made of, in order: (tensor, its first row, rows)."""
+        firsts = self.source_firsts or (0,) * len(self.sources)
+        yield from zip(self.sources, firsts, self.source_rows, strict=True)
+
+    @property
+    def source_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of each tensor that it is made of."""
+        rows: dict[str, int] = {}
+        for source, _, count in self.pieces:
+            rows[source] = rows.get(source, 0) + count
+        return {source: (count, *self.shape[1:]) for source, count in rows.items()}
 
 
 # Rows [start, stop) of a weight in float32.

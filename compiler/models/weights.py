@@ -36,6 +36,7 @@ class Names:
     layer: Mapping[str, Name]
     ours: str = "model.layers.{i}."
     theirs: str = "model.layers.{i}."
+    grouped_qkv: bool = False  # the checkpoint has queries, keys and values as one: of a key head all, then of the next
 
     def of(self, role: Role, layer: int | None) -> Name:
         if layer is None:
@@ -92,7 +93,20 @@ class _Weights:
             yield self.bias(role, rows, layer)
 
     def matrix(self, role: Role, columns: int, rows: tuple[int, ...], layer: int | None = None) -> WeightSpec:
-        return matrix(self.names.of(role, layer).ours, columns, self._sources(role, rows, layer, "weight"), role, layer)
+        name = self.names.of(role, layer)
+        if role == "qkv" and self.names.grouped_qkv:
+            return self._grouped(name, columns, layer)
+        return matrix(name.ours, columns, self._sources(role, rows, layer, "weight"), role, layer)
+
+    def _grouped(self, name: Name, columns: int, layer: int | None) -> WeightSpec:
+        """Queries, keys and values of a checkpoint that has those of each key head together."""
+        config, ((theirs,), dim) = self.config, (name.theirs, self.config.head_dim)
+        groups, shared = config.num_key_value_heads, config.num_attention_heads // config.num_key_value_heads
+        runs = [(0, shared), (shared, 1), (shared + 1, 1)]  # (first head within a group, heads)
+        pieces = [((g * (shared + 2) + first) * dim, count * dim) for first, count in runs for g in range(groups)]
+        firsts, rows = zip(*pieces, strict=True)
+        sources = (f"{theirs}.weight",) * len(pieces)
+        return WeightSpec(name.ours, "matrix", (sum(rows), columns), sources, rows, "qkv", layer, source_firsts=firsts)
 
     def bias(self, role: Role, rows: tuple[int, ...], layer: int | None = None) -> WeightSpec:
         name, sources = self.names.of(role, layer).ours, self._sources(role, rows, layer, "bias")

@@ -207,8 +207,7 @@ class HuggingFaceCheckpoint:
         """Raises one WispError that lists every missing, unexpected or wrongly shaped tensor. Reads no weights."""
         expected: dict[str, tuple[int, ...]] = {}
         for spec in specs:
-            for source, rows in zip(spec.sources, spec.source_rows, strict=True):
-                expected[source] = (rows, *spec.shape[1:])
+            expected |= spec.source_shapes
         extra = [n for n in self.tensors if n not in expected and not self._says_nothing(n)]
         if tied:
             extra = [name for name in extra if name != "lm_head.weight"]
@@ -255,10 +254,10 @@ class HuggingFaceCheckpoint:
 
     def blocks(self, spec: WeightSpec) -> Iterator[NDArray[np.float32]]:
         """The rows of a weight in order, in float32 blocks of at most 64 MiB."""
-        for source, rows in zip(spec.sources, spec.source_rows, strict=True):
-            step = max(1, BLOCK_ELEMENTS // math.prod(spec.shape[1:]))
-            for start in range(0, rows, step):
-                block = self.read(source, start, min(rows, start + step))
+        step = max(1, BLOCK_ELEMENTS // math.prod(spec.shape[1:]))
+        for source, begin, rows in spec.pieces:
+            for start in range(begin, begin + rows, step):
+                block = self.read(source, start, min(begin + rows, start + step))
                 yield block + np.float32(spec.offset) if spec.offset else block
 
     def source_scales(self, spec: WeightSpec, first: int = 0) -> GroupScales | None:

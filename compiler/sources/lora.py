@@ -115,10 +115,10 @@ class Adapter:
     def check(self, specs: Sequence[WeightSpec], tied: bool) -> None:
         """Raises one WispError that lists everything of the adapter that does not fit the network."""
         shapes = {
-            source: (rows, spec.shape[1])
+            source: (shape[0], shape[1])
             for spec in specs
             if spec.kind == "matrix"
-            for source, rows in zip(spec.sources, spec.source_rows, strict=True)
+            for source, shape in spec.source_shapes.items()
         }
         shared = [s for spec in specs if spec.role == "embedding" for s in spec.sources] + ["lm_head.weight"]
         if tied and (adapted := [source for source in shared if source in self.modules]):
@@ -183,10 +183,10 @@ class Adapter:
     def _merge_block(self, spec: WeightSpec, block: NDArray[np.float32], row: int) -> NDArray[np.float32]:
         merged = block.copy()
         first = 0
-        for source, rows in zip(spec.sources, spec.source_rows, strict=True):
+        for source, begin, rows in spec.pieces:
             start, stop = max(row, first), min(row + len(block), first + rows)
             if start < stop and source in self.modules:
-                self.add(source, start - first, merged[start - row : stop - row])
+                self.add(source, begin + start - first, merged[start - row : stop - row])
             first += rows
         return merged
 

@@ -248,11 +248,11 @@ class PackedCheckpoint(HuggingFaceCheckpoint):
         layout = parameter_layout(spec, scheme)
         outputs = [np.empty(shape, dtype) for _, dtype, shape in layout]
         first, most = 0, max(1, UNPACKED_ELEMENTS // spec.shape[1])
-        for stem, rows in zip(stems, spec.source_rows, strict=True):
+        for stem, (_, begin, rows) in zip(stems, spec.pieces, strict=True):
             part = replace(spec, name=stem, sources=(f"{stem}.{self._form.scales}",))  # what an error names
             for start in range(0, rows, most):
                 stop = min(rows, start + most)
-                packed = pack_groups(part, self._steps(stem), self._groups(stem, start, stop), own)
+                packed = pack_groups(part, self._steps(stem), self._groups(stem, begin + start, begin + stop), own)
                 for output, piece in zip(outputs, packed, strict=True):
                     output[first + start : first + stop] = piece
             first += rows

@@ -65,10 +65,10 @@ def float_rows(checkpoint: Checkpoint, adapter: Adapter | None = None) -> ReadRo
 def _own_rows(checkpoint: Checkpoint) -> ReadRows:
     def read(spec: WeightSpec, start: int, stop: int) -> NDArray[np.float32]:
         parts, first = [], 0
-        for source, rows in zip(spec.sources, spec.source_rows, strict=True):
+        for source, begin, rows in spec.pieces:
             low, high = max(start, first) - first, min(stop, first + rows) - first
             if low < high:
-                parts.append(checkpoint.read(source, low, high))
+                parts.append(checkpoint.read(source, begin + low, begin + high))
             first += rows
         found = parts[0] if len(parts) == 1 else np.concatenate(parts)
         return found + np.float32(spec.offset) if spec.offset else found

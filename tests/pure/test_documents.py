@@ -39,6 +39,7 @@ def documented(model_type: str) -> set[str]:
     named = {
         "phi": "Phi (1",
         "ministral3": "Ministral 3",
+        "internlm2": "InternLM 2",
         "phi3": "Phi-3",
         "olmo2": "OLMo 2",
         "gemma2": "Gemma 2",
@@ -61,7 +62,7 @@ def test_the_format_names_every_weight(model_type: str) -> None:
         raw = {name: value for name, value in raw.items() if name != "use_qkv_bias"}
     model = replace(config_from_huggingface(raw, 64), tie_word_embeddings=False)
     layer = model.layers[0]
-    if not model_type.startswith(("phi", "stablelm", "exaone")):
+    if not model_type.startswith(("phi", "stablelm", "exaone", "internlm2")):
         head_norm = layer.attention.head_norm or HeadNorm(model.final_norm)
         attention = replace(layer.attention, bias=True, output_bias=True, head_norm=head_norm)
         biased = model_type not in ("gemma2", "gemma3_text", "olmo2")

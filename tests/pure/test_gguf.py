@@ -42,7 +42,14 @@ LONGROPE = {
     "long_factor": [round(1.08 + 1.37 * i, 2) for i in range(48)],
     "short_factor": [round(1.0 + 0.05 * i, 2) for i in range(48)],
 }
-WITHOUT_GGUF = ("stablelm", "stablelm-parallel", "exaone", "ministral3")  # families that are not read from GGUF
+# Families that are not read from GGUF.
+WITHOUT_GGUF = (
+    "stablelm",
+    "stablelm-parallel",
+    "exaone",
+    "internlm2",
+    "ministral3",
+)
 # Where GGUF says less than config.json: what llama.cpp knows by the architecture.
 SAID: dict[str, dict[str, Any]] = {
     "gemma2": {"query_pre_attn_scalar": 32},

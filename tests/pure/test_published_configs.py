@@ -235,6 +235,25 @@ PUBLISHED: dict[str, tuple[int, dict[str, Any]]] = {
             use_qkv_bias=True,
         ),
     ),
+    "internlm/internlm2_5-1_8b-chat": (
+        1_889_110_016,
+        fields(
+            "layers=24 heads=16 groups=8 hidden=2048 inner=8192 vocab=92544 positions=32768 theta=1000000",
+            architectures=["InternLM2ForCausalLM"],
+            attn_implementation="eager",
+            auto_map={"AutoConfig": "configuration_internlm2.InternLM2Config"},
+            bias=False,
+            bos_token_id=1,
+            eos_token_id=2,
+            hidden_act="silu",
+            model_type="internlm2",
+            pad_token_id=2,
+            pretraining_tp=1,
+            rms_norm_eps=1e-05,
+            rope_scaling={"factor": 2.0, "type": "dynamic"},
+            tie_word_embeddings=False,
+        ),
+    ),
     "LGAI-EXAONE/EXAONE-3.5-2.4B-Instruct": (
         2_405_327_360,
         {

@@ -39,6 +39,7 @@ PARAMETERS = {
     "gemma-3-270m-it": 268_098_176,
     "gemma-3-4b-it": 3_880_263_168,  # of its language model
     "granite-3.3-2b-instruct": 2_533_539_840,
+    "internlm2_5-1_8b-chat": 1_889_110_016,
     "llama-3.1-8b-instruct": 8_030_261_248,
     "llama-3.2-1b-instruct": 1_235_814_400,
     "llama-3.2-3b-instruct": 3_212_749_824,
