@@ -145,13 +145,9 @@ class Kernel:
         pair = self.let(call("float32x2", "unpack2x16float", word))
         return lane(pair, 0), lane(pair, 1)
 
-    def q4(self, word: Expr) -> tuple[Expr, Expr]:
-        """The eight 4-bit integers of a word, from 0 on, in order, as two `float32x4`."""
-        return call("float32x4", "wisp_q4_low", word), call("float32x4", "wisp_q4_high", word)
-
-    def q8(self, word: Expr) -> Expr:
-        """The four 8-bit integers of a word, from 0 on, in order, as `float32x4`."""
-        return call("float32x4", "wisp_q8", word)
+    def in_place(self, word: Expr, bits: int) -> Expr:
+        """The low four integers of a word, of 4 or 8 bits, each where it stands: times 2^(bits * i)."""
+        return call("float32x4", f"wisp_q{bits}", word)
 
     def barrier(self) -> None:
         """Wait until every invocation of the workgroup is here and its workgroup writes are visible."""

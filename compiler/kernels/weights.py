@@ -1,13 +1,17 @@
 """How the GPU's kernels read a weight matrix `[rows, K]` of any storage: 8 consecutive weights at a time.
 
 The byte layout is that of `artifact/FORMAT.md`; the numpy twin is `weights.quantize.dequantize`. Integers come out as
-they are stored, from 0 on: scale, zero point and bias are applied to what a block of them becomes, since
+they are stored, from 0 on, and where they stand in their word, which saves the shifts: what they are multiplied with
+has to take `place_values` in. Scale, zero point and bias are applied to what a block of them becomes, since
 `sum(x * (q * scale + bias)) = sum(x * q) * scale + sum(x) * bias`, and the sum of x serves all rows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+
+from tvm import tirx
+from tvm.script.ir_builder import tirx as T
 
 from compiler.kernels.builder import Array, Expr, Kernel, call, ceil_div, div, f32, lane
 from compiler.weights.storage import Storage
@@ -17,12 +21,17 @@ def unpack(kernel: Kernel, storage: Storage, words: Sequence[Expr]) -> tuple[Exp
     """The words of a part (f32: its two `vec4`s) as two `vec4<f32>`."""
     match storage.bits:
         case 4:
-            return kernel.q4(words[0])
+            return kernel.in_place(words[0], 4), kernel.in_place(T.shift_right(words[0], T.uint32(16)), 4)
         case 8:
-            return kernel.q8(words[0]), kernel.q8(words[1])
+            return kernel.in_place(words[0], 8), kernel.in_place(words[1], 8)
         case 16:
             return kernel.f16x4(words[0], words[1]), kernel.f16x4(words[2], words[3])
     return words[0], words[1]
+
+
+def place_values(storage: Storage) -> Expr:
+    """What makes integers of those that `unpack` gives: powers of 2, so that nothing is rounded."""
+    return tirx.Shuffle([f32(2.0 ** (-storage.bits * i)) for i in range(4)], [0, 1, 2, 3])
 
 
 class Factors:
@@ -49,11 +58,11 @@ class Factors:
         return self.of_group(row, div(block, blocks) if blocks > 1 else block)
 
     def line(self, row: Expr, block: Expr) -> tuple[Expr, Expr]:
-        """Scale and offset of a block: an element is `q * scale + offset`."""
+        """Vectors of a block: an element is what `unpack` gives times the first, plus the second."""
+        kernel, storage = self.kernel, self.storage
         scale, bias = self.of_block(row, block)
-        if bias is None:
-            bias = self.kernel.let(scale * f32(-float(self.storage.zero_point)))
-        return scale, bias
+        offset = scale * f32(-float(storage.zero_point)) if bias is None else bias
+        return kernel.let(T.broadcast(scale, 4) * place_values(storage)), kernel.let(T.broadcast(offset, 4))
 
 
 class Matrix:

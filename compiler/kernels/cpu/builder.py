@@ -78,16 +78,9 @@ class CpuKernel(Kernel):
     def f16_pair(self, word: Expr) -> tuple[Expr, Expr]:
         return f16_bits_to_f32(self, word), f16_bits_to_f32(self, T.shift_right(word, T.uint32(16)))
 
-    def q4(self, word: Expr) -> tuple[Expr, Expr]:
-        low, high = (self._fields(word, T.ramp(T.uint32(first), T.uint32(4), 4), 15) for first in (0, 16))
-        return low, high
-
-    def q8(self, word: Expr) -> Expr:
-        return self._fields(word, T.ramp(T.uint32(0), T.uint32(8), 4), 255)
-
-    def _fields(self, word: Expr, shifts: Expr, mask: int) -> Expr:
-        """Four fields of a word as f32."""
-        return convert(T.bitwise_and(T.shift_right(splat(word), shifts), splat(T.uint32(mask))), "float32")
+    def in_place(self, word: Expr, bits: int) -> Expr:
+        masks = [T.uint32((2**bits - 1) << (bits * i)) for i in range(4)]
+        return convert(T.bitwise_and(splat(word), tirx.Shuffle(masks, [0, 1, 2, 3])), "float32")
 
     def scratch(self, length: int, dtype: str = "float32") -> Array:
         """Memory on the thread's stack, which may be indexed by any value."""

@@ -77,8 +77,7 @@ def _copy_row(
     """Dequantize one part of an embedding row into the activations, times `factor`."""
     values = matrix.part(row, part)
     if matrix.factors:
-        line = matrix.factors.line(row, div(part, matrix.storage.parts))
-        scale, offset = (kernel.let(T.broadcast(number, 4)) for number in line)
+        scale, offset = matrix.factors.line(row, div(part, matrix.storage.parts))
         values = values[0] * scale + offset, values[1] * scale + offset
     if factor != 1:
         values = values[0] * T.broadcast(f32(factor), 4), values[1] * T.broadcast(f32(factor), 4)

@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tvm import tirx
-from tvm.script.ir_builder import tirx as T
 
 from compiler.kernels.builder import Expr, Kernel, call, ceil_div, div, dot, f32, i32, mod, u32
 from compiler.kernels.epilogue import Declare
@@ -76,7 +75,8 @@ def matmul(
             for register in (s for row in sums for unit in row for s in unit):
                 register[0] = f32(0.0)
             with kernel.loop(matrix.blocks) as block:
-                lines = [[_spread(kernel, matrix, row, block) for row in unit] for unit in indices]
+                factors = matrix.factors
+                lines = [[factors.line(row, block) if factors else None for row in unit] for unit in indices]
                 parts: Expr = storage.parts
                 if k % storage.block:
                     parts = tirx.min(parts, k // PART - block * parts)
@@ -101,12 +101,7 @@ def matmul(
     return kernel.function
 
 
-def _spread(kernel: Kernel, matrix: WordMatrix, row: Expr, block: Expr) -> list[Expr]:
-    """Scale and offset of a block in all lanes of vectors; nothing for floats."""
-    return [kernel.let(T.broadcast(f, 4)) for f in matrix.factors.line(row, block)] if matrix.factors else []
-
-
-def _values(matrix: WordMatrix, row: Expr, part: Expr, line: Sequence[Expr]) -> list[Expr]:
+def _values(matrix: WordMatrix, row: Expr, part: Expr, line: tuple[Expr, Expr] | None) -> list[Expr]:
     """The 8 weights of a part as they are multiplied: what that costs serves all rows of the tile."""
     return [value * line[0] + line[1] if line else value for value in matrix.part(row, part)]
 

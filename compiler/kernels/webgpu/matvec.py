@@ -23,7 +23,7 @@ from tvm.script.ir_builder import tirx as T
 
 from compiler.kernels.builder import Expr, Kernel, all_of, call, ceil_div, div, dot, f32, i32, mod
 from compiler.kernels.epilogue import Declare, Epilogue
-from compiler.kernels.weights import Matrix, load_vector4
+from compiler.kernels.weights import Matrix, load_vector4, place_values
 from compiler.weights.storage import PART, Storage
 
 
@@ -137,6 +137,7 @@ def _block(kernel, matrix, x, gamma, norm, indices, sums, squares, block) -> Non
                 halves.append(value)
             if total:
                 total[0] = total[0] + (halves[0] + halves[1])
+                halves = [kernel.let(half * place_values(storage)) for half in halves]
             for u, unit in enumerate(indices):
                 for s, row in enumerate(unit):
                     elements = loaded[u][s] if loaded else matrix.load_part(row, block, part)
