@@ -199,6 +199,12 @@ def add_numbers(writer: GGUFWriter, config: Mapping[str, Any]) -> None:
     if rope.get("rope_type") == "linear":
         writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
         writer.add_rope_scaling_factor(rope["factor"])
+    if rope.get("rope_type") == "yarn":
+        writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
+        writer.add_rope_scaling_factor(rope["factor"])
+        writer.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
+        if "attn_factor" in rope:
+            writer.add_rope_scaling_attn_factors(rope["attn_factor"])
     if rope.get("rope_type") == "longrope":
         original, longest = config["original_max_position_embeddings"], config["max_position_embeddings"]
         stretch = longest / original

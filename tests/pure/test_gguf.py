@@ -42,6 +42,7 @@ LONGROPE = {
     "long_factor": [round(1.08 + 1.37 * i, 2) for i in range(48)],
     "short_factor": [round(1.0 + 0.05 * i, 2) for i in range(48)],
 }
+YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 128}
 # Families that are not read from GGUF.
 WITHOUT_GGUF = (
     "stablelm",
@@ -73,6 +74,8 @@ CHECKPOINTS: dict[str, Any] = {
     "llama-linear": lambda path: make_llama(
         path, rope_parameters={"rope_type": "linear", "rope_theta": 1e4, "factor": 2.5}
     ),
+    "llama-yarn": lambda path: make_llama(path, rope_parameters=YARN),
+    "llama-yarn-attn-factor": lambda path: make_llama(path, rope_parameters=YARN | {"attn_factor": 0.875}),
     "phi3": lambda path: make_phi3(path),
     "phi3-longrope": lambda path: make_phi3(path, rope_parameters=LONGROPE, max_position_embeddings=4096),
     "phi3-partial": lambda path: make_phi3(
@@ -339,7 +342,7 @@ def open_and_check(file: Path) -> None:
         ("llama.attention.value_length", 32, r"value_length"),
         ("llama.attention.layer_norm_rms_epsilon", None, r"layer_norm_rms_epsilon.*got nothing"),
         ("llama.attention.layer_norm_rms_epsilon", math.nan, r"layer_norm_rms_epsilon.*a number from"),
-        ("llama.rope.scaling.type", "yarn", r"'yarn'.*'none', 'linear' or 'longrope'"),
+        ("llama.rope.scaling.type", "spiral", r"'spiral'.*'none', 'linear', 'yarn' or 'longrope'"),
         ("llama.rope.scaling.type", "longrope", r"lacks a rope tensor"),
         ("llama.rope.scaling.attn_factor", 1.5, r"attn_factor"),
         ("llama.rope.dimension_count", 32, r"partial_rotary_factor"),

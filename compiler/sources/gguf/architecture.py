@@ -139,8 +139,8 @@ FAMILIES: dict[str, Family] = {
     ),
 }
 
-# Keys that never change the network. `rope.scaling.finetuned` says how it was trained.
-_INERT = (".rope.scaling.finetuned", ".tensor_data_layout")
+# Keys that never change the network. `rope.scaling.finetuned` says how it was trained, `mm.tokens_per_image` how it sees.
+_INERT = (".rope.scaling.finetuned", ".tensor_data_layout", ".mm.tokens_per_image")
 # What a dense decoder without scaled activations or caps says, where it says anything.
 _NEUTRAL = {
     ".expert_count": 0,
@@ -248,10 +248,18 @@ def _add_rope(config: dict[str, Any], arch: Metadata, head_dim: int, read: ReadV
         case "linear":
             factor = arch.number(".rope.scaling.factor", default=1.0)
             config["rope_scaling"] = {"rope_type": "linear", "factor": factor} if factor != 1 else None
+        case "yarn":
+            config["rope_scaling"] = {
+                "rope_type": "yarn",
+                "factor": arch.number(".rope.scaling.factor", default=1.0),
+                "original_max_position_embeddings": original or config["max_position_embeddings"],
+                "beta_fast": arch.number(".rope.scaling.yarn_beta_fast", default=32.0),
+                "beta_slow": arch.number(".rope.scaling.yarn_beta_slow", default=1.0),
+                "attn_factor": stretch,
+            }
         case _:
-            arch.refuse(
-                ".rope.scaling.type", "'none', 'linear' or 'longrope'", "compile a model that uses one of these"
-            )
+            known = "'none', 'linear', 'yarn' or 'longrope'"
+            arch.refuse(".rope.scaling.type", known, "compile a model that uses one of these")
     if original and config["model_type"] == "phi3":
         config["original_max_position_embeddings"] = original
     if freqs is not None:
@@ -270,7 +278,7 @@ def _add_rope(config: dict[str, Any], arch: Metadata, head_dim: int, read: ReadV
         usual = math.sqrt(1 + math.log(ratio) / math.log(original)) if ratio > 1 else 1.0
         if abs(stretch - usual) > 1e-5:
             config["rope_scaling"]["attention_factor"] = stretch
-    elif stretch != 1:
+    elif stretch != 1 and scaling != "yarn":
         arch.refuse(".rope.scaling.attn_factor", f"1 without {ROPE_LONG}")
 
 
