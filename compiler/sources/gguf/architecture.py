@@ -139,7 +139,7 @@ FAMILIES: dict[str, Family] = {
     ),
 }
 
-# Keys that never change the network. `rope.scaling.finetuned` says how it was trained, `mm.tokens_per_image` how it sees.
+# Keys that never change the network: how it was trained, how its tensors lie, how it sees.
 _INERT = (".rope.scaling.finetuned", ".tensor_data_layout", ".mm.tokens_per_image")
 # What a dense decoder without scaled activations or caps says, where it says anything.
 _NEUTRAL = {
