@@ -82,6 +82,7 @@ SCHEMES: dict[str, Scheme] = {
         Scheme("q8af16_g32", 8, 32, True, "float16", "float16"),
         Scheme("q8af16_g64", 8, 64, True, "float16", "float16"),
         Scheme("q8af16_g128", 8, 128, True, "float16", "float16"),
+        Scheme("q4f16_g16", 4, 16, False, "float16", "float16"),
         Scheme("q8f16_g16", 8, 16, False, "float16", "float16"),
     )
 }

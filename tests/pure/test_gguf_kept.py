@@ -32,7 +32,7 @@ EXPECTED = {
     Type.Q5_1: "q8af16_g32",
     Type.Q8_0: "q8f16_1",
     Type.Q2_K: "q4af16_g16",
-    Type.Q3_K: "q4af16_g16",
+    Type.Q3_K: "q4f16_g16",
     Type.Q4_K: "q4af16_g32",
     Type.Q5_K: "q8af16_g32",
     Type.Q6_K: "q8f16_g16",

@@ -94,7 +94,7 @@ def test_each_matrix_has_its_own_scheme(artifacts: dict[str, Path]) -> None:
         "model.layers.0.self_attn.o_proj": "q8af16_g32",
         "model.layers.0.mlp.down_proj": "q8f16_g16",
         "model.layers.1.self_attn.qkv_proj": "q8af16_g16",
-        "model.layers.1.self_attn.o_proj": "q4af16_g16",
+        "model.layers.1.self_attn.o_proj": "q4f16_g16",
         "model.layers.1.mlp.gate_up_proj": "q4af16_g16",
     }
     formats = {"Q2_K": 1, "Q3_K": 2, "Q4_K": 4, "Q5_K": 1, "Q6_K": 4}
