@@ -19,7 +19,7 @@ from compiler.network.graph import Graph
 from compiler.network.layers import Geometry
 from compiler.network.webgpu import WebGpu
 from compiler.target.variants import VARIANTS
-from compiler.weights.schemes import SCHEMES
+from compiler.weights.schemes import SCHEMES, Scheme, with_matrices
 
 LLAMA = {
     "model_type": "llama",
@@ -52,12 +52,30 @@ def attending(attention: Attention) -> Change:
     return lambda layer: replace(layer, attention=attention)
 
 
-def kernels(backend: type[Backend], variant: str, model: ModelConfig, graph_type: type[Graph] = Graph) -> Counter[str]:
+def kernels(
+    backend: type[Backend],
+    variant: str,
+    model: ModelConfig,
+    graph_type: type[Graph] = Graph,
+    scheme: Scheme = SCHEMES["q4f16_1"],
+) -> Counter[str]:
     """How many kernels of each kind a graph has."""
-    geometry = Geometry(model, SCHEMES["q4f16_1"], VARIANTS[variant], 128, (16,))
+    geometry = Geometry(model, scheme, VARIANTS[variant], 128, (16,))
     graph = graph_type(geometry, weight_specs(model), backend())
     graph.export_tvm({program: {} for program in graph.geometry.programs})
     return Counter(name.rpartition("_")[0] for name in graph.kernels.functions)
+
+
+@pytest.mark.parametrize(("backend", "variant"), BACKENDS)
+def test_a_scheme_is_its_numbers(backend: type[Backend], variant: str) -> None:
+    """A matrix stored by equal numbers under another name takes the same kernel, one of other numbers its own."""
+    plain, base = kernels(backend, variant, llama()), SCHEMES["q4f16_1"]
+    for other, more in ((replace(base, name="other"), 0), (SCHEMES["q4af16_g32"], 1), (SCHEMES["q8f16_1"], 1)):
+        scheme = with_matrices(base, {("qkv", 1): other})
+        assert scheme != base
+        found = kernels(backend, variant, llama(), scheme=scheme)
+        assert (found["qkv"], found["qkv_chunk"]) == (plain["qkv"] + more, plain["qkv_chunk"] + more), other.name
+        assert found["gate_up"] == plain["gate_up"]
 
 
 @pytest.mark.parametrize(("backend", "variant"), BACKENDS)
