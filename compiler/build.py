@@ -126,13 +126,24 @@ def build(config: BuildConfig, report: Report | None = None) -> Path:
         findings = Findings(calibration, values, smoke)
         output = writer.finish(describe(config, source, network, text, lowered, findings), metadata)
     if source.adapter is not None:
-        report.note(f"merged {source.adapter}")
+        report.note(f"merged {source.adapter}{_merged_into(source, network)}")
     if values is not None:
         report.note(describe_values(values.described()))
     if unchecked is not None:
         report.note(unchecked)
     report.note(f"{output}: {human_bytes(network.weight_bytes)} of weights, context {network.context}")
     return output
+
+
+def _merged_into(source: Source, network: Network) -> str:
+    """What quantized matrices that an adapter changes are stored in; empty where there are none."""
+    checkpoint, adapter = source.checkpoint, source.adapter
+    if checkpoint is None or adapter is None:
+        return ""
+    changed = [(spec, checkpoint.held(spec)) for spec in network.specs if adapter.changes(spec)]
+    schemes = [network.scheme.of(spec).name for spec, held in changed if held is not None and held.scheme.group_size]
+    names = ", ".join(sorted(set(schemes)))
+    return f"; quantized matrices that it changes, {len(schemes)}, are stored in {names}" if schemes else ""
 
 
 # -------------------------------------------------------------------------------------------------------------- stages

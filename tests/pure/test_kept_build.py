@@ -147,7 +147,7 @@ def test_calibration_of_kept_values_is_refused(files: dict[str, Path], tmp_path:
 
 
 def test_an_adapter_on_kept_values_takes_eight_bits_where_it_changes_them(
-    files: dict[str, Path], tmp_path: Path
+    files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     adapter = tmp_path / "adapter"
     adapter.mkdir()
@@ -165,7 +165,10 @@ def test_an_adapter_on_kept_values_takes_eight_bits_where_it_changes_them(
         },
         adapter / "adapter_model.safetensors",
     )
-    out = compiled(files["legacy"], tmp_path / "out", lora=adapter, scales="absmax")
+    options = ["--lora", str(adapter), "--scales", "absmax", "--context", "64", "--variants", "wasm-simd"]
+    out = tmp_path / "out"
+    assert main(["compile", str(files["legacy"]), "-o", str(out), *options]) == 0
+    assert "; quantized matrices that it changes, 1, are stored in q8f16_1" in capsys.readouterr().err
     model = load_artifact(out).model
     schemes = {name: model["schemes"].get(name, model["quantization"]) for name in (
         "model.layers.0.mlp.down_proj", "model.layers.1.mlp.down_proj", "model.layers.0.mlp.gate_up_proj",
