@@ -168,7 +168,7 @@ def edit(directory: Path, name: str, **fields: Any) -> None:
 
 
 BAD: list[tuple[str, Callable[[Path], object], str]] = [
-    ("architecture", lambda d: edit(d, "config.json", model_type="mamba"), "model_type 'mamba'"),
+    ("architecture", lambda d: edit(d, "config.json", model_type="mamba"), "the architecture 'mamba' is not supported"),
     ("field", lambda d: edit(d, "config.json", hidden_act="gelu"), "hidden_act"),
     ("tensors", drop_norm, r"1 missing: model\.norm\.weight; 1 unexpected: more"),
     ("truncated", lambda d: (d / "model.safetensors").write_bytes(b"\x10" * 64), r"model\.safetensors is damaged"),
