@@ -133,7 +133,7 @@ GEMMA2 = {
     "query_pre_attn_scalar": 24,
     "sliding_window": 24,
     "attn_logit_softcapping": 2.0,
-    "final_logit_softcapping": 3.0,
+    "final_logit_softcapping": 12.0,
 }
 GEMMA3 = {
     "hidden_size": 96,
