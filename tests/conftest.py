@@ -1,8 +1,10 @@
 """Fixtures for every group of tests: the demo artifact, and what happens when a device is missing."""
 
+import copy
 import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 
@@ -14,6 +16,27 @@ def unavailable(reason: str) -> NoReturn:
     if os.environ.get("CI", "").lower() in ("1", "true"):
         pytest.fail(f"{reason} (a failure because CI is set)", pytrace=False)
     pytest.skip(reason)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _lowered_once() -> Iterator[None]:
+    """Builds of a process's tests keep what they lower by what it was lowered from: equal ones are lowered once."""
+    from compiler import build
+    from compiler.lowering.lower import Lowered, lower_variant
+
+    kept: dict[tuple[Any, ...], Lowered] = {}
+
+    def lowered(*what: Any) -> Lowered:
+        *key, dump = what
+        if dump is not None:
+            return lower_variant(*what)
+        if tuple(key) not in kept:
+            kept[tuple(key)] = lower_variant(*what)
+        return copy.deepcopy(kept[tuple(key)])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "lower_variant", lowered)
+        yield
 
 
 @pytest.fixture(scope="session")
