@@ -40,6 +40,7 @@ from compiler.sources.files import checked_token_id
 from compiler.sources.lora import Adapter
 from compiler.sources.open import open_requested
 from compiler.sources.protocol import Checkpoint, CheckpointSource
+from compiler.sources.sandbox import Tree, parse_template
 from compiler.sources.weights import float_rows, kept_tensors, quantized_tensors
 from compiler.target.variants import ACTIVATION_DTYPE, VARIANTS
 from compiler.weights.account import Fate, SourceValues, fate_of, summed
@@ -80,6 +81,7 @@ class Text:
 
     files: tuple[Path, ...]
     chat_template: str | None
+    template_tree: Tree | None  # what the page runs
     bos_token_id: int | None
     stop_token_ids: tuple[int, ...]
     generation: Mapping[str, float]
@@ -115,7 +117,9 @@ def build(config: BuildConfig, report: Report | None = None) -> Path:
     check_weights(config, source, network)
     text = read_text(config, source, network)
     with report.stage("checking the tokenizer", 1):
-        unchecked = check_tokenizer(text.files, text.chat_template, text.bos_token_id, text.stop_token_ids)
+        unchecked = check_tokenizer(
+            text.files, text.chat_template, text.template_tree, text.bos_token_id, text.stop_token_ids
+        )
     lowered = lower(config, network, variants, report)
     with ArtifactWriter(config.output, mlc_shards=config.mlc_shards) as writer:
         calibration = calibrate(config, source, network, report)
@@ -254,11 +258,13 @@ def read_text(config: BuildConfig, source: Source, network: Network) -> Text:
         ends = [token for token in (end if isinstance(end, list) else [end]) if token is not None]
         stops = tuple(checked_token_id(token, "config.json eos_token_id") for token in ends)
         start = None if bos is None else checked_token_id(bos, "config.json bos_token_id")
-        text = Text((), None, start, stops, generation_defaults({}, config.generation))
+        text = Text((), None, None, start, stops, generation_defaults({}, config.generation))
     else:
+        template = checkpoint.chat_template
         text = Text(
             files=checkpoint.tokenizer_files,
-            chat_template=checkpoint.chat_template,
+            chat_template=template,
+            template_tree=None if template is None else parse_template(template),
             bos_token_id=checkpoint.bos_token_id,
             stop_token_ids=checkpoint.stop_token_ids,
             generation=generation_defaults(checkpoint.generation_config, config.generation),
@@ -428,6 +434,7 @@ def describe(
         "stop_token_ids": list(text.stop_token_ids),
         "generation": dict(text.generation),
         "chat_template": text.chat_template,
+        **({} if text.template_tree is None else {"chat_template_tree": text.template_tree}),
         "suggestions": list(config.suggestions),
         **_provenance(config, source),
         "tokenizer": [file.name for file in text.files],

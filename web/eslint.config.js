@@ -9,7 +9,7 @@ import tseslint from "typescript-eslint";
  */
 const MAY_IMPORT = {
   api: [],
-  text: ["api"],
+  text: ["api", "artifact/template-tree"],
   artifact: ["api"],
   backend: ["api", "artifact/schema"],
   "backend/webgpu": ["api", "artifact/schema", "backend"],
@@ -21,7 +21,7 @@ const MAY_IMPORT = {
   "page/device.ts": ["api", "backend"],
   ui: ["api", "page/device", "page/engine"], // what any page could import, and what the device offers
   bench: ["api", "artifact", "backend", "runtime", "worker/load"],
-  node: ["api", "page/host", "protocol", "text", "worker"],
+  node: ["api", "artifact", "page/host", "protocol", "text", "worker"],
   "service-worker": [],
 };
 /** The parts that run where there is no document, in browsers and in Node. */

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from compiler.artifact.template import validate_tree
 from compiler.errors import WispError
 from compiler.target.limits import DEFAULT_LIMITS
 
@@ -210,6 +211,10 @@ def validate_model(model: Any) -> None:
     _validate_generation(model.get("generation"))
     if model.get("chat_template") is not None:
         _text(model["chat_template"], "model.json chat_template")
+    if "chat_template_tree" in model:
+        if model.get("chat_template") is None:
+            fail("model.json chat_template_tree", "a tree", "nothing, where there is no chat_template")
+        validate_tree(model["chat_template_tree"], "model.json chat_template_tree")
     files = _validate_files(model.get("files"))
     for name in _list(model.get("tokenizer"), "model.json tokenizer", "files"):
         _listed(name, files, "model.json tokenizer")

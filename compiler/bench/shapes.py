@@ -134,7 +134,7 @@ def write_random_artifact(
                     writer.add_tensor(name, tensor)
                     tensors += 1
                 advance(1)
-        text = Text((Path(scratch) / "tokenizer.json",), None, None, (STOP_TOKEN,), generation_defaults({}, {}))
+        text = Text((Path(scratch) / "tokenizer.json",), None, None, None, (STOP_TOKEN,), generation_defaults({}, {}))
         write_variants(network, lowered, writer)
         write_text(source, network, text, writer)
         metadata = tensor_metadata(tensors, network.parameters, network.weight_bytes)

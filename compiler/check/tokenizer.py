@@ -1,7 +1,7 @@
 """Holds tokenizer and chat template as a page reads them against Hugging Face's own, before anything is written.
 
-Node runs the page's own code (`web/src/node/check-tokenizer.ts`) on a corpus and on a conversation; `tokenizers` and
-Jinja (`sandbox.py`) say what should come out. Knows files and texts; nothing of the model.
+Node runs the page's own code (`web/src/node/check-tokenizer.ts`) on a corpus and on conversations of every kind;
+`tokenizers` and Jinja (`sandbox.py`) say what should come out. Knows files and texts; nothing of the model.
 """
 
 import contextlib
@@ -15,8 +15,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
+from compiler.check.conversations import PLAIN, Variables, sample_variables
 from compiler.errors import WispError
-from compiler.sources.sandbox import Outcome, encode_all, render_all
+from compiler.sources.sandbox import Outcome, Tree, encode_all, render_all
 
 CHECKER = Path(__file__).resolve().parents[2] / "web" / "dist" / "check-tokenizer.mjs"
 TIMEOUT = 120.0  # seconds; a vocabulary of 128,000 takes about one
@@ -43,20 +44,16 @@ CORPUS = (
     " ",
     "",
 )
-MOST_ADDED_TOKENS = 24
-
-_QUESTION = {"role": "user", "content": "  What is 2 + 2?\n"}
-_TURNS = (
-    _QUESTION,
-    {"role": "assistant", "content": 'It\'s 4: "vier", ‘四’ 🙂 <b>'},
-    {"role": "user", "content": "And {{ 3 }} more?"},
-)
-# The first has to work; a template may refuse the second, in both languages.
-CONVERSATIONS = (_TURNS, ({"role": "system", "content": "Be brief.\n"}, *_TURNS))
+ADDED_TOKENS_ALONE = 24
+ADDED_TOKENS_TOGETHER = 50
 
 
 def check_tokenizer(
-    files: Sequence[Path], chat_template: str | None, bos_token_id: int | None, stop_token_ids: Sequence[int]
+    files: Sequence[Path],
+    chat_template: str | None,
+    template_tree: Tree | None,
+    bos_token_id: int | None,
+    stop_token_ids: Sequence[int],
 ) -> str | None:
     """Returns why nothing could be checked, or None. Without files (no weights are compiled) there is nothing to check.
 
@@ -74,30 +71,36 @@ def check_tokenizer(
     texts = [*CORPUS, *_texts_of_added_tokens(tokenizer)]
     end_token_id = next(iter(stop_token_ids), None)
     config = json.loads(contents.get("tokenizer_config.json", "{}"))
+    samples = sample_variables(template_tree) if template_tree is not None else []
     request = {
         "tokenizer": contents["tokenizer.json"],
         "config": contents.get("tokenizer_config.json"),
         "texts": texts,
-        "template": chat_template,
+        "template": template_tree,
         "bosTokenId": bos_token_id,
         "eosTokenId": end_token_id,
-        "conversations": CONVERSATIONS,
+        "given": samples,
     }
     special_tokens = _special_tokens(config, tokenizer, bos_token_id, end_token_id)
-    page, encoded, rendered = _ask_both(node, json.dumps(request), json.dumps(special_tokens))
+    given = [{**special_tokens, **variables} for variables in samples]
+    page, encoded, rendered = _ask_both(node, json.dumps(request), chat_template, json.dumps(given))
     if isinstance(page, str):
         return f"{UNCHECKED}: {page}"
     if "error" in page:
         _refuse("cannot read tokenizer.json", page["error"], None)
     for text, got, expected in zip(texts, page["encoded"], encoded, strict=True):
         _compare_encoded(text, got, expected)
-    for messages, got, expected in zip(CONVERSATIONS[: len(rendered)], page["rendered"], rendered, strict=True):
-        _compare_rendered(messages, got, expected)
+    for variables, got, expected in zip(samples, page["rendered"], rendered, strict=True):
+        _compare_rendered(variables, got, expected)
+    if rendered and all("error" in outcome for outcome in rendered[: len(PLAIN)]):
+        _refuse("cannot use the chat template", rendered[0]["error"], "a template for users and assistants in turn")
     return None
 
 
 @lru_cache(maxsize=4)  # a process that compiles the same tokenizer again need not wait again
-def _ask_both(node: str, content: str, special_tokens: str) -> tuple[Outcome | str, list[Outcome], list[Outcome]]:
+def _ask_both(
+    node: str, content: str, template: str | None, given: str
+) -> tuple[Outcome | str, list[Outcome], list[Outcome]]:
     """What the page makes of a request (why it could not be asked, as a string), and what the reference does.
 
     Both at once. Raises WispError, and waits for the page no longer, when the reference cannot be had.
@@ -105,9 +108,7 @@ def _ask_both(node: str, content: str, special_tokens: str) -> tuple[Outcome | s
     request = json.loads(content)
     with tempfile.TemporaryFile() as sent, _started(node, sent, content) as page, ThreadPoolExecutor(1) as pool:
         encoded = pool.submit(encode_all, request["tokenizer"], request["texts"])
-        rendered: list[Outcome] = []
-        if request["template"] is not None:
-            rendered = render_all(request["template"], CONVERSATIONS, json.loads(special_tokens))
+        rendered = render_all(template, json.loads(given)) if template is not None else []
         return page(), encoded.result(), rendered
 
 
@@ -145,7 +146,7 @@ def _started(node: str, sent: BinaryIO, content: str) -> Iterator[Callable[[], O
 
 def _refuse(what: str, got: object, expected: object) -> NoReturn:
     raise WispError(
-        f"the page's tokenizer (@huggingface/tokenizers, @huggingface/jinja) {what}",
+        f"the page's tokenizer or its Jinja {what}",
         got=got,
         expected=expected,
         remedy="save the tokenizer again with a current transformers, or simplify what is named here",
@@ -156,10 +157,12 @@ def _refuse(what: str, got: object, expected: object) -> NoReturn:
 
 
 def _texts_of_added_tokens(tokenizer: Mapping[str, Any]) -> list[str]:
-    """Each of the first added tokens between words and spaces, where stripping shows, and all of them in a row."""
+    """The first added tokens between words and spaces, where stripping shows, and all of them, several to a text."""
     added = {token["id"]: token["content"] for token in tokenizer.get("added_tokens") or []}
-    tokens = [text for _, text in sorted(added.items())][:MOST_ADDED_TOKENS]
-    return [*(f"one {token} two{token}\nthree" for token in tokens), "".join(tokens)]
+    tokens = [text for _, text in sorted(added.items())]
+    alone, step = tokens[:ADDED_TOKENS_ALONE], ADDED_TOKENS_TOGETHER
+    together = [" a".join(tokens[i : i + step]) for i in range(0, len(tokens), step)]
+    return [*(f"one {token} two{token}\nthree" for token in alone), "".join(alone), *together]
 
 
 def _compare_encoded(text: str, got: Outcome, expected: Outcome) -> None:
@@ -208,12 +211,13 @@ def _special_tokens(
     return {name: text for name, text in found.items() if text is not None}
 
 
-def _compare_rendered(messages: Sequence[Mapping[str, str]], got: Outcome, expected: Outcome) -> None:
-    if "error" in got and "error" in expected:
-        if messages is CONVERSATIONS[0]:
-            _refuse("cannot use the chat template", expected["error"], "a template for users and assistants in turn")
+def _compare_rendered(variables: Variables, got: Outcome, expected: Outcome) -> None:
+    if ("error" in got and "error" in expected) or got == expected:
         return
-    if got != expected:
-        roles = ", ".join(message["role"] for message in messages)
-        ours, theirs = got.get("text", got.get("error")), expected.get("text", expected.get("error"))
-        _refuse(f"renders the chat template differently for {roles}", *_around_difference(ours, theirs))
+    roles = ", ".join(str(message.get("role")) for message in variables["messages"])
+    more = [name for name, value in variables.items() if name != "messages" and value]
+    ours, theirs = got.get("text", got.get("error")), expected.get("text", expected.get("error"))
+    what = (
+        f"renders the chat template differently for {roles or 'no messages'} (with {', '.join(more) or 'nothing else'})"
+    )
+    _refuse(what, *_around_difference(ours, theirs))

@@ -2,7 +2,7 @@
 
 A template may loop or fill the memory, a regular expression may backtrack for hours. The system ends the child when it
 has used up its processor time or memory. Knows JSON values; nothing of the model. The child, this module run as a
-program, imports nothing else of the compiler but its errors.
+program, imports nothing else of the compiler but its errors and, for templates, `jinja.py`.
 """
 
 import json
@@ -13,11 +13,11 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
 from compiler.errors import WispError
+from compiler.sources.jinja import parse, render
 
 if sys.platform != "win32":  # there the wait alone is bounded
     import resource
@@ -41,6 +41,7 @@ TOKENIZER_LIMITS = Limits(seconds=60, bytes=8 << 30)
 TEMPLATE_LIMITS = Limits(seconds=10, bytes=768 << 20)
 PATTERN_LIMITS = Limits(seconds=5, bytes=768 << 20)
 
+Tree = list[Any]  # a template's statements, as `artifact/template.py` describes them
 Outcome = Mapping[str, Any]  # what came out, or {"error": why nothing did}
 
 
@@ -74,13 +75,28 @@ def encode(tokenizer: Path, text: str) -> list[int]:
     return ids
 
 
-def render_all(
-    template: str, conversations: Sequence[Sequence[Mapping[str, Any]]], special_tokens: Mapping[str, str]
-) -> list[Outcome]:
-    """Each conversation as transformers renders it. Raises WispError for a template that breaks the limits."""
-    request = {"template": template, "conversations": conversations, "special_tokens": special_tokens}
-    rendered: list[Outcome] = _ask({"kind": "template", **request}, "the chat template", TEMPLATE_LIMITS)["rendered"]
+def render_all(template: str, given: Sequence[Mapping[str, Any]]) -> list[Outcome]:
+    """What transformers makes of each set of variables: `messages`, `tools`, `bos_token` and so on.
+
+    Raises WispError for a template that breaks the limits.
+    """
+    request = {"kind": "template", "template": template, "given": list(given)}
+    rendered: list[Outcome] = _ask(request, "the chat template", TEMPLATE_LIMITS)["rendered"]
     return rendered
+
+
+def parse_template(template: str) -> Tree:
+    """A chat template's syntax tree, as `artifact/template.py` describes it. Raises WispError where there is none."""
+    answer = _ask({"kind": "parse", "template": template}, "the chat template", TEMPLATE_LIMITS)
+    if "error" in answer:
+        raise WispError(
+            "the chat template cannot be read",
+            got=answer["error"],
+            expected="a Jinja template as transformers takes it",
+            remedy="correct it in the checkpoint",
+        )
+    tree: Tree = answer["tree"]
+    return tree
 
 
 def first_matches(patterns: Sequence[str], names: Sequence[str], what: str) -> list[int | None]:
@@ -182,44 +198,16 @@ def _encode_texts(tokenizer: str, texts: Sequence[str]) -> Outcome:
     return {"encoded": [_attempt(encode_one, text) for text in texts]}
 
 
-def _render_conversations(
-    chat_template: str, conversations: Sequence[Sequence[Mapping[str, Any]]], special_tokens: Mapping[str, str]
-) -> Outcome:
-    """As `transformers/utils/chat_template_utils.py` renders them."""
-    from jinja2 import TemplateError, nodes
-    from jinja2.ext import Extension, loopcontrols
-    from jinja2.parser import Parser
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    class Generation(Extension):
-        """`{% generation %}`, which marks answers for training and writes nothing."""
-
-        tags = {"generation"}  # noqa: RUF012 (as jinja2 declares it)
-
-        def parse(self, parser: Parser) -> list[nodes.Node]:
-            next(parser.stream)
-            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-    def raise_exception(message: str) -> NoReturn:
-        raise TemplateError(message)
-
-    def to_json(value: Any, ensure_ascii: bool = False, indent: int | None = None, **options: Any) -> str:
-        return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, **options)
-
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
-    )
-    environment.filters["tojson"] = to_json
-    environment.globals["raise_exception"] = raise_exception
-    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
-
-    def render_one(messages: Sequence[Mapping[str, Any]]) -> Outcome:
-        template = environment.from_string(chat_template)
-        given = {"messages": messages, "tools": None, "documents": None, "add_generation_prompt": True}
-        text = template.render(**given, **special_tokens)
+def _render_conversations(template: str, given: Sequence[Mapping[str, Any]]) -> Outcome:
+    def render_one(variables: Mapping[str, Any]) -> Outcome:
+        text = render(template, variables)
         return {"text": text} if len(text) <= LONGEST_TEXT else {"error": f"a prompt of {len(text)} characters"}
 
-    return {"rendered": [_attempt(render_one, messages) for messages in conversations]}
+    return {"rendered": [_attempt(render_one, variables) for variables in given]}
+
+
+def _parse_template(template: str) -> Outcome:
+    return _attempt(lambda: {"tree": parse(template)})
 
 
 def _match_patterns(patterns: Sequence[str], names: Sequence[str]) -> Outcome:
@@ -241,8 +229,9 @@ def _answer() -> None:
             case "tokenizer":
                 answer = _encode_texts(request["tokenizer"], request["texts"])
             case "template":
-                given = (request["template"], request["conversations"], request["special_tokens"])
-                answer = _render_conversations(*given)
+                answer = _render_conversations(request["template"], request["given"])
+            case "parse":
+                answer = _parse_template(request["template"])
             case _:
                 answer = _match_patterns(request["patterns"], request["names"])
         json.dump(answer, sys.stdout)

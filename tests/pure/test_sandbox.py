@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 
 from compiler.check import tokenizer as tokenizer_check
-from compiler.check.tokenizer import CONVERSATIONS, check_tokenizer
+from compiler.check.tokenizer import check_tokenizer
 from compiler.errors import WispError
 from compiler.sources import sandbox
-from compiler.sources.sandbox import Limits, encode, encode_all, render_all
+from compiler.sources.sandbox import Limits, encode, encode_all, parse_template, render_all
 from tests.checkpoints import CHAT_TEMPLATE, write_tokenizer
 
-NO_TOKENS: dict[str, str] = {}
+GIVEN = [{"messages": [{"role": "user", "content": "What is 2 + 2?"}]}]
 ENDLESS = "{% for a in range(99999) %}" * 3 + "{% endfor %}" * 3
 BACKTRACKING = r"(([aA-z]+)+)+[!?]{9}"
 
@@ -35,9 +35,9 @@ def tokenizer_with(directory: Path, **parts: Any) -> str:
 
 
 def test_a_template_within_the_limits(directory: Path) -> None:
-    (outcome, _) = render_all(CHAT_TEMPLATE, CONVERSATIONS, {"bos_token": "<s>", "eos_token": "</s>"})
+    (outcome,) = render_all(CHAT_TEMPLATE, [{**GIVEN[0], "bos_token": "<s>", "eos_token": "</s>"}])
     assert "What is 2 + 2?" in outcome["text"]
-    assert render_all("{{ raise_exception('no') }}", CONVERSATIONS[:1], NO_TOKENS) == [{"error": "no"}]
+    assert render_all("{{ raise_exception('no') }}", GIVEN) == [{"error": "no"}]
 
 
 @pytest.mark.parametrize(
@@ -52,17 +52,17 @@ def test_a_template_within_the_limits(directory: Path) -> None:
 )
 def test_a_template_that_breaks_a_limit_is_refused(short: None, template: str, got: str) -> None:
     with pytest.raises(WispError, match=rf"the chat template cannot be used.*got more than \d+ .*{got}"):
-        render_all(template, CONVERSATIONS, NO_TOKENS)
+        render_all(template, GIVEN)
 
 
 def test_a_prompt_of_millions_of_characters_is_no_prompt() -> None:
-    (outcome,) = render_all("{{ 'a' * 2000000 }}", CONVERSATIONS[:1], NO_TOKENS)
+    (outcome,) = render_all("{{ 'a' * 2000000 }}", GIVEN)
     assert outcome == {"error": "a prompt of 2000000 characters"}
 
 
 def test_a_template_is_in_a_sandbox() -> None:
     for template in ("{{ ''.__class__.__mro__ }}", "{{ messages.__class__.__init__.__globals__ }}"):
-        (outcome,) = render_all(template, CONVERSATIONS[:1], NO_TOKENS)
+        (outcome,) = render_all(template, GIVEN)
         assert "unsafe" in outcome["error"]
 
 
@@ -92,7 +92,7 @@ def test_a_refusal_does_not_wait_for_the_page(
     monkeypatch.setattr("shutil.which", lambda command: str(node))
     monkeypatch.setattr(tokenizer_check, "CHECKER", node)
     with pytest.raises(WispError, match="the chat template cannot be used"):
-        check_tokenizer([directory / "tokenizer.json"], ENDLESS, 1, (2,))
+        check_tokenizer([directory / "tokenizer.json"], ENDLESS, parse_template(ENDLESS), 1, (2,))
     if started.is_file() and Path("/proc/self").is_dir():
         assert not Path("/proc", started.read_text().strip()).exists()
 

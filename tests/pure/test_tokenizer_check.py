@@ -15,6 +15,7 @@ from compiler.config import resolve_config
 from compiler.errors import WispError
 from compiler.progress import Silent
 from compiler.sources.open import open_checkpoint
+from compiler.sources.sandbox import parse_template
 from tests.checkpoints import CHAT_TEMPLATE, make_llama, write_tokenizer
 from tests.conftest import ROOT, unavailable
 
@@ -30,8 +31,10 @@ def checker() -> None:
 
 def check(directory: Path) -> str | None:
     checkpoint = open_checkpoint(directory)
+    template = checkpoint.chat_template
+    tree = None if template is None else parse_template(template)
     return check_tokenizer(
-        checkpoint.tokenizer_files, checkpoint.chat_template, checkpoint.bos_token_id, checkpoint.stop_token_ids
+        checkpoint.tokenizer_files, template, tree, checkpoint.bos_token_id, checkpoint.stop_token_ids
     )
 
 
@@ -100,6 +103,12 @@ GOOD_TEMPLATES = [
     "{% if loop.last %}{% break %}{% endif %}{{ bos_token + m['content'] + eos_token }}{% endfor %}",
     "{%- set ns = namespace(n=0) -%}\n{% for m in messages[::-1] %}{% set ns.n = ns.n + 1 %}\n"
     "    {{- '<|%s|>' % m.role if false else m.role }} {{ ns.n }}\n{% endfor %}{{ strftime_now('%Y') }}",
+    "{{ pad_token }}" + CHAT_TEMPLATE,
+    "{% for group in messages | groupby('role') %}{{ group.grouper }}{{ group.list | length }}{% endfor %}",
+    CHAT_TEMPLATE.replace("\n", "\r\n") + "\r\n{% if add_generation_prompt %}\r\n<|assistant|>\r\n{% endif %}\r\n",
+    # One that demands a system message, and one that refuses it.
+    "{% if messages[0].role != 'system' %}{{ raise_exception('no system') }}{% endif %}" + CHAT_TEMPLATE,
+    "{% if messages[0].role == 'system' %}{{ raise_exception('a system') }}{% endif %}" + CHAT_TEMPLATE,
 ]
 
 
@@ -150,11 +159,13 @@ def test_a_tokenizer_that_nobody_can_read(edit: Change, directory: Path, checker
 @pytest.mark.parametrize(
     ("template", "complaint"),
     [
-        ("{% for m in messages %}{{ m.content }}", "cannot use the chat template: got"),
-        ("{{ messages[0].content | no_such_filter }}", "cannot use the chat template: got"),
+        ("{% for m in messages %}{{ m.content }}", "the chat template cannot be read: got Unexpected end of template"),
+        ("{{ messages[0].content | no_such_filter }}", "the chat template cannot be read: got No filter named"),
         ("{{ raise_exception('never') }}", "cannot use the chat template: got never"),
-        ("{{ pad_token }}" + CHAT_TEMPLATE, "renders the chat template differently for user, assistant, user: got"),
-        ("{{ messages | groupby('role') }}", "renders the chat template differently"),
+        (
+            "{{ 'a b' | wordwrap(1) }}" + CHAT_TEMPLATE,
+            "renders the chat template differently for user (with add_generation_prompt): got",
+        ),
     ],
 )
 def test_a_broken_template(template: str, complaint: str, directory: Path, checker: None) -> None:
@@ -220,4 +231,4 @@ def test_a_node_that_fails_is_said_and_not_fatal(llama: Path, tmp_path: Path, mo
 
 def test_without_weights_there_is_nothing_to_check(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
-    assert check_tokenizer((), None, 1, (2,)) is None
+    assert check_tokenizer((), None, None, 1, (2,)) is None

@@ -16,6 +16,7 @@ import type {
   WeightDtype,
 } from "./schema";
 import { DTYPE_BYTES } from "./schema";
+import { checkTree } from "./template-tree";
 
 const MODEL = "model.json";
 const CACHE = "tensor-cache.json";
@@ -50,6 +51,8 @@ export function parseManifest(json: unknown): Manifest {
   checkOrigin(root);
   const bos = root.get("bos_token_id");
   const template = root.get("chat_template");
+  const tree = root.get("chat_template_tree");
+  if (tree.value !== undefined && template.value === null) tree.fail("nothing, where there is no chat_template");
   const context = root.get("context").int(1, 2 ** 24);
   const smoke = root.get("smoke");
   return {
@@ -68,6 +71,8 @@ export function parseManifest(json: unknown): Manifest {
       .map((id) => id.int(0, vocabSize - 1)),
     generation: parseGeneration(root.get("generation")),
     chatTemplate: template.value === null ? null : template.string(),
+    chatTemplateTree:
+      tree.value === undefined ? undefined : checkTree(tree.value, tree.path, (path, got, expected) => fail(MODEL, path, got, expected)),
     tokenizer: root.get("tokenizer").list(32).map(listed),
     weights: parseWeights(root.get("weights"), listed),
     smoke: smoke.value === undefined ? undefined : parseSmoke(smoke, vocabSize, context),

@@ -1,6 +1,7 @@
 // The artifact's files as types, after validation; compiler/artifact/FORMAT.md is their specification. No code.
 
 import type { SourceValues } from "../api/types";
+import type { Tree } from "./template-tree";
 
 export type WeightDtype = "uint32" | "float16" | "float32";
 export type BackendName = "webgpu" | "wasm";
@@ -60,6 +61,8 @@ export interface Manifest {
   stopTokenIds: number[];
   generation: GenerationDefaults;
   chatTemplate: string | null;
+  /** Undefined in artifacts of earlier compilers and of others. */
+  chatTemplateTree: Tree | undefined;
   tokenizer: string[];
   weights: string;
   /** Undefined in artifacts of earlier compilers. */

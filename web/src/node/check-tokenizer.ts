@@ -3,8 +3,9 @@
 // load it. The other side is compiler/check/tokenizer.py.
 
 import { readFileSync } from "node:fs";
-import type { ChatMessage } from "../api/types";
-import { chatTemplateOf } from "../text/chat-template";
+import { fail } from "../artifact/checks";
+import { checkTree } from "../artifact/template-tree";
+import { ChatTemplate, specialTokensOf, type TemplateMessage, treeProgram } from "../text/chat-template";
 import { Tokenizer } from "../text/tokenizer";
 
 type Json = Record<string, unknown>;
@@ -14,10 +15,12 @@ interface Request {
   tokenizer: string;
   config: string | null;
   texts: string[];
-  template: string | null;
+  /** The template's syntax tree, as in model.json. */
+  template: unknown;
   bosTokenId: number | null;
   eosTokenId: number | null;
-  conversations: ChatMessage[][];
+  /** Messages, and what else the template is given, a set a conversation. */
+  given: (Json & { messages: TemplateMessage[] })[];
 }
 
 type Outcome<T> = T | { error: string };
@@ -33,7 +36,7 @@ function attempt<T>(make: () => T): Outcome<T> {
 const parse = (text: string): Json => JSON.parse(text) as Json;
 
 function answer(request: Request): Json {
-  const { config, template, texts, conversations } = request;
+  const { config, texts } = request;
   const tokenizer = new Tokenizer(parse(request.tokenizer), config === null ? {} : parse(config));
   const encoded = texts.map((text) =>
     attempt(() => {
@@ -41,11 +44,41 @@ function answer(request: Request): Json {
       return { ids, special: tokenizer.encode(text, true), decoded: tokenizer.decode(ids, true) };
     }),
   );
-  if (template === null) return { encoded, rendered: [] };
-  // One that is no template at all renders no conversation.
-  const render = (messages: ChatMessage[]) =>
-    chatTemplateOf(template, tokenizer, request.bosTokenId, request.eosTokenId).render(messages, true);
-  return { encoded, rendered: conversations.map((messages) => attempt(() => ({ text: render(messages) }))) };
+  if (request.template === null) return { encoded, rendered: [], untaken: [] };
+  const tree = checkTree(request.template, "chat_template_tree", (path, got, expected) => fail("model.json", path, got, expected));
+  const branches = new Branches(tree);
+  const special = specialTokensOf(tokenizer, request.bosTokenId, request.eosTokenId);
+  const template = new ChatTemplate(treeProgram(tree, branches.take), special);
+  const rendered = request.given.map((variables) => attempt(() => ({ text: template.fill(variables) })));
+  return { encoded, rendered, untaken: branches.untaken() };
+}
+
+/** Which ways there are through a template, and which of them were gone. */
+class Branches {
+  private readonly open = new Map<unknown, Set<number>>();
+
+  constructor(tree: unknown) {
+    this.find(tree);
+  }
+
+  private find(node: unknown): void {
+    if (!Array.isArray(node)) return;
+    const [kind, second, , , otherwise] = node as unknown[];
+    const twofold = kind === "CondExpr" || (kind === "For" && Array.isArray(otherwise) && otherwise.length > 0);
+    const ways = kind === "If" && Array.isArray(second) ? second.length + 1 : twofold ? 2 : kind === "For" ? 1 : 0;
+    if (ways > 0) this.open.set(node, new Set(Array.from({ length: ways }, (_, i) => i)));
+    for (const part of node) this.find(part);
+  }
+
+  take = (place: unknown, branch: number): void => {
+    this.open.get(place)?.delete(branch);
+  };
+
+  /** The beginning of each node that is left, with the numbers of its ways. */
+  untaken(): string[] {
+    const left = [...this.open].filter(([, ways]) => ways.size > 0);
+    return left.map(([node, ways]) => `${[...ways].join(" and ")} of ${JSON.stringify(node).slice(0, 200)}`);
+  }
 }
 
 const request = JSON.parse(readFileSync(0, "utf8")) as Request;

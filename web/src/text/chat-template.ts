@@ -1,56 +1,72 @@
-// Renders a model's Jinja chat template with the variables that transformers gives it. Text in, text out.
+// Renders a model's chat template with the variables that transformers gives it. Text in, text out.
 
-import { Template } from "@huggingface/jinja";
 import type { ChatMessage } from "../api/types";
 import { ArtifactError, RequestError } from "../api/errors";
+import type { Tree } from "../artifact/template-tree";
+import { MOST_CHARACTERS_AT_ONCE, startBudget, TemplateError } from "./jinja/budget";
+import { templateGlobals } from "./jinja/globals";
+import { type BranchListener, Interpreter } from "./jinja/interpreter";
+import { fromJson } from "./jinja/values";
 import type { Tokenizer } from "./tokenizer";
 import { announced } from "./work";
 
-/** A prompt of more characters fits no context, and memory only just. */
-const MOST_CHARACTERS = 2 ** 24;
+/** A message as a template sees it, and whatever else a template is given: JSON values. */
+export type TemplateMessage = Readonly<Record<string, unknown>>;
+export type Variables = Readonly<Record<string, unknown>>;
 
-export interface TemplateTokens {
-  bosToken: string | undefined;
-  eosToken: string | undefined;
+/** A template that can be run. */
+export type Program = (variables: Variables) => string;
+
+/** By the syntax tree that the compiler wrote: as Jinja2 does, within a budget. */
+export function treeProgram(tree: Tree, onBranch?: BranchListener, now = () => new Date()): Program {
+  return (variables) => {
+    startBudget();
+    const given = Object.fromEntries(Object.entries(variables).map(([name, value]) => [name, fromJson(value)]));
+    return Interpreter.render(tree, { ...templateGlobals(now()), ...given }, onBranch);
+  };
+}
+
+type Parser = typeof import("./template-parser");
+const loadParser = () => import(/* @vite-ignore */ new URL(/* @vite-ignore */ "./template.js", import.meta.url).href) as Promise<Parser>;
+
+/**
+ * Of an artifact without a tree: by a parser in JavaScript, which takes a part of Jinja2 otherwise, and loads only here.
+ *
+ * @throws ArtifactError when the source is no template
+ */
+export async function sourceProgram(source: string, load: () => Promise<Parser> = loadParser): Promise<Program> {
+  const { parseTemplate } = await load();
+  try {
+    const run = announced("template", () => parseTemplate(source));
+    return (variables) => {
+      const text = run({ ...variables, bos_token: variables["bos_token"] ?? "", eos_token: variables["eos_token"] ?? "" });
+      if (text.length > MOST_CHARACTERS_AT_ONCE)
+        throw new Error(`it makes ${text.length} characters of them, more than ${MOST_CHARACTERS_AT_ONCE}`);
+      return text;
+    };
+  } catch (error) {
+    throw new ArtifactError({
+      file: "model.json",
+      what: "chat_template is no template that this page can read",
+      got: messageOf(error),
+      expected: "a Jinja template",
+      remedy: "Correct the checkpoint's chat template and compile it again.",
+    });
+  }
 }
 
 export class ChatTemplate {
-  private readonly template: Template;
-
-  /** @throws ArtifactError when the source is no template */
+  /** @param specialTokens `bos_token`, `eos_token` and so on, those that there are */
   constructor(
-    source: string,
-    private readonly tokens: TemplateTokens,
-  ) {
-    try {
-      this.template = announced("template", () => new Template(source));
-    } catch (error) {
-      throw new ArtifactError({
-        file: "model.json",
-        what: "chat_template is no template that this page can read",
-        got: messageOf(error),
-        expected: "a Jinja template",
-        remedy: "Correct the checkpoint's chat template and compile it again.",
-      });
-    }
-  }
+    private readonly program: Program,
+    private readonly specialTokens: Readonly<Record<string, string>>,
+  ) {}
 
   /** @throws RequestError with the template's own words when it refuses the messages (roles out of order, for example) */
   render(messages: readonly ChatMessage[], addGenerationPrompt: boolean): string {
     const plain = messages.map(({ role, content }) => ({ role, content: textOf(content) }));
     try {
-      return announced("template", () =>
-        limited(
-          this.template.render({
-            messages: plain,
-            add_generation_prompt: addGenerationPrompt,
-            tools: null,
-            documents: null,
-            bos_token: this.tokens.bosToken ?? "",
-            eos_token: this.tokens.eosToken ?? "",
-          }),
-        ),
-      );
+      return this.fill({ messages: plain, add_generation_prompt: addGenerationPrompt });
     } catch (error) {
       throw new RequestError({
         what: `The model's chat template refuses the messages: ${messageOf(error)}`,
@@ -59,29 +75,43 @@ export class ChatTemplate {
       });
     }
   }
+
+  /** Exactly what transformers makes of these messages and variables. @throws TemplateError */
+  fill({ messages, ...more }: Variables & { messages: readonly TemplateMessage[] }): string {
+    const given = { messages: messages.map(normalized), tools: null, documents: null, ...this.specialTokens, ...more };
+    return announced("template", () => {
+      try {
+        return this.program(given);
+      } catch (error) {
+        // Too deep for this stack, where Python would have said so too.
+        throw error instanceof RangeError ? new TemplateError("maximum recursion depth exceeded") : error;
+      }
+    });
+  }
 }
 
 const messageOf = (error: unknown): string => (error instanceof Error ? error.message : String(error));
-
-function limited(text: string): string {
-  if (text.length > MOST_CHARACTERS) throw new Error(`it makes ${text.length} characters of them, more than ${MOST_CHARACTERS}`);
-  return text;
-}
 
 function textOf(content: ChatMessage["content"]): string {
   return typeof content === "string" ? content : content.map(({ text }) => text).join("");
 }
 
-/** A model's template, with its special tokens as the tokenizer names them, else as the model's ids do. */
-export function chatTemplateOf(
-  source: string,
+const REASONING = ["reasoning_content", "thinking", "reasoning"];
+
+/** As transformers does it: without what is null, and its reasoning under the first two names, whichever it has. */
+function normalized(given: TemplateMessage): TemplateMessage {
+  const message = Object.fromEntries(Object.entries(given).filter(([, value]) => value !== null && value !== undefined));
+  const found = REASONING.map((name) => message[name]).find((value) => value !== undefined);
+  return found === undefined ? message : { thinking: found, ...message, reasoning_content: found };
+}
+
+/** Special tokens as the tokenizer names them, else as the model's ids do. */
+export function specialTokensOf(
   tokenizer: Tokenizer,
   bosTokenId: number | null | undefined,
   eosTokenId: number | null | undefined,
-): ChatTemplate {
+): Record<string, string> {
   const text = (id: number | null | undefined) => (id === null || id === undefined ? undefined : tokenizer.tokenText(id));
-  return new ChatTemplate(source, {
-    bosToken: tokenizer.bosToken ?? text(bosTokenId),
-    eosToken: tokenizer.eosToken ?? text(eosTokenId),
-  });
+  const [bos, eos] = [text(bosTokenId), text(eosTokenId)];
+  return { ...(bos === undefined ? {} : { bos_token: bos }), ...(eos === undefined ? {} : { eos_token: eos }), ...tokenizer.specialTokens };
 }

@@ -51,8 +51,8 @@ function unicodeRules(preTokenizer: unknown): unknown {
 }
 
 export class Tokenizer {
-  readonly bosToken: string | undefined;
-  readonly eosToken: string | undefined;
+  /** Those that tokenizer_config.json names, `bos_token` and so on. */
+  readonly specialTokens: Readonly<Record<string, string>>;
   private readonly inner: HfTokenizer;
 
   /** @param tokenizer, config the parsed tokenizer.json and tokenizer_config.json */
@@ -61,8 +61,13 @@ export class Tokenizer {
     this.inner = announced("building the tokenizer", () => new HfTokenizer({ ...tokenizer, pre_tokenizer: preTokenizer }, config));
     const { type, byte_fallback: byteFallback } = tokenizer["model"] as Json;
     if (type === "Unigram" && byteFallback === true && this.inner.model !== null) addByteFallback(this.inner.model);
-    this.bosToken = specialToken(config, "bos_token");
-    this.eosToken = specialToken(config, "eos_token");
+    const names = Object.keys(config).filter((key) => key.endsWith("_token"));
+    this.specialTokens = Object.fromEntries(
+      names.flatMap((name) => {
+        const text = specialToken(config, name);
+        return text === undefined ? [] : [[name, text]];
+      }),
+    );
   }
 
   /** @param addSpecialTokens what the tokenizer's post-processor adds, such as BOS; chat templates write their own */

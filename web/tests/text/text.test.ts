@@ -1,7 +1,8 @@
 import { readFileSync } from "node:fs";
 import { resolve } from "node:path";
 import { describe, expect, test } from "vitest";
-import { ChatTemplate } from "../../src/text/chat-template";
+import { ChatTemplate, sourceProgram } from "../../src/text/chat-template";
+import * as parser from "../../src/text/template-parser";
 import { Detokenizer } from "../../src/text/detokenizer";
 import { StopStrings } from "../../src/text/stop-strings";
 import { Tokenizer } from "../../src/text/tokenizer";
@@ -33,7 +34,7 @@ describe.each(["byte_level.json", "byte_fallback.json"])("the tokenizer of %s", 
   });
 
   test("knows its special tokens and ids that are none", () => {
-    expect([tokenizer.bosToken, tokenizer.eosToken]).toEqual(["<s>", "</s>"]);
+    expect(tokenizer.specialTokens).toMatchObject({ bos_token: "<s>", eos_token: "</s>" });
     expect(tokenizer.decode([], true)).toBe("");
     expect(tokenizer.decode([99_999], true)).toBe("");
   });
@@ -101,18 +102,23 @@ describe("stop strings", () => {
   });
 });
 
-describe("the chat template", () => {
+/** As of an artifact that has no syntax tree. */
+const fromSource = async (source: string, tokens: Record<string, string> = {}) =>
+  new ChatTemplate(await sourceProgram(source, () => Promise.resolve(parser)), tokens);
+
+describe("the chat template without a tree", () => {
   const source =
     "{{ bos_token }}{% for m in messages %}{% if m['role'] not in ['user', 'assistant'] %}{{ raise_exception('Only user and assistant') }}{% endif %}" +
     "[{{ m['role'] }}]{{ m['content'] | trim }}{{ eos_token }}{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}";
-  const template = new ChatTemplate(source, { bosToken: "<s>", eosToken: "</s>" });
+  const template = fromSource(source, { bos_token: "<s>", eos_token: "</s>" });
 
-  test("sees messages, special tokens and the generation prompt", () => {
-    expect(template.render([{ role: "user", content: " hi " }], true)).toBe("<s>[user]hi</s>[assistant]");
-    expect(template.render([{ role: "user", content: [{ type: "text", text: "hi" }] }], false)).toBe("<s>[user]hi</s>");
+  test("sees messages, special tokens and the generation prompt", async () => {
+    expect((await template).render([{ role: "user", content: " hi " }], true)).toBe("<s>[user]hi</s>[assistant]");
+    expect((await template).render([{ role: "user", content: [{ type: "text", text: "hi" }] }], false)).toBe("<s>[user]hi</s>");
   });
-  test("refuses in its own words", () => {
-    expect(() => template.render([{ role: "tool", content: "" }], true)).toThrow(/Only user and assistant.*got roles tool/);
+  test("refuses in its own words", async () => {
+    const made = await template;
+    expect(() => made.render([{ role: "tool", content: "" }], true)).toThrow(/Only user and assistant.*got roles tool/);
   });
 });
 
@@ -128,27 +134,27 @@ describe("a Unigram model with byte fallback", () => {
   });
 });
 
-describe("a template", () => {
-  test("with an error of syntax is refused when it is made, as the artifact's", () => {
+describe("a template without a tree", () => {
+  test("with an error of syntax is refused when it is made, as the artifact's", async () => {
     for (const source of ["{% for message in messages %}{{ message }}", "{{ messages[ }}", "{% nonsense %}"])
-      expect(() => new ChatTemplate(source, { bosToken: undefined, eosToken: undefined })).toThrow(
+      await expect(fromSource(source)).rejects.toThrow(
         /^model\.json: chat_template is no template that this page can read: got .+, expected a Jinja template/,
       );
   });
 
-  test("that makes more text than a page can hold says so", () => {
+  test("that makes more text than a page can hold says so", async () => {
     const doubled =
       "{% set ns = namespace(text='0123456789abcdef') %}{% for i in range(21) %}{% set ns.text = ns.text + ns.text %}{% endfor %}{{ ns.text }}";
-    const template = new ChatTemplate(doubled, { bosToken: undefined, eosToken: undefined });
+    const template = await fromSource(doubled);
     expect(() => template.render([{ role: "user", content: "hi" }], true)).toThrow(
       /it makes 33554432 characters of them, more than 16777216/,
     );
   });
 
-  test("and a tokenizer say when they are at work, and when they have ended", () => {
+  test("and a tokenizer say when they are at work, and when they have ended", async () => {
     const heard: (string | undefined)[] = [];
     onTextWork((work) => heard.push(work));
-    const template = new ChatTemplate("{{ raise_exception('no') }}", { bosToken: undefined, eosToken: undefined });
+    const template = await fromSource("{{ raise_exception('no') }}");
     expect(() => template.render([{ role: "user", content: "hi" }], true)).toThrow("no");
     expect(heard).toEqual(["template", undefined, "template", undefined]);
     onTextWork(undefined);

@@ -24,7 +24,7 @@ import { entryOf } from "./weights";
 import type { LoadOptions } from "../../protocol/messages";
 import { Supervisor, type SupervisorOptions } from "../supervisor";
 import { Session } from "../../runtime/session";
-import { type ChatTemplate, chatTemplateOf } from "../../text/chat-template";
+import { ChatTemplate, sourceProgram, specialTokensOf, treeProgram } from "../../text/chat-template";
 import { Tokenizer } from "../../text/tokenizer";
 import { TuningMemory } from "../../runtime/tuning";
 
@@ -196,5 +196,7 @@ async function loadTexts(fetcher: Fetcher, manifest: Manifest): Promise<Texts> {
   const [json, config] = await Promise.all(TEXTS.map(read));
   const tokenizer = json === undefined ? undefined : new Tokenizer(json, config ?? {});
   if (manifest.chatTemplate === null || tokenizer === undefined) return { tokenizer, template: undefined };
-  return { tokenizer, template: chatTemplateOf(manifest.chatTemplate, tokenizer, manifest.bosTokenId, manifest.stopTokenIds[0]) };
+  const { chatTemplate: source, chatTemplateTree: tree, bosTokenId, stopTokenIds } = manifest;
+  const program = tree === undefined ? await sourceProgram(source) : treeProgram(tree);
+  return { tokenizer, template: new ChatTemplate(program, specialTokensOf(tokenizer, bosTokenId, stopTokenIds[0])) };
 }
