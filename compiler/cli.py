@@ -215,7 +215,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", parser_class=_Parser)
 
     command = commands.add_parser("compile", help="compile a checkpoint into an artifact")
-    sources = "recipe.toml, a Hub id org/name[@revision], a directory or a GGUF file"
+    sources = "recipe.toml, a Hub id org/name[/FILE.gguf][@revision], a directory or a GGUF file"
     command.add_argument("source", metavar="SOURCE", help=sources)
     command.add_argument("-o", "--output", type=Path, metavar="DIR", help="the artifact's directory (artifacts/<id>)")
     command.add_argument("--quant", metavar="SCHEME", help=QUANTIZATION_HELP)

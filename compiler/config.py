@@ -17,7 +17,7 @@ from compiler.errors import WispError
 from compiler.models.base import Role
 from compiler.models.fields import shortened
 from compiler.sources.files import checked_file
-from compiler.sources.hub import is_hub_id
+from compiler.sources.hub import gguf_in_hub, is_hub_id
 from compiler.target.variants import FORMER, VARIANTS
 from compiler.weights.choice import AUTO, DEFAULT_QUANTIZATION
 from compiler.weights.scales import RULES, Rule
@@ -140,8 +140,8 @@ def resolve_config(
         recipe = {**_read_recipe(checked_file(beside), BESIDE_KEYS), "source": source}
     location, kind, pinned = _locate(recipe.get("source"), recipe_path.parent if recipe_path is not None else None)
     default_id = Path(location).resolve().name if kind == "directory" else location.rsplit("/", 1)[-1]
-    if kind == "gguf":
-        default_id = Path(location).stem
+    if kind != "directory" and default_id.lower().endswith(".gguf"):  # of several parts perhaps
+        default_id = re.sub(r"-00001-of-\d{5}$", "", default_id[: -len(".gguf")])
     if recipe_path is not None:
         default_id = recipe_path.stem
     scheme = _quantization(quantization or recipe.get("quantization"))
@@ -252,12 +252,12 @@ def _locate(source: Any, recipe_directory: Path | None) -> tuple[str, Literal["d
             remedy="convert it to a Hugging Face checkpoint with safetensors first",
         )
     repo, _, revision = source.partition("@")
-    if is_hub_id(repo) and not source.startswith("."):
+    if (is_hub_id(repo) or gguf_in_hub(repo)) and not source.startswith("."):
         return repo, "hub", revision or None
     raise WispError(
         "there is no such source",
         got=source[:200],
-        expected="a recipe (.toml), a directory or GGUF file that exists, or a Hub id, org/name[@revision]",
+        expected="a recipe (.toml), a directory or GGUF file that exists, or a Hub id, org/name[/FILE.gguf][@revision]",
         remedy="check the spelling",
     )
 

@@ -16,6 +16,7 @@ from compiler.config import BuildConfig
 from compiler.errors import WispError
 from compiler.lowering.tvm_import import import_tvm
 from compiler.progress import Report, Silent
+from compiler.sources.gguf.reader import part_names
 
 CHECKPOINT_FILES = ("*.json", "*.safetensors", "*.bin", "*.jinja", "*.pt")
 COMMIT_DIGITS = 40
@@ -105,7 +106,7 @@ def _inputs_digest(config: BuildConfig) -> str | None:
     if config.source_kind == "directory":
         read.append(_digest((path for pattern in CHECKPOINT_FILES for path in source.glob(pattern)), source))
     elif config.source_kind == "gguf":
-        read.append(_digest([source], source.parent))
+        read.append(_digest([source.with_name(name) for name in part_names(source.name)], source.parent))
     elif config.weights == "full" or config.architecture is None:
         revision = config.revision or ""
         if len(revision) != COMMIT_DIGITS or not set(revision) <= set("0123456789abcdef"):

@@ -47,14 +47,16 @@ def write_gguf(
     raw: Mapping[str, NDArray[np.uint8]] | None = None,
     tokenizer: AddTokenizer | None = None,
     metadata: Callable[[GGUFWriter], None] | None = None,
+    tensors_a_part: int = 0,
 ) -> Path:
     """Converts a checkpoint directory; matrices have type `kind`, or `kinds[GGUF name]`, or the bytes `raw[GGUF name]`.
 
     `tokenizer` adds the tokenizer (by default the directory's tokenizer.json, byte-level BPE); `metadata` adds keys.
+    With `tensors_a_part` the file is cut as llama.cpp cuts them: returns the first part.
     """
     config = json.loads((checkpoint / "config.json").read_text())
     architecture = ARCHITECTURES[config["model_type"]]
-    writer = GGUFWriter(file, gguf.MODEL_ARCH_NAMES[architecture])
+    writer = GGUFWriter(file, gguf.MODEL_ARCH_NAMES[architecture], split_max_tensors=tensors_a_part)
     add_numbers(writer, config)
     if tokenizer is not None:
         tokenizer(writer)
@@ -83,7 +85,7 @@ def write_gguf(
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    return file
+    return min(file.parent.glob(f"{file.stem}-00001-of-*.gguf")) if tensors_a_part else file
 
 
 def encode(array: NDArray[np.float32], kind: Type) -> NDArray:

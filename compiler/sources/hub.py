@@ -21,6 +21,14 @@ def is_hub_id(source: str) -> bool:
     return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}/[A-Za-z0-9][A-Za-z0-9_.-]{0,95}", source) is not None
 
 
+def gguf_in_hub(source: str) -> tuple[str, str] | None:
+    """The repository and the file of `org/name/FILE.gguf`; None when a source does not read like that."""
+    parts = source.split("/")
+    repo, file = "/".join(parts[:2]), "/".join(parts[2:])
+    usual = all(re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_. -]{0,250}", part) for part in parts[2:])
+    return (repo, file) if usual and file.lower().endswith(".gguf") and is_hub_id(repo) else None
+
+
 def download(repo: str, revision: str | None, token: str | None, files: Sequence[str], *, quiet: bool = False) -> Path:
     """The local snapshot of a Hub repository with these files in it. Shows progress on a terminal, unless `quiet`."""
     what = f"'{repo}'" + (f" at revision '{revision}'" if revision else "")

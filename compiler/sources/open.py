@@ -4,10 +4,12 @@ from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
 
+from compiler.errors import WispError
 from compiler.models import without_ignored
 from compiler.sources import hub, huggingface
 from compiler.sources.formats import quantized_format
 from compiler.sources.gguf import GgufCheckpoint
+from compiler.sources.gguf.reader import part_names
 from compiler.sources.huggingface import HuggingFaceCheckpoint
 from compiler.sources.lora import Adapter, open_adapter
 from compiler.sources.mlc.checkpoint import SMALL_FILES, MlcCheckpoint, holds_mlc_weights
@@ -27,11 +29,27 @@ def open_checkpoint(
         return _open_directory(path, CheckpointSource("directory", path.resolve().name, None), _nothing, ignored_fields)
     if path.is_file() and path.suffix.lower() == ".gguf":
         return GgufCheckpoint(path, ignored_fields)
+    if (file := hub.gguf_in_hub(str(source))) is not None:
+        return _open_hub_file(str(source), *file, revision, token, ignored_fields)
     repo = str(source)
     directory = hub.download(repo, revision, token, [*huggingface.SMALL_FILES, *SMALL_FILES], quiet=True)
     commit = directory.name  # the cache names a snapshot after its commit
     described = CheckpointSource("hub", repo, commit)
     return _open_directory(directory, described, partial(hub.download, repo, commit, token), ignored_fields)
+
+
+def _open_hub_file(
+    source: str, repo: str, file: str, revision: str | None, token: str | None, ignored_fields: Collection[str]
+) -> Checkpoint:
+    """A GGUF file of a repository, which is downloaded whole: its header says nothing that it could be left out for."""
+    folder, _, name = file.rpartition("/")
+    wanted = [f"{folder}/{part}" if folder else part for part in part_names(name)]
+    directory = hub.download(repo, revision, token, wanted)
+    if not (directory / file).is_file():
+        raise WispError(
+            f"the Hub's '{repo}' has no such file", got=file, remedy="check its name on the page of the repository"
+        )
+    return GgufCheckpoint(directory / file, ignored_fields, CheckpointSource("hub", source, directory.name))
 
 
 def open_requested(request: Request) -> tuple[Checkpoint, Adapter | None]:

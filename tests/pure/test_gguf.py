@@ -441,3 +441,26 @@ def test_a_file_alone_becomes_an_artifact(tmp_path: Path) -> None:
     for name in ("tensor-cache.json", "params_shard_0.bin", "constants.bin", "webgpu-f32/plan.json"):
         assert (built["gguf"] / name).read_bytes() == (built["original"] / name).read_bytes(), name
     assert sorted(models["gguf"]["tokenizer"]) == ["tokenizer.json", "tokenizer_config.json"]
+
+
+def test_a_file_in_parts_is_the_whole_file(tmp_path: Path) -> None:
+    source = make_llama(tmp_path / "llama")
+    whole = open_checkpoint(write_gguf(source, tmp_path / "whole.gguf"))
+    first = write_gguf(source, tmp_path / "cut.gguf", tensors_a_part=4)
+    parts = sorted(tmp_path.glob("cut-*.gguf"))
+    assert first == parts[0]
+    assert len(parts) > 3
+    cut = open_checkpoint(first)
+    assert cut.tensors.keys() == whole.tensors.keys()
+    for name in whole.tensors:
+        np.testing.assert_array_equal(cut.read(name), whole.read(name))
+    assert cut.config == whole.config
+    assert resolve_config(str(first)).id == "cut"
+    with pytest.raises(WispError, match=r"several parts.*got part 1 of .*the first one"):
+        open_checkpoint(parts[1])
+    parts[1].rename(tmp_path / "away")
+    with pytest.raises(WispError, match=rf"{parts[1].name} cannot be read.*No such file"):
+        open_checkpoint(first)
+    shutil.copy(parts[2], parts[1])
+    with pytest.raises(WispError, match=rf"{parts[1].name} is damaged.*not part 1 of"):
+        open_checkpoint(first)

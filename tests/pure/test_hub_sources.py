@@ -9,11 +9,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from compiler.config import resolve_config
+from compiler.errors import WispError
 from compiler.models import config_from_huggingface, weight_specs
 from compiler.sources.mlc.checkpoint import MlcCheckpoint
 from compiler.sources.open import open_checkpoint
 from tests import hub as stand_in
 from tests.checkpoints import make_llama, make_phi3
+from tests.gguf_files import write_gguf
 from tests.mlc_pack import pack, phi3_tensors, write_directory
 from tests.packed_files import write
 
@@ -70,3 +73,22 @@ def test_a_pickle_when_there_is_nothing_else(hub: stand_in.Hub, tmp_path: Path) 
     checkpoint = open_checkpoint("org/model")
     assert "pytorch_model.bin" not in fetched(hub)
     np.testing.assert_array_equal(checkpoint.read("lm_head.weight"), tensors["lm_head.weight"].numpy())
+
+
+@pytest.mark.parametrize("parts", [False, True])
+def test_a_gguf_file(hub: stand_in.Hub, tmp_path: Path, parts: bool) -> None:
+    floats, repository = make_llama(tmp_path / "floats"), tmp_path / "model"
+    repository.mkdir()
+    file = write_gguf(floats, repository / "a.Q8_0.gguf", tensors_a_part=4 if parts else 0)
+    write_gguf(floats, repository / "other.gguf")
+    hub.repositories["org/model"] = repository
+    checkpoint = open_checkpoint(f"org/model/{file.name}")
+    assert fetched(hub) == {path.name for path in repository.glob("a.*")}
+    assert (checkpoint.source.kind, checkpoint.source.id) == ("hub", f"org/model/{file.name}")
+    assert checkpoint.source.revision == stand_in.COMMIT
+    np.testing.assert_array_equal(checkpoint.read("model.norm.weight"), open_checkpoint(file).read("model.norm.weight"))
+    config = resolve_config(f"org/model/{file.name}@main")
+    assert (config.source, config.source_kind, config.revision) == (f"org/model/{file.name}", "hub", "main")
+    assert config.id == "a.q8_0"
+    with pytest.raises(WispError, match=r"'org/model' has no such file.*missing\.gguf"):
+        open_checkpoint("org/model/missing.gguf")

@@ -58,11 +58,13 @@ class _Part:
 
 
 class GgufCheckpoint(HuggingFaceCheckpoint):
-    """An open GGUF file. The header is read and proven at once; weights when they are asked for."""
+    """An open GGUF file, perhaps of several parts. Its header is read and proven at once; weights when asked for."""
 
-    def __init__(self, file: Path, ignored_fields: Collection[str] = ()) -> None:
+    def __init__(
+        self, file: Path, ignored_fields: Collection[str] = (), source: CheckpointSource | None = None
+    ) -> None:
         self.file, self.directory = file, file.parent
-        self.source = CheckpointSource("gguf", file.name, None)
+        self.source = source or CheckpointSource("gguf", file.name, None)
         self._header = read_header(file)
         metadata = Metadata(file.name, self._header.metadata)
         stated = metadata.get("general.license")
@@ -77,7 +79,7 @@ class GgufCheckpoint(HuggingFaceCheckpoint):
         self.tokenizer_config = tokens.config
         self._tokenizer = tokens.json
         self._parts = self._name_parts(metadata)
-        self._leasts: dict[int, int] = {}  # of tensors of Q8_0, by their offset
+        self._leasts: dict[GgufTensor, int] = {}  # of tensors of Q8_0
 
     # ------------------------------------------------------------------------------------------------------- tokenizer
 
@@ -138,7 +140,7 @@ class GgufCheckpoint(HuggingFaceCheckpoint):
             name: TensorInfo(
                 part.tensor.type.name if part.tensor.is_blocked_vector else "F32",
                 (part.rows, *part.tensor.shape[1:]),
-                self.file,
+                part.tensor.file,
             )
             for name, part in self._parts.items()
         }
@@ -223,15 +225,15 @@ class GgufCheckpoint(HuggingFaceCheckpoint):
 
     def _with_least(self, tensor: GgufTensor, steps: Steps) -> Steps:
         """A tensor of Q8_0: with -128 among what it can say where that is in it, as other tools may write it."""
-        if tensor.offset not in self._leasts:
+        if tensor not in self._leasts:
             most = max(1, REPACKED_ELEMENTS // tensor.shape[-1])
             blocks = (
                 self._raw_rows(tensor, start, min(tensor.shape[0], start + most))
                 for start in range(0, tensor.shape[0], most)
             )
             found = any((decode_rows(raw, tensor.type).q == -128).any() for raw in blocks)
-            self._leasts[tensor.offset] = -128 if found else steps.least
-        return replace(steps, least=self._leasts[tensor.offset])
+            self._leasts[tensor] = -128 if found else steps.least
+        return replace(steps, least=self._leasts[tensor])
 
     # -------------------------------------------------------------------------------------------------------- raw bytes
 
@@ -251,11 +253,11 @@ class GgufCheckpoint(HuggingFaceCheckpoint):
         columns = int(np.prod(tensor.shape[1:], dtype=np.int64))
         width = row_bytes(tensor.type, columns)
         try:
-            raw = np.fromfile(self.file, np.uint8, (stop - start) * width, offset=tensor.offset + start * width)
+            raw = np.fromfile(tensor.file, np.uint8, (stop - start) * width, offset=tensor.offset + start * width)
         except OSError as error:
-            raise WispError(f"{self.file.name} cannot be read", got=error.strerror) from error
+            raise WispError(f"{tensor.file.name} cannot be read", got=error.strerror) from error
         if raw.size != (stop - start) * width:
-            raise damaged(self.file, "it became shorter while it was read")
+            raise damaged(tensor.file, "it became shorter while it was read")
         return raw.reshape(stop - start, width)
 
     def _read_vector(self, name: str) -> NDArray[np.float32] | None:

@@ -2,12 +2,13 @@
 
 Knows the container (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md) and nothing of what is in it. Every
 number of the header is checked against the file's size or a cap before memory is taken for it. Refused: other versions
-and byte orders, split files, nested arrays, duplicate names, unknown tensor types, tensors that overlap, leave gaps or
+and byte orders, nested arrays, duplicate names, unknown tensor types, tensors that overlap, leave gaps or
 end beyond the file.
 """
 
 import math
 import mmap
+import re
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,9 @@ MOST_TEXT_BYTES = 16 << 20
 MOST_NAME_BYTES = 1 << 10
 MOST_DIMENSIONS = 4
 MOST_ALIGNMENT = 1 << 20
+MOST_PARTS = 1000
+
+PART_NAME = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf")  # of a file that llama-gguf-split has cut
 
 SCALARS: dict[GGUFValueType, np.dtype] = {
     GGUFValueType.UINT8: np.dtype("<u1"),
@@ -51,8 +55,9 @@ SCALARS: dict[GGUFValueType, np.dtype] = {
 
 @dataclass(frozen=True)
 class GgufTensor:
-    """Where a tensor lies: `shape` as numpy has it (rows first), `offset` and `nbytes` in the file."""
+    """Where a tensor lies: `shape` as numpy has it (rows first), `offset` and `nbytes` in `file`."""
 
+    file: Path
     type: GGMLQuantizationType
     shape: tuple[int, ...]
     offset: int
@@ -72,8 +77,49 @@ class GgufHeader:
     tensors: dict[str, GgufTensor]
 
 
+def part_names(name: str) -> list[str]:
+    """The names of all parts of a split file, of its first one; the name alone of any other."""
+    found = PART_NAME.fullmatch(name)
+    if found is None or int(found[2]) != 1 or not 1 <= int(found[3]) <= MOST_PARTS:
+        return [name]
+    return [f"{found[1]}-{number:05d}-of-{found[3]}.gguf" for number in range(1, int(found[3]) + 1)]
+
+
 def read_header(file: Path) -> GgufHeader:
-    """The proven header of a GGUF file. Reads no weights. Raises WispError for whatever does not hold."""
+    """The proven header of a GGUF file, and of its other parts where it is the first of several.
+
+    Reads no weights. Raises WispError for whatever does not hold.
+    """
+    header = _read_one(file)
+    count = header.metadata.get("split.count", 1)
+    if count in (0, 1):
+        if not header.tensors:
+            raise damaged(file, "no tensors")
+        return header
+    names = part_names(file.name)
+    if len(names) != count or header.metadata.get("split.no", 0) != 0:
+        raise WispError(
+            f"{file.name} is one of several parts of a GGUF file",
+            got=f"part {header.metadata.get('split.no')} of {count}",
+            expected=f"the first one, NAME-00001-of-{count:05d}.gguf, beside the others",
+            remedy="give the first part",
+        )
+    tensors = dict(header.tensors)
+    for number, name in enumerate(names[1:], 1):
+        part = file.with_name(name)
+        other = _read_one(part)
+        if (other.metadata.get("split.no"), other.metadata.get("split.count")) != (number, count):
+            raise damaged(part, f"it is not part {number} of {count} as its name says")
+        if twice := tensors.keys() & other.tensors.keys():
+            raise damaged(part, f"tensor {min(twice)} is in another part, too")
+        tensors |= other.tensors
+    stated = header.metadata.get("split.tensors.count", len(tensors))
+    if stated != len(tensors) or not tensors:
+        raise damaged(file, f"{len(tensors)} tensors in all parts instead of {stated}")
+    return GgufHeader(header.metadata, tensors)
+
+
+def _read_one(file: Path) -> GgufHeader:
     try:
         with file.open("rb") as stream:
             start = stream.read(24)
@@ -213,13 +259,9 @@ class _Parser:
                 expected=QUANTIZATION_VERSION,
                 remedy="quantize the original checkpoint again",
             )
-        if metadata.get("split.count", 1) not in (0, 1):
-            raise WispError(
-                f"{self.file.name} is one part of a split GGUF",
-                got=f"{metadata['split.count']} parts",
-                expected="one file",
-                remedy="join them with llama-gguf-split --merge",
-            )
+        count = metadata.get("split.count", 1)
+        if not isinstance(count, int) or not 0 <= count <= MOST_PARTS:
+            raise damaged(self.file, f"split.count {count!r}")
 
     def _alignment(self, metadata: dict[str, Any]) -> int:
         alignment = metadata.get("general.alignment", GGUF_DEFAULT_ALIGNMENT)
@@ -274,8 +316,6 @@ class _Parser:
                     self.file,
                     f"tensor {name} ends at byte {base + offset + nbytes} of {self.size} (is the file complete?)",
                 )
-            tensors[name] = GgufTensor(kind, shape, base + offset, nbytes)
+            tensors[name] = GgufTensor(self.file, kind, shape, base + offset, nbytes)
             expected = -(-(offset + nbytes) // alignment) * alignment
-        if not tensors:
-            raise damaged(self.file, "no tensors")
         return tensors
