@@ -592,4 +592,9 @@ def serve(
             server.run(sockets=[listener])
 
 
-app = create_app(os.environ.get("WISP_ARTIFACTS", "artifacts"))
+def _hosts_of_environment() -> list[str]:
+    """Any by default: whoever starts `uvicorn server:app` has a proxy or a name that is not known here."""
+    return [name.strip() for name in os.environ.get("WISP_ALLOWED_HOSTS", "*").split(",") if name.strip()]
+
+
+app = create_app(os.environ.get("WISP_ARTIFACTS", "artifacts"), allowed_hosts=_hosts_of_environment())

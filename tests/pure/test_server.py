@@ -713,11 +713,14 @@ def test_serve_says_where_it_is_and_stops_on_interrupt(root: Path) -> None:
 def test_uvicorn_server_app_works(root: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
-    environment = os.environ | {"WISP_ARTIFACTS": str(root / "artifacts")}
+    environment = os.environ | {"WISP_ARTIFACTS": str(root / "artifacts"), "WISP_ALLOWED_HOSTS": "127.0.0.1, a.example"}
     command = [sys.executable, "-m", "uvicorn", "server:app", "--port", str(port), "--lifespan", "off"]
     process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL)
     try:
         assert "demo" in fetch(f"http://127.0.0.1:{port}/models", process)
+        evil = urllib.request.Request(f"http://127.0.0.1:{port}/models", headers={"Host": "evil.example"})
+        with pytest.raises(urllib.error.HTTPError, match="400"):
+            urllib.request.urlopen(evil, timeout=60)
     finally:
         process.kill()
         process.wait()
