@@ -283,15 +283,18 @@ export class WorkerLink {
         askPersistence();
         return;
       case "recovering": {
+        if (this.closed !== undefined) return; // An engine that was lost, or disposed of, tells nothing more.
         const error = deserializeError(message.error);
         if (error instanceof WispError) this.events.onRecovering?.(error);
         return;
       }
       case "moved":
+        if (this.closed !== undefined) return;
         this.latestInfo = message.info;
         this.events.onBackendChange?.(message.info);
         return;
       case "lost": {
+        if (this.closed !== undefined) return;
         const error = deserializeError(message.error);
         this.close(error);
         if (error instanceof WispError) this.events.onDeviceLost?.(error);

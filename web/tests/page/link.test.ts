@@ -1,7 +1,7 @@
 // The page's end of the protocol over a worker that dies, or is at its work on text for ever: only the worker is a fake, and time.
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import type { EngineInfo, EngineStats } from "../../src/api/types";
-import type { WispError } from "../../src/api/errors";
+import { DeviceError, serializeError, type WispError } from "../../src/api/errors";
 import type { WorkerEvents } from "../../src/page/host";
 import { WorkerLink } from "../../src/page/link";
 import type { Call, FromWorker, ToWorker } from "../../src/protocol/messages";
@@ -256,6 +256,24 @@ describe("a worker that answers", () => {
     expect(first.terminated).toBe(false);
     link.terminate();
     expect(vi.getTimerCount()).toBe(0);
+  });
+});
+
+describe("a worker whose device is lost for good", () => {
+  const LOST: FromWorker = { type: "lost", error: serializeError(new DeviceError("device-lost", { what: "gone" })) };
+
+  test("says so once, and nothing after the engine was disposed of", async () => {
+    const { link, events, first } = await loaded();
+    first.say(LOST);
+    first.say(LOST);
+    first.say({ type: "moved", info: INFO });
+    expect(events).toEqual(["lost: device-lost"]);
+    const other = await loaded();
+    other.link.close(new DeviceError("device-lost", { what: "disposed of" }));
+    other.first.say(LOST);
+    expect(other.events).toEqual([]);
+    other.link.terminate();
+    link.terminate();
   });
 });
 
