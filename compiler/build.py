@@ -207,8 +207,10 @@ def _scheme(config: BuildConfig, source: Source, model: ModelConfig, specs: Sequ
             expected="embedding, which is both",
             remedy="name the embedding in the recipe",
         )
+    taken = source.checkpoint is not None and source.checkpoint.takes_as_it_is
+    quantization = AUTO if taken else config.quantization
     held: dict[MatrixKey, Held | None] = {}
-    if source.checkpoint is not None:
+    if source.checkpoint is not None and quantization == AUTO:  # which may read weights
         held = {(spec.role, spec.layer): source.checkpoint.held(spec) for spec in specs if spec.kind == "matrix"}
     if config.calibration is not None and config.quantization == AUTO and held and None not in held.values():
         raise WispError(
@@ -217,8 +219,7 @@ def _scheme(config: BuildConfig, source: Source, model: ModelConfig, specs: Sequ
             remedy="leave --calibration out, or name a scheme",
         )
     merged = [(s.role, s.layer) for s in specs if source.adapter is not None and source.adapter.changes(s)]
-    taken = source.checkpoint is not None and source.checkpoint.takes_as_it_is
-    return choose_scheme(AUTO if taken else config.quantization, config.quantization_overrides, held, merged)
+    return choose_scheme(quantization, config.quantization_overrides, held, merged)
 
 
 def _check_architecture(stated: ModelConfig, model: ModelConfig) -> None:

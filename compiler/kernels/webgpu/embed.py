@@ -31,6 +31,7 @@ from compiler.kernels.builder import (
 from compiler.kernels.cache import Cache
 from compiler.kernels.epilogue import STATE_HEADER
 from compiler.kernels.webgpu.matvec import Norm
+from compiler.kernels.webgpu.norm import total
 from compiler.kernels.weights import WordMatrix
 from compiler.weights.storage import PART, Storage
 
@@ -242,20 +243,13 @@ def normalize_rotate_chunk(
                 asks = head < heads.query
                 start = kernel.let(row * heads.rows + select(asks, 0, heads.query * size))
                 span = kernel.let(select(asks, heads.query * size, heads.key_value * size))
-            squares = kernel.registers()
-            squares[0] = f32(0.0)
-            with kernel.loop(div(span + THREADS - 1, THREADS) if whole else ceil_div(size, THREADS)) as step:
-                index = kernel.let(step * THREADS + thread)
-                with kernel.when(index < span):
-                    value = kernel.let(qkv[start + index])
-                    squares[0] = squares[0] + value * value
-            partial[thread] = squares[0]
-            kernel.barrier()
-            total = kernel.registers()
-            total[0] = f32(0.0)
-            with kernel.loop(THREADS) as other:
-                total[0] = total[0] + partial[other]
-            mean = total[0] / f32(span if whole else float(size))
+
+            def square(index: Expr) -> Expr:
+                value = kernel.let(qkv[start + index])
+                return value * value
+
+            squares = total(kernel, partial, THREADS, thread, span, square)
+            mean = squares / f32(span if whole else float(size))
             factor = kernel.let(T.rsqrt(mean + f32(norm.epsilon)))
 
             def scaled(index: Expr) -> Expr:

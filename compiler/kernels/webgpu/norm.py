@@ -11,11 +11,30 @@ from collections.abc import Callable
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from compiler.kernels.builder import Array, Expr, Kernel, ceil_div, dot, f32, i32
+from compiler.kernels.builder import Array, Expr, Kernel, ceil_div, div, dot, f32, i32
 from compiler.kernels.webgpu.matvec import Norm
 from compiler.kernels.weights import load_vector4
 
 THREADS = 32
+
+
+def total(
+    kernel: Kernel, shared: Array, threads: int, thread: Expr, count: int | Expr, measure: Callable[[Expr], Expr]
+) -> Expr:
+    """The sum of `measure(i)` for i in 0..count, by all threads of a workgroup; each has a place in `shared`."""
+    part = kernel.registers()
+    part[0] = f32(0.0)
+    with kernel.loop(ceil_div(count, threads) if isinstance(count, int) else div(count + threads - 1, threads)) as step:
+        index = kernel.let(step * threads + thread)
+        with kernel.when(index < count):
+            part[0] = part[0] + measure(index)
+    shared[thread] = part[0]
+    kernel.barrier()
+    whole = kernel.registers()
+    whole[0] = f32(0.0)
+    with kernel.loop(threads) as other:
+        whole[0] = whole[0] + shared[other]
+    return whole[0]
 
 
 def rms_norm(
@@ -36,20 +55,13 @@ def rms_norm(
         thread = kernel.threads(THREADS)
         partial = kernel.shared(THREADS)
         with kernel.when(True if chunk == 1 else row < i32(state[2])):
-            squares = kernel.registers()
-            squares[0] = f32(0.0)
-            with kernel.loop(ceil_div(vectors, THREADS)) as step:
-                index = kernel.let(step * THREADS + thread)
-                with kernel.when(index < vectors):
-                    value = kernel.let(x[row * vectors + index])
-                    squares[0] = squares[0] + dot(value, value)
-            partial[thread] = squares[0]
-            kernel.barrier()
-            total = kernel.registers()
-            total[0] = f32(0.0)
-            with kernel.loop(THREADS) as other:
-                total[0] = total[0] + partial[other]
-            factor = kernel.let(T.rsqrt(total[0] / f32(float(k)) + f32(norm.epsilon)))
+
+            def square(index: Expr) -> Expr:
+                value = kernel.let(x[row * vectors + index])
+                return dot(value, value)
+
+            squares = total(kernel, partial, THREADS, thread, vectors, square)
+            factor = kernel.let(T.rsqrt(squares / f32(float(k)) + f32(norm.epsilon)))
             with kernel.loop(ceil_div(vectors, THREADS)) as step:
                 index = kernel.let(step * THREADS + thread)
                 with kernel.when(index < vectors):
@@ -82,27 +94,18 @@ def layer_norm(name: str, chunk: int, k: int, norm: Norm, state_words: int) -> t
         with kernel.when(True if chunk == 1 else row < i32(state[2])):
             mean, variance = kernel.registers(), kernel.registers()
 
-            def total(shared: Array, measure: Callable[[Expr], Expr]) -> Expr:
-                part = kernel.registers()
-                part[0] = f32(0.0)
-                with kernel.loop(ceil_div(vectors, THREADS)) as step:
-                    index = kernel.let(step * THREADS + thread)
-                    with kernel.when(index < vectors):
-                        part[0] = part[0] + measure(kernel.let(x[row * vectors + index]))
-                shared[thread] = part[0]
-                kernel.barrier()
-                whole = kernel.registers()
-                whole[0] = f32(0.0)
-                with kernel.loop(THREADS) as other:
-                    whole[0] = whole[0] + shared[other]
-                return whole[0] / f32(float(k))
+            def element(index: Expr) -> Expr:
+                return kernel.let(x[row * vectors + index])
 
-            def squared_distance(value: Expr) -> Expr:
-                centred = kernel.let(value - T.broadcast(mean[0], 4))
+            def squared_distance(index: Expr) -> Expr:
+                centred = kernel.let(element(index) - T.broadcast(mean[0], 4))
                 return dot(centred, centred)
 
-            mean[0] = total(sums, lambda value: dot(value, ones))
-            variance[0] = total(squares, squared_distance)
+            def average(shared: Array, measure: Callable[[Expr], Expr]) -> Expr:
+                return total(kernel, shared, THREADS, thread, vectors, measure) / f32(float(k))
+
+            mean[0] = average(sums, lambda index: dot(element(index), ones))
+            variance[0] = average(squares, squared_distance)
             factor = kernel.let(T.rsqrt(variance[0] + f32(norm.epsilon)))
             with kernel.loop(ceil_div(vectors, THREADS)) as step:
                 index = kernel.let(step * THREADS + thread)

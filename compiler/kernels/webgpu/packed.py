@@ -23,6 +23,7 @@ from compiler.kernels.builder import Expr, Kernel, call, ceil_div, div, dot, f32
 from compiler.kernels.epilogue import Declare
 from compiler.kernels.webgpu.matmul import Tiling
 from compiler.kernels.webgpu.matvec import Norm
+from compiler.kernels.webgpu.norm import total
 from compiler.kernels.weights import WordMatrix, load_vector4
 from compiler.weights.storage import PART, Storage
 
@@ -77,20 +78,13 @@ def quantize(name: str, rows: Rows, chunk: int, norm: Norm | None, state_words: 
         with kernel.when(row < i32(state[2])):
             factor: Expr = f32(1.0)
             if norm and partial:
-                squares = kernel.registers()
-                squares[0] = f32(0.0)
-                with kernel.loop(ceil_div(vectors, THREADS)) as step:
-                    index = kernel.let(step * THREADS + thread)
-                    with kernel.when(index < vectors):
-                        value = kernel.let(x[row * vectors + index])
-                        squares[0] = squares[0] + dot(value, value)
-                partial[thread] = squares[0]
-                kernel.barrier()
-                total = kernel.registers()
-                total[0] = f32(0.0)
-                with kernel.loop(THREADS) as other:
-                    total[0] = total[0] + partial[other]
-                factor = kernel.let(T.rsqrt(total[0] / f32(float(k)) + f32(norm.epsilon)))
+
+                def square(index: Expr) -> Expr:
+                    value = kernel.let(x[row * vectors + index])
+                    return dot(value, value)
+
+                squares = total(kernel, partial, THREADS, thread, vectors, square)
+                factor = kernel.let(T.rsqrt(squares / f32(float(k)) + f32(norm.epsilon)))
 
             def load(index: Expr) -> Expr:
                 value = x[row * vectors + index]
