@@ -13,6 +13,7 @@ PYTHON_READY := $(VENV)/.ready
 MACHINE_READY := $(VENV)/.machine
 NODE_READY := web/node_modules/.ready
 TOKENIZERS_READY := tests/tokenizers/node_modules/.ready
+ISA_READY := tests/device/isa/node_modules/.ready
 PAGE := web/dist/page.js
 # A process a core; the tests of a file share what they compile. In the order given: what takes long first.
 PARALLEL := -n auto --dist loadfile --no-loadscope-reorder
@@ -22,7 +23,7 @@ PAGE_SOURCES := $(shell find web/src -type f) $(wildcard web/vite*.config.ts) we
 help:
 	@head -1 Makefile
 
-setup: $(PYTHON_READY) $(PAGE) $(MACHINE_READY) $(TOKENIZERS_READY)
+setup: $(PYTHON_READY) $(PAGE) $(MACHINE_READY) $(TOKENIZERS_READY) $(ISA_READY)
 	@$(BIN)/python -m tests.smollm2 >/dev/null || { echo "setup: tests on a published model will be skipped" >&2; test -z "$$CI"; }
 
 build: $(PAGE)
@@ -40,6 +41,11 @@ $(NODE_READY): web/package.json web/package-lock.json
 # Published tokenizers, for the tests alone.
 $(TOKENIZERS_READY): tests/tokenizers/package.json tests/tokenizers/package-lock.json
 	cd tests/tokenizers && npm ci --no-audit --no-fund
+	@touch $@
+
+# Chrome's shader compiler, for the tests of what kernels become.
+$(ISA_READY): tests/device/isa/package.json tests/device/isa/package-lock.json
+	cd tests/device/isa && npm ci --no-audit --no-fund
 	@touch $@
 
 $(PAGE): $(NODE_READY) $(PAGE_SOURCES)
@@ -64,7 +70,7 @@ types: $(PYTHON_READY) $(NODE_READY)
 	$(BIN)/mypy
 	cd web && npm run --silent types
 
-test-python: $(PYTHON_READY) $(TOKENIZERS_READY)
+test-python: $(PYTHON_READY) $(TOKENIZERS_READY) $(ISA_READY)
 	$(BIN)/pytest $(PARALLEL) tests/device tests/pure
 
 test-web: $(NODE_READY)
@@ -84,4 +90,4 @@ lock: $(PYTHON_READY)
 	  $(BIN)/pip list --format=freeze --exclude wisp --exclude pip | sed 's/+.*//') > .ci/requirements.txt
 
 clean:
-	rm -rf $(VENV) web/node_modules tests/tokenizers/node_modules web/dist artifacts .pytest_cache .ruff_cache .mypy_cache *.egg-info
+	rm -rf $(VENV) web/node_modules tests/tokenizers/node_modules tests/device/isa/node_modules web/dist artifacts .pytest_cache .ruff_cache .mypy_cache *.egg-info

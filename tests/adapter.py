@@ -1,6 +1,7 @@
 """Finds the graphics adapter of the native tests: `python -m tests.adapter` prints it, and fails when there is none."""
 
 import sys
+from pathlib import Path
 
 from compiler.errors import WispError
 
@@ -21,6 +22,11 @@ def find() -> str:
             remedy="install another driver (on Debian, the package mesa-vulkan-drivers has a software one)",
         )
     return name
+
+
+def radeon() -> Path | None:
+    """Mesa's driver of AMD's GPUs, as the Vulkan loader is told of it: it compiles where there is no such GPU."""
+    return next(iter(sorted(Path("/usr/share/vulkan/icd.d").glob("radeon_icd*.json"))), None)
 
 
 if __name__ == "__main__":

@@ -64,12 +64,18 @@ def _vulkan_layer() -> str | None:
     return compiler if any(path.is_file() for path in VULKAN_HEADERS) else None
 
 
+def _radeon() -> str | None:
+    found = adapter.radeon()
+    return str(found) if found else None
+
+
 NEEDS = (
     Need("a Vulkan, Metal or D3D12 adapter", ("mesa-vulkan-drivers",), adapter.find),
     Need("Chromium", ("chromium",), _chromium, chromium.install),
     Need("Firefox", ("firefox-esr|firefox",), lambda: _command("firefox-esr", "firefox")),
     Need("WebKitGTK's WebDriver", ("webkit2gtk-driver",), _webkit),
     Need("Xvfb", ("xvfb",), lambda: _command("Xvfb")),
+    Need("Mesa's Radeon driver", ("mesa-vulkan-drivers",), _radeon),
     Need("a C compiler with Vulkan's headers", ("gcc", "libc6-dev", "libvulkan-dev"), _vulkan_layer),
 )
 

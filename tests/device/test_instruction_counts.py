@@ -1,0 +1,73 @@
+"""How much work a kernel is on a GPU: registers, spills and instructions, as AMD's compiler counts them for navi21.
+
+Time depends on the machine, these do not: a kernel that gets more expensive fails here, whatever a software adapter
+says. Bars are of a turn of the product's loop, in instructions of a wave: in decode for each 128 weights, in prefill
+for the 1024 multiply-adds of a group of 32 columns in a tile of 8 x 4.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from compiler.kernels.webgpu.tuning import ALTERNATIVES
+from compiler.lowering import wgsl
+from compiler.lowering.lower import geometry_of
+from compiler.models import weight_specs
+from compiler.network.graph import Graph
+from compiler.network.webgpu import WebGpu
+from compiler.recipes import RECIPES, plan_recipe
+from compiler.target.variants import VARIANTS
+from compiler.weights.schemes import SCHEMES
+from tests.device.isa.counts import Counts, count
+
+RECIPE_NAMES = ("phi-3-mini-4k-instruct", "llama-3.2-1b-instruct", "qwen2.5-0.5b-instruct", "smollm2-135m-instruct")
+VARIANT = "webgpu-f32-sg"
+DECODE_NORMED, DECODE, PREFILL, PACKED = 690, 600, 1990, 1010
+DECODE_REGISTERS, PREFILL_REGISTERS = 80, 176
+
+
+def kernels(recipe: str, alternative: str | None = None, scheme: str | None = None) -> dict[str, wgsl.KernelInfo]:
+    """The kernels with a loop over weights of a network of two layers, by name: one ends with its cache in prefill."""
+    _, network = plan_recipe(RECIPES / f"{recipe}.toml")
+    model = replace(network.model, num_hidden_layers=2, layers=network.model.layers[:2])
+    chosen = SCHEMES[scheme] if scheme else network.scheme
+    geometry = geometry_of(model, chosen, VARIANTS[VARIANT], network.context, (256,))
+    if alternative:
+        (other,) = (other for other in ALTERNATIVES[VARIANT] if other.name == alternative)
+        geometry = replace(geometry, alternative=other)
+    graph = Graph(geometry, weight_specs(model), WebGpu())
+    graph.export_tvm({program: {} for program in geometry.programs})
+    kinds = ("qkv", "project", "gate_up", "lm_head")
+    return {n: wgsl.render(f, n) for n, f in graph.kernels.functions.items() if n.startswith(kinds)}
+
+
+def check(counts: dict[str, Counts], prefill: int, normed: int = DECODE_NORMED, plain: int = DECODE) -> None:
+    """Every kernel within the bars; the test's output has all counts."""
+    bars = {}
+    for name, counted in counts.items():
+        print(f"{name:24} {counted.registers:4} registers {counted.spills:4} spilled {counted.step.total():5} a step")
+        chunk, project = "chunk" in name, name.startswith("project")
+        bars[name] = prefill if chunk else plain if project else normed
+        most = PREFILL_REGISTERS if chunk else DECODE_REGISTERS
+        assert counted.spills == 0, name
+        assert counted.registers <= most, name
+    over = {name: c.step.total() for name, c in counts.items() if c.step.total() > bars[name]}
+    assert not over, f"instructions a step beyond {bars}"
+
+
+@pytest.mark.parametrize("recipe", RECIPE_NAMES)
+def test_products_of_a_published_shape(recipe: str, tmp_path: Path) -> None:
+    check(count(kernels(recipe), subgroups=True, scratch=tmp_path), PREFILL)
+
+
+@pytest.mark.parametrize("scheme", ["q4af16_g32", "q8f16_1"])
+def test_other_storages_cost_a_tenth_more_at_most(scheme: str, tmp_path: Path) -> None:
+    found = count(kernels(RECIPE_NAMES[1], scheme=scheme), subgroups=True, scratch=tmp_path)
+    check(found, *(bar * 11 // 10 for bar in (PREFILL, DECODE_NORMED, DECODE)))
+
+
+def test_products_in_integers(tmp_path: Path) -> None:
+    check(count(kernels(RECIPE_NAMES[0], "packed"), subgroups=True, scratch=tmp_path), PACKED)
