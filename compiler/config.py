@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from compiler.artifact.manifest import is_safe_id, is_web_address
+from compiler.artifact.state import SAMPLING_RANGES
 from compiler.errors import WispError
 from compiler.models.base import Role
 from compiler.models.fields import shortened
@@ -49,13 +50,6 @@ BESIDE_KEYS = frozenset(
 
 # Greedy answers of small models loop; these are what a chat starts with when the checkpoint says nothing.
 DEFAULT_GENERATION = {"temperature": 0.7, "top_k": 0, "top_p": 0.95, "min_p": 0.0, "repetition_penalty": 1.0}
-GENERATION_RANGES = {
-    "temperature": (0, 100),
-    "top_k": (0, 2**31 - 1),
-    "top_p": (0, 1),
-    "min_p": (0, 1),
-    "repetition_penalty": (0.01, 100),
-}
 RECIPE_TYPES: dict[str, type] = {
     "source": str,
     "revision": str,
@@ -361,10 +355,9 @@ def _variants(names: list[Any]) -> tuple[str, ...]:
 
 def _generation(values: Mapping[str, Any], where: str) -> dict[str, float]:
     for key, value in values.items():
-        if key not in GENERATION_RANGES:
-            raise WispError(f"{where} has an unknown key", got=key, expected=", ".join(GENERATION_RANGES))
-        least, most = GENERATION_RANGES[key]
-        whole = isinstance(least, int) and key == "top_k"
+        if key not in DEFAULT_GENERATION:
+            raise WispError(f"{where} has an unknown key", got=key, expected=", ".join(DEFAULT_GENERATION))
+        least, most, whole = SAMPLING_RANGES[key]
         if (
             isinstance(value, bool)
             or not isinstance(value, int if whole else int | float)
@@ -372,4 +365,4 @@ def _generation(values: Mapping[str, Any], where: str) -> dict[str, float]:
         ):
             kind = "a whole number" if whole else "a number"
             raise WispError(f"{where} {key} is not usable", got=repr(value), expected=f"{kind} from {least} to {most}")
-    return dict(values)
+    return {key: 0 if key == "top_k" and value == -1 else value for key, value in values.items()}

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from compiler.artifact.state import SAMPLING_RANGES
 from compiler.artifact.template import validate_tree
 from compiler.errors import WispError
 from compiler.target.limits import DEFAULT_LIMITS
@@ -246,12 +247,11 @@ def _validate_schemes(model: dict[str, Any]) -> None:
 def _validate_generation(generation: Any) -> None:
     where = "model.json generation"
     _object(generation, where)
-    _number(generation.get("temperature"), f"{where}.temperature", 0, 100)
-    _integer(generation.get("top_k"), f"{where}.top_k", maximum=2**31 - 1)
-    _number(generation.get("top_p"), f"{where}.top_p", 0, 1)
-    _number(generation.get("min_p"), f"{where}.min_p", 0, 1)
-    if _number(generation.get("repetition_penalty"), f"{where}.repetition_penalty", 0, 100) == 0:
-        fail(f"{where}.repetition_penalty", 0, "more than 0")
+    for name in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty"):
+        least, most, whole = SAMPLING_RANGES[name]
+        value = _number(generation.get(name), f"{where}.{name}", least, most)
+        if whole:
+            _integer(value, f"{where}.{name}", int(least), int(most))
 
 
 def _validate_smoke(smoke: Any, vocab_size: int, context: int) -> None:

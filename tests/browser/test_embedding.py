@@ -110,3 +110,21 @@ def test_a_bundler_takes_the_workers_along(context: BrowserContext, app: Path, b
         page.wait_for_function("() => window.run !== undefined")
         got = page.evaluate("(args) => run(args)", ["/toy/", backend])
     check(got, backend)
+
+
+def test_the_engine_runs_in_a_worker_of_the_page(context: BrowserContext, tmp_path: Path) -> None:
+    toy_artifact.write(tmp_path / "toy", TOY, cpu=True)
+    (tmp_path / "index.html").write_text("<!doctype html><title>a page with a worker</title>")
+    shutil.copytree(WEB / "dist", tmp_path / "wisp")
+    script = f"""
+      import {{ createEngine }} from "/wisp/wisp.js";
+      ({RUN})(["/toy/", "wasm-simd"]).then(postMessage, (error) => postMessage({{error: String(error)}}));
+    """
+    (tmp_path / "own.js").write_text(script)
+    with hosting(tmp_path, ISOLATED) as url:
+        page = context.new_page()
+        page.goto(url)
+        got = page.evaluate(
+            'new Promise((done) => { new Worker("/own.js", {type: "module"}).onmessage = ({data}) => done(data); })'
+        )
+    check(got, "wasm-simd")

@@ -1,11 +1,14 @@
 """Recipes and arguments -> BuildConfig."""
 
+import json
 import math
+import struct
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from compiler.artifact.state import SAMPLING_RANGES, SamplingParameters
 from compiler.config import (
     DEFAULT_GENERATION,
     clip_prefill_chunks,
@@ -152,6 +155,26 @@ def test_prefill_chunks_fit_the_context() -> None:
     assert clip_prefill_chunks((256, 64, 16), 4096) == (256, 64, 16)
     assert clip_prefill_chunks((256, 64, 16), 100) == (64, 16)
     assert clip_prefill_chunks((256,), 100) == (100,)
+
+
+def test_sampling_ranges_are_those_of_the_page() -> None:
+    golden = json.loads((RECIPES.parent / "tests" / "golden" / "sampling.json").read_text())
+    assert {name: list(row) for name, row in SAMPLING_RANGES.items()} == golden["ranges"]
+
+
+def test_generation_defaults_take_the_field_s_ways_to_say_off_and_greedy() -> None:
+    assert generation_defaults({"top_p": 0, "top_k": -1}, {})["top_p"] == 0
+    assert generation_defaults({"top_k": -1}, {})["top_k"] == 0
+    with pytest.raises(WispError, match=r"generation_config\.json top_k.*-2"):
+        generation_defaults({"top_k": -2}, {})
+
+
+@pytest.mark.parametrize(
+    "sampling", [SamplingParameters(temperature=1e-38), SamplingParameters(temperature=1, top_p=0, top_k=-1)]
+)
+def test_the_sampler_is_told_to_be_greedy(sampling: SamplingParameters) -> None:
+    temperature, top_k = struct.unpack("<fI", sampling.words()[4:12])
+    assert (temperature, top_k) == (0, 0)
 
 
 def test_generation_defaults() -> None:

@@ -1,4 +1,5 @@
-// The sampling parameters, a row each: the one list of them. Their words in the state buffer are runtime/sampling.ts's.
+// The sampling parameters, a row each: the one list of them. Their words in the state buffer are runtime/sampling.ts's. The
+// compiler's twin of the ranges is compiler/artifact/state.py; tests/golden/sampling.json holds both together.
 
 import { checkNumber, type NumberRange } from "./options";
 import type { ChatRequest, SamplingOptions } from "./types";
@@ -14,10 +15,10 @@ interface SamplingParameter extends NumberRange {
 /** In the order of their words in the state buffer (compiler/artifact/FORMAT.md). */
 export const SAMPLING = {
   temperature: { request: "temperature", off: 0, least: 0, most: 100 },
-  topK: { request: "top_k", off: 0, least: 0, most: 2 ** 31, integer: true },
-  topP: { request: "top_p", off: 1, least: 1e-6, most: 1 },
+  topK: { request: "top_k", off: 0, least: -1, most: 2 ** 31 - 1, integer: true },
+  topP: { request: "top_p", off: 1, least: 0, most: 1 },
   minP: { request: "min_p", off: 0, least: 0, most: 1 },
-  repetitionPenalty: { request: "repetition_penalty", off: 1, least: 1e-3, most: 1e3 },
+  repetitionPenalty: { request: "repetition_penalty", off: 1, least: 0.01, most: 100 },
   presencePenalty: { request: "presence_penalty", off: 0, least: -100, most: 100 },
   frequencyPenalty: { request: "frequency_penalty", off: 0, least: -100, most: 100 },
 } as const satisfies Record<keyof SamplingOptions, SamplingParameter>;

@@ -130,9 +130,9 @@ export interface SourceValues {
 export interface SamplingOptions {
   /** 0: greedy. */
   temperature?: number;
-  /** 0: off. */
+  /** 0 or -1: off. */
   topK?: number;
-  /** 1: off. */
+  /** 1: off; 0: the most probable token. */
   topP?: number;
   /** 0: off. */
   minP?: number;
@@ -145,7 +145,7 @@ export interface SamplingOptions {
 export interface GenerateOptions extends SamplingOptions {
   /** Default: up to the end of the context. */
   maxTokens?: number;
-  /** Default: random. The same seed, ids and parameters give the same answer. */
+  /** Default, and -1: random. The same seed, ids and parameters give the same answer. */
   seed?: number;
   /** Replaces the model's own stop ids. */
   stopTokenIds?: number[];

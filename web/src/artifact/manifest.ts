@@ -1,6 +1,7 @@
 // Validates model.json and tensor-cache.json whole, before one weight byte is fetched. Twin of compiler/artifact/manifest.py; both
 // are tested on tests/golden/bad_manifests. plan-schema checks are in plan.ts. Knows the format; fetches nothing.
 
+import { SAMPLING, type SamplingName } from "../api/sampling";
 import type { SourceValues } from "../api/types";
 import { checkPath, fail, GIB, Node } from "./checks";
 import type {
@@ -136,13 +137,19 @@ function parseFiles(node: Node): Map<string, FileEntry> {
   return files;
 }
 
+function inRange(node: Node, name: SamplingName): number {
+  const { request, least, most, ...kind } = SAMPLING[name];
+  const found = node.get(request);
+  return "integer" in kind ? found.int(least, most) : found.number(least, most);
+}
+
 function parseGeneration(node: Node): GenerationDefaults {
   return {
-    temperature: node.get("temperature").number(0, 1e6),
-    topK: node.get("top_k").int(0, 2 ** 31),
-    topP: node.get("top_p").number(0, 1),
-    minP: node.get("min_p").number(0, 1),
-    repetitionPenalty: node.get("repetition_penalty").number(1e-6, 1e6),
+    temperature: inRange(node, "temperature"),
+    topK: inRange(node, "topK"),
+    topP: inRange(node, "topP"),
+    minP: inRange(node, "minP"),
+    repetitionPenalty: inRange(node, "repetitionPenalty"),
   };
 }
 

@@ -55,8 +55,14 @@ export function watchLock(lock: string, onGone: () => void): { stop: () => void 
   return { stop: () => controller.abort() };
 }
 
+/** The page's, or in a worker its script's, where that has one. */
+function baseAddress(): string {
+  const { document, location } = globalThis as { document?: Document; location: Location };
+  return document?.baseURI ?? location.href.replace(/^blob:/, "");
+}
+
 /** Absolute, with the query, which may be a signature, and without the fragment. */
 export function addressOf(artifact: string | URL): string {
-  const { origin, pathname, search } = new URL(artifact, document.baseURI);
+  const { origin, pathname, search } = new URL(artifact, baseAddress());
   return origin + pathname + search;
 }

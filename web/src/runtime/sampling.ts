@@ -10,14 +10,24 @@ export type Sampling = Required<SamplingOptions> & { seed: number };
 /** Word indices of the state buffer. */
 export const STATE = { position: 0, token: 1, chunkLength: 2, seed: 3 } as const;
 export const STATE_WORDS = 16;
+/** Quotients by less may be beyond f32, where they have no order. */
+const LEAST_TEMPERATURE = 1e-4;
 
 /**
- * @param seed undefined takes a random one
+ * The sampler's own words for what callers may say.
+ *
+ * @param seed undefined and -1 take a random one
  * @throws RequestError naming the parameter and its range
  */
 export function resolveSampling(options: SamplingOptions, defaults: Required<SamplingOptions>, seed: number | undefined): Sampling {
   const values = everyParameter((name) => checkSampling(name, options[name] ?? defaults[name]));
-  return { ...values, seed: seed === undefined ? randomSeed() : checkedSeed(seed) };
+  const greedy = values.temperature < LEAST_TEMPERATURE || values.topP === 0;
+  return {
+    ...values,
+    temperature: greedy ? 0 : values.temperature,
+    topK: Math.max(0, values.topK),
+    seed: seed === undefined || seed === -1 ? randomSeed() : checkedSeed(seed),
+  };
 }
 
 function randomSeed(): number {

@@ -1,6 +1,9 @@
+import { readFileSync } from "node:fs";
+import { resolve } from "node:path";
 import { describe, expect, test } from "vitest";
 import type { Plan, TensorCache } from "../../src/artifact/schema";
 import { ChunkPace, commonPrefix, coverPrompt } from "../../src/runtime/prefill";
+import { SAMPLING } from "../../src/api/sampling";
 import { penalizes, resolveSampling, samplingWords } from "../../src/runtime/sampling";
 import { planUploads } from "../../src/runtime/upload";
 
@@ -51,11 +54,11 @@ describe("sampling parameters", () => {
   const defaults = { temperature: 0.7, topK: 0, topP: 0.95, minP: 0, repetitionPenalty: 1, presencePenalty: 0, frequencyPenalty: 0 };
 
   test("lie in the state buffer where the format says", () => {
-    const sampling = resolveSampling({ topK: 40, presencePenalty: 0.5, frequencyPenalty: 0.25, minP: 0.125 }, defaults, -1);
+    const sampling = resolveSampling({ topK: 40, presencePenalty: 0.5, frequencyPenalty: 0.25, minP: 0.125 }, defaults, -2);
     const view = new DataView(samplingWords(sampling).buffer);
     const word = (i: number) => view.getUint32(4 * (i - 3), true);
     const float = (i: number) => view.getFloat32(4 * (i - 3), true);
-    expect([word(3), word(5)]).toEqual([0xffffffff, 40]);
+    expect([word(3), word(5)]).toEqual([0xfffffffe, 40]);
     expect([float(4), float(6), float(7), float(8), float(9), float(10)].map((x) => Number(x.toFixed(4)))).toEqual([
       0.7, 0.95, 0.125, 1, 0.5, 0.25,
     ]);
@@ -66,7 +69,8 @@ describe("sampling parameters", () => {
     { temperature: -1 },
     { temperature: NaN },
     { topK: 1.5 },
-    { topP: 0 },
+    { topK: -2 },
+    { topP: -0.1 },
     { topP: 1.1 },
     { minP: 2 },
     { repetitionPenalty: 0 },
@@ -75,9 +79,23 @@ describe("sampling parameters", () => {
     const [name = ""] = Object.keys(options);
     expect(() => resolveSampling(options, defaults, 1)).toThrow(new RegExp(`${name}: got .*, expected`));
   });
+  test("have the ranges of the compiler", () => {
+    const path = resolve(import.meta.dirname, "../../../tests/golden/sampling.json");
+    const { ranges } = JSON.parse(readFileSync(path, "utf8")) as { ranges: unknown };
+    const rows = Object.values(SAMPLING).map((row) => [row.request, [row.least, row.most, "integer" in row]]);
+    expect(Object.fromEntries(rows)).toEqual(ranges);
+  });
+  test.each([{ temperature: 1e-38 }, { topP: 0 }, { temperature: 0, topK: -1 }])(
+    "that mean the most probable token are greedy: %j",
+    (options) => {
+      expect(resolveSampling({ temperature: 1, ...options }, defaults, 1)).toMatchObject({ temperature: 0, topK: 0 });
+    },
+  );
   test("without a seed take a random one", () => {
-    const seeds = new Set(Array.from({ length: 8 }, () => resolveSampling({}, defaults, undefined).seed));
-    expect(seeds.size).toBeGreaterThan(1);
+    for (const none of [undefined, -1]) {
+      const seeds = new Set(Array.from({ length: 8 }, () => resolveSampling({}, defaults, none).seed));
+      expect(seeds.size).toBeGreaterThan(1);
+    }
     expect(() => resolveSampling({}, defaults, 0.5)).toThrow(/seed/);
   });
   test("need the counts when a penalty is on", () => {
