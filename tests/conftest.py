@@ -1,10 +1,9 @@
 """Fixtures for every group of tests: the demo artifact, and what happens when a device is missing."""
 
-import copy
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import pytest
 
@@ -20,22 +19,12 @@ def unavailable(reason: str) -> NoReturn:
 
 @pytest.fixture(scope="session", autouse=True)
 def _lowered_once() -> Iterator[None]:
-    """Builds of a process's tests keep what they lower by what it was lowered from: equal ones are lowered once."""
+    """Builds of the tests keep what they lower by what it was lowered from."""
     from compiler import build
-    from compiler.lowering.lower import Lowered, lower_variant
-
-    kept: dict[tuple[Any, ...], Lowered] = {}
-
-    def lowered(*what: Any) -> Lowered:
-        *key, dump = what
-        if dump is not None:
-            return lower_variant(*what)
-        if tuple(key) not in kept:
-            kept[tuple(key)] = lower_variant(*what)
-        return copy.deepcopy(kept[tuple(key)])
+    from tests.lowering import lower_once
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(build, "lower_variant", lowered)
+        patch.setattr(build, "lower_variant", lower_once)
         yield
 
 

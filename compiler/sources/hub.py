@@ -4,6 +4,7 @@ Knows repositories, revisions and what the Hub refuses; nothing of what the file
 """
 
 import contextlib
+import logging
 import os
 import re
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from huggingface_hub import errors, snapshot_download
 from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+from huggingface_hub.utils.logging import get_verbosity, set_verbosity
 
 from compiler.errors import WispError
 
@@ -34,7 +36,7 @@ def download(repo: str, revision: str | None, token: str | None, files: Sequence
     what = f"'{repo}'" + (f" at revision '{revision}'" if revision else "")
     try:
         endpoint = os.environ.get("HF_ENDPOINT")
-        with no_progress_bars() if quiet or not sys.stderr.isatty() else contextlib.nullcontext():
+        with no_warnings(), no_progress_bars() if quiet or not sys.stderr.isatty() else contextlib.nullcontext():
             return Path(
                 snapshot_download(repo, revision=revision, token=token, allow_patterns=list(files), endpoint=endpoint)
             )
@@ -57,6 +59,17 @@ def download(repo: str, revision: str | None, token: str | None, files: Sequence
             got=str(error.__cause__ or error).split("\n")[0],
             remedy="check the network connection, or give a local directory",
         ) from error
+
+
+@contextlib.contextmanager
+def no_warnings() -> Iterator[None]:
+    """Keeps the Hub's library from telling each of its tries: what comes of them is an error or nothing."""
+    before = get_verbosity()
+    set_verbosity(logging.ERROR)
+    try:
+        yield
+    finally:
+        set_verbosity(before)
 
 
 @contextlib.contextmanager

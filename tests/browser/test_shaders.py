@@ -8,11 +8,12 @@ import pytest
 from playwright.sync_api import Page
 
 from compiler.kernels.webgpu.tuning import ALTERNATIVES, PACKED
-from compiler.lowering.lower import Lowered, lower_variant
+from compiler.lowering.lower import Lowered
 from compiler.target.variants import VARIANTS
 from compiler.weights.schemes import SCHEMES
 from tests.device.test_every_scheme import CHUNK, CONTEXT, described
 from tests.device.test_limits import MODELS, architecture
+from tests.lowering import lower_once
 
 COMPILE = """async ([source, entries, features]) => {
   const adapter = await navigator.gpu.requestAdapter();
@@ -44,7 +45,7 @@ def compile_all(page: Page, lowered: Lowered, variant: str) -> list[str]:
 @pytest.mark.parametrize("name", MODELS)
 def test_every_kernel_compiles_in_chromium(name: str, variant: str, page: Page, server_url: str) -> None:
     model, context, chunks = architecture(name)
-    lowered = lower_variant(model, SCHEMES["q4f16_1"], VARIANTS[variant], context, chunks)
+    lowered = lower_once(model, SCHEMES["q4f16_1"], VARIANTS[variant], context, chunks)
     page.goto(server_url + "healthz")
     assert compile_all(page, lowered, variant) == []
 
@@ -55,6 +56,6 @@ def test_affine_and_narrow_groups_compile_in_chromium(
     """A row of the table for each way in which storage differs: bits, bias, groups in a block or blocks in a group."""
     schemes = [SCHEMES[name] for name in ("q4af16_g16", "q8f16_g16", "q8af16_g128")]
     monkeypatch.setitem(ALTERNATIVES, "webgpu-f32", (PACKED,))
-    lowered = lower_variant(*described(schemes), VARIANTS["webgpu-f32"], CONTEXT, (CHUNK,))
+    lowered = lower_once(*described(schemes), VARIANTS["webgpu-f32"], CONTEXT, (CHUNK,))
     page.goto(server_url + "healthz")
     assert compile_all(page, lowered, "webgpu-f32") == []

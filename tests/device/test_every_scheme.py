@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from compiler.kernels.webgpu.tuning import ALTERNATIVES, PACKED
-from compiler.lowering.lower import lower_variant, rope_constants
+from compiler.lowering.lower import rope_constants
 from compiler.models import config_from_huggingface, weight_specs
 from compiler.models.base import ModelConfig, WeightSpec
 from compiler.network import layers
@@ -24,6 +24,7 @@ from compiler.weights.schemes import SCHEMES, MatrixKey, Scheme, with_matrices
 from compiler.weights.stored import stored_rows
 from tests.conftest import unavailable
 from tests.device.harness import Gpu
+from tests.lowering import lower_once
 
 MLC = ("q4f16_1", "q8f16_1", "q0f16", "q0f32")
 LAYERS = [scheme for name, scheme in SCHEMES.items() if name not in MLC]
@@ -95,7 +96,7 @@ def test_a_network_of_every_scheme(gpu: Gpu, variant: str, monkeypatch: pytest.M
     assert wanted.std() > 0.3, "logits that hardly differ would hide errors"
 
     packs = variant == "webgpu-f32"
-    lowered = lower_variant(model, scheme, VARIANTS[variant], CONTEXT, (CHUNK,), alternatives=packs)
+    lowered = lower_once(model, scheme, VARIANTS[variant], CONTEXT, (CHUNK,), alternatives=packs)
     constants = rope_constants(model, CONTEXT)
     runtime: Session
     if VARIANTS[variant].backend == "wasm":

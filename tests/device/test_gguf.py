@@ -10,7 +10,7 @@ from safetensors.numpy import load_file, save_file
 from compiler.build import build
 from compiler.check.parity import check
 from compiler.config import resolve_config
-from compiler.lowering.lower import lower_variant, rope_constants
+from compiler.lowering.lower import rope_constants
 from compiler.models import config_from_huggingface, weight_specs
 from compiler.runtime.wgpu import NativeRuntime
 from compiler.sources.open import open_checkpoint
@@ -20,6 +20,7 @@ from compiler.weights.schemes import SCHEMES
 from tests.checkpoints import make_llama, make_phi3, reference_logits
 from tests.device.harness import Gpu
 from tests.gguf_files import write_gguf
+from tests.lowering import lower_once
 
 CONTEXT = 64
 IDS = [1, 17, 300, 42, 5, 99, 261, 7, 7, 120, 33]
@@ -32,7 +33,7 @@ def logits(file: Path, scheme_name: str, gpu: Gpu) -> np.ndarray:
     model = config_from_huggingface(checkpoint.config, CONTEXT)
     specs = weight_specs(model)
     checkpoint.check_weights(specs, tied=model.tie_word_embeddings)
-    lowered = lower_variant(model, scheme, variant, CONTEXT, (16,), alternatives=False)
+    lowered = lower_once(model, scheme, variant, CONTEXT, (16,), alternatives=False)
     stored: dict[str, np.ndarray] = {}
     for spec in specs:
         stored |= dict(quantize(spec, checkpoint.blocks(spec), scheme, checkpoint.source_scales(spec)))

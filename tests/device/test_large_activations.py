@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from compiler.lowering.lower import Lowered, lower_variant
+from compiler.lowering.lower import Lowered
 from compiler.models import config_from_huggingface
 from compiler.models.base import ModelConfig
 from compiler.runtime.wgpu import missing_features
@@ -21,6 +21,7 @@ from tests.checkpoints import FAMILIES, LARGE, RENAMED_TENSORS, enlarge, model_l
 from tests.conftest import unavailable
 from tests.device.harness import Gpu
 from tests.device.test_parity import CHECKPOINTS, error, loaded, tolerance_of
+from tests.lowering import lower_once
 
 CONTEXT, CHUNKS, SCHEME = 64, (16,), "q4f16_1"
 NAMES = ("llama-mqa-64", "phi3-mha-96", *(name for name in FAMILIES if name not in RENAMED_TENSORS))
@@ -45,7 +46,7 @@ class Lowerings:
         key = path.name, variant
         if key not in self._made:
             model = config_from_huggingface(json.loads((path / "config.json").read_text()), CONTEXT)
-            made = lower_variant(model, SCHEMES[SCHEME], VARIANTS[variant], CONTEXT, CHUNKS, alternatives=False)
+            made = lower_once(model, SCHEMES[SCHEME], VARIANTS[variant], CONTEXT, CHUNKS, alternatives=False)
             self._made[key] = model, made
         return self._made[key]
 

@@ -14,7 +14,7 @@ import pytest
 import wgpu
 
 from compiler.config import clip_prefill_chunks, default_context, resolve_config
-from compiler.lowering.lower import Lowered, lower_variant
+from compiler.lowering.lower import Lowered
 from compiler.models import config_from_huggingface
 from compiler.models.base import ModelConfig
 from compiler.runtime.wgpu import missing_features, native_source
@@ -22,6 +22,7 @@ from compiler.target.variants import VARIANTS
 from compiler.weights.schemes import SCHEMES
 from tests.conftest import ROOT, unavailable
 from tests.device.harness import DEFAULT_LIMITS, Gpu
+from tests.lowering import lower_once
 
 WEBGPU = [name for name, variant in VARIANTS.items() if variant.backend == "webgpu"]
 DISPATCHES_PER_LAYER, DISPATCHES_AROUND = 6, 5
@@ -49,7 +50,7 @@ class Plans:
         key = (name, variant, scheme)
         if key not in self._made:
             model, context, chunks = architecture(name)
-            self._made[key] = lower_variant(model, SCHEMES[scheme], VARIANTS[variant], context, chunks)
+            self._made[key] = lower_once(model, SCHEMES[scheme], VARIANTS[variant], context, chunks)
         return self._made[key]
 
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from compiler.artifact.state import SamplingParameters
 from compiler.kernels.webgpu.tuning import ALTERNATIVES
-from compiler.lowering.lower import Lowered, lower_variant, rope_constants
+from compiler.lowering.lower import Lowered, rope_constants
 from compiler.models import config_from_huggingface, weight_specs
 from compiler.models.base import ModelConfig
 from compiler.runtime.session import Session
@@ -34,6 +34,7 @@ from compiler.weights.schemes import SCHEMES
 from tests.checkpoints import FAMILIES, make_family, make_llama, make_phi3, model_logits, reference_model
 from tests.conftest import unavailable
 from tests.device.harness import Gpu
+from tests.lowering import lower_once
 
 TOKENS = 100
 # Of the largest logit of a step, by the type of the KV cache; measured: 2e-6 and 9e-4.
@@ -177,7 +178,7 @@ class Models:
 def compiled(path: Path, context: int, scheme: str, variant: str, gpu: Gpu, with_alternatives: bool = False) -> Session:
     """A checkpoint on the device, compiled in memory for `context` tokens."""
     model = config_from_huggingface(json.loads((path / "config.json").read_text()), context)
-    lowered = lower_variant(model, SCHEMES[scheme], VARIANTS[variant], context, CHUNKS, alternatives=with_alternatives)
+    lowered = lower_once(model, SCHEMES[scheme], VARIANTS[variant], context, CHUNKS, alternatives=with_alternatives)
     return loaded(path, model, lowered, scheme, variant, gpu)
 
 

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer, pre_tokenizers
 
 from compiler.artifact.state import SamplingParameters
 from compiler.check.parity import BOUNDS, compare, log_softmax
-from compiler.lowering.lower import lower_variant, rope_constants
+from compiler.lowering.lower import rope_constants
 from compiler.models import config_from_huggingface, weight_specs
 from compiler.models.base import WeightSpec
 from compiler.network.reference import ReferenceModel
@@ -32,6 +32,7 @@ from compiler.weights.quantize import dequantize, parameter_layout
 from compiler.weights.schemes import Scheme
 from tests.device.harness import Gpu
 from tests.fuzz import fuzzed
+from tests.lowering import lower_once
 from tests.smollm2 import PROSE, TOKENS, Reference, golden_answers, model_file
 
 CONTEXT = TOKENS
@@ -98,7 +99,7 @@ def open_session(checkpoint: Checkpoint, request: pytest.FixtureRequest) -> Iter
         variant, tensors = VARIANTS[name], stored(scheme_name)
         chunks = CHUNKS[variant.backend]
         scheme = chosen(checkpoint, specs, scheme_name)
-        lowered = lower_variant(model, scheme, variant, CONTEXT, chunks, alternatives=False)
+        lowered = lower_once(model, scheme, variant, CONTEXT, chunks, alternatives=False)
 
         def rows(tensor: str, start: int, stop: int) -> bytes:
             return np.ascontiguousarray(tensors[tensor][start:stop]).tobytes()

@@ -77,7 +77,12 @@ def test_a_gated_one_needs_its_terms_accepted(hub: stand_in.Hub) -> None:
     assert open_checkpoint("org/gated", token=stand_in.TOKEN).config["model_type"] == "llama"
 
 
-def test_no_network(hub: stand_in.Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_network(
+    hub: stand_in.Hub,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     checkpoint = open_checkpoint("org/tiny")
     assert checkpoint.tensors
     with socket.socket() as unused:  # bound and not listening: connections are refused
@@ -86,6 +91,7 @@ def test_no_network(hub: stand_in.Hub, monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(WispError, match=r"'org/other' cannot be downloaded.*check the network"):
             open_checkpoint("org/other")
         assert open_checkpoint("org/tiny").tensors.keys() == checkpoint.tensors.keys(), "the local cache serves it"
+    assert (capfd.readouterr().err, caplog.messages) == ("", []), "the error alone is told"
 
 
 def test_nothing_is_drawn_on_stderr(hub: stand_in.Hub, capfd: pytest.CaptureFixture[str]) -> None:
