@@ -97,7 +97,7 @@ class Geometry:
 
     def cache_of(self, layer: int) -> Cache:
         """A layer's."""
-        return Cache(self.heads(layer), self.context, self.scheme.kv_dtype if self.variant.kv_float16 else "float32")
+        return Cache(self.heads(layer), self.context, self.scheme.kv_dtype)
 
     @property
     def cache(self) -> Cache:

@@ -21,7 +21,6 @@ class Variant:
     name: str
     backend: Literal["webgpu", "wasm"]
     subgroups: bool
-    kv_float16: bool  # keeps keys and values in 16 bits, where the scheme does
     required_features: tuple[str, ...]
 
 
@@ -29,9 +28,9 @@ class Variant:
 VARIANTS: dict[str, Variant] = {
     variant.name: variant
     for variant in (
-        Variant("webgpu-f32-sg", "webgpu", True, True, ("subgroups",)),
-        Variant("webgpu-f32", "webgpu", False, True, ()),
-        Variant("wasm-simd", "wasm", False, False, ("simd",)),
+        Variant("webgpu-f32-sg", "webgpu", True, ("subgroups",)),
+        Variant("webgpu-f32", "webgpu", False, ()),
+        Variant("wasm-simd", "wasm", False, ("simd",)),
     )
 }
 # What earlier versions compiled besides, and what has taken its place.

@@ -29,7 +29,7 @@ class Scheme:
     group_size: int
     bias: bool
     float_dtype: Literal["float16", "float32"]  # of vectors, and of matrices when group_size is 0
-    kv_dtype: Literal["float16", "float32"]  # of keys and values, where the variant can
+    kv_dtype: Literal["float16", "float32"]  # of keys and values
     exceptions: tuple[tuple[MatrixKey, "Scheme"], ...] = ()  # matrices that are stored in another scheme
 
     def of(self, spec: WeightSpec) -> "Scheme":

@@ -14,8 +14,8 @@ from compiler.kernels.webgpu import attention, prefill_attention
 from compiler.kernels.webgpu.prefill_attention import AttentionTiling
 from compiler.kernels.webgpu.tuning import QUAD_ATTENTION, WORKGROUP_ATTENTION
 from compiler.lowering import wgsl
+from tests.caches import queries_for, stored
 from tests.conftest import unavailable
-from tests.device.caches import queries_for, stored
 from tests.device.harness import Compiled, Gpu, assert_close, assert_untouched, poison
 
 STATE_WORDS = 64

@@ -108,7 +108,7 @@ def test_a_network_of_every_scheme(gpu: Gpu, variant: str, monkeypatch: pytest.M
         runtime = NativeRuntime(
             lowered.plan, lowered.kernels, required, weights.bytes_of, constants, gpu.adapter, sources
         )
-    bound = BOUNDS["float16" if VARIANTS[variant].kv_float16 else "float32"]
+    bound = BOUNDS["float16"]
     for alternative in (None, "packed") if packs else (None,):
         if alternative is not None:
             assert isinstance(runtime, NativeRuntime)

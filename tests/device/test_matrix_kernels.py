@@ -16,8 +16,8 @@ from compiler.models.base import WeightSpec, matrix
 from compiler.weights.quantize import dequantize, quantize
 from compiler.weights.schemes import SCHEMES
 from compiler.weights.storage import Storage
+from tests.caches import plain, queries_for
 from tests.conftest import unavailable
-from tests.device.caches import plain, queries_for
 from tests.device.harness import Gpu, assert_close, assert_untouched, poison
 
 STATE_WORDS = 192

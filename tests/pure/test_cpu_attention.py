@@ -1,4 +1,7 @@
-"""Attention on the CPU and its splits against the numpy twins: head sizes, sharing, windows, lengths around a block."""
+"""Attention on the CPU and its splits against the numpy twins: head sizes, sharing, windows, lengths around a block.
+
+In caches of both types; values are halves in either, so that nothing is lost by the narrower one.
+"""
 
 from typing import Any
 
@@ -11,10 +14,12 @@ from compiler.kernels.cache import Cache, Heads
 from compiler.kernels.cpu import attention
 from compiler.kernels.webgpu.attention import Shape
 from compiler.lowering import wasm
+from tests.caches import queries_for, stored
 from tests.wasm_module import WasmModule
 
 STATE_WORDS = 64
 CONTEXT = 400
+BOTH = pytest.mark.parametrize("dtype", ["float32", "float16"])
 
 
 def poison(shape: tuple[int, ...]) -> NDArray[np.float32]:
@@ -30,7 +35,7 @@ def state(position: int, length: int = 0) -> NDArray[np.uint32]:
 def cache_of(rng: np.random.Generator, used: int, heads: Heads) -> NDArray[np.float32]:
     """A KV cache whose rows beyond `used` are NaN: reading one shows."""
     cache = poison((CONTEXT, 2, heads.key_value, heads.size))
-    cache[:used] = rng.normal(0, 1, (used, *cache.shape[1:]))
+    cache[:used] = rng.normal(0, 1, (used, *cache.shape[1:])).astype(np.float16)
     return cache
 
 
@@ -61,6 +66,7 @@ class Attention:
     ) -> NDArray[np.float32]:
         """The attention output; all that the kernels write is NaN before."""
         heads, splits = self.shape.heads, self.shape.splits
+        query, cache = queries_for(self.shape.cache, query), stored(self.shape.cache, cache)
         out = poison(query.shape)
         partial = poison((heads.query, splits, heads.size + 4)) if splits > 1 else out
         made = self._run("attention", [query, cache, words, partial], shuffled)
@@ -88,26 +94,29 @@ HEADS = [
     pytest.param(Heads(10, 2, 256, 256), id="gqa-256"),
     pytest.param(Heads(9, 3, 12, 12), id="gqa-12"),
     pytest.param(Heads(4, 2, 4, 4), id="gqa-4"),
+    pytest.param(Heads(8, 4, 80, 32), id="gqa-80-a-part-rotates"),
 ]
 
 
+@BOTH
 @pytest.mark.parametrize("splits", [1, 3])
 @pytest.mark.parametrize("heads", HEADS)
-def test_decode(heads: Heads, splits: int) -> None:
+def test_decode(heads: Heads, splits: int, dtype: str) -> None:
     """Lengths around a tile and a block, fewer keys than splits, and keys that the splits share unevenly."""
     rng = np.random.default_rng(heads.size)
-    kernel = Attention(Shape(Cache(heads, CONTEXT, "float32"), 1, splits))
+    kernel = Attention(Shape(Cache(heads, CONTEXT, dtype), 1, splits))
     for used in (1, 2, 8, 9, 63, 64, 65, 129, 257, CONTEXT):
         cache, query = cache_of(rng, used, heads), query_of(rng, 1, heads)
         assert_close(kernel.run(query, cache, state(used - 1)), reference.attention(query, cache, used - 1))
 
 
+@BOTH
 @pytest.mark.parametrize("splits", [1, 3])
 @pytest.mark.parametrize("window", [1, 64, 100, CONTEXT])
-def test_decode_with_a_sliding_window(window: int, splits: int) -> None:
+def test_decode_with_a_sliding_window(window: int, splits: int, dtype: str) -> None:
     """Keys that left the window are NaN."""
     rng, heads = np.random.default_rng(window), Heads(6, 2, 48, 48)
-    kernel = Attention(Shape(Cache(heads, CONTEXT, "float32"), 1, splits, window))
+    kernel = Attention(Shape(Cache(heads, CONTEXT, dtype), 1, splits, window))
     for used in (1, window, min(window + 1, CONTEXT), 192, 257, CONTEXT):
         cache, query = cache_of(rng, used, heads), query_of(rng, 1, heads)
         cache[: max(0, used - window)] = np.nan
@@ -117,22 +126,24 @@ def test_decode_with_a_sliding_window(window: int, splits: int) -> None:
 SCALED = [(0.3, None), (None, 2.0), (0.05, 50.0)]
 
 
+@BOTH
 @pytest.mark.parametrize("splits", [1, 3])
 @pytest.mark.parametrize(("scale", "cap"), SCALED)
-def test_decode_with_scaled_and_capped_scores(scale: float | None, cap: float | None, splits: int) -> None:
+def test_decode_with_scaled_and_capped_scores(scale: float | None, cap: float | None, splits: int, dtype: str) -> None:
     """Scores far over the cap, too: queries are large."""
     rng, heads = np.random.default_rng(3), Heads(6, 2, 48, 48)
-    kernel = Attention(Shape(Cache(heads, CONTEXT, "float32"), 1, splits, None, scale, cap))
+    kernel = Attention(Shape(Cache(heads, CONTEXT, dtype), 1, splits, None, scale, cap))
     for used, factor in ((1, 1), (130, 1), (257, 30)):
         cache, query = cache_of(rng, used, heads), query_of(rng, 1, heads) * np.float32(factor)
         want = reference.attention(query, cache, used - 1, None, scale, cap)
         assert_close(kernel.run(query, cache, state(used - 1)), want)
 
 
+@BOTH
 @pytest.mark.parametrize(("scale", "cap"), SCALED)
-def test_prefill_with_scaled_and_capped_scores(scale: float | None, cap: float | None) -> None:
+def test_prefill_with_scaled_and_capped_scores(scale: float | None, cap: float | None, dtype: str) -> None:
     rng, heads, chunk = np.random.default_rng(4), Heads(6, 2, 64, 64), 21
-    kernel = Attention(Shape(Cache(heads, CONTEXT, "float32"), chunk, 1, 40, scale, cap))
+    kernel = Attention(Shape(Cache(heads, CONTEXT, dtype), chunk, 1, 40, scale, cap))
     for position in (0, 130):
         cache, query = cache_of(rng, position + chunk, heads), query_of(rng, chunk, heads)
         want = reference.attention(query, cache, position, 40, scale, cap)
@@ -150,11 +161,12 @@ PREFILL = [
 ]
 
 
+@BOTH
 @pytest.mark.parametrize(("heads", "chunk"), PREFILL)
-def test_prefill(heads: Heads, chunk: int) -> None:
+def test_prefill(heads: Heads, chunk: int, dtype: str) -> None:
     """Whole and padded chunks, at the start and where a block of keys ends within the chunk."""
     rng = np.random.default_rng(heads.size)
-    kernel = Attention(Shape(Cache(heads, CONTEXT, "float32"), chunk, 1))
+    kernel = Attention(Shape(Cache(heads, CONTEXT, dtype), chunk, 1))
     for position, length in ((0, chunk), (0, 1), (62, 3), (58, chunk), (200, chunk - 1), (CONTEXT - chunk, chunk)):
         cache, query = cache_of(rng, position + length, heads), poison((chunk, heads.query, heads.size))
         query[:length] = query_of(rng, length, heads)
@@ -163,11 +175,12 @@ def test_prefill(heads: Heads, chunk: int) -> None:
         assert np.isnan(out[length:]).all()
 
 
+@BOTH
 @pytest.mark.parametrize("window", [1, 70])
-def test_prefill_with_a_sliding_window(window: int) -> None:
+def test_prefill_with_a_sliding_window(window: int, dtype: str) -> None:
     """The rows of an item see different keys, a block among them that the first of them sees and the last not."""
     rng, heads, chunk = np.random.default_rng(window), Heads(16, 2, 64, 64), 70
-    kernel = Attention(Shape(Cache(heads, CONTEXT, "float32"), chunk, 1, window))
+    kernel = Attention(Shape(Cache(heads, CONTEXT, dtype), chunk, 1, window))
     for position, length in ((0, chunk), (120, chunk), (130, 3), (CONTEXT - chunk, chunk)):
         cache, query = cache_of(rng, position + length, heads), poison((chunk, heads.query, heads.size))
         cache[: max(0, position + 1 - window)] = np.nan
@@ -177,26 +190,22 @@ def test_prefill_with_a_sliding_window(window: int) -> None:
         assert np.isnan(out[length:]).all()
 
 
-@pytest.mark.parametrize(
-    "shape",
-    [
-        Shape(Cache(Heads(14, 2, 64, 64), CONTEXT, "float32"), 1, 3),
-        Shape(Cache(Heads(6, 2, 64, 64), CONTEXT, "float32"), 40, 1),
-    ],
-)
-def test_pieces_in_any_order_give_the_same_bytes(shape: Shape) -> None:
-    rng = np.random.default_rng(0)
+@BOTH
+@pytest.mark.parametrize(("heads", "chunk", "splits"), [(Heads(14, 2, 64, 64), 1, 3), (Heads(6, 2, 64, 64), 40, 1)])
+def test_pieces_in_any_order_give_the_same_bytes(heads: Heads, chunk: int, splits: int, dtype: str) -> None:
+    rng, shape = np.random.default_rng(0), Shape(Cache(heads, CONTEXT, dtype), chunk, splits)
     cache, query = cache_of(rng, 333, shape.heads), query_of(rng, shape.chunk, shape.heads)
     words = state(333 - shape.chunk, shape.chunk)
     kernel = Attention(shape)
     assert kernel.run(query, cache, words).tobytes() == kernel.run(query, cache, words, shuffled=True).tobytes()
 
 
-def test_large_scores_do_not_overflow() -> None:
+@BOTH
+def test_large_scores_do_not_overflow(dtype: str) -> None:
     """Scores of several hundred, whose exponentials overflow f32 without the running maximum."""
     rng, heads = np.random.default_rng(1), Heads(2, 1, 64, 64)
     query, cache = 40 * query_of(rng, 1, heads), cache_of(rng, 200, heads)
-    out = Attention(Shape(Cache(heads, CONTEXT, "float32"), 1, 1)).run(query, cache, state(199))
+    out = Attention(Shape(Cache(heads, CONTEXT, dtype), 1, 1)).run(query, cache, state(199))
     want = reference.attention(query, cache, 199)
     # The scores themselves carry f32 errors of 1e-4, which the exponential makes relative.
     np.testing.assert_allclose(out, want, atol=2e-3 * np.abs(want).max())
@@ -224,3 +233,15 @@ def test_a_long_context_gives_every_thread_an_item(heads: Heads, context: int) -
     items = heads.query // attention.queries_of_item(heads, 1) * attention.splits_for(heads, context)
     assert context < 512 or items >= attention.ITEMS
     assert attention.splits_for(heads, 128) == 1
+
+
+@pytest.mark.parametrize("heads", [Heads(2, 1, 64, 64), Heads(4, 2, 20, 20)])
+def test_halves_of_every_exponent(heads: Heads) -> None:
+    """Subnormal keys and values, the largest, zeros of both signs."""
+    rng, used = np.random.default_rng(5), 70
+    cache = cache_of(rng, used, heads)
+    exponents = rng.integers(-24, 16, cache[:used].shape)
+    cache[:used] = np.ldexp(rng.integers(-1023, 1024, cache[:used].shape) / 1024, exponents).astype(np.float16)
+    query = (query_of(rng, 1, heads) * 1e-4).astype(np.float32)
+    kernel = Attention(Shape(Cache(heads, CONTEXT, "float16"), 1, 1))
+    assert_close(kernel.run(query, cache, state(used - 1)), reference.attention(query, cache, used - 1))

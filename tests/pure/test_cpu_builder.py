@@ -18,6 +18,7 @@ FUNCTIONS: dict[str, tuple[Callable[[Any, Any], Any], str]] = {
     "exp": (builder.exp, "float32"),
     "log": (builder.log, "float32"),
     "half": (builder.f16_bits_to_f32, "uint16"),
+    "to_half": (lambda kernel, x: builder.convert(builder.f32_to_f16_bits(kernel, x), "float32"), "float32"),
 }
 
 
@@ -92,3 +93,16 @@ def test_half_precision_is_exact(elementary: Modules, relaxed: bool) -> None:
     halves = halves[np.isfinite(halves)]
     got = evaluate(elementary, "half", halves.view(np.uint16), relaxed)
     np.testing.assert_array_equal(got.view(np.uint32), halves.astype(np.float32).view(np.uint32))
+
+
+@pytest.mark.parametrize("relaxed", RELAXED)
+def test_rounding_to_half_precision(elementary: Modules, relaxed: bool) -> None:
+    """As numpy rounds: every half, what lies midway between two and just beside, and any number; clamped."""
+    halves = np.arange(0x7C00, dtype=np.uint16).view(np.float16).astype(np.float32)
+    middles = (halves[:-1] + halves[1:]) / 2
+    beside = [np.nextafter(middles, np.float32(end)) for end in (0, np.inf)]
+    others = np.random.default_rng(2).integers(0, 0x7F800000, 20_000, dtype=np.uint32).view(np.float32)
+    x = np.concatenate([halves, middles, *beside, others, [np.float32(np.inf)]])
+    x = np.concatenate([x, -x])
+    want = np.clip(x, -65504, 65504).astype(np.float16).view(np.uint16)
+    np.testing.assert_array_equal(evaluate(elementary, "to_half", x, relaxed).astype(np.uint16), want)

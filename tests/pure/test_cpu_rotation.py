@@ -9,6 +9,7 @@ from compiler.kernels.cpu.embed import normalize_rotate_chunk
 from compiler.kernels.webgpu.embed import RopePart, rope_table
 from compiler.kernels.webgpu.matvec import Norm
 from compiler.lowering import wasm
+from tests.caches import plain, queries_for
 from tests.wasm_module import WasmModule
 
 CONTEXT, STATE_WORDS, EPSILON = 300, 64, 1e-5
@@ -29,7 +30,10 @@ CONTEXT, STATE_WORDS, EPSILON = 300, 64, 1e-5
     ],
 )
 @pytest.mark.parametrize(("chunk", "length"), [(1, 1), (11, 8)])
-def test_normalize_rotate_chunk(chunk: int, length: int, heads: Heads, first: int, whole: bool, f16: bool) -> None:
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_normalize_rotate_chunk(
+    dtype: str, chunk: int, length: int, heads: Heads, first: int, whole: bool, f16: bool
+) -> None:
     """Queries and keys have their norms, values none; a chunk of one is a decode step. Pieces may be single items.
 
     The chunk is padded and lies over the seam of the rotary table's blocks; nothing else of the cache is written.
@@ -46,11 +50,10 @@ def test_normalize_rotate_chunk(chunk: int, length: int, heads: Heads, first: in
     gammas = [rng.normal(1, 0.2, heads.size * n).astype(np.float16 if f16 else np.float32) for n in counts]
     state = np.full(STATE_WORDS, 0xFFFFFFFF, np.uint32)
     state[:3] = position, 0, length if chunk > 1 else 0
-    cache = np.full((CONTEXT, 2 * heads.key_value * heads.size), np.nan, np.float32)
+    described = Cache(heads, CONTEXT, dtype)
+    cache = np.full((CONTEXT, described.row_words), 0xFFFFFFFF, np.uint32)  # NaN in both types
     query = np.full((chunk, heads.query * heads.size), np.nan, np.float32)
-    function = normalize_rotate_chunk(
-        "rotate", Cache(heads, CONTEXT, "float32"), chunk, Norm(EPSILON, f16), STATE_WORDS, part, whole
-    )
+    function = normalize_rotate_chunk("rotate", described, chunk, Norm(EPSILON, f16), STATE_WORDS, part, whole)
     items = int(function.attrs["wisp.grid"][0])
     assert items == chunk * (heads.query + 2 * heads.key_value)
     module = WasmModule(wasm.compile_module({"rotate": function}))
@@ -70,11 +73,14 @@ def test_normalize_rotate_chunk(chunk: int, length: int, heads: Heads, first: in
     queries, keys = (
         reference.rotate(normed(part, gamma), cos, sin) for part, gamma in zip((queries, keys), gammas, strict=True)
     )
-    kept = np.concatenate([keys, values], axis=1).reshape(length, -1)
-    for got, want in (
-        (got_query[:length], queries.reshape(length, -1)),
-        (got_cache[position : position + length], kept),
+    got_rows = plain(described, got_cache[position : position + length])
+    got_queries = got_query[:length].reshape(queries.shape)
+    rounding = {"float32": 1e-6, "float16": 2.0**-11}[dtype]
+    for got, want, tolerance in (
+        (got_queries, queries_for(described, queries), 1e-6),
+        (got_rows[:, 0], keys, rounding),
+        (got_rows[:, 1], values, rounding),
     ):
-        assert np.abs(got - want).max() <= 1e-6 * np.abs(want).max()
+        assert np.abs(got - want).max() <= tolerance * np.abs(want).max()
     assert np.isnan(got_query[length:]).all()
-    assert np.isnan(np.delete(got_cache, np.s_[position : position + length], axis=0)).all()
+    assert (np.delete(got_cache, np.s_[position : position + length], axis=0) == 0xFFFFFFFF).all()

@@ -5,7 +5,10 @@ the positions), in prefill neighbouring rows of one head. It walks the used posi
 passes: scores of every query, by tiles of two queries and four keys; the online softmax (Milakov and Gimelshein,
 arXiv:1805.02867), four keys a vector; sums of the values, by tiles of two queries and four vectors, which stay in
 registers over the block. The numpy twin is `reference.attention`; bindings and partial sums are those of
-`compiler.kernels.webgpu.attention`, in f32.
+`compiler.kernels.webgpu.attention`.
+
+Keys and values of 16 bits are widened as `Rows` says, in the kernel, since WebAssembly has no f16; where several tiles
+of queries read them, once for all.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from tvm.script.ir_builder import tirx as T
 from compiler.kernels.builder import Array, Expr, ceil_div, div, f32, i32, lane, select
 from compiler.kernels.cache import Heads
 from compiler.kernels.cpu.builder import CpuKernel, exp, load, max_lanes, splat, store, sum_lanes, sum_lanes_of_four
+from compiler.kernels.cpu.rows import Rows
 from compiler.kernels.webgpu.attention import Shape
 
 TILE = 8  # keys that the passes round up to
@@ -73,11 +77,6 @@ class _Item:
         return self.size // 4
 
     @property
-    def row(self) -> int:
-        """Vectors of a cache row."""
-        return 2 * self.shape.heads.key_value * self.dims
-
-    @property
     def decodes(self) -> bool:
         return self.shape.chunk == 1
 
@@ -94,6 +93,10 @@ class _Item:
         """A query is left beside the pairs. (Prefill computes one twice instead.)"""
         return self.decodes and self.queries % 2 == 1
 
+    def copies(self, rows: Rows) -> bool:
+        """Whether several tiles of queries read what is worth copying once: halves, which are widened by that."""
+        return rows.halves and (not self.decodes or self.queries > 2)
+
 
 @dataclass(frozen=True)
 class _Scratch:
@@ -106,11 +109,13 @@ class _Scratch:
     total: Array
     shrink: Array  # what the sums so far are worth, since the maximum rose
     values: Array  # of a block: the vectors of one tile, a row a key
+    keys: Array  # of a tile, widened
 
     @classmethod
     def allocate(cls, kernel: CpuKernel, rows: int, size: int) -> _Scratch:
         asked, sums, scores, top, total, shrink = (kernel.scratch(rows * n) for n in (size, size, BLOCK, 1, 1, 1))
-        return cls(asked, sums, scores, top, total, shrink, kernel.scratch(BLOCK * WIDTH * 4))
+        values, keys = kernel.scratch(BLOCK * WIDTH * 4), kernel.scratch(TILE * size)
+        return cls(asked, sums, scores, top, total, shrink, values, keys)
 
 
 def _window(shape: Shape) -> int | None:
@@ -118,7 +123,7 @@ def _window(shape: Shape) -> int | None:
 
 
 def attention(name: str, shape: Shape, state_words: int) -> tirx.PrimFunc:
-    """Bindings: query f32x4, cache f32x4 (one of f32), state, out f32x4.
+    """Bindings: query f32x4, cache (as `Rows` binds it), state, out f32x4.
 
     Items: in decode KV heads (or parts of their query heads) x splits, in prefill query heads x tiles of rows. With
     one split, out is `[chunk, query heads, size]`. With more, it is `[query heads, splits, size + 4]`: the unnormalized
@@ -128,7 +133,7 @@ def attention(name: str, shape: Shape, state_words: int) -> tirx.PrimFunc:
     shared, queries = heads.query // heads.key_value, queries_of_item(heads, chunk)
     with CpuKernel(name) as kernel:
         query = kernel.buffer("query", chunk * heads.query * dims, "float32x4")
-        cache = kernel.buffer("cache", shape.context * 2 * heads.key_value * dims, "float32x4")
+        cache = Rows.bind(kernel, shape.cache)
         state = kernel.buffer("state", state_words, "uint32")
         if shape.splits == 1:
             out = kernel.buffer("out", chunk * heads.query * dims, "float32x4")
@@ -152,20 +157,22 @@ def attention(name: str, shape: Shape, state_words: int) -> tirx.PrimFunc:
         rows = queries if chunk == 1 else queries + queries % 2
         scratch = _Scratch.allocate(kernel, rows, heads.size)
         with kernel.when(True if chunk == 1 else item.count > 0):
-            scale = splat(f32(shape.factor))
+            scale = splat(f32(shape.factor * cache.query_factor))
             with kernel.loop(rows) as j:
                 source = kernel.let(place(j))
                 scratch.top[j], scratch.total[j] = f32(LOWEST), f32(0.0)
-                with kernel.loop(dims) as d:
-                    at = kernel.let(j * heads.size + d * 4)
-                    store(scratch.asked, at, query[source + d] * scale)
-                    store(scratch.sums, at, splat(f32(0.0)))
+                with kernel.loop(cache.loads) as d:
+                    vectors = cache.inward([query[source + d * cache.vectors + v] for v in range(cache.vectors)])
+                    for v, vector in enumerate(vectors):
+                        at = kernel.let(j * heads.size + (d * cache.vectors + v) * 4)
+                        store(scratch.asked, at, vector * scale)
+                        store(scratch.sums, at, splat(f32(0.0)))
             blocks = tirx.max(div(item.stop - item.start + BLOCK - 1, BLOCK), 0)
             with kernel.loop(blocks) as step:
                 base = kernel.let(item.start + step * BLOCK)
                 keys = kernel.let(tirx.min(item.stop - base, BLOCK))
                 _score(kernel, item, scratch, cache, base, keys)
-                _weigh(kernel, item, scratch, keys)
+                _weigh(kernel, item, scratch, keys, cache.weight_factor)
                 _sum(kernel, item, scratch, cache, base, keys)
             with kernel.loop(item.count) as j:
                 if shape.splits == 1:
@@ -174,9 +181,11 @@ def attention(name: str, shape: Shape, state_words: int) -> tirx.PrimFunc:
                     target, factor = kernel.let(((first + j) * shape.splits + split) * (dims + 1)), None
                     zero = f32(0.0)
                     out[target + dims] = tirx.Shuffle([scratch.top[j], scratch.total[j], zero, zero], [0, 1, 2, 3])
-                with kernel.loop(dims) as d:
-                    value = load(scratch.sums, j * heads.size + d * 4, 4)
-                    out[target + d] = value if factor is None else value * factor
+                with kernel.loop(cache.loads) as d:
+                    first_of = kernel.let(d * cache.vectors)
+                    sums = [load(scratch.sums, j * heads.size + (first_of + v) * 4, 4) for v in range(cache.vectors)]
+                    for v, value in enumerate(cache.outward([kernel.let(part) for part in sums])):
+                        out[target + first_of + v] = value if factor is None else value * factor
     return kernel.function
 
 
@@ -202,24 +211,35 @@ def _prefill_item(kernel: CpuKernel, shape: Shape, queries: int, kv_head: Expr, 
     return _Item(shape, queries, count, kv_head, start, kernel.let(limit + count - 1), limit)
 
 
-def _score(kernel: CpuKernel, item: _Item, scratch: _Scratch, cache: Array, base: Expr, keys: Expr) -> None:
+def _score(kernel: CpuKernel, item: _Item, scratch: _Scratch, cache: Rows, base: Expr, keys: Expr) -> None:
     """Scores of every query for the block's keys; those that a query does not see, and the padding, are `MASKED`."""
+    copies = item.copies(cache)
 
     def tile(places: Sequence[Expr], key: Expr, first: Expr, queries: int, column: Expr) -> None:
-        """Scores of `queries` queries for keys `key`, `key + 1`, ..., whose vectors begin at `places`."""
+        """Scores of `queries` queries for keys `key`, `key + 1`, ..., whose loads begin at `places`."""
         sums = [[kernel.registers(1, "float32x4") for _ in places] for _ in range(queries)]
         for register in (register for registers in sums for register in registers):
             register[0] = splat(f32(0.0))
-        with kernel.loop(item.dims) as d:
-            asked = [kernel.let(load(scratch.asked, (first + q) * item.size + d * 4, 4)) for q in range(queries)]
+        vectors = 1 if copies else cache.vectors
+        with kernel.loop(item.dims // vectors) as d:
+            asked = [
+                [
+                    kernel.let(load(scratch.asked, (first + q) * item.size + (d * vectors + v) * 4, 4))
+                    for q in range(queries)
+                ]
+                for v in range(vectors)
+            ]
             for p, place in enumerate(places):
-                value = kernel.let(cache[place + d])
-                for q in range(queries):
-                    sums[q][p][0] = sums[q][p][0] + asked[q] * value
+                values = [kernel.let(load(scratch.keys, place + d * 4, 4))] if copies else cache.load(place + d)
+                for v, value in enumerate(values):
+                    for q in range(queries):
+                        sums[q][p][0] = sums[q][p][0] + asked[v][q] * value
         for q in range(queries):
             limit = item.limit if item.decodes else item.limit + first + q
             for p in range(0, len(places), 4):
                 score = sum_lanes_of_four(kernel, [register[0] for register in sums[q][p : p + 4]])
+                if cache.halves:
+                    score = kernel.let(score * splat(f32(cache.score_factor)))
                 if (cap := item.shape.soft_cap) is not None:
                     # c * tanh(s / c), and tanh(y) = 1 - 2 / (exp(2y) + 1): `exp` is clamped, never infinite.
                     odds = exp(kernel, score * splat(f32(2.0 / cap)))
@@ -233,8 +253,14 @@ def _score(kernel: CpuKernel, item: _Item, scratch: _Scratch, cache: Array, base
     with kernel.loop(div(keys + TILE - 1, TILE)) as step:
         column = kernel.let(step * TILE)
         key = kernel.let(base + column)
-        head = item.kv_head * item.dims
-        places = [kernel.let(tirx.min(key + p, item.stop - 1) * item.row + head) for p in range(TILE)]
+        head = item.kv_head * cache.loads
+        places = [kernel.let(tirx.min(key + p, item.stop - 1) * cache.row + head) for p in range(TILE)]
+        if copies:
+            with kernel.loop(cache.loads) as d:
+                for p, place in enumerate(places):
+                    for v, value in enumerate(cache.load(place + d)):
+                        store(scratch.keys, p * item.size + (d * cache.vectors + v) * 4, value)
+            places = [p * item.size for p in range(TILE)]
         with kernel.loop(item.pairs) as pair:
             for p in range(0, TILE, 4):
                 tile(places[p : p + 4], key + p, pair * 2, 2, column + p)
@@ -242,8 +268,8 @@ def _score(kernel: CpuKernel, item: _Item, scratch: _Scratch, cache: Array, base
             tile(places, key, item.queries - 1, 1, column)
 
 
-def _weigh(kernel: CpuKernel, item: _Item, scratch: _Scratch, keys: Expr) -> None:
-    """Scores -> weights relative to the running maximum, and the factor that the sums so far are worth."""
+def _weigh(kernel: CpuKernel, item: _Item, scratch: _Scratch, keys: Expr, factor: float) -> None:
+    """Scores -> weights relative to the running maximum, times `factor`, and what the sums so far are worth."""
     vectors = kernel.let(div(keys + TILE - 1, TILE) * (TILE // 4))
     with kernel.loop(item.count) as j:
         row = kernel.let(j * BLOCK)
@@ -258,17 +284,19 @@ def _weigh(kernel: CpuKernel, item: _Item, scratch: _Scratch, keys: Expr) -> Non
         with kernel.loop(vectors) as v:
             below = kernel.let(load(scratch.scores, row + v * 4, 4) - splat(top))
             weight = kernel.let(select(below > splat(f32(NEGLIGIBLE)), exp(kernel, below), splat(f32(0.0))))
-            store(scratch.scores, row + v * 4, weight)
+            store(scratch.scores, row + v * 4, weight if factor == 1 else weight * splat(f32(factor)))
             total[0] = total[0] + weight
         scratch.top[j], scratch.shrink[j] = top, shrink
         scratch.total[j] = scratch.total[j] * shrink + sum_lanes(total[0])
 
 
-def _sum(kernel: CpuKernel, item: _Item, scratch: _Scratch, cache: Array, base: Expr, keys: Expr) -> None:
-    """Add the block's weighted values to the sums. Prefill copies a tile's vectors first, which many queries read."""
-    values = kernel.let(base * item.row + (item.shape.heads.key_value + item.kv_head) * item.dims)
+def _sum(kernel: CpuKernel, item: _Item, scratch: _Scratch, cache: Rows, base: Expr, keys: Expr) -> None:
+    """Add the block's weighted values to the sums; a tile's vectors are copied first where many queries read them."""
+    heads = item.shape.heads
+    start = kernel.let(base * cache.row + (heads.key_value + item.kv_head) * cache.loads)
+    copies = not item.decodes or item.copies(cache)
 
-    def tile(first: Expr, queries: int, dim: Expr, width: int, value_of: Callable[[Expr, int], Expr]) -> None:
+    def tile(first: Expr, queries: int, dim: Expr, width: int, values_of: Callable[[Expr], list[Expr]]) -> None:
         at = [[(first + q) * item.size + (dim + w) * 4 for w in range(width)] for q in range(queries)]
         sums = [[kernel.registers(1, "float32x4") for _ in range(width)] for _ in range(queries)]
         for q in range(queries):
@@ -277,8 +305,7 @@ def _sum(kernel: CpuKernel, item: _Item, scratch: _Scratch, cache: Array, base: 
                 sums[q][w][0] = load(scratch.sums, at[q][w], 4) * shrink
         with kernel.loop(keys) as key:
             weights = [kernel.let(splat(scratch.scores[(first + q) * BLOCK + key])) for q in range(queries)]
-            for w in range(width):
-                value = kernel.let(value_of(key, w))
+            for w, value in enumerate(values_of(key)):
                 for q in range(queries):
                     sums[q][w][0] = sums[q][w][0] + weights[q] * value
         for q in range(queries):
@@ -286,29 +313,28 @@ def _sum(kernel: CpuKernel, item: _Item, scratch: _Scratch, cache: Array, base: 
                 store(scratch.sums, at[q][w], sums[q][w][0])
 
     def column(dim: Expr, width: int) -> None:
-        """Vectors `dim` to `dim + width` of every pair of queries."""
+        """Vectors `dim` to `dim + width` of every pair of queries, and of the one beside them where it is copied."""
 
-        def cached(key: Expr, w: int) -> Expr:
-            return cache[values + key * item.row + dim + w]
+        def cached(key: Expr) -> list[Expr]:
+            place = kernel.let(start + key * cache.row + div(dim, cache.vectors))
+            return [value for i in range(width // cache.vectors) for value in cache.load(place + i)]
 
-        def copied(key: Expr, w: int) -> Expr:
-            return load(scratch.values, (key * width + w) * 4, 4)
+        def copied(key: Expr) -> list[Expr]:
+            return [kernel.let(load(scratch.values, (key * width + w) * 4, 4)) for w in range(width)]
 
-        if not item.decodes:
+        if copies:
             with kernel.loop(keys) as key:
-                for w in range(width):
-                    store(scratch.values, (key * width + w) * 4, cached(key, w))
-        with kernel.loop(item.pairs) as pair:
-            tile(pair * 2, 2, dim, width, cached if item.decodes else copied)
+                for w, value in enumerate(cached(key)):
+                    store(scratch.values, (key * width + w) * 4, value)
+        read = copied if copies else cached
+        if item.queries > 1 or not item.decodes:
+            with kernel.loop(item.pairs) as pair:
+                tile(pair * 2, 2, dim, width, read)
+        if item.odd:
+            tile(item.queries - 1, 1, dim, width, read)
 
-    def odd_column(dim: Expr, width: int) -> None:
-        """The same of the query beside the pairs."""
-        tile(item.queries - 1, 1, dim, width, lambda key, w: cache[values + key * item.row + dim + w])
-
-    if item.queries > 1 or not item.decodes:
-        _columns(kernel, item.dims, WIDTH, column)
-    if item.odd:
-        _columns(kernel, item.dims, 2 * WIDTH, odd_column)
+    # One query alone has registers for as many sums of twice the vectors.
+    _columns(kernel, item.dims, WIDTH if item.queries > 1 or not item.decodes else 2 * WIDTH, column)
 
 
 def _columns(kernel: CpuKernel, dims: int, width: int, emit: Callable[[Expr, int], None]) -> None:

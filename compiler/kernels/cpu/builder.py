@@ -17,7 +17,7 @@ import numpy as np
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from compiler.kernels.builder import Array, Expr, Kernel, div, mod
+from compiler.kernels.builder import Array, Expr, Kernel, div, mod, select
 
 MAX_ITEMS = 2**31 - 1
 STACK_BYTES = 64 * 1024  # what a thread is sure to have
@@ -77,6 +77,11 @@ class CpuKernel(Kernel):
 
     def f16_pair(self, word: Expr) -> tuple[Expr, Expr]:
         return f16_bits_to_f32(self, word), f16_bits_to_f32(self, T.shift_right(word, T.uint32(16)))
+
+    def pack_f16(self, low: Expr, high: Expr) -> Expr:
+        """Words of two f16 each, of as many lanes as the values have."""
+        bits = f32_to_f16_bits(self, high)
+        return T.bitwise_or(f32_to_f16_bits(self, low), T.shift_left(bits, constant(16, "uint32", bits)))
 
     def in_place(self, word: Expr, bits: int) -> Expr:
         masks = [T.uint32((2**bits - 1) << (bits * i)) for i in range(4)]
@@ -170,6 +175,22 @@ def f16_bits_to_f32(kernel: Kernel, bits: Expr) -> Expr:
     # The exponent's bias goes from 15 to 127 by a product, which rounds nothing.
     scaled = retype(magnitude, "float32") * constant(2.0**112, "float32", wide)
     return kernel.let(retype(T.bitwise_or(retype(scaled, "uint32"), sign), "float32"))
+
+
+def f32_to_f16_bits(kernel: Kernel, value: Expr) -> Expr:
+    """f32 -> IEEE half precision in the low 16 bits of unsigned lanes: the nearest, even ones of two, none infinite."""
+    bits = kernel.let(retype(value, "uint32"))
+    sign = T.bitwise_and(T.shift_right(bits, constant(16, "uint32", bits)), constant(0x8000, "uint32", bits))
+    magnitude = retype(T.bitwise_and(bits, constant(0x7FFFFFFF, "uint32", bits)), "float32")
+    magnitude = kernel.let(tirx.min(magnitude, constant(65504.0, "float32", value)))
+    # A sum with 1/2 rounds to multiples of 2^-24, the subnormal ones' step, which then stand in its low bits.
+    small = retype(magnitude + constant(0.5, "float32", value), "uint32") - constant(0x3F000000, "uint32", bits)
+    wide = kernel.let(retype(magnitude, "uint32"))
+    odd = T.bitwise_and(T.shift_right(wide, constant(13, "uint32", bits)), constant(1, "uint32", bits))
+    # The exponent's bias goes from 127 to 15; half of the last place, less one where it is even, carries.
+    normal = T.shift_right(wide - constant(0x38000000 - 0xFFF, "uint32", bits) + odd, constant(13, "uint32", bits))
+    is_small = magnitude < constant(2.0**-14, "float32", value)
+    return kernel.let(T.bitwise_or(select(is_small, small, normal), sign))
 
 
 def exp(kernel: Kernel, value: Expr) -> Expr:

@@ -10,7 +10,7 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from compiler.kernels.builder import Array, Expr, ceil_div, div, f32, i32, mod
-from compiler.kernels.cache import Cache
+from compiler.kernels.cache import Cache, Heads
 from compiler.kernels.cpu.builder import CpuKernel, load, splat, store, sum_lanes
 from compiler.kernels.cpu.norm import weight4
 from compiler.kernels.webgpu.embed import ROPE_BLOCK, RopePart, bound_table
@@ -46,7 +46,7 @@ def normalize_rotate_chunk(
         with kernel.when(True if chunk == 1 else row < i32(state[2])):
             source = kernel.let(row * heads.rows + head * size)
             position = kernel.let(i32(state[0]) + row)
-            kept = kernel.let(position * 2 * heads.key_value * size + (head - heads.query) * size)
+            kept = kernel.let(position * cache.row_words + (head - heads.query) * (size // (2 if cache.halves else 1)))
 
             def turned(gamma: Array, first: int, count: int) -> None:
                 """The head, which is one of `count` from `first` on that share a norm's weight."""
@@ -60,8 +60,20 @@ def normalize_rotate_chunk(
                     _rotate(kernel, values, table, position, cache, part)
 
             def put(target: Array, base: Expr) -> None:
+                if cache.halves:
+                    _put_pairs(kernel, values, target, base, heads)
+                    return
                 with kernel.loop(size // 4) as four:
                     store(target, base + four * 4, load(values, four * 4, 4))
+
+            def put_values() -> None:
+                with kernel.loop(size // 4) as four:
+                    value = kernel.let(load(qkv, source + four * 4, 4))
+                    if cache.halves:
+                        pairs = (tirx.Shuffle([value], [i, i + 2]) for i in (0, 1))
+                        store(rows, kept + four * 2, kernel.pack_f16(*pairs))
+                    else:
+                        store(rows, kept + four * 4, value)
 
             with T.If(head < heads.query):
                 with T.Then():
@@ -71,9 +83,36 @@ def normalize_rotate_chunk(
                     with T.Then():
                         turned(gammas[1], heads.query, heads.key_value)
                         put(rows, kept)
-                    with T.Else(), kernel.loop(size // 4) as four:
-                        store(rows, kept + four * 4, load(qkv, source + four * 4, 4))
+                    with T.Else():
+                        put_values()
     return kernel.function
+
+
+def _put_pairs(kernel: CpuKernel, values: Array, target: Array, base: Expr, heads: Heads) -> None:
+    """A query as floats, or a key as words of f16, in the order of pairs: those that rotate, then those of the rest."""
+    words = str(target.buffer.dtype) == "uint32"
+
+    def put(first: Expr, apart: int, pair: Expr, lanes: int) -> None:
+        both = [load(values, at, lanes) if lanes > 1 else values[at] for at in (first, first + apart)]
+        a, b = (kernel.let(value) for value in both)
+        if words:
+            word = kernel.pack_f16(a, b)
+            if lanes > 1:
+                store(target, base + pair, word)
+            else:
+                target[base + pair] = word
+        elif lanes > 1:
+            store(target, base + pair * 2, tirx.Shuffle([a, b], [0, 4, 1, 5]))
+            store(target, base + pair * 2 + 4, tirx.Shuffle([a, b], [2, 6, 3, 7]))
+        else:
+            target[base + pair * 2], target[base + pair * 2 + 1] = a, b
+
+    for start, count in ((0, heads.rotary // 2), (heads.rotary, (heads.size - heads.rotary) // 2)):
+        if count >= 4:
+            with kernel.loop(count // 4) as four:
+                put(kernel.let(start + four * 4), count, kernel.let(start // 2 + four * 4), 4)
+        for i in range(count // 4 * 4, count):
+            put(start + i, count, start // 2 + i, 1)
 
 
 def _rms_factor(kernel: CpuKernel, x: Array, source: Expr, size: int, norm: Norm) -> Expr:
