@@ -90,7 +90,7 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return Case(
         path,
         reference_model(path, scheme),
-        tolerance_of(scheme, variant),
+        tolerance_of(scheme),
         np.random.default_rng(3).integers(3, 300, TOKENS).tolist(),
         compiled(path, ORIGINAL, scheme, variant, gpu),
         compiled(path, LONGEST, scheme, variant, gpu),
