@@ -113,11 +113,19 @@ def random_blocks(kind: Type, rows: int, columns: int, seed: int = 0) -> NDArray
         **dict.fromkeys((Type.Q4_1, Type.Q5_1, Type.Q4_K, Type.Q5_K), (0, 2)),
         Type.Q2_K: (size - 4, size - 2),
         Type.Q3_K: (size - 2,),
-        Type.Q6_K: (size - 2,),
+        **dict.fromkeys((Type.Q6_K, Type.TQ1_0, Type.TQ2_0), (size - 2,)),
+        **dict.fromkeys((Type.IQ1_S, Type.IQ2_XXS, Type.IQ2_XS, Type.IQ2_S, Type.IQ3_XXS, Type.IQ3_S), (0,)),
     }
-    for place in scale_places[kind]:
+    for place in scale_places.get(kind, ()):
         scales = rng.uniform(1e-3, 1e-2, (rows, columns // block, 1)) * rng.choice((-1, 1), (rows, columns // block, 1))
         blocks[:, :, place : place + 2] = scales.astype("<f2").view(np.uint8)
+    if kind == Type.MXFP4:
+        blocks[:, :, 0] = rng.integers(117, 122, blocks.shape[:2])  # powers of two
+    if kind == Type.IQ1_M:  # a float16 in four pieces, each the upper bits of a word
+        scales = rng.uniform(1e-3, 1e-2, (rows, columns // block)).astype("<f2").view("<u2")
+        for piece in range(4):
+            upper = (scales >> (4 * piece) & 15) << 4
+            blocks[:, :, 49 + 2 * piece] = blocks[:, :, 49 + 2 * piece] & 15 | upper.astype(np.uint8)
     return blocks.reshape(rows, -1)
 
 

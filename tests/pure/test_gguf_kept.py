@@ -38,8 +38,18 @@ EXPECTED = {
     Type.Q6_K: "q8f16_g16",
     Type.IQ4_NL: "q8f16_1",
     Type.IQ4_XS: "q8f16_1",
+    Type.IQ1_S: "q8f16_1",
+    Type.IQ1_M: "q8f16_g16",
+    Type.IQ2_XXS: "q8f16_1",
+    Type.IQ2_XS: "q8f16_g16",
+    Type.IQ2_S: "q8f16_g16",
+    Type.IQ3_XXS: "q8f16_1",
+    Type.IQ3_S: "q8f16_1",
+    Type.TQ1_0: "q4af16_g128",
+    Type.TQ2_0: "q4af16_g128",
+    Type.MXFP4: "q8f16_1",
 }
-EXACT = {Type.Q4_0, Type.Q4_1, Type.Q5_0, Type.Q5_1, Type.Q8_0, Type.IQ4_NL}
+EXACT = {Type.Q4_0, Type.Q4_1, Type.Q5_0, Type.Q5_1, Type.Q8_0, Type.IQ4_NL, Type.TQ1_0, Type.TQ2_0}
 
 
 def spec_of(rows: int, columns: int) -> WeightSpec:
@@ -89,7 +99,7 @@ def test_every_scheme_that_holds_a_type_gives_its_values(kind: Type) -> None:
     assert (held.scheme.name, held.exact, held.formats) == (EXPECTED[kind], kind in EXACT, (kind.name,))
 
 
-@pytest.mark.parametrize("kind", EXPECTED, ids=lambda kind: kind.name)
+@pytest.mark.parametrize("kind", BLOCKS, ids=lambda kind: kind.name)
 def test_integers_are_those_of_the_definition(kind: Type) -> None:
     """q * scale + bias in float64 against ggml's C, element by element."""
     raw = blocks_of(kind, 2, 256, seed=3)

@@ -6,11 +6,13 @@ package's dequantization is what the values are held against. Nothing here multi
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 from numpy.typing import NDArray
 
+from compiler.sources.gguf.codebooks import CODEBOOKS, decode
 from compiler.weights.kept import Floats, Groups, Steps
 
 _T = GGMLQuantizationType
@@ -164,6 +166,7 @@ KINDS: dict[GGMLQuantizationType, Kind] = {
     _T.Q6_K: Kind(Steps("Q6_K", -32, 31, 16, bias=False, exact=False), _q6_k),
     _T.IQ4_NL: Kind(Steps("IQ4_NL", -127, 113, 32, bias=False, exact=True), _iq4_nl),
     _T.IQ4_XS: Kind(Steps("IQ4_XS", -127, 113, 32, bias=False, exact=False), _iq4_xs),
+    **{kind: Kind(book.steps, partial(decode, kind)) for kind, book in CODEBOOKS.items()},
 }
 FLOATS: dict[GGMLQuantizationType, Floats] = {
     _T.F32: Floats("F32", exact=False),
