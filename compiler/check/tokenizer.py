@@ -81,8 +81,8 @@ def check_tokenizer(
         "eosTokenId": end_token_id,
         "given": samples,
     }
-    special_tokens = _special_tokens(config, tokenizer, bos_token_id, end_token_id)
-    given = [{**special_tokens, **variables} for variables in samples]
+    named_tokens = special_tokens(config, tokenizer, bos_token_id, end_token_id)
+    given = [{**named_tokens, **variables} for variables in samples]
     page, encoded, rendered = _ask_both(node, json.dumps(request), chat_template, json.dumps(given))
     if isinstance(page, str):
         return f"{UNCHECKED}: {page}"
@@ -192,7 +192,7 @@ def _around_difference(got: Any, expected: Any) -> tuple[str, str]:
 # ------------------------------------------------------------------------------------------------------ chat template
 
 
-def _special_tokens(
+def special_tokens(
     config: Mapping[str, Any], tokenizer: Mapping[str, Any], bos_token_id: int | None, eos_token_id: int | None
 ) -> dict[str, str]:
     """`bos_token` and so on as tokenizer_config.json names them, else the texts of the model's ids, as on the page."""

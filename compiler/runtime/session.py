@@ -1,13 +1,15 @@
 """A conversation with a plan that is replayed outside the browser: state words, prefill in chunks, logits, generation.
 
 Knows the plan's format and the state buffer's layout (`artifact/FORMAT.md`); where programs run, the subclasses know:
-`wgpu.NativeRuntime` and `wasmtime.WasmRuntime`. It serves `wisp check`, `wisp bench` and tests.
+`wgpu.NativeRuntime` and `wasmtime.WasmRuntime`. It serves `wisp chat`, `wisp check`, `wisp bench` and tests.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections import Counter
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,12 +21,20 @@ from compiler.errors import WispError
 ReadRows = Callable[[str, int, int], bytes]
 
 
+IN_PROMPT = 1 << 31  # of a word of token_counts
+MOST_STEPS, BATCH_SECONDS = 8, 0.02  # steps of decode before a look at their tokens, while a look comes this often
+
+
 class Session:
-    """One sequence of tokens over a plan. A subclass writes and reads buffers by name and runs programs."""
+    """One sequence of tokens over a plan. A subclass writes and reads buffers by name and runs programs.
+
+    `history` are the tokens whose rows the KV cache holds, `capacity` is how many it has room for.
+    """
 
     def __init__(self, plan: Mapping[str, Any]) -> None:
         self.plan = plan
         self.history: list[int] = []
+        self.capacity: int = plan["context"]
 
     def write(self, name: str, data: bytes, offset: int = 0) -> None:
         """Put bytes into a buffer."""
@@ -61,28 +71,35 @@ class Session:
             count -= length
         return chunks
 
-    def prefill(self, ids: Sequence[int], one_by_one: bool = False) -> None:
-        """Process all of `ids` but the last, which the next `decode` takes. Continues from the resident history."""
+    def prefill(
+        self, ids: Sequence[int], one_by_one: bool = False, stopped: Callable[[], bool] = lambda: False
+    ) -> bool:
+        """Process all of `ids` but the last, which the next `decode` takes. Continues from the resident history.
+
+        False when `stopped`, which is asked before each chunk, has ended it.
+        """
         if not len(ids):
             raise WispError("the prompt is empty", expected="at least one token")
-        if len(self.history) + len(ids) > self.plan["context"]:
+        if len(self.history) + len(ids) > self.capacity:
             raise WispError(
                 "the prompt does not fit the context",
                 got=f"{len(self.history) + len(ids)} tokens",
-                expected=f"at most {self.plan['context']}",
+                expected=f"at most {self.capacity}",
                 remedy="shorten it",
             )
-        position, rest = len(self.history), list(ids[:-1])
+        rest = [int(i) for i in ids[:-1]]
         if not self.plan["prefill_chunks"]:
             one_by_one = True
         for size, length in self.plan_chunks(len(rest), one_by_one):
+            if stopped():
+                return False
             chunk, rest = rest[:length], rest[length:]
-            self._set_state(position, 0, length)
+            self._set_state(len(self.history), 0, length)
             self.write("input_ids", np.asarray(chunk, "<u4").tobytes())
             self.run(f"prefill_{size}")
-            position += length
-        self._set_state(position, int(ids[-1]), 0)
-        self.history += [int(i) for i in ids[:-1]]
+            self.history += chunk
+        self._set_state(len(self.history), int(ids[-1]), 0)
+        return True
 
     def logits(self, ids: Sequence[int], one_by_one: bool = False) -> np.ndarray:
         """Logits (f32, `[vocab]`) after the last of `ids`, from a fresh sequence."""
@@ -105,22 +122,82 @@ class Session:
     ) -> list[int]:
         """Sample up to `max_tokens` tokens after `ids` from a fresh sequence; a stop token ends it and is left out."""
         self.reset()
-        self.set_sampling(parameters)
-        if parameters.penalizes:
-            counts = np.zeros(self.plan["vocab_size"], "<u4")
-            counts[np.unique(np.asarray(ids))] = 1 << 31
-            self.write("token_counts", counts.tobytes())
-        self.prefill(ids)
-        self.history.append(int(ids[-1]))
-        produced: list[int] = []
-        while len(produced) < max_tokens and len(self.history) < self.plan["context"] + 1:
-            self.run("decode")
-            token = int(self.read("token_ring", "uint32")[len(self.history) % self.plan["ring_size"]])
+        produced = []
+        for token in self.stream(ids, max_tokens, parameters):
             if token in stop:
                 break
             produced.append(token)
-            self.history.append(token)
         return produced
+
+    def stream(
+        self,
+        ids: Sequence[int],
+        max_tokens: int,
+        parameters: SamplingParameters,
+        *,
+        repeat_last_n: int | None = None,
+        stopped: Callable[[], bool] = lambda: False,
+    ) -> Generator[int, None, None]:
+        """Sample up to `max_tokens` tokens after `ids`, as they come; what `ids` share with the history is kept of it.
+
+        `repeat_last_n`: the penalty for repetition is for the latest tokens alone, not for the whole sequence. Ends
+        where the context does, when `stopped` says so, and whenever its reader likes.
+        """
+        shared = common_prefix(self.history, ids[:-1])
+        self.history = self.history[:shared]
+        self.set_sampling(parameters)
+        if parameters.penalizes:
+            counts = np.zeros(self.plan["vocab_size"], "<u4")
+            counts[np.unique(np.asarray(latest(ids, repeat_last_n), int))] = IN_PROMPT
+            self.write("token_counts", counts.tobytes())
+        if not self.prefill(ids[shared:], stopped=stopped):
+            return
+        window = _Window(ids, repeat_last_n) if parameters.penalizes and repeat_last_n is not None else None
+        token, left, steps = int(ids[-1]), max_tokens, 1
+        while not stopped() and (count := min(steps, left, self.capacity - len(self.history))) > 0:
+            started = time.perf_counter()
+            for _ in range(count):
+                self.run("decode")
+            ring = self.read("token_ring", "uint32")
+            if window is None and count == steps and time.perf_counter() - started < BATCH_SECONDS / 2:
+                steps = min(2 * steps, MOST_STEPS, self.plan["ring_size"])
+            left -= count
+            for _ in range(count):
+                self.history.append(token)
+                token = int(ring[len(self.history) % self.plan["ring_size"]])
+                if window is not None and (gone := window.push(token)) is not None:
+                    self.write("token_counts", bytes(4), 4 * gone)
+                yield token
+
+
+class _Window:
+    """The latest tokens of a sequence, at most `size`: which of them leaves with a new one."""
+
+    def __init__(self, ids: Sequence[int], size: int) -> None:
+        self._size = size
+        self._ids = [int(i) for i in latest(ids, size)]
+        self._counts = Counter(self._ids)
+
+    def push(self, token: int) -> int | None:
+        """The token that is nowhere among the latest any more, now that `token` is the newest."""
+        self._ids.append(token)
+        self._counts[token] += 1
+        if len(self._ids) <= self._size:
+            return None
+        gone = self._ids.pop(0)
+        self._counts[gone] -= 1
+        return gone if self._counts[gone] == 0 else None
+
+
+def latest(ids: Sequence[int], count: int | None) -> Sequence[int]:
+    """The last `count` of them; None: all."""
+    return ids if count is None else ids[len(ids) - min(count, len(ids)) :]
+
+
+def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many tokens two sequences begin with alike."""
+    different = (i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y)
+    return next(different, min(len(a), len(b)))
 
 
 def initial_content(buffer: Mapping[str, Any], read_rows: ReadRows, constants: bytes) -> bytes | None:

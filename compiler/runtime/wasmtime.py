@@ -40,6 +40,7 @@ class WasmRuntime(Session):
         resident: bool = True,
     ) -> None:
         super().__init__(plan)
+        self.capacity = plan["context"] if positions is None else positions
         self._read_rows, self._resident = read_rows, resident
         config = wasmtime.Config()
         config.wasm_relaxed_simd = True
@@ -132,7 +133,9 @@ def _addresses(sizes: Iterable[int], base: int) -> tuple[list[int], int]:
     return addresses, at
 
 
-def open_wasm_variant(artifact: Artifact, name: str, relaxed: bool = False) -> WasmRuntime:
+def open_wasm_variant(
+    artifact: Artifact, name: str, relaxed: bool = False, positions: int | None = None
+) -> WasmRuntime:
     """A CPU variant of an artifact; with `relaxed` the module for engines that have relaxed SIMD."""
     entry = next(variant for variant in artifact.model["variants"] if variant["name"] == name)
     return WasmRuntime(
@@ -140,4 +143,5 @@ def open_wasm_variant(artifact: Artifact, name: str, relaxed: bool = False) -> W
         (artifact.path / entry["kernels_relaxed" if relaxed else "kernels"]).read_bytes(),
         lambda tensor, start, stop: artifact.tensor(tensor, start, stop).tobytes(),
         artifact.constants(),
+        positions=positions,
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-import compiler.cli
+import compiler.commands.compile
 from compiler.cli import main
 from tests.checkpoints import make_llama
 
@@ -98,7 +98,7 @@ def test_a_busy_port_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
 
 def test_a_bug_is_status_1(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compiler.cli, "resolve_config", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(compiler.commands.compile, "resolve_config", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):  # which Python turns into a traceback and status 1
         main(["compile", "org/model"])
 

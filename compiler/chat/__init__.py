@@ -1,0 +1,1 @@
+"""`wisp chat`: a conversation with an artifact in the terminal, run natively."""

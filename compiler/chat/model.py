@@ -1,0 +1,208 @@
+"""A model that answers: messages in, pieces of text out, with the artifact's own template, tokenizer and settings.
+
+Knows text and ids; where programs run, `runtime` knows. A template runs in a process with limits
+(`sources/sandbox.py`), and so does the tokenizer's first text: one that cannot be read never gets into this process.
+"""
+
+import json
+import secrets
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+from tokenizers.decoders import DecodeStream
+
+from compiler.artifact.state import SamplingParameters
+from compiler.artifact.writer import load_artifact
+from compiler.check.tokenizer import special_tokens
+from compiler.errors import WispError
+from compiler.runtime.choose import Running, open_best
+from compiler.runtime.session import common_prefix
+from compiler.sources.sandbox import encode_all, render_all
+
+Message = Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Request:
+    """How to answer. What is None is as the artifact says; `seed` None draws one an answer.
+
+    `sample_len` is the most tokens of an answer (None: what the context has room for), `repeat_last_n` how many of the
+    latest tokens the penalty for repetition looks at (None: all).
+    """
+
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    seed: int | None = None
+    repeat_penalty: float | None = None
+    repeat_last_n: int | None = None
+    sample_len: int | None = None
+
+
+@dataclass
+class Rates:
+    """What an answer took: the prompt's tokens that were new, to the first token, and those after it."""
+
+    prompt_tokens: int = 0
+    reused_tokens: int = 0
+    tokens: int = 0
+    prompt_seconds: float = 0.0
+    decode_seconds: float = 0.0
+    finish: str = "stop"  # or "length", "interrupted"
+
+    def line(self) -> str:
+        """For people."""
+        new = self.prompt_tokens - self.reused_tokens
+        parts = [f"prompt {self.prompt_tokens} tokens"]
+        if self.reused_tokens:
+            parts.append(f"{self.reused_tokens} of them kept")
+        if self.prompt_seconds > 0:
+            parts.append(f"{new / self.prompt_seconds:.1f} tok/s")
+        answer = [f"answer {self.tokens} tokens"]
+        if self.tokens > 1 and self.decode_seconds > 0:
+            answer.append(f"{(self.tokens - 1) / self.decode_seconds:.1f} tok/s")
+        return f"{', '.join(parts)}; {', '.join(answer)}" + ("" if self.finish == "stop" else f" ({self.finish})")
+
+
+@dataclass
+class ChatModel:
+    """An artifact on a device. `answer` streams; the KV cache keeps what consecutive prompts share."""
+
+    name: str
+    about: str
+    notes: tuple[str, ...]
+    _running: Running = field(repr=False)
+    _model: Mapping[str, Any] = field(repr=False)
+    _tokenizer: Tokenizer = field(repr=False)
+    _special: Mapping[str, str] = field(repr=False)
+
+    @property
+    def chats(self) -> bool:
+        """Whether it has a chat template; a model without one continues a text."""
+        return self._model.get("chat_template") is not None
+
+    @property
+    def context(self) -> int:
+        """Most tokens of a conversation."""
+        return self._running.session.capacity
+
+    def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
+        """Messages as the model reads them; without a template, their contents as one text.
+
+        Raises WispError when the template refuses them or they leave no room for an answer.
+        """
+        if self.chats:
+            given = {**self._special, "messages": list(messages), "tools": None, "documents": None}
+            (outcome,) = render_all(self._model["chat_template"], [{**given, "add_generation_prompt": True}])
+            if "error" in outcome:
+                roles = ", ".join(message["role"] for message in messages)
+                raise WispError("the model's chat template refuses the messages", got=f"{outcome['error']} ({roles})")
+            ids: list[int] = self._tokenizer.encode(outcome["text"], add_special_tokens=False).ids
+        else:
+            ids = self._tokenizer.encode("".join(message["content"] for message in messages)).ids
+        if len(ids) > self.context:
+            raise WispError(
+                "the conversation is longer than the context",
+                got=f"{len(ids)} tokens",
+                expected=f"at most {self.context}",
+                remedy="begin a new one (/new), or compile the model with a larger --context",
+            )
+        return ids
+
+    def answer(
+        self,
+        messages: Sequence[Message],
+        request: Request,
+        rates: Rates,
+        stopped: Callable[[], bool] = lambda: False,
+    ) -> Iterator[str]:
+        """The answer in pieces; `rates` holds what it took, once it has ended. Raises WispError like `prompt_ids`."""
+        ids = self.prompt_ids(messages)
+        session, stop = self._running.session, set(self._model["stop_token_ids"])
+        rates.prompt_tokens, rates.finish = len(ids), "length"
+        rates.reused_tokens = common_prefix(session.history, ids[:-1])
+        pieces, most = _Pieces(self._tokenizer), request.sample_len
+        parameters = self._sampling(request)
+        stream = session.stream(
+            ids,
+            self.context if most is None else most,
+            parameters,
+            repeat_last_n=request.repeat_last_n,
+            stopped=stopped,
+        )
+        started = first = latest = time.perf_counter()
+        for token in stream:
+            latest = time.perf_counter()
+            first = first if rates.tokens else latest
+            rates.tokens += 1
+            if token in stop:
+                rates.finish = "stop"
+                break
+            if piece := pieces.push(token):
+                yield piece
+        if rates.finish != "stop" and stopped():
+            rates.finish = "interrupted"
+        rates.prompt_seconds, rates.decode_seconds = first - started, latest - first
+        if piece := pieces.rest():
+            yield piece
+
+    def _sampling(self, request: Request) -> SamplingParameters:
+        own = self._model["generation"]
+        given = {
+            "temperature": request.temperature,
+            "top_p": request.top_p,
+            "top_k": request.top_k,
+            "repetition_penalty": request.repeat_penalty,
+        }
+        seed = secrets.randbits(32) if request.seed is None else request.seed % 2**32
+        known = {name: own[name] for name in (*given, "min_p") if name in own}
+        stated = {name: value for name, value in given.items() if value is not None}
+        return replace(SamplingParameters(seed=seed), **known | stated)
+
+
+class _Pieces:
+    """Text as it becomes certain, a token at a time."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._stream = DecodeStream(skip_special_tokens=True)
+        self._ids: list[int] = []
+        self._written = ""
+
+    def push(self, token: int) -> str:
+        self._ids.append(token)
+        piece: str = self._stream.step(self._tokenizer, token) or ""
+        self._written += piece
+        return piece
+
+    def rest(self) -> str:
+        """Half a character, at the end of the answer."""
+        whole: str = self._tokenizer.decode(self._ids, skip_special_tokens=True)
+        return whole[len(self._written) :] if whole.startswith(self._written) else ""
+
+
+def load_model(path: Path, variant: str | None = None) -> ChatModel:
+    """An artifact on the device that runs it best. Raises WispError for what cannot be loaded, or cannot read text."""
+    artifact = load_artifact(path, verify=False)
+    model = artifact.model
+    if "tokenizer.json" not in model["tokenizer"]:
+        raise WispError(f"{path} has no tokenizer", expected="tokenizer.json", remedy="compile it with its weights")
+    text = (path / "tokenizer.json").read_text(encoding="utf-8")
+    (encoded,) = encode_all(text, ["Hello"])
+    if "error" in encoded:
+        raise WispError("the tokenizer cannot read a text", got=encoded["error"])
+    tokenizer = Tokenizer.from_str(text)
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    running = open_best(artifact, variant)
+    name = model.get("name") or model["id"]
+    about = f"{name}: {running.variant} on {running.device}, {running.session.capacity:,} tokens of context"
+    stop = next(iter(model["stop_token_ids"]), None)
+    config_file = path / "tokenizer_config.json"
+    config = json.loads(config_file.read_bytes()) if config_file.name in model["tokenizer"] else {}
+    special = special_tokens(config, json.loads(text), model.get("bos_token_id"), stop)
+    return ChatModel(name, about, running.skipped, running, model, tokenizer, special)

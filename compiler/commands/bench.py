@@ -1,0 +1,49 @@
+"""`wisp bench`: how fast an artifact is."""
+
+import argparse
+from pathlib import Path
+
+from compiler.commands.arguments import add_json, positive, print_json
+from compiler.lowering.tvm_import import import_tvm
+
+HELP = "measure load, prefill and decode, here or in a headless browser"
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("artifact", nargs="?", type=Path, metavar="ARTIFACT")
+    command.add_argument("--shape", metavar="NAME", help="random weights of this shape instead: llama-3.2-1b, ...")
+    command.add_argument("--quant", metavar="SCHEME", help="of --shape (q4f16_1)")
+    backends = "through wgpu | WebGPU in a headless browser | the browser's CPU, variant wasm-simd (native)"
+    command.add_argument("--backend", choices=("native", "browser", "wasm"), default="native", help=backends)
+    command.add_argument("--variant", metavar="NAME", help="which variant (the best one)")
+    command.add_argument("--threads", type=positive, metavar="N", help="of --backend wasm (what the engine chooses)")
+    command.add_argument("--limit", type=positive, default=60, metavar="S", help="seconds a figure may take (60)")
+    command.add_argument("--plot", type=Path, metavar="FILE.svg", help="draw tokens a second against the context")
+    add_json(command)
+
+
+def run(parsed: argparse.Namespace) -> None:
+    from compiler.bench.report import check_plot, print_report, write_plot
+
+    if parsed.plot is not None:
+        check_plot(parsed.plot)
+    import_tvm()
+    from compiler.bench.run import bench
+    from compiler.progress import Terminal
+
+    report = bench(
+        parsed.artifact,
+        shape=parsed.shape,
+        backend=parsed.backend,
+        variant=parsed.variant,
+        threads=parsed.threads,
+        quantization=parsed.quant,
+        limit=parsed.limit,
+        progress=Terminal(),
+    )
+    if parsed.json:
+        print_json(report)
+    else:
+        print_report(report)
+    if parsed.plot is not None:
+        write_plot(report, parsed.plot)

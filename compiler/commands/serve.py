@@ -1,0 +1,46 @@
+"""`wisp serve`: the page and a directory of artifacts."""
+
+import argparse
+from pathlib import Path
+
+from compiler.config import ARTIFACTS
+from compiler.errors import WispError
+
+HELP = "serve the page and a directory of artifacts"
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("artifacts", nargs="?", type=Path, default=ARTIFACTS, metavar="ARTIFACTS_DIR")
+    add_address(command)
+
+
+def add_address(command: argparse.ArgumentParser) -> None:
+    """Where a server listens, and to which names it answers."""
+    command.add_argument("--host", default="127.0.0.1", metavar="HOST")
+    command.add_argument("--port", type=int, default=8000, metavar="PORT", help="0 takes a free one")
+    allowed = "a name that requests may be to (a loopback answers its own names alone; given again: several)"
+    command.add_argument("--allowed-host", action="append", default=[], metavar="NAME", help=allowed)
+
+
+def run(parsed: argparse.Namespace) -> None:
+    serve_directory(parsed.artifacts, parsed)
+
+
+def serve_directory(artifacts: Path, parsed: argparse.Namespace, first: str | None = None) -> None:
+    """Serves until interrupted; `first` is the id of the model that leads the list."""
+    import server
+
+    try:
+        server.serve(artifacts, parsed.host, parsed.port, parsed.allowed_host, first=first)
+    except server.ServeError as error:
+        raise WispError(str(error)) from error
+
+
+def check_address(host: str, port: int) -> None:
+    """Raises WispError when nothing can listen there."""
+    import server
+
+    try:
+        server.bind(host, port).close()
+    except server.ServeError as error:
+        raise WispError(str(error)) from error

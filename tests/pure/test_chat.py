@@ -1,0 +1,196 @@
+"""A chat without a terminal: what is kept between prompts, penalties over the latest tokens, what ends an answer."""
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from compiler.artifact.state import SamplingParameters
+from compiler.artifact.writer import load_artifact
+from compiler.chat.model import ChatModel, Rates, Request, load_model
+from compiler.cli import main
+from compiler.errors import WispError
+from compiler.runtime.choose import difference, open_best
+from compiler.runtime.session import Session
+from tests.checkpoints import make_llama, write_tokenizer
+
+PROMPT = [5, 9, 200, 31, 5, 77, 12, 300, 4, 5, 18, 90, 11, 12, 13, 14, 15, 16, 17]
+GREEDY = SamplingParameters()
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random model with a tokenizer and a chat template, for the CPU."""
+    directory = tmp_path_factory.mktemp("chat")
+    source = make_llama(directory / "tiny")
+    write_tokenizer(source)
+    options = "--variants wasm-simd --context 128 --quant q0f32"
+    assert main(["compile", str(source), "-o", str(directory / "out"), *options.split()]) == 0
+    return directory / "out"
+
+
+@pytest.fixture(scope="module")
+def session(built: Path) -> Session:
+    return open_best(load_artifact(built)).session
+
+
+@pytest.fixture(scope="module")
+def model(built: Path) -> ChatModel:
+    return load_model(built)
+
+
+def counted(session: Session, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The programs that it runs from now on."""
+    programs: list[str] = []
+    run = session.run
+
+    def noted(name: str) -> None:
+        programs.append(name)
+        run(name)
+
+    monkeypatch.setattr(session, "run", noted)
+    return programs
+
+
+def test_a_prompt_that_goes_on_keeps_what_is_there(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = session.generate(PROMPT, 12, GREEDY)
+    longer = [*PROMPT, *first, 8, 8, 60]
+    branch = [*PROMPT[:10], 70, 71, 72]
+    expected = [session.generate(ids, 12, GREEDY) for ids in (longer, branch)]
+    session.generate(PROMPT, 12, GREEDY)
+    programs = counted(session, monkeypatch)
+    assert list(session.stream(longer, 12, GREEDY)) == expected[0]
+    assert sum(name.startswith("prefill") for name in programs) == 1, "of three new tokens and the last one"
+    assert list(session.stream(branch, 12, GREEDY)) == expected[1]
+    assert list(session.stream(branch, 12, GREEDY)) == expected[1], "nothing new at all"
+
+
+def test_a_reader_that_leaves_early_loses_nothing(session: Session) -> None:
+    whole = session.generate(PROMPT, 20, GREEDY)
+    stream = session.stream(PROMPT, 20, GREEDY)
+    assert [next(stream) for _ in range(3)] == whole[:3]
+    stream.close()
+    assert session.history == [*PROMPT, *whole[:2]]
+    assert list(session.stream([*PROMPT, *whole[:3]], 5, GREEDY)) == whole[3:8]
+
+
+@pytest.mark.parametrize("last", [None, 0, 1, 6, 25, 1000])
+def test_the_penalty_looks_at_the_latest_tokens(session: Session, last: int | None) -> None:
+    """Greedy, with the penalty taken off the logits in numpy."""
+    penalty, ids = 1.9, list(PROMPT)
+    for _ in range(14):
+        logits = session.logits(ids).astype(np.float64)
+        seen = np.unique(ids if last is None else ids[len(ids) - min(last, len(ids)) :]).astype(int)
+        logits[seen] = np.where(logits[seen] > 0, logits[seen] / penalty, logits[seen] * penalty)
+        ids.append(int(np.argmax(logits)))
+    session.reset()
+    parameters = SamplingParameters(repetition_penalty=penalty)
+    assert list(session.stream(PROMPT, 14, parameters, repeat_last_n=last)) == ids[len(PROMPT) :]
+
+
+def test_a_stop_is_heard_between_chunks_and_steps(session: Session) -> None:
+    session.reset()
+    calls = iter([False, True])
+    assert list(session.stream(PROMPT * 5, 5, GREEDY, stopped=lambda: next(calls))) == []
+    assert 0 < len(session.history) < len(PROMPT * 5) - 1
+    heard = [False]
+    tokens = []
+    for token in session.stream(PROMPT, 50, GREEDY, stopped=lambda: heard[0]):
+        tokens.append(token)
+        heard[0] = len(tokens) == 4
+    assert 4 <= len(tokens) < 50
+
+
+def test_an_answer_ends_with_the_context(session: Session) -> None:
+    session.reset()
+    assert len(list(session.stream(PROMPT, 1000, GREEDY))) == session.capacity - len(PROMPT) + 1
+    with pytest.raises(WispError, match=r"does not fit the context: got 129 tokens, expected at most 128"):
+        list(session.stream([1] * 129, 1, GREEDY))
+
+
+def answer(model: ChatModel, messages: Sequence[dict[str, str]], **options: Any) -> tuple[str, Rates]:
+    rates = Rates()
+    return "".join(model.answer(messages, Request(**{"sample_len": 12, **options}), rates)), rates
+
+
+def test_options_take_the_place_of_the_models_own(model: ChatModel) -> None:
+    asked = [{"role": "user", "content": "Hello there"}]
+    greedy, rates = answer(model, asked, temperature=0)
+    assert (rates.tokens, rates.finish) == (12, "length")
+    assert answer(model, asked, temperature=5.0, top_k=1, seed=3)[0] == greedy
+    assert answer(model, asked, temperature=5.0, top_p=0.0, seed=3)[0] == greedy
+    drawn = {answer(model, asked, temperature=5.0, seed=seed)[0] for seed in (1, 1, 2)}
+    assert len(drawn) == 2
+    assert answer(model, asked, temperature=0, repeat_penalty=5.0)[0] != greedy
+    assert len({answer(model, asked, temperature=5.0)[0] for _ in range(4)}) > 1, "a seed is drawn for each"
+
+
+def test_what_was_reused_is_counted(model: ChatModel) -> None:
+    asked = [{"role": "user", "content": "Hello there"}]
+    said, first = answer(model, asked, temperature=0)
+    more = [*asked, {"role": "assistant", "content": said}, {"role": "user", "content": "And now?"}]
+    _, second = answer(model, more, temperature=0)
+    assert second.prompt_tokens > second.reused_tokens >= first.prompt_tokens - 1
+    assert f"{second.reused_tokens} of them kept" in second.line()
+
+
+def test_a_template_that_refuses_says_why(model: ChatModel) -> None:
+    with pytest.raises(WispError, match=r"longer than the context: got \d+ tokens, expected at most 128"):
+        answer(model, [{"role": "user", "content": "many words " * 80}])
+
+
+def test_logits_that_are_not_the_artifacts_are_told(built: Path, session: Session) -> None:
+    smoke = load_artifact(built).model["smoke"]
+    session.reset()
+    logits = session.logits(smoke["ids"])
+    assert difference(logits, smoke) is None
+    token = smoke["top"][0][0]
+    for wrong, complaint in ((np.nan, "nan"), (np.inf, "inf"), (logits[token] - smoke["scale"], "is right")):
+        changed = logits.copy()
+        changed[token] = wrong
+        assert complaint in str(difference(changed, smoke))
+    changed = logits.copy()
+    changed[next(i for i in range(331) if i not in {t for t, _ in (*smoke["top"], *smoke["others"])})] = 1e6
+    assert "at most" in str(difference(changed, smoke))
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (["--prompt", " "], "the prompt is empty"),
+        (["--prompt", "a", "--variant", "webgpu"], "no such variant: got webgpu, expected wasm-simd"),
+        (["--temperature", "-1"], "got -1, expected 0 to 100"),
+        (["--top-p", "1.5"], "got 1.5, expected 0 to 1"),
+        (["--repeat-last-n", "-1"], "got -1, expected 0 or more"),
+        (["--sample-len", "0"], "invalid positive number value"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else " ".join(value),
+)
+def test_bad_options(built: Path, options: list[str], complaint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        status = main(["chat", str(built), *options])
+    except SystemExit as error:
+        status = error.code if isinstance(error.code, int) else 1
+    captured = capsys.readouterr()
+    assert (status, captured.out) == (2, "")
+    assert captured.err.count("\n") == 1
+    assert complaint in captured.err
+
+
+def test_a_prompt_is_answered_on_stdout_and_a_pipe_is_talked_to(built: Path) -> None:
+    command = [sys.executable, "-m", "compiler.cli", "chat", str(built), "--temperature", "0", "--sample-len", "6"]
+
+    def run(*options: str, text: str = "") -> tuple[str, str]:
+        done = subprocess.run([*command, *options], input=text, capture_output=True, text=True, check=True)
+        return done.stdout, done.stderr
+
+    out, said = run("--prompt", "Hello there")
+    assert "tok/s" in said
+    twice, said = run(text="Hello there\n\n/new\nHello there\n/what\n")
+    assert twice == out + out
+    assert said.count("tok/s]") + said.count("(length)]") >= 2
+    assert "/what is no command" in said
