@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from compiler.artifact.state import SamplingParameters as Sampling
 from compiler.kernels import reference
 from compiler.kernels.reference import PROMPT_BIT
-from compiler.kernels.webgpu import sample
+from compiler.kernels.webgpu import sample, sample_limit
 from tests.device.harness import Compiled, Gpu, poison
 
 STATE_WORDS = 64
@@ -94,7 +94,7 @@ def sorted_parts(out: dict[str, NDArray], vocab: int) -> NDArray[np.float32]:
     """The logits as `scan` sorted them, penalties and temperature in: a row a part, its largest first."""
     keys = out["keys"]
     bits = np.where(keys >> np.uint32(31) == 1, keys ^ np.uint32(0x80000000), ~keys)
-    return bits.view(np.float32).reshape(-1, sample.PART)
+    return bits.view(np.float32).reshape(-1, sample_limit.PART)
 
 
 class Samplers:
@@ -106,7 +106,7 @@ class Samplers:
         if vocab not in self._made:
             functions = (
                 sample.scan("scan", vocab, STATE_WORDS),
-                sample.limit("limit", vocab, STATE_WORDS),
+                sample_limit.limit("limit", vocab, STATE_WORDS),
                 sample.draw("draw", vocab, RING, STATE_WORDS),
             )
             self._made[vocab] = Sampler(self._gpu, vocab, tuple(self._gpu.compile(f) for f in functions))
@@ -252,7 +252,7 @@ def test_what_is_not_a_number_is_never_drawn(samplers: Samplers, sampling: Sampl
 def test_a_large_vocabulary_is_spread_over_many_workgroups() -> None:
     """Only `scan` reads the logits, once; what the others search grows with the logarithm of a part."""
     for vocab in (32064, 49152, 128256, 151936, 262144):
-        assert sample.parts(vocab) >= 32
+        assert sample_limit.parts(vocab) >= 32
 
 
 @pytest.mark.parametrize("vocab", [5, 513, 2000])
@@ -260,7 +260,7 @@ def test_parts_are_sorted_where_something_is_cut(samplers: Samplers, vocab: int)
     logits = (np.round(random_logits(vocab) * 2) / 2).astype(np.float32)  # many ties
     parts = sorted_parts(samplers(vocab).run(logits, Sampling(1.0, top_p=0.5)), vocab)
     for i, part in enumerate(parts):
-        own = logits[i * sample.PART : (i + 1) * sample.PART]
+        own = logits[i * sample_limit.PART : (i + 1) * sample_limit.PART]
         np.testing.assert_array_equal(part[: own.size], -np.sort(-own))
 
 
@@ -291,6 +291,51 @@ def test_top_p_keeps_the_set_of_the_twin(samplers: Samplers, vocab: int, top_p: 
     kept = samplers(vocab).kept(logits, sampling)
     assert (kept | most == most).all()
     assert (kept & least == least).all()
+
+
+def strange_logits(rng: np.random.Generator, vocab: int) -> NDArray[np.float32]:
+    """Ties, few finite ones, equal ones, tiny and huge ones, of both signs."""
+    logits = rng.normal(0, 3, vocab).astype(np.float32)
+    for choice in rng.choice(6, 2, replace=False):
+        match choice:
+            case 0:
+                logits = (np.round(logits * 2) / 2).astype(np.float32)
+            case 1:
+                logits[rng.random(vocab) < 0.9] = -np.inf
+            case 2:
+                logits[:] = logits[0]
+            case 3:
+                logits *= np.float32(1e-38)
+            case 4:
+                logits -= np.float32(1e30)
+            case 5:
+                logits[rng.integers(vocab)] = np.float32(200)
+    if not np.isfinite(logits).any():
+        logits[-1] = 0
+    return logits
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_strange_logits_keep_the_set_of_the_twin_and_draw_from_it(samplers: Samplers, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    vocab = int(rng.choice([331, 2000]))
+    logits = strange_logits(rng, vocab)
+    sampling = Sampling(
+        float(rng.choice([1e-3, 0.7, 1.0, 1e3])),
+        top_k=int(rng.choice([0, 1, 7, vocab // 2])),
+        top_p=float(rng.choice([1.0, 0.9, 0.5, 1e-6])),
+        seed=seed,
+    )
+    adjusted = reference.penalize(logits, np.zeros(vocab, np.uint32), sampling)
+    border = 1e-5 if sampling.top_p < 1 else 0.0
+    least, most = (
+        reference.allowed(adjusted, replace(sampling, top_p=min(1.0, sampling.top_p + by))) for by in (-border, border)
+    )
+    kept = samplers(vocab).kept(logits, sampling)
+    finite = np.isfinite(logits)
+    assert not (kept & ~most & finite).any()
+    assert not (least & ~kept & finite).any()
+    assert all(kept[token] and finite[token] for token in samplers(vocab).draws(logits, sampling, 0, 20))
 
 
 @pytest.mark.parametrize("min_p", [0.001, 0.1, 0.5, 1.0])
@@ -326,7 +371,7 @@ def test_penalties_are_those_of_the_twin(samplers: Samplers, vocab: int, samplin
     counts = rng.choice(np.array([0, PROMPT_BIT, 1, 5, PROMPT_BIT | 3], np.uint32), vocab)
     out = samplers(vocab).run(logits, sampling, counts=counts)
     want = reference.penalize(logits, counts, sampling)
-    size = sample.PART
+    size = sample_limit.PART
     parts = [want[start : start + size] for start in range(0, vocab, size)]
     tops = out["tops"].reshape(-1, 2)
     np.testing.assert_allclose(tops[:, 0].copy().view(np.float32), [part.max() for part in parts], rtol=1e-6, atol=1e-6)

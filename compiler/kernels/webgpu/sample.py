@@ -3,10 +3,8 @@
 1. `scan`: penalties and temperature, and each part's largest (for greedy decoding that is all the work there is). Else
    every workgroup sorts its part, largest first (where something may be cut), and writes with every logit what the
    ones up to it hold together: their probability mass, and the best Gumbel score among them with its token.
-2. `limit`: the least logit that top_k, top_p and min_p leave, by bisection over the bits of f32 (an f32's bits, with
-   the sign folded, order as the number does). How many logits of a part, or how much mass, are above a bound is one
-   search in a sorted part, and each step of the bisection halves what is left to search. Returns at once when there is
-   nothing to cut.
+2. `limit`: the least logit that top_k, top_p and min_p leave, by searches in the sorted parts (`sample_limit`). Returns
+   at once when there is nothing to cut.
 3. `draw`: the best score above the bound, or the largest logit; writes the token, the ring and the counts, and moves
    the position on.
 
@@ -36,13 +34,11 @@ from compiler.kernels.builder import (
     select,
     u32,
 )
+from compiler.kernels.webgpu.sample_limit import LOWEST as LOWEST
+from compiler.kernels.webgpu.sample_limit import PART, SIGN, THREADS, limit, order, parts
 
 SCAN_THREADS = 64
-PART = 512  # logits that a workgroup of `scan` sorts, a power of two
-THREADS = 128  # of `limit` and `draw`
-FINDERS = 16
-LOWEST = -3.0e38
-SIGN = 0x80000000
+SLICE = 8  # invocations that one looks through for the best
 
 Shapes = Sequence[tuple[tuple[int, ...], str]]
 
@@ -59,11 +55,6 @@ class Sampler:
     draw_reads: tuple[int, ...]
 
 
-def parts(vocab: int) -> int:
-    """Workgroups of `scan`."""
-    return ceil_div(vocab, PART)
-
-
 def scanned(vocab: int) -> Shapes:
     """What `scan` writes: tops, keys, masses, scores, tokens (its bindings say what they are)."""
     whole = (parts(vocab) * PART,)
@@ -72,7 +63,7 @@ def scanned(vocab: int) -> Shapes:
 
 def scan(name: str, vocab: int, state_words: int) -> tirx.PrimFunc:
     """Bindings: logits, counts, state; tops (f32 bits and index, `[parts, 2]`) and, unless decoding is greedy, for each
-    place of the sorted parts (`[parts x PART]`): keys (`_order` of the logit, 0 where there is none), masses (of
+    place of the sorted parts (`[parts x PART]`): keys (`order` of the logit, 0 where there is none), masses (of
     the part up to here, its largest = 1), scores and tokens (the best up to here).
     """
     count = parts(vocab)
@@ -98,14 +89,11 @@ def scan(name: str, vocab: int, state_words: int) -> tirx.PrimFunc:
             held_keys[place], held_tokens[place] = T.uint32(0), index
             with kernel.when(index < vocab):
                 value = adjust(logits[index], index)
-                held_keys[place] = _order(value)
+                held_keys[place] = order(value)
                 with kernel.when(value > best[0]):
                     best[0], best_index[0] = value, index
-        meeting.scores[thread], meeting.tokens[thread] = best[0], best_index[0]
-        kernel.barrier()
+        _best_of_workgroup(kernel, thread, SCAN_THREADS, best, best_index, (meeting.scores, meeting.tokens))
         with kernel.when(thread == 0):
-            with kernel.loop(SCAN_THREADS) as other:
-                _keep_better(kernel, best, best_index, meeting.scores[other], meeting.tokens[other])
             tops[part * 2], tops[part * 2 + 1] = f32_to_bits(best[0]), u32(best_index[0])
             meeting.masses[0] = best[0]
         with kernel.when(bits_to_f32(state[4]) > f32(0.0)):
@@ -248,13 +236,6 @@ def _keep_better(kernel: Kernel, best: Array, best_index: Array, value: Expr, in
         best_index[0] = index
 
 
-def _order(value: Expr) -> Expr:
-    """f32 -> u32 that orders alike; 0, below all, for what is not a number."""
-    bits, sign = f32_to_bits(value), T.uint32(SIGN)
-    folded = select(T.bitwise_and(bits, sign) != T.uint32(0), T.bitwise_xor(bits, T.uint32(0xFFFFFFFF)), bits + sign)
-    return select(T.bitwise_and(bits, T.uint32(0x7FFFFFFF)) > T.uint32(0x7F800000), T.uint32(0), folded)
-
-
 def _value(key: Expr) -> Expr:
     """The f32 of an order."""
     sign = T.uint32(SIGN)
@@ -262,28 +243,27 @@ def _value(key: Expr) -> Expr:
     return bits_to_f32(select(positive, T.bitwise_xor(key, sign), T.bitwise_xor(key, T.uint32(0xFFFFFFFF))))
 
 
-def _total(kernel: Kernel, value: Expr, thread: Expr, first: Array, second: Array) -> Expr:
-    """The sum over the workgroup, known to every invocation."""
-    first[thread] = value
+def _best_of_workgroup(
+    kernel: Kernel, thread: Expr, count: int, best: Array, best_index: Array, meeting: tuple[Array, Array]
+) -> None:
+    """The best of all `count` invocations, in the first one's registers. `meeting` holds a score and token of each."""
+    scores, tokens = meeting
+    finders = count // SLICE
+    scores[thread], tokens[thread] = best[0], best_index[0]
     kernel.barrier()
-    with kernel.when(thread < FINDERS):
-        part = kernel.registers()
-        part[0] = f32(0.0)
-        with kernel.loop(THREADS // FINDERS) as i:
-            part[0] = part[0] + first[thread * (THREADS // FINDERS) + i]
-        second[thread] = part[0]
-    kernel.barrier()
-    total = kernel.registers()
-    total[0] = f32(0.0)
-    for i in range(FINDERS):
-        total[0] = total[0] + second[i]
-    return total[0]
+    for reader, others, stride in ((finders, SLICE, finders), (1, finders, 1)):
+        with kernel.when(thread < reader):
+            with kernel.loop(others - 1) as other:
+                place = kernel.let((other + 1) * stride + thread)
+                _keep_better(kernel, best, best_index, scores[place], tokens[place])
+            scores[thread], tokens[thread] = best[0], best_index[0]
+        kernel.barrier()
 
 
-def _above(kernel: Kernel, keys: Array, start: Expr, least: Expr, low: Expr, high: Expr) -> Expr:
-    """How many keys of the part at `start` are at least `least`, which is known to be from `low` to `high`."""
+def _above(kernel: Kernel, keys: Array, start: Expr, least: Expr) -> Expr:
+    """How many keys of the part at `start` are at least `least`."""
     ends = kernel.registers(2, "int32")
-    ends[0], ends[1] = low, high
+    ends[0], ends[1] = i32(0), i32(PART)
     with kernel.loop(PART.bit_length()), kernel.when(ends[0] < ends[1]):
         middle = kernel.let(div(ends[0] + ends[1], 2))
         with T.If(keys[start + middle] >= least):
@@ -292,82 +272,6 @@ def _above(kernel: Kernel, keys: Array, start: Expr, least: Expr, low: Expr, hig
             with T.Else():
                 ends[1] = middle
     return ends[0]
-
-
-def limit(name: str, vocab: int, state_words: int) -> tirx.PrimFunc:
-    """Bindings: tops, keys, masses, state, cut (`_order` of the least logit that may be drawn, `[1]`; 0 for all)."""
-    count = parts(vocab)
-    with Kernel(name) as kernel:
-        tops = kernel.buffer("tops", count * 2, "uint32")
-        keys = kernel.buffer("keys", count * PART, "uint32")
-        masses = kernel.buffer("masses", count * PART, "float32")
-        state = kernel.buffer("state", state_words, "uint32")
-        cut = kernel.buffer("cut", 1, "uint32")
-        kernel.grid(1)
-        thread = kernel.threads(THREADS)
-        first, second = kernel.shared(THREADS), kernel.shared(FINDERS)
-        own = range(ceil_div(count, THREADS))  # parts of an invocation
-        # Of each, as many of its logits as are above the bound: at least, at most, and above the one on trial.
-        lows, highs, tried = (kernel.registers(len(own), "int32") for _ in range(3))
-        shrinks = kernel.registers(len(own))
-        top_k, top_p, min_p = (
-            kernel.let(i32(state[5])),
-            kernel.let(bits_to_f32(state[6])),
-            kernel.let(bits_to_f32(state[7])),
-        )
-
-        def measure(held: Array, weigh: bool) -> Expr:
-            """How many logits the parts hold up to these places, or their probability mass (largest = 1)."""
-            part_sum = kernel.registers()
-            part_sum[0] = f32(0.0)
-            for i in own:
-                with kernel.when(held[i] > 0):
-                    place = (thread + i * THREADS) * PART + held[i] - 1
-                    part_sum[0] = part_sum[0] + (masses[place] * shrinks[i] if weigh else f32(held[i]))
-            return _total(kernel, part_sum[0], thread, first, second)
-
-        def bisect(low: Array, target: Expr, weigh: bool) -> None:
-            """Raise `low` to the highest order whose measure still reaches `target`; `highs` is then of `low`."""
-            with kernel.loop(32) as step:
-                trial = kernel.let(T.bitwise_or(low[0], T.shift_left(T.uint32(1), u32(31 - step))))
-                for i in own:
-                    start = (thread + i * THREADS) * PART
-                    tried[i] = _above(kernel, keys, start, trial, lows[i], highs[i])
-                reached = kernel.let(measure(tried, weigh) >= target)
-                for i in own:
-                    lows[i] = select(reached, lows[i], tried[i])
-                    highs[i] = select(reached, tried[i], highs[i])
-                low[0] = select(reached, trial, low[0])
-
-        with kernel.when(bits_to_f32(state[4]) > f32(0.0)):
-            largest = kernel.registers()
-            largest[0] = f32(LOWEST)
-            with kernel.loop(count) as part:
-                largest[0] = tirx.max(largest[0], bits_to_f32(tops[part * 2]))
-
-            for i in own:  # a part beyond the last one holds nothing
-                part = kernel.let(thread + i * THREADS)
-                lows[i] = i32(0)
-                highs[i] = select(part < count, i32(PART), i32(0))
-                shrinks[i] = T.exp(bits_to_f32(tops[tirx.min(part, count - 1) * 2]) - largest[0])
-            least = kernel.registers(1, "uint32")
-            least[0] = T.uint32(0)
-            with kernel.when(tirx.And(top_k > 0, top_k < vocab)):
-                bisect(least, f32(top_k), weigh=False)
-            with kernel.when(top_p < f32(1.0)):
-                kept = kernel.let(measure(highs, weigh=True))
-                narrowed = kernel.registers(1, "uint32")
-                narrowed[0] = T.uint32(0)
-
-                for i in own:
-                    lows[i] = i32(0)
-                bisect(narrowed, kept * top_p, weigh=True)
-                least[0] = tirx.max(least[0], narrowed[0])
-            with kernel.when(min_p > f32(0.0)):
-                least[0] = tirx.max(least[0], _order(kernel.let(largest[0] + T.log(min_p))))
-            with kernel.when(thread == 0):
-                cut[0] = tirx.min(least[0], _order(largest[0]))
-    return kernel.function
 
 
 def _uniform(seed: Expr, position: Expr, index: Expr, kernel: Kernel) -> Expr:
@@ -417,15 +321,12 @@ def draw(name: str, vocab: int, ring: int, state_words: int) -> tirx.PrimFunc:
                 with T.Then():
                     _keep_better(kernel, best, best_index, bits_to_f32(tops[part * 2]), i32(tops[part * 2 + 1]))
                 with T.Else():
-                    held = kernel.let(_above(kernel, keys, part * PART, cut[0], i32(0), i32(PART)))
+                    held = kernel.let(_above(kernel, keys, part * PART, cut[0]))
                     with kernel.when(held > 0):
                         last = kernel.let(part * PART + held - 1)
                         _keep_better(kernel, best, best_index, scores[last], i32(tokens[last]))
-        values[thread], indices[thread] = best[0], best_index[0]
-        kernel.barrier()
+        _best_of_workgroup(kernel, thread, THREADS, best, best_index, (values, indices))
         with kernel.when(thread == 0):
-            with kernel.loop(THREADS) as other:
-                _keep_better(kernel, best, best_index, values[other], indices[other])
             token = kernel.let(u32(tirx.min(best_index[0], vocab - 1)))  # NaN logits are never better than none
             position = kernel.let(state[0] + T.uint32(1))
             state[1] = token
