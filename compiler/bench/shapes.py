@@ -171,6 +171,8 @@ def random_tensors(spec: WeightSpec, scheme: Scheme) -> Iterable[tuple[str, NDAr
 def _random_words(rng: np.random.Generator, shape: tuple[int, ...], scheme: Scheme) -> NDArray[np.uint32]:
     """Words whose elements are uniform in 0..largest."""
     levels = scheme.largest + 1
+    if levels == 2**scheme.bits:
+        return rng.integers(0, 2**32, size=shape, dtype=np.uint32)
     if scheme.bits == 4:
         choices = np.array([low | high << 4 for high in range(levels) for low in range(levels)], np.uint8)
     else:

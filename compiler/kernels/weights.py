@@ -8,18 +8,19 @@ has to take `place_values` in. Scale, zero point and bias are applied to what a 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from compiler.kernels.builder import Array, Expr, Kernel, call, ceil_div, div, f32, lane
-from compiler.weights.storage import Storage
+from compiler.kernels.builder import Array, Expr, Kernel, call, ceil_div, div, f32, lane, mod
+from compiler.weights.storage import LOW, PART, Storage
 
 
 def unpack(kernel: Kernel, storage: Storage, words: Sequence[Expr]) -> tuple[Expr, Expr]:
-    """The words of a part (f32: its two `vec4`s) as two `vec4<f32>`."""
-    match storage.bits:
+    """The words of a part (f32: its two `vec4`s; of elements in two pieces: `joined` ones) as two `vec4<f32>`."""
+    match storage.place_bits:
         case 4:
             return kernel.in_place(words[0], 4), kernel.in_place(T.shift_right(words[0], T.uint32(16)), 4)
         case 8:
@@ -31,7 +32,18 @@ def unpack(kernel: Kernel, storage: Storage, words: Sequence[Expr]) -> tuple[Exp
 
 def place_values(storage: Storage) -> Expr:
     """What makes integers of those that `unpack` gives: powers of 2, so that nothing is rounded."""
-    return tirx.Shuffle([f32(2.0 ** (-storage.bits * i)) for i in range(4)], [0, 1, 2, 3])
+    return tirx.Shuffle([f32(2.0 ** (-storage.place_bits * i)) for i in range(4)], [0, 1, 2, 3])
+
+
+def joined(storage: Storage, low: tuple[Expr, Expr], high: tuple[Expr, Expr]) -> Expr:
+    """Four elements in the bytes of a word, of the words that their pieces lie in and the bits at which they begin."""
+
+    def field(word: Expr, shift: Expr, bits: int) -> Expr:
+        moved = word if isinstance(shift, int) and shift == 0 else T.shift_right(word, tirx.Cast("uint32", shift))
+        return T.bitwise_and(moved, T.uint32(0x01010101 * (2**bits - 1)))
+
+    above = T.shift_left(field(*high, storage.high_bits), T.uint32(LOW))
+    return T.bitwise_or(field(*low, LOW), above)
 
 
 class Factors:
@@ -74,10 +86,11 @@ class Matrix:
         self.k = k
         self.blocks = storage.blocks(k)
         words = storage.words(storage.block)
-        self._lanes = min(4, words)  # words of an element of the binding
+        self._lanes = math.gcd(4, words)  # words of an element of the binding
         self._per_block = words // self._lanes
         self._per_row = storage.words_per_row(k) // self._lanes
-        dtype = "float32x4" if storage.bits == 32 else f"uint32x{self._lanes}"
+        vector = f"x{self._lanes}" if self._lanes > 1 else ""
+        dtype = "float32x4" if storage.bits == 32 else f"uint32{vector}"
         self.weights: Array = kernel.buffer("weights", rows * self._per_row, dtype)
         self.factors = Factors(kernel, storage, rows, k) if storage.group_size else None
 
@@ -88,18 +101,28 @@ class Matrix:
 
     def load_part(self, row: Expr, block: Expr, part: int) -> list[Expr]:
         """Load just what one part of a block needs, in a list that `part` can index."""
-        count, parts = self._per_block, self.storage.parts
-        base = self.kernel.let(row * self._per_row + block * count)
-        first, last = part * count // parts, max(part * count // parts + 1, (part + 1) * count // parts)
-        return [self.kernel.let(self.weights[base + min(max(i, first), last - 1)]) for i in range(count)]
+        base = self.kernel.let(row * self._per_row + block * self._per_block)
+        needed = sorted({word // self._lanes for word in self.storage.words_of_part(part)})
+        loaded = {i: self.kernel.let(self.weights[base + i]) for i in needed}
+        return [loaded.get(i, loaded[needed[0]]) for i in range(self._per_block)]
 
     def part(self, elements: Sequence[Expr], part: int) -> tuple[Expr, Expr]:
         """The 8 values of a part of a loaded block as two `vec4<f32>`."""
         if self.storage.bits == 32:
             return elements[2 * part], elements[2 * part + 1]
-        count = self.storage.words(8)
-        places = [divmod(part * count + i, self._lanes) for i in range(count)]
-        return unpack(self.kernel, self.storage, [lane(elements[element], place) for element, place in places])
+
+        def word(index: int) -> Expr:
+            element, place = divmod(index, self._lanes)
+            return lane(elements[element], place) if self._lanes > 1 else elements[element]
+
+        if not self.storage.high_bits:
+            return unpack(self.kernel, self.storage, [word(index) for index in self.storage.words_of_part(part)])
+        words = []
+        for half in range(2):
+            low, high = self.storage.pieces(2 * part + half)
+            joint = joined(self.storage, (word(low[0]), low[1]), (word(high[0]), high[1]))
+            words.append(self.kernel.let(joint))
+        return unpack(self.kernel, self.storage, words)
 
 
 def load_vector4(vector: Array, f16: bool, index: Expr) -> Expr:
@@ -119,12 +142,28 @@ class WordMatrix:
         self.k = k
         self.blocks = storage.blocks(k)
         vectors = 4 if storage.bits == 32 else 1
-        self.words = storage.words(8) // vectors  # elements of a part
-        self.per_row = storage.words_per_row(k) // vectors
-        self.weights = kernel.buffer("weights", rows * self.per_row, "float32x4" if storage.bits == 32 else "uint32")
+        self._words = storage.words(PART) // vectors  # elements of a part in one piece
+        self._per_row = storage.words_per_row(k) // vectors
+        self.weights = kernel.buffer("weights", rows * self._per_row, "float32x4" if storage.bits == 32 else "uint32")
         self.factors = Factors(kernel, storage, rows, k) if storage.group_size else None
 
     def part(self, row: Expr, part: Expr) -> tuple[Expr, Expr]:
         """The 8 values of a part as two `vec4<f32>`."""
-        base = self.kernel.let(row * self.per_row + part * self.words)
-        return unpack(self.kernel, self.storage, [self.kernel.let(self.weights[base + i]) for i in range(self.words)])
+        return unpack(self.kernel, self.storage, self.words(row, part))
+
+    def words(self, row: Expr, part: Expr) -> list[Expr]:
+        """The words of a part; of elements in two pieces two words of four bytes each."""
+        kernel, storage = self.kernel, self.storage
+        if not storage.high_bits:
+            base = kernel.let(row * self._per_row + part * self._words)
+            return [kernel.let(self.weights[base + i]) for i in range(self._words)]
+        block = div(part, storage.parts)
+        base = kernel.let(row * self._per_row + block * storage.words(storage.block))
+        found = []
+        for half in range(2):
+            vector = kernel.let(mod(part, storage.parts) * 2 + half)
+            low = self.weights[base + mod(vector, storage.low_words)], div(vector, storage.low_words) * LOW
+            place, shift = mod(vector, storage.high_words), div(vector, storage.high_words) * storage.high_bits
+            high = self.weights[base + storage.low_words + place], shift
+            found.append(kernel.let(joined(storage, low, high)))
+        return found

@@ -68,7 +68,7 @@ def holds(scheme: Scheme, steps: Steps) -> bool:
         return False
     if scheme.bias:
         return steps.most + steps.offset <= scheme.largest
-    return not steps.bias and -scheme.zero_point <= steps.least and steps.most <= scheme.zero_point
+    return not steps.bias and -scheme.zero_point <= steps.least and steps.most <= scheme.reach
 
 
 def held_as(formats: Sequence[Steps | Floats]) -> Held | None:

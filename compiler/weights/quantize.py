@@ -31,6 +31,7 @@ from compiler.weights.scales import (
     storable,
 )
 from compiler.weights.schemes import Scheme
+from compiler.weights.storage import LOW, Storage
 
 TensorLayout = tuple[str, Literal["uint32", "float16", "float32"], tuple[int, ...]]
 # Rows [start, stop) of a matrix -> the scales of its groups that the source itself was quantized with, (R, groups), 0
@@ -204,24 +205,24 @@ def _quantize_rows(
         rows = slice(start, min(block.shape[0], start + step))
         part = np.pad(block[rows], ((0, 0), (0, padding))) if padding else block[rows]
         grouped = part.reshape(-1, groups, scheme.group_size)
-        largest = absmax_scales(grouped, scheme.zero_point)
+        largest = absmax_scales(grouped, scheme.reach)
         if largest.max(initial=0.0) > FLOAT16_MAX:
             raise WispError(
                 f"weight '{spec.name}' is too large for {scheme.name}",
-                got=f"{largest.max() * scheme.zero_point:g}",
-                expected=f"at most {FLOAT16_MAX * scheme.zero_point:g}",
+                got=f"{largest.max() * scheme.reach:g}",
+                expected=f"at most {FLOAT16_MAX * scheme.reach:g}",
                 remedy="compile with --quant q0f32",
             )
         scales = storable(largest)
         if rule == "search":
-            scales, q = search_scales(grouped, scales, scheme.zero_point, importance)
+            scales, q = search_scales(grouped, scales, scheme.reach, importance)
         else:
-            q = steps_of(grouped, scales, scheme.zero_point)
+            q = steps_of(grouped, scales, scheme.reach)
         if source is not None:
             exact = _holds_exactly(grouped, largest, source[rows])
             if exact.any():
                 scales = np.where(exact, source[rows], scales)
-                np.copyto(q, steps_of(grouped, scales, scheme.zero_point), where=exact[..., None])
+                np.copyto(q, steps_of(grouped, scales, scheme.reach), where=exact[..., None])
         q += scheme.zero_point
         outputs[0][rows] = pack(q.astype(np.uint8).reshape(len(part), -1), scheme)
         outputs[1][rows] = scales
@@ -265,7 +266,9 @@ def _holds_exactly(
 
 
 def pack(q: NDArray[np.uint8], scheme: Scheme) -> NDArray[np.uint32]:
-    """Words of whole groups, (R, K) -> (R, K / elements_per_word): the first element in the low bits."""
+    """Words of whole groups, (R, K) -> (R, K * bits / 32): the first element in the low bits."""
+    if scheme.storage.high_bits:
+        return _pack_pieces(q, scheme.storage)
     if scheme.bits == 4:
         pairs = q.view("<u2")  # the first of two elements in the low byte
         q = (pairs | pairs >> 4).astype(np.uint8)
@@ -275,9 +278,49 @@ def pack(q: NDArray[np.uint8], scheme: Scheme) -> NDArray[np.uint32]:
 def unpack(words: NDArray[np.uint32], scheme: Scheme) -> NDArray[np.uint8]:
     """The inverse of `pack`."""
     packed = words.view(np.uint8)
+    if scheme.storage.high_bits:
+        return _unpack_pieces(packed, scheme.storage)
     if scheme.bits == 8:
         return packed
     return np.stack((packed & 15, packed >> 4), axis=-1).reshape(words.shape[0], -1)
+
+
+def _pack_pieces(q: NDArray[np.uint8], storage: Storage) -> NDArray[np.uint32]:
+    """Of each block the low four bits of all elements, then the bits above: a byte of either holds one of each run."""
+    blocks = q.reshape(len(q), -1, storage.block)
+    pieces = []
+    for bits, field in ((LOW, blocks & np.uint8(15)), (storage.high_bits, blocks >> np.uint8(LOW))):
+        runs = field.reshape(*blocks.shape[:2], 8 // bits, -1)
+        shifts = np.arange(0, 8, bits, dtype=np.uint8)[:, None]
+        pieces.append(np.bitwise_or.reduce(runs << shifts, axis=2))
+    words: NDArray[np.uint32] = np.concatenate(pieces, axis=2).reshape(len(q), -1).view("<u4")
+    return words
+
+
+def _unpack_pieces(packed: NDArray[np.uint8], storage: Storage) -> NDArray[np.uint8]:
+    blocks = packed.reshape(len(packed), -1, 4 * storage.words(storage.block))
+    low = 4 * storage.low_words
+    fields = []
+    for bits, piece in ((LOW, blocks[..., :low]), (storage.high_bits, blocks[..., low:])):
+        shifts = np.arange(0, 8, bits, dtype=np.uint8)[:, None]
+        runs = piece[:, :, None] >> shifts & np.uint8(2**bits - 1)
+        fields.append(runs.reshape(*blocks.shape[:2], storage.block))
+    return (fields[0] | fields[1] << np.uint8(LOW)).reshape(len(packed), -1)
+
+
+def reference_places(k: int, storage: Storage) -> list[tuple[int, int, int]]:
+    """Where element k of a row lies, its lowest bits first: (word, first bit, bits) of each of its pieces."""
+    if not storage.high_bits:
+        return [(k * storage.bits // 32, k * storage.bits % 32, storage.bits)]
+    block, j = divmod(k, storage.block)
+    first = 32 * block * storage.words(storage.block)  # in bits
+    places = []
+    for bits in (LOW, storage.high_bits):
+        length = storage.block * bits // 8  # in bytes
+        bit = first + 8 * (j % length) + bits * (j // length)
+        places.append((bit // 32, bit % 32, bits))
+        first += 8 * length
+    return places
 
 
 def reference_quantize_row(
@@ -293,19 +336,19 @@ def reference_quantize_row(
             scale, bias = reference_affine_scale(group, scheme.largest)
             biases.append(bias)
         else:
-            scale = reference_scale(group, scheme.zero_point, rule, importance[start : start + scheme.group_size])
+            scale = reference_scale(group, scheme.reach, rule, importance[start : start + scheme.group_size])
             bias = 0.0
         scales.append(scale)
         q = []
         for value in group:
             steps = round((value - bias) / scale) if scale else 0
-            q.append(min(max(steps + scheme.zero_point, 0), scheme.largest))
+            q.append(min(max(steps + scheme.zero_point, 0, scheme.zero_point - scheme.reach), scheme.largest))
         q += [scheme.zero_point] * (scheme.group_size - len(group))
-        for first in range(0, scheme.group_size, scheme.elements_per_word):
-            word = 0
-            for j in range(scheme.elements_per_word):
-                word |= q[first + j] << (j * scheme.bits)
-            words.append(word)
+        words += [0] * scheme.words_per_group
+        for k, value in enumerate(q, start):
+            for word, shift, bits in reference_places(k, scheme.storage):
+                words[word] |= (value & (2**bits - 1)) << shift
+                value >>= bits
     return words, scales, biases
 
 
@@ -315,8 +358,10 @@ def reference_dequantize_row(
     """One row back, element by element."""
     row = []
     for k in range(columns):
-        word = words[k // scheme.elements_per_word]
-        q = (word >> (k % scheme.elements_per_word * scheme.bits)) & (2**scheme.bits - 1)
+        q = known = 0
+        for word, shift, bits in reference_places(k, scheme.storage):
+            q |= (words[word] >> shift & (2**bits - 1)) << known
+            known += bits
         bias = biases[k // scheme.group_size] if scheme.bias else 0.0
         row.append((q - scheme.zero_point) * scales[k // scheme.group_size] + bias)
     return row

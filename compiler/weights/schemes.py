@@ -30,6 +30,7 @@ class Scheme:
     bias: bool
     float_dtype: Literal["float16", "float32"]  # of vectors, and of matrices when group_size is 0
     kv_dtype: Literal["float16", "float32"]  # of keys and values
+    zero_point: int = 0  # what q is counted from, where there is no bias
     exceptions: tuple[tuple[MatrixKey, "Scheme"], ...] = ()  # matrices that are stored in another scheme
 
     def of(self, spec: WeightSpec) -> "Scheme":
@@ -39,22 +40,17 @@ class Scheme:
     @property
     def storage(self) -> Storage:
         """What kernels need to know of it."""
-        return Storage(self.bits, self.group_size, self.bias)
-
-    @property
-    def zero_point(self) -> int:
-        """What q is counted from."""
-        return self.storage.zero_point
+        return Storage(self.bits, self.group_size, self.bias, self.zero_point)
 
     @property
     def largest(self) -> int:
-        """The largest q."""
-        return 2**self.bits - 1 if self.bias else 2 * self.zero_point
+        """The largest q. MLC's schemes have as many steps below their zero point as above it."""
+        return 2**self.bits - 1 if self.bias else min(2**self.bits - 1, 2 * self.zero_point)
 
     @property
-    def elements_per_word(self) -> int:
-        """Elements in a 32-bit word."""
-        return 32 // self.bits
+    def reach(self) -> int:
+        """Steps on either side of the zero point."""
+        return self.largest - self.zero_point
 
     @property
     def words_per_group(self) -> int:
@@ -69,8 +65,8 @@ SCHEMES: dict[str, Scheme] = {
     scheme.name: scheme
     for scheme in (
         # MLC's.
-        Scheme("q4f16_1", 4, 32, False, "float16", "float16"),
-        Scheme("q8f16_1", 8, 32, False, "float16", "float16"),
+        Scheme("q4f16_1", 4, 32, False, "float16", "float16", 7),
+        Scheme("q8f16_1", 8, 32, False, "float16", "float16", 127),
         Scheme("q0f16", 16, 0, False, "float16", "float16"),
         Scheme("q0f32", 32, 0, False, "float32", "float32"),
         # What other formats hold.
@@ -82,8 +78,13 @@ SCHEMES: dict[str, Scheme] = {
         Scheme("q8af16_g32", 8, 32, True, "float16", "float16"),
         Scheme("q8af16_g64", 8, 64, True, "float16", "float16"),
         Scheme("q8af16_g128", 8, 128, True, "float16", "float16"),
-        Scheme("q4f16_g16", 4, 16, False, "float16", "float16"),
-        Scheme("q8f16_g16", 8, 16, False, "float16", "float16"),
+        Scheme("q4f16_g16", 4, 16, False, "float16", "float16", 7),
+        Scheme("q8f16_g16", 8, 16, False, "float16", "float16", 127),
+        # With bits above four apart.
+        Scheme("q5f16_g32", 5, 32, False, "float16", "float16", 16),
+        Scheme("q5af16_g32", 5, 32, True, "float16", "float16"),
+        Scheme("q6f16_g16", 6, 16, False, "float16", "float16", 32),
+        Scheme("q6af16_g16", 6, 16, True, "float16", "float16"),
     )
 }
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 PART = 8  # columns that are unpacked together
 BLOCK = 32  # columns that are walked together, at most
+LOW = 4  # bits of an element that lie apart from those above them, where it has 5 or 6
 
 
 @dataclass(frozen=True)
@@ -19,11 +20,17 @@ class Storage:
     bits: int
     group_size: int
     bias: bool  # an element is `q * scale + bias`, else `(q - zero_point) * scale`
+    zero_point: int  # what q is counted from; 0 where there is a bias, or no scale
 
     @property
-    def zero_point(self) -> int:
-        """What q is counted from. MLC's: as many steps below as above it."""
-        return 0 if self.bias or not self.group_size else 2 ** (self.bits - 1) - 1
+    def high_bits(self) -> int:
+        """Bits of an element that lie behind the low four of all of its block; 0 where an element lies in one piece."""
+        return self.bits - LOW if LOW < self.bits < 8 else 0
+
+    @property
+    def place_bits(self) -> int:
+        """Bits from one element to the next in a word that is taken apart: those of two pieces come to bytes first."""
+        return 8 if self.high_bits else self.bits
 
     @property
     def block(self) -> int:
@@ -50,6 +57,30 @@ class Storage:
     def words(self, columns: int) -> int:
         """32-bit words of so many columns."""
         return columns * self.bits // 32
+
+    @property
+    def low_words(self) -> int:
+        """Words of a block with the low four bits of its elements, in front of those with the others."""
+        return self.words(self.block) * LOW // self.bits
+
+    @property
+    def high_words(self) -> int:
+        return self.words(self.block) - self.low_words
+
+    def pieces(self, vector: int) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Where the two pieces of four consecutive elements lie in their block: (word, bit) of the low and the high.
+
+        Bytes of a word are consecutive elements, so the low bits of the first half of a block come first.
+        """
+        (turn, low), (shift, high) = divmod(vector, self.low_words), divmod(vector, self.high_words)
+        return (low, LOW * turn), (self.low_words + high, self.high_bits * shift)
+
+    def words_of_part(self, part: int) -> tuple[int, ...]:
+        """The words of a block that its part lies in."""
+        if self.high_bits:
+            return tuple(dict.fromkeys(word for half in range(2) for word, _ in self.pieces(2 * part + half)))
+        count = self.words(PART)
+        return tuple(range(part * count, (part + 1) * count))
 
     def words_per_row(self, k: int) -> int:
         """32-bit words of a row of `k` columns; groups are whole."""

@@ -54,7 +54,7 @@ def test_affine_and_narrow_groups_compile_in_chromium(
     page: Page, server_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A row of the table for each way in which storage differs: bits, bias, groups in a block or blocks in a group."""
-    schemes = [SCHEMES[name] for name in ("q4af16_g16", "q8f16_g16", "q8af16_g128")]
+    schemes = [SCHEMES[name] for name in ("q4af16_g16", "q6f16_g16", "q8af16_g128")]
     monkeypatch.setitem(ALTERNATIVES, "webgpu-f32", (PACKED,))
     lowered = lower_once(*described(schemes), VARIANTS["webgpu-f32"], CONTEXT, (CHUNK,))
     page.goto(server_url + "healthz")

@@ -37,7 +37,7 @@ CHUNK = 7
 
 
 def layout_of(bits: int, block: int, k: int) -> Layout:
-    return Layout.of(Storage(bits, block, bias=False), k)
+    return Layout.of(Storage(bits, block, bias=False, zero_point=0), k)
 
 
 def quantizer(bits: int, block: int, k: int, kind: str | None, chunk: int) -> tuple[str, tirx.PrimFunc]:

@@ -28,14 +28,14 @@ ROUNDING, LEAST = 2.0**-11, 2.0**-25
 EXPECTED = {
     Type.Q4_0: "q4af16_g32",
     Type.Q4_1: "q4af16_g32",
-    Type.Q5_0: "q8f16_1",
-    Type.Q5_1: "q8af16_g32",
+    Type.Q5_0: "q5f16_g32",
+    Type.Q5_1: "q5af16_g32",
     Type.Q8_0: "q8f16_1",
     Type.Q2_K: "q4af16_g16",
     Type.Q3_K: "q4f16_g16",
     Type.Q4_K: "q4af16_g32",
-    Type.Q5_K: "q8af16_g32",
-    Type.Q6_K: "q8f16_g16",
+    Type.Q5_K: "q5af16_g32",
+    Type.Q6_K: "q6f16_g16",
     Type.IQ4_NL: "q8f16_1",
     Type.IQ4_XS: "q8f16_1",
     Type.IQ1_S: "q8f16_1",
@@ -159,9 +159,9 @@ def test_a_file_of_each_type_is_kept(tmp_path: Path, wide: Path, kind: Type, mon
 @pytest.mark.parametrize(
     ("kind", "kinds", "scheme", "exact"),
     [
-        (Type.Q4_K, {"attn_v": Type.Q6_K}, "q8af16_g16", False),  # Q4_K_M
-        (Type.Q5_K, {"attn_v": Type.Q6_K}, "q8af16_g16", False),  # Q5_K_M
-        (Type.Q3_K, {"attn_v": Type.Q5_K}, "q8af16_g16", False),  # Q3_K_L
+        (Type.Q4_K, {"attn_v": Type.Q6_K}, "q6af16_g16", False),  # Q4_K_M
+        (Type.Q5_K, {"attn_v": Type.Q6_K}, "q6af16_g16", False),  # Q5_K_M
+        (Type.Q3_K, {"attn_v": Type.Q5_K}, "q6af16_g16", False),  # Q3_K_L
         (Type.Q2_K, {"attn_v": Type.Q4_K}, "q4af16_g16", False),
         (Type.Q4_0, {"attn_v": Type.Q4_1}, "q4af16_g32", True),
         (Type.Q4_1, {"attn_k": Type.Q8_0, "attn_v": Type.Q5_1}, "q8af16_g32", True),
@@ -269,7 +269,7 @@ def test_a_scheme_that_does_not_hold_the_values_takes_none(tmp_path: Path, wide:
     spec = specs_of(ours)["down", 0]
     for scheme in SCHEMES.values():
         stored = ours.stored(spec, scheme)
-        if scheme.name in ("q4af16_g16", "q4af16_g32", "q8af16_g16", "q8af16_g32"):
+        if scheme.bias and scheme.group_size <= 32:
             assert stored is not None
             np.testing.assert_array_equal(dequantize(spec, dict(stored), scheme), read(ours, spec))
         else:

@@ -87,13 +87,13 @@ def longer(path: Path, **fields: int) -> Artifact:
 def test_each_matrix_has_its_own_scheme(artifacts: dict[str, Path]) -> None:
     model = load_artifact(artifacts["k"]).model
     assert model["quantization"] == "q4af16_g32"
-    assert model["quantization_overrides"] == {"embedding": "q8f16_g16"}
+    assert model["quantization_overrides"] == {"embedding": "q6f16_g16"}
     assert model["schemes"] == {
-        "model.embed_tokens": "q8f16_g16",
-        "model.layers.0.self_attn.qkv_proj": "q8af16_g16",
-        "model.layers.0.self_attn.o_proj": "q8af16_g32",
-        "model.layers.0.mlp.down_proj": "q8f16_g16",
-        "model.layers.1.self_attn.qkv_proj": "q8af16_g16",
+        "model.embed_tokens": "q6f16_g16",
+        "model.layers.0.self_attn.qkv_proj": "q6af16_g16",
+        "model.layers.0.self_attn.o_proj": "q5af16_g32",
+        "model.layers.0.mlp.down_proj": "q6f16_g16",
+        "model.layers.1.self_attn.qkv_proj": "q6af16_g16",
         "model.layers.1.self_attn.o_proj": "q4f16_g16",
         "model.layers.1.mlp.gate_up_proj": "q4af16_g16",
     }
@@ -107,13 +107,13 @@ def test_each_matrix_has_its_own_scheme(artifacts: dict[str, Path]) -> None:
 
 def test_inspect_says_what_is_held_how(artifacts: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
     summary = inspect(artifacts["k"])
-    assert summary["schemes"]["model.layers.mlp.down_proj"] == {"q8f16_g16": 1, "q4af16_g32": 1}
-    assert summary["schemes"]["model.embed_tokens"] == {"q8f16_g16": 1}
+    assert summary["schemes"]["model.layers.mlp.down_proj"] == {"q6f16_g16": 1, "q4af16_g32": 1}
+    assert summary["schemes"]["model.embed_tokens"] == {"q6f16_g16": 1}
     assert summary["bits_per_weight"] == round(8 * summary["weight_bytes"] / summary["parameters"], 3)
     assert main(["inspect", str(artifacts["k"])]) == 0
     text = capsys.readouterr().out
     assert "Q2_K, Q3_K, Q4_K, Q5_K, Q6_K: 9 but for scales rounded to float16" in text
-    assert "1 x q8f16_g16, 1 x q4af16_g32" in text
+    assert "1 x q6f16_g16, 1 x q4af16_g32" in text
 
 
 def test_an_artifact_of_kept_values_can_be_compiled_again(artifacts: dict[str, Path], tmp_path: Path) -> None:

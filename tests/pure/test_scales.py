@@ -66,13 +66,13 @@ def errors(
 @pytest.mark.parametrize("scheme", GROUPED, ids=lambda s: s.name)
 def test_no_group_is_worse_than_by_mlcs_rule(scheme: Scheme, kind: str, importance: NDArray | None) -> None:
     groups = draws(kind)
-    absmax = storable(absmax_scales(groups, scheme.zero_point))
-    found, q = search_scales(groups, absmax, scheme.zero_point, importance)
-    ours = errors(groups, found, scheme.zero_point, importance)
-    theirs = errors(groups, absmax, scheme.zero_point, importance)
+    absmax = storable(absmax_scales(groups, scheme.reach))
+    found, q = search_scales(groups, absmax, scheme.reach, importance)
+    ours = errors(groups, found, scheme.reach, importance)
+    theirs = errors(groups, absmax, scheme.reach, importance)
     assert (ours <= theirs * (1 + 1e-5)).all()
     assert found.dtype == np.float16
-    assert (np.abs(q) <= scheme.zero_point).all()
+    assert (np.abs(q) <= scheme.reach).all()
     assert ((found == 0) == (groups == 0).all(axis=-1)).all()
     assert (found[found > 0] >= FLOAT16_MIN_NORMAL).all()
 
@@ -103,7 +103,8 @@ def test_the_error_becomes_smaller(scheme: Scheme, kind: str, most: float) -> No
         rule: np.square(dequantize(spec, dict(quantize(spec, weight, scheme, rule=rule)), scheme) - weight)
         for rule in RULES
     }
-    bound = most if scheme.bits == 4 or kind != "student" else 0.995
+    more = 0.0 if scheme.bits in (4, 8) else 0.05  # bits, or smaller groups, leave the search less to find
+    bound = most + more if scheme.bits == 4 or kind != "student" else 0.995
     assert error["search"].sum() < bound * error["absmax"].sum()
 
 
@@ -112,8 +113,8 @@ def test_what_lies_on_a_grid_stays_exact(scheme: Scheme) -> None:
     """Weights that were quantized by MLC's rule once, as training with quantization in mind leaves them."""
     rng = np.random.default_rng(3)
     scales = rng.uniform(0.001, 0.1, (16, 4, 1)).astype(np.float16).astype(np.float32)
-    q = rng.integers(-scheme.zero_point, scheme.zero_point + 1, (16, 4, 32))
-    q[..., 0] = scheme.zero_point
+    q = rng.integers(-scheme.reach, scheme.reach + 1, (16, 4, 32))
+    q[..., 0] = scheme.reach
     weight, spec = (q * scales).astype(np.float32).reshape(16, 128), matrix("w", 128, {"w": 16}, "down", 0)
     stored = dict(quantize(spec, weight, scheme, rule="search"))
     np.testing.assert_array_equal(dequantize(spec, stored, scheme), weight)

@@ -33,7 +33,7 @@ from compiler.kernels.cpu.builder import (
     sum_lanes_of_four,
 )
 from compiler.kernels.epilogue import Declare
-from compiler.weights.storage import Storage
+from compiler.weights.storage import LOW, Storage
 
 UnitRows = Callable[[Expr], Sequence[Expr]]
 UNITS_PER_ITEM = 8  # of a mat-vec
@@ -53,8 +53,11 @@ class IntegerMatrix:
         self.scales = kernel.buffer("scales", chunk * layout.padded_blocks, "float32")
         self.sums = kernel.buffer("sums", chunk * layout.padded_blocks, "float32")
         words = storage.words(storage.block)
+        # Elements in two pieces come from words that no vector is aligned to.
         # 16 bytes of a block of 32 unpack into planes of 4 bits; 8 bytes of one of 16 are widened.
         dtype, words_of = ("uint8x8", 2) if words == 2 else ("uint16x8" if storage.bits == 4 else "uint8x16", 4)
+        if storage.high_bits:
+            dtype, words_of = "uint32", 1
         self.per_block, self.per_row = words // words_of, storage.words_per_row(k) // words_of
         self.weights = kernel.buffer("weights", rows * self.per_row, dtype)
         self.groups = storage.groups(k)
@@ -64,6 +67,8 @@ class IntegerMatrix:
     def unpack(self, row: Expr, block: Expr) -> list[Expr]:
         """The weights of a block in vectors of eight, in the order of the activations."""
         kernel, first = self.kernel, row * self.per_row + block * self.per_block
+        if self.storage.high_bits:
+            return self._joined(kernel.let(first))
         if self.storage.bits == 4 and self.layout.vectors == 4:
             words = kernel.let(self.weights[first])
             shifted = [words, *(T.shift_right(words, splat(T.uint16(4 * i), 8)) for i in (1, 2, 3))]
@@ -79,6 +84,40 @@ class IntegerMatrix:
             for half in range(2):
                 lanes = tirx.Shuffle([data], list(range(half * 8, half * 8 + 8)))
                 parts.append(kernel.let(T.cast(lanes, "int16x8")))
+        return parts
+
+    def _joined(self, first: Expr) -> list[Expr]:
+        """Elements in two pieces: the low halves of bytes begin those of half a block, the high ones the others."""
+        kernel, storage = self.kernel, self.storage
+        bits, size = storage.high_bits, 4 * storage.high_words  # bytes of the elements' high bits
+
+        def everywhere(word: int, words: int) -> Expr:
+            """So many words over and over, in lanes of 16 bits: shifts of bytes take more instructions."""
+            loaded = kernel.let(load(self.weights, first + word, words) if words > 1 else self.weights[first + word])
+            four = tirx.Shuffle([loaded] * (4 // words), list(range(4)))
+            return kernel.let(T.reinterpret("uint16x8", four))
+
+        def above(value: Expr, first: int) -> Expr:
+            """The high bits of each byte's element in their place; bits of turn i stand at `first` + i * bits."""
+            found: list[Expr] = []
+            for turn in range(turns):
+                lanes = [2 * lane // size % turns == turn for lane in range(8)]
+                moved = _shifted(value, LOW - first - bits * turn)
+                found.append(T.bitwise_and(moved, _constants([mask * taken for taken in lanes])))
+            return functools.reduce(T.bitwise_or, found)
+
+        low, high = everywhere(0, storage.low_words), everywhere(storage.low_words, storage.high_words)
+        turns, mask, nibbles = LOW // bits, (2**bits - 1 << LOW) * 0x0101, splat(T.uint16(0x0F0F), 8)
+        halves = (
+            T.bitwise_or(T.bitwise_and(low, nibbles), above(high, 0)),
+            T.bitwise_or(T.bitwise_and(_shifted(low, -LOW), nibbles), above(high, LOW)),
+        )
+        parts = []
+        for half in halves:
+            elements = kernel.let(T.reinterpret("uint8x16", half))
+            for start in range(0, storage.block // 2, 8):
+                eight = tirx.Shuffle([elements], list(range(start, start + 8)))
+                parts.append(kernel.let(T.cast(eight, "int16x8")))
         return parts
 
     def dot(self, weights: Sequence[Expr], token: Expr, block: Expr) -> Expr:
@@ -164,6 +203,16 @@ class IntegerMatrix:
                 lanes = [first + lane * count // 4 for lane in range(4)]
                 factor = tirx.Shuffle([self._factors(token, block, scale)], lanes)
                 sums[t][0] = sums[t][0] + convert(products[0], "float32") * factor
+
+
+def _shifted(value: Expr, by: int) -> Expr:
+    """Eight lanes of 16 bits shifted to the left, or to the right by a negative number."""
+    shift = T.shift_left if by > 0 else T.shift_right
+    return shift(value, splat(T.uint16(abs(by)), 8)) if by else value
+
+
+def _constants(values: Sequence[int]) -> Expr:
+    return tirx.Shuffle([T.uint16(value) for value in values], list(range(len(values))))
 
 
 class FloatMatrix:

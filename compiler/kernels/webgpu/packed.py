@@ -43,7 +43,7 @@ class Rows:
 
     @classmethod
     def of(cls, storage: Storage, k: int) -> Rows:
-        return cls(k, storage.bits, storage.block)
+        return cls(k, storage.place_bits, storage.block)
 
     @property
     def blocks(self) -> int:
@@ -157,11 +157,13 @@ def _byte(word: Expr, shift: int) -> Expr:
 
 def _weights(kernel: Kernel, matrix: WordMatrix, row: Expr, part: Expr) -> Sequence[Expr]:
     """The 8 stored integers of a part as two words of four signed bytes; those of 8 bits less 128."""
-    base = kernel.let(row * matrix.per_row + part * matrix.words)
+    words = matrix.words(row, part)
+    if matrix.storage.high_bits:
+        return words
     if matrix.storage.bits == 8:
         signs = T.uint32(0x80808080)
-        return [kernel.let(tirx.bitwise_xor(matrix.weights[base + i], signs)) for i in range(2)]
-    word, low = kernel.let(matrix.weights[base]), T.uint32(0x0F0F0F0F)
+        return [kernel.let(tirx.bitwise_xor(word, signs)) for word in words]
+    word, low = words[0], T.uint32(0x0F0F0F0F)
     odd = tirx.bitwise_and(tirx.shift_right(word, T.uint32(4)), low)
     return kernel.let(tirx.bitwise_and(word, low)), kernel.let(odd)
 
