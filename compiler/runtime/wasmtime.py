@@ -19,11 +19,11 @@ from compiler.runtime.session import ReadRows, Session, initial_content
 PAGE = 65536
 ALIGNMENT = 64  # bytes, of every buffer
 SLACK = 64  # bytes that a kernel may read beyond the last buffer
-LIMIT = 7 * 2**29  # 3.5 GiB: what a 32-bit memory is filled up to
+LIMIT = 2**32 - PAGE  # bytes: what a 32-bit memory is filled up to
 
 
 class WasmRuntime(Session):
-    """A plan's module, instantiated, its buffers in one memory. Raises WispError when they exceed 3.5 GiB.
+    """A plan's module, instantiated, its buffers in one memory. Raises WispError when they exceed 4 GiB.
 
     `positions` are those that the KV cache holds; None: the whole context. Without `resident` only the weights of one
     dispatch are in memory, read anew for each: any model fits, at the cost of reading it once a token.

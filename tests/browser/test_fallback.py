@@ -247,7 +247,7 @@ def test_shaders_that_do_not_compile_give_way_to_the_cpu(browser: Browser, tmp_p
 
 
 def test_a_model_too_large_for_webassembly_is_refused_before_the_download(browser: Browser, tmp_path: Path) -> None:
-    toy_artifact.write(tmp_path / "toy", TOY, cpu=True, scratch=3 * 2**30 + 2**29)
+    toy_artifact.write(tmp_path / "toy", TOY, cpu=True, scratch=2**32 - 2**20)
     with serving(tmp_path) as address:
         page = browser.new_page()
         page.goto(address + "healthz")
@@ -255,7 +255,7 @@ def test_a_model_too_large_for_webassembly_is_refused_before_the_download(browse
         error = run(page, "", None, backend="wasm-simd")
         page.close()
     assert (error["error"], error["kind"]) == ("DeviceError", "out-of-memory")
-    for words in ("3.5 GiB", "contextLength", "WebGPU", "256 tokens"):
+    for words in ("4.0 GiB", "contextLength", "WebGPU", "256 tokens"):
         assert words in error["message"]
     assert not [name for name in asked if name.startswith("params")]
 

@@ -15,6 +15,13 @@ export interface Recorded {
   grid: readonly [number, number, number];
 }
 
+export interface BufferSize {
+  bytes: number;
+  label: string;
+  /** Of a buffer with a row a position, `bytes` of all of them: a backend may give it memory for fewer until makeRoom(). */
+  rowBytes?: number;
+}
+
 /** A range to copy out after a program has run. Offset and bytes are multiples of 4. */
 export interface Slice {
   buffer: BufferHandle;
@@ -52,7 +59,9 @@ export interface Backend {
   /** Resolves when the device goes away other than by dispose(). */
   readonly lost: Promise<Error>;
   /** Zeroed buffers of these sizes, rounded up to multiples of 4. @throws DeviceError("out-of-memory") */
-  createBuffers(sizes: readonly { bytes: number; label: string }[]): Promise<BufferHandle[]>;
+  createBuffers(sizes: readonly BufferSize[]): Promise<BufferHandle[]>;
+  /** How many positions the buffers of rows have memory for from now on: `positions`, unless there is none left for so many. */
+  makeRoom(positions: number): number;
   /** `offset` is a multiple of 4; a length that is not is padded with zeros. */
   write(buffer: BufferHandle, offset: number, data: Uint8Array<ArrayBuffer>): void;
   /**

@@ -3,7 +3,7 @@
 // Knows the plan and the state buffer's layout; not what a sequence, an answer or a text is (that is session.ts).
 
 import type { Dispatch, IoName, Plan, PlanBuffer } from "../artifact/schema";
-import { type Backend, type BufferHandle, type Part, type ProgramHandle, type Recorded, WHOLE } from "../backend/backend";
+import { type Backend, type BufferHandle, type BufferSize, type Part, type ProgramHandle, type Recorded, WHOLE } from "../backend/backend";
 import { samplingWords, STATE, type Sampling } from "./sampling";
 
 export { type Part, WHOLE };
@@ -11,7 +11,7 @@ export { type Part, WHOLE };
 /** What a session needs of a loaded model; a fake one tests the session without a GPU. */
 export interface PlanRunner {
   readonly vocabSize: number;
-  /** Rows of the KV cache. */
+  /** Rows of the KV cache; fewer than at first once there was no memory for more. */
   readonly capacity: number;
   /** Most tokens that one decode() may make. */
   readonly ringSize: number;
@@ -20,6 +20,8 @@ export interface PlanRunner {
   readonly padding: boolean;
   /** It runs while the engine waits for earlier results: running ahead hides the way to it and back. */
   readonly overlaps: boolean;
+  /** Before rows up to `rows` are used: memory grows with them, where it can; where it cannot, `capacity` is what there is. */
+  makeRoom(rows: number): void;
   writeSampling(sampling: Sampling): void;
   writeCounts(counts: Uint32Array<ArrayBuffer>): void;
   /** `token` is processed at `position` by the next decode step. */
@@ -36,9 +38,10 @@ export interface PlanRunner {
 }
 
 /** What a plan's buffers take with a KV cache of `capacity` positions. */
-export function bufferSizes(plan: Plan, capacity: number): { bytes: number; label: string }[] {
-  const size = (buffer: PlanBuffer) => (buffer.kind === "kv" ? buffer.bytesPerPosition * capacity : buffer.bytes);
-  return plan.buffers.map((buffer) => ({ bytes: size(buffer), label: buffer.name }));
+export function bufferSizes(plan: Plan, capacity: number): BufferSize[] {
+  const size = (buffer: PlanBuffer) =>
+    buffer.kind === "kv" ? { bytes: buffer.bytesPerPosition * capacity, rowBytes: buffer.bytesPerPosition } : { bytes: buffer.bytes };
+  return plan.buffers.map((buffer) => ({ ...size(buffer), label: buffer.name }));
 }
 
 /** Allocates a plan's buffers for `capacity` positions: one handle for each of `plan.buffers`. */
@@ -75,7 +78,7 @@ export class Replay implements PlanRunner {
     private readonly backend: Backend,
     plan: Plan,
     private readonly buffers: readonly BufferHandle[],
-    readonly capacity: number,
+    private rows: number,
   ) {
     this.vocabSize = plan.vocabSize;
     this.ringSize = plan.ringSize;
@@ -91,6 +94,16 @@ export class Replay implements PlanRunner {
     this.state = state;
     this.decodeProgram = this.record("decode", plan.decode);
     for (const [size, program] of plan.prefill) this.prefillPrograms.set(size, this.record(`prefill_${size}`, program));
+  }
+
+  get capacity(): number {
+    return this.rows;
+  }
+
+  makeRoom(rows: number): void {
+    const wanted = Math.min(rows, this.rows);
+    const room = this.backend.makeRoom(wanted);
+    if (room < wanted) this.rows = room;
   }
 
   writeSampling(sampling: Sampling): void {
@@ -109,6 +122,7 @@ export class Replay implements PlanRunner {
     const program = this.prefillPrograms.get(size);
     if (program === undefined || ids.length === 0 || ids.length > size) throw new Error(`prefill_${size} of ${ids.length} tokens`);
     if (part.index === 0) {
+      this.makeRoom(position + ids.length);
       // Padding gets an id too, so that no stale one is embedded.
       const padded = new Uint32Array(size);
       padded.set(ids);
@@ -119,6 +133,7 @@ export class Replay implements PlanRunner {
   }
 
   async decode(steps: number, position: number, parts = 1): Promise<Uint32Array> {
+    this.makeRoom(position + steps);
     // Step i writes its token to ring[(position + i + 1) % ringSize]; a range that wraps is two slices.
     const buffer = this.ioHandle("token_ring");
     const start = (position + 1) % this.ringSize;

@@ -177,7 +177,9 @@ export class Session {
     return generation;
   }
 
+  /** @throws RequestError for ids that are none, out of the vocabulary or more than there is memory for */
   private checkIds(ids: readonly number[]): void {
+    this.runner.makeRoom(ids.length);
     const { vocabSize, capacity } = this.runner;
     if (ids.length === 0) throw new RequestError({ what: "the prompt", got: "no token", expected: "at least one" });
     const wrong = ids.find((id) => !Number.isInteger(id) || id < 0 || id >= vocabSize);
@@ -257,9 +259,12 @@ export class Session {
     const { runner, clock } = this;
     const { decode: pace } = this.paces;
     const { ids, stopTokenIds, signal, onToken } = request;
-    const limit = Math.min(request.maxTokens ?? Infinity, runner.capacity - ids.length + 1);
+    const most = () => Math.min(request.maxTokens ?? Infinity, runner.capacity - ids.length + 1) - progress.submitted;
     const next = (): Work<Uint32Array> | undefined => {
-      const steps = Math.min(pace.perSubmit, limit - progress.submitted, runner.ringSize);
+      const wanted = Math.min(pace.perSubmit, most(), runner.ringSize);
+      if (wanted <= 0) return undefined;
+      runner.makeRoom(ids.length - 1 + progress.submitted + wanted);
+      const steps = Math.min(wanted, most()); // There may be no memory for so many.
       if (steps <= 0) return undefined;
       const start = (): Promise<Uint32Array> => {
         const parts = Math.ceil((pace.unitMs ?? 0) / PART_MS);

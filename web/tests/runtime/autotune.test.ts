@@ -48,6 +48,7 @@ function runner(
     prefillChunks: [64, 16],
     padding: true,
     overlaps: true,
+    makeRoom: () => undefined,
     writeSampling: () => undefined,
     writeCounts: () => undefined,
     seek: (_, id) => (token = id),

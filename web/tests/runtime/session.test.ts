@@ -34,8 +34,14 @@ class FakeRunner implements PlanRunner {
   private position = 0;
   private token = 0;
 
-  constructor(readonly capacity = 64) {}
+  /** Rows that there is memory for. */
+  memory = Infinity;
 
+  constructor(public capacity = 64) {}
+
+  makeRoom(rows: number): void {
+    if (Math.min(rows, this.capacity) > this.memory) this.capacity = this.memory;
+  }
   writeSampling(sampling: Sampling): void {
     this.sampling = sampling;
   }
@@ -98,6 +104,18 @@ describe("a session", () => {
     expect(finishReason).toBe("length");
     checkResident(session, runner);
     expect(session.residentIds).toHaveLength(length + 19);
+  });
+
+  test("ends where there is no memory for more rows, and takes no longer prompt from then on", async () => {
+    const runner = Object.assign(new FakeRunner(), { memory: 20 });
+    const session = new Session(runner);
+    const { tokens, finishReason } = await ask(session, PROMPT, 40);
+    expect(tokens).toEqual(reference(PROMPT, 15)); // The last token needs no row.
+    expect(finishReason).toBe("length");
+    checkResident(session, runner);
+    const longer = Array.from({ length: 21 }, (_, i) => i);
+    await expect(ask(session, longer, 1)).rejects.toMatchObject({ kind: "context-overflow", got: "21 tokens", expected: "at most 20" });
+    expect((await ask(session, longer.slice(1), 1)).tokens).toEqual(reference(longer.slice(1), 1));
   });
 
   test("takes chunks that end soon where padding costs nothing", async () => {

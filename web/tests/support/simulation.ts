@@ -101,6 +101,9 @@ export class SimulatedRunner implements PlanRunner {
     readonly padding = overlaps,
   ) {}
 
+  makeRoom(): void {
+    // It has its memory from the start.
+  }
   writeSampling(): void {
     // Nothing is drawn.
   }

@@ -103,6 +103,9 @@ export class ToyDevice implements Backend {
     this.counters.gpuBytes = 1000;
     return Promise.resolve(sizes.map((_, i) => i));
   }
+  makeRoom(positions: number): number {
+    return positions;
+  }
   write(buffer: BufferHandle, offset: number, data: Uint8Array<ArrayBuffer>): void {
     this.check();
     new Uint8Array(this.words(buffer).buffer).set(data, offset);

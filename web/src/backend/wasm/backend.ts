@@ -6,6 +6,7 @@ import { DeviceError } from "../../api/errors";
 import {
   type Backend,
   type BufferHandle,
+  type BufferSize,
   noCounts,
   type KernelSource,
   type ProgramHandle,
@@ -14,7 +15,7 @@ import {
   WHOLE,
 } from "../backend";
 import { Executor, type ThreadTimeouts } from "./executor";
-import { layOut, makeMemory, type Placed } from "./memory";
+import { growMemory, layOut, makeMemory, mostPositions, type Placed } from "./memory";
 import { compileModule, wasmSupport } from "./module";
 import { canSpawn, checkThreads, defaultThreads, type SpawnThread, spawnThread } from "./pool";
 import type { PlainStep } from "./run";
@@ -34,12 +35,18 @@ type Job =
   | { type: "write"; address: number; data: Uint8Array }
   | { type: "program"; steps: PlainStep[] }
   | { type: "run"; program: number; times: number }
+  /** Buffers have new places, and so do the operands of the first `programs` programs. */
+  | { type: "move"; from: readonly Placed[]; to: readonly Placed[]; programs: number }
   | { type: "read"; slices: { address: number; bytes: number }[]; resolve: (bytes: ArrayBuffer) => void; reject: (error: Error) => void };
 
 interface Program {
   label: string;
+  dispatches: readonly Recorded[];
   steps: PlainStep[];
 }
+
+/** Room for so many positions is made at first; it doubles when it is full. */
+const FIRST_POSITIONS = 256;
 
 export class WasmBackend implements Backend {
   readonly padding = false;
@@ -48,7 +55,10 @@ export class WasmBackend implements Backend {
   readonly lost: Promise<Error>;
   /** Why there are fewer threads than were wanted, in plain words. */
   hint: string | undefined;
+  private sizes: readonly BufferSize[] = [];
   private buffers: readonly Placed[] = [];
+  /** Positions that buffers of rows have memory for. */
+  private room = 0;
   private memory: WebAssembly.Memory | undefined;
   private bytes = new Uint8Array();
   private source: Uint8Array<ArrayBuffer> | undefined;
@@ -94,10 +104,12 @@ export class WasmBackend implements Backend {
     return new WasmBackend(relaxedSimd, await Executor.create(wanted, spawn, timeouts));
   }
 
-  async createBuffers(sizes: readonly { bytes: number; label: string }[]): Promise<BufferHandle[]> {
+  async createBuffers(sizes: readonly BufferSize[]): Promise<BufferHandle[]> {
     this.check();
     if (this.memory !== undefined) throw new Error("a CPU backend makes all its buffers in one call");
     const { threads } = this;
+    this.sizes = sizes;
+    this.room = Math.min(FIRST_POSITIONS, mostPositions(sizes));
     const { buffers, total, memory } = this.allocate(sizes);
     // It was compiled for memory that is shared.
     if (this.threads !== threads && this.source !== undefined && this.module !== undefined) this.module = await this.translate(this.source);
@@ -110,17 +122,36 @@ export class WasmBackend implements Backend {
   }
 
   /** iOS refuses large shared memories where it grants others of the same size: then one thread computes. */
-  private allocate(sizes: readonly { bytes: number }[]): { buffers: Placed[]; total: number; memory: WebAssembly.Memory } {
-    const { buffers, total } = layOut(sizes, this.threads);
-    if (this.threads === 1) return { buffers, total, memory: makeMemory(total, false) };
+  private allocate(sizes: readonly BufferSize[]): { buffers: Placed[]; total: number; memory: WebAssembly.Memory } {
+    const { buffers, total } = layOut(sizes, this.threads, this.room);
+    const most = layOut(sizes, this.threads).total;
+    if (this.threads === 1) return { buffers, total, memory: makeMemory(total, most, false) };
     try {
-      return { buffers, total, memory: makeMemory(total, true) };
+      return { buffers, total, memory: makeMemory(total, most, true) };
     } catch (error) {
       if (!(error instanceof DeviceError)) throw error;
       this.executor.dismiss();
-      this.hint = `The browser refuses to share ${Math.ceil(total / 2 ** 20)} MiB of memory between threads, so one thread computes.`;
+      this.hint = `The browser refuses to share ${Math.ceil(most / 2 ** 20)} MiB of memory between threads, so one thread computes.`;
       return this.allocate(sizes);
     }
+  }
+
+  makeRoom(positions: number): number {
+    this.check();
+    const { memory, sizes, threads } = this;
+    const most = mostPositions(sizes);
+    if (memory === undefined || positions <= this.room || most === 0) return positions;
+    for (const wanted of [Math.min(most, Math.max(positions, 2 * this.room)), Math.min(most, positions)]) {
+      const { buffers, total } = layOut(sizes, threads, wanted);
+      if (!growMemory(memory, total)) continue;
+      this.bytes = new Uint8Array(memory.buffer);
+      this.counters.gpuBytes = total;
+      this.push({ type: "move", from: this.buffers, to: buffers, programs: this.programs.length });
+      this.buffers = buffers;
+      this.room = wanted;
+      break;
+    }
+    return Math.min(positions, this.room);
   }
 
   write(buffer: BufferHandle, offset: number, data: Uint8Array<ArrayBuffer>): void {
@@ -145,13 +176,12 @@ export class WasmBackend implements Backend {
   record(label: string, dispatches: readonly Recorded[]): ProgramHandle {
     this.check();
     if (!this.ready) throw new Error(`${label} is recorded before the kernels are compiled and the buffers made`);
-    const steps = dispatches.map(({ kernel, buffers, grid }, i) => {
+    dispatches.forEach(({ kernel, buffers }, i) => {
       const bindings = this.kernels[kernel]?.bindings.length;
       if (bindings !== buffers.length) throw new Error(`${label}: dispatch ${i} binds ${buffers.length} buffers to kernel ${kernel}`);
-      // As signed numbers: a kernel's i32 above 2 GiB is negative, and small integers are what calls are fast with.
-      return { kernel, addresses: buffers.map((handle) => this.buffer(handle).address | 0), items: grid[0] };
     });
-    this.programs.push({ label, steps });
+    const steps = addressed(dispatches, this.buffers);
+    this.programs.push({ label, dispatches, steps });
     this.push({ type: "program", steps });
     return this.programs.length - 1;
   }
@@ -256,12 +286,28 @@ export class WasmBackend implements Backend {
       case "run":
         await this.run(job.program, job.times);
         return;
+      case "move":
+        await this.move(job.from, job.to, job.programs);
+        return;
       case "read":
         job.resolve(this.copyOut(job.slices));
         // Whoever waits for these bytes hears of them before the next program begins.
         if (this.queue.length > 0) await this.executor.turn();
         return;
     }
+  }
+
+  /** From the last: a buffer goes where those behind it were. */
+  private async move(from: readonly Placed[], to: readonly Placed[], count: number): Promise<void> {
+    const order = [...from.keys()].toSorted((a, b) => (from[b]?.address ?? 0) - (from[a]?.address ?? 0));
+    for (const i of order) {
+      const [old, now] = [from[i], to[i]];
+      if (old !== undefined && now !== undefined && old.address !== now.address)
+        this.bytes.copyWithin(now.address, old.address, old.address + old.bytes);
+    }
+    const moved = this.programs.slice(0, count);
+    for (const program of moved) program.steps = addressed(program.dispatches, to);
+    await this.executor.rebind(moved.map(({ steps }) => steps));
   }
 
   private async run(index: number, times: number): Promise<void> {
@@ -333,6 +379,16 @@ export class WasmBackend implements Backend {
     if (this.disposed) throw disposedError();
     if (this.failure !== undefined) throw this.failure;
   }
+}
+
+function addressed(dispatches: readonly Recorded[], places: readonly Placed[]): PlainStep[] {
+  const address = (handle: BufferHandle): number => {
+    const place = places[handle];
+    if (place === undefined) throw new Error(`buffer ${handle} does not exist`);
+    // As signed numbers: a kernel's i32 above 2 GiB is negative, and small integers are what calls are fast with.
+    return place.address | 0;
+  };
+  return dispatches.map(({ kernel, buffers, grid }) => ({ kernel, addresses: buffers.map(address), items: grid[0] }));
 }
 
 function disposedError(): DeviceError {

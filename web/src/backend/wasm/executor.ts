@@ -94,6 +94,14 @@ export class Executor {
     this.helpers.pool.post(() => ({ type: "program", steps }));
   }
 
+  /** The same programs with other addresses. While none runs. */
+  async rebind(programs: PlainStep[][]): Promise<void> {
+    this.programs.splice(0, Infinity, ...programs.map((steps) => bind(steps, this.functions, this.threads)));
+    if (this.helpers === undefined) return;
+    await this.leave(this.helpers);
+    this.helpers.pool.post(() => ({ type: "programs", programs }));
+  }
+
   /** The trap that ended it, if one did. @throws once disposed of */
   async run(program: number, times: number): Promise<Trap | undefined> {
     const steps = this.programs[program];

@@ -20,6 +20,8 @@ export interface InstanceData {
 export type ToThread =
   | InstanceData
   | { type: "program"; steps: PlainStep[] }
+  /** In place of all so far. */
+  | { type: "programs"; programs: PlainStep[][] }
   /** Take orders after this generation. */
   | { type: "enter"; generation: number };
 
@@ -47,6 +49,9 @@ function receive(message: ToThread, reply: (message: FromThread) => void): void 
     }
     case "program":
       programs.push(bind(message.steps, made().functions, made().team.threads));
+      return;
+    case "programs":
+      programs.splice(0, Infinity, ...message.programs.map((steps) => bind(steps, made().functions, made().team.threads)));
       return;
     case "enter":
       takeOrders(made(), message.generation);

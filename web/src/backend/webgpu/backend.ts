@@ -6,6 +6,7 @@ import { DeviceError } from "../../api/errors";
 import {
   type Backend,
   type BufferHandle,
+  type BufferSize,
   noCounts,
   type KernelSource,
   type ProgramHandle,
@@ -69,7 +70,7 @@ export class WebGPUBackend implements Backend {
     });
   }
 
-  async createBuffers(sizes: readonly { bytes: number; label: string }[]): Promise<BufferHandle[]> {
+  async createBuffers(sizes: readonly BufferSize[]): Promise<BufferHandle[]> {
     this.check();
     this.device.pushErrorScope("out-of-memory");
     const handles = sizes.map(({ bytes, label }) => {
@@ -87,6 +88,11 @@ export class WebGPUBackend implements Backend {
       });
     this.check();
     return handles;
+  }
+
+  /** Buffers of WebGPU cannot grow: they have their size from the start. */
+  makeRoom(positions: number): number {
+    return positions;
   }
 
   write(buffer: BufferHandle, offset: number, data: Uint8Array<ArrayBuffer>): void {

@@ -152,6 +152,39 @@ describe.each([1, 2, 3, 4])("with %i threads", (threads) => {
     expect(() => bench.backend.submit(program, 1)).toThrow(/The kernel trap failed/);
   });
 
+  test("memory grows with the rows in use: what is there stays, programs find it", async () => {
+    const backend = await WasmBackend.create({ threads, spawn });
+    open.push(backend);
+    const rows = 20_000;
+    const sizes = [{ bytes: 64 }, { bytes: 8 * rows, rowBytes: 8 }, { bytes: 4000 }, { bytes: 16 * rows, rowBytes: 16 }];
+    const [fixed = 0, first = 0, scratch = 0, second = 0] = await backend.createBuffers(sizes.map((size) => ({ ...size, label: "" })));
+    await backend.compile(source, kernels);
+    const bench = new Bench(backend, first, second);
+    const start = backend.counters.gpuBytes;
+    const all = [fixed, first, scratch, second];
+    const countUp = bench.record(...all.map((buffer) => ({ kernel: INCREMENT, items: 16, buffers: [buffer] })));
+    all.forEach((buffer, i) => bench.put(buffer, 100 * i));
+    backend.submit(countUp, 1);
+    expect(backend.makeRoom(3000)).toBe(3000); // In a row with what runs before and after.
+    backend.submit(countUp, 1);
+    const later = bench.record({ kernel: INCREMENT, items: 3000, buffers: [second] });
+    expect(backend.makeRoom(rows)).toBe(rows);
+    backend.submit(later, 1);
+    backend.submit(countUp, 1);
+    const got = await Promise.all(all.map((buffer) => bench.words(buffer, 2)));
+    expect(got).toEqual([
+      [3, 3],
+      [103, 3],
+      [203, 3],
+      [304, 4],
+    ]);
+    expect(start).toBeLessThan(2 * 2 ** 20);
+    expect(backend.counters.gpuBytes - start).toBeGreaterThan(24 * rows * 0.9);
+    bench.put(second, 7);
+    expect(await bench.words(second, 1, 16 * rows - 4)).toEqual([0]);
+    expect(await bench.words(second, 1)).toEqual([7]);
+  });
+
   test("programs can be recorded after others have run", async () => {
     const bench = await Bench.make(threads);
     for (let i = 1; i <= 20; i++) {
