@@ -10,7 +10,7 @@ Python `for` loops unroll; `Kernel.loop` emits a loop. Registers are arrays inde
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, Self
 
@@ -43,6 +43,10 @@ class Array:
 
 class Kernel:
     """One kernel under construction: `with Kernel("name") as k: ...`, then `k.function`."""
+
+    # What `unpack` adds to integers of so many bits: they become the mantissas of f16 of one exponent, which costs GPUs
+    # a mask and no conversion, as they read f16 where they read f32. Of the exponents that hold them the least.
+    raised: Mapping[int, int] = {4: 64, 8: 256}
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -145,9 +149,10 @@ class Kernel:
         pair = self.let(call("float32x2", "unpack2x16float", word))
         return lane(pair, 0), lane(pair, 1)
 
-    def in_place(self, word: Expr, bits: int) -> Expr:
-        """The low four integers of a word, of 4 or 8 bits, each where it stands: times 2^(bits * i)."""
-        return call("float32x4", f"wisp_q{bits}", word)
+    def unpack(self, words: Sequence[Expr], bits: int) -> tuple[Expr, Expr]:
+        """The eight integers, of 4 or 8 bits, of a word or two as two `float32x4`, each with `raised[bits]` added."""
+        low = call("float32x4", f"wisp_q{bits}_low", *words)
+        return low, call("float32x4", f"wisp_q{bits}_high", *words)
 
     def barrier(self) -> None:
         """Wait until every invocation of the workgroup is here and its workgroup writes are visible."""
@@ -195,6 +200,16 @@ def cast4(value: Expr, dtype: str) -> Expr:
 def dot(a: Expr, b: Expr) -> Expr:
     """Inner product of two `vec4<f32>`."""
     return call("float32", "dot", a, b)
+
+
+def dot8(total: Expr, values: tuple[Expr, Expr], others: tuple[Expr, Expr]) -> Expr:
+    """`total` and the inner product of eight values, two `vec4<f32>`, with eight others, in one chain."""
+    return call("float32", "wisp_dot8", total, *values, *others)
+
+
+def fma(a: Expr, b: Expr, c: Expr) -> Expr:
+    """a * b + c of f32 or of vectors."""
+    return call(str(a.ty.dtype), "fma", a, b, c)
 
 
 def lane(vector: Expr, index: int) -> Expr:

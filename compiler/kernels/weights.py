@@ -1,8 +1,7 @@
 """How the GPU's kernels read a weight matrix `[rows, K]` of any storage: 8 consecutive weights at a time.
 
-The byte layout is that of `artifact/FORMAT.md`; the numpy twin is `weights.quantize.dequantize`. Integers come out as
-they are stored, from 0 on, and where they stand in their word, which saves the shifts: what they are multiplied with
-has to take `place_values` in. Scale, zero point and bias are applied to what a block of them becomes, since
+The byte layout is that of `artifact/FORMAT.md`; the numpy twin is `weights.quantize.dequantize`. Integers come out with
+`Kernel.raised` added. Scale, zero point and bias are applied to what a block of them becomes, since
 `sum(x * (q * scale + bias)) = sum(x * q) * scale + sum(x) * bias`, and the sum of x serves all rows.
 """
 
@@ -20,19 +19,11 @@ from compiler.weights.storage import LOW, PART, Storage
 
 def unpack(kernel: Kernel, storage: Storage, words: Sequence[Expr]) -> tuple[Expr, Expr]:
     """The words of a part (f32: its two `vec4`s; of elements in two pieces: `joined` ones) as two `vec4<f32>`."""
-    match storage.place_bits:
-        case 4:
-            return kernel.in_place(words[0], 4), kernel.in_place(T.shift_right(words[0], T.uint32(16)), 4)
-        case 8:
-            return kernel.in_place(words[0], 8), kernel.in_place(words[1], 8)
-        case 16:
-            return kernel.f16x4(words[0], words[1]), kernel.f16x4(words[2], words[3])
+    if storage.group_size:
+        return kernel.unpack(words, storage.place_bits)
+    if storage.bits == 16:
+        return kernel.f16x4(words[0], words[1]), kernel.f16x4(words[2], words[3])
     return words[0], words[1]
-
-
-def place_values(storage: Storage) -> Expr:
-    """What makes integers of those that `unpack` gives: powers of 2, so that nothing is rounded."""
-    return tirx.Shuffle([f32(2.0 ** (-storage.place_bits * i)) for i in range(4)], [0, 1, 2, 3])
 
 
 def joined(storage: Storage, low: tuple[Expr, Expr], high: tuple[Expr, Expr]) -> Expr:
@@ -69,12 +60,19 @@ class Factors:
         blocks = self.storage.blocks_per_group
         return self.of_group(row, div(block, blocks) if blocks > 1 else block)
 
+    @property
+    def above(self) -> float:
+        """What the integers that `unpack` gives are above those that scales multiply."""
+        return float(self.kernel.raised[self.storage.place_bits] + self.storage.zero_point)
+
     def line(self, row: Expr, block: Expr) -> tuple[Expr, Expr]:
         """Vectors of a block: an element is what `unpack` gives times the first, plus the second."""
-        kernel, storage = self.kernel, self.storage
+        kernel = self.kernel
         scale, bias = self.of_block(row, block)
-        offset = scale * f32(-float(storage.zero_point)) if bias is None else bias
-        return kernel.let(T.broadcast(scale, 4) * place_values(storage)), kernel.let(T.broadcast(offset, 4))
+        offset = scale * f32(-self.above)
+        if bias is not None:
+            offset = offset + bias
+        return kernel.let(T.broadcast(scale, 4)), kernel.let(T.broadcast(offset, 4))
 
 
 class Matrix:

@@ -27,11 +27,32 @@ fn wisp_f16x4(low: u32, high: u32) -> vec4<f32> {
 fn wisp_pack_f16(low: f32, high: f32) -> u32 {
   return pack2x16float(clamp(vec2<f32>(low, high), vec2<f32>(-65504.0), vec2<f32>(65504.0)));
 }
-fn wisp_q4(word: u32) -> vec4<f32> {
-  return vec4<f32>(vec4<u32>(word) & vec4<u32>(0xfu, 0xf0u, 0xf00u, 0xf000u));
+fn wisp_dot8(sum: f32, low: vec4<f32>, high: vec4<f32>, a: vec4<f32>, b: vec4<f32>) -> f32 {
+  let first = fma(low.w, a.w, fma(low.z, a.z, fma(low.y, a.y, fma(low.x, a.x, sum))));
+  return fma(high.w, b.w, fma(high.z, b.z, fma(high.y, b.y, fma(high.x, b.x, first))));
 }
-fn wisp_q8(word: u32) -> vec4<f32> {
-  return vec4<f32>(vec4<u32>(word) & vec4<u32>(0xffu, 0xff00u, 0xff0000u, 0xff000000u));
+fn wisp_64(word: u32) -> vec2<f32> {
+  return unpack2x16float((word & 0x00f000f0u) | 0x54005400u);
+}
+fn wisp_q4_low(word: u32) -> vec4<f32> {
+  return vec4<f32>(wisp_64(word << 4u).x, wisp_64(word).x, wisp_64(word >> 4u).x, wisp_64(word >> 8u).x);
+}
+fn wisp_q4_high(word: u32) -> vec4<f32> {
+  return vec4<f32>(wisp_64(word << 4u).y, wisp_64(word).y, wisp_64(word >> 4u).y, wisp_64(word >> 8u).y);
+}
+fn wisp_256(word: u32) -> vec2<f32> {
+  return unpack2x16float((word & 0x03fc03fcu) | 0x5c005c00u);
+}
+fn wisp_q8x4(word: u32) -> vec4<f32> {
+  let even = wisp_256(word << 2u);
+  let odd = wisp_256(word >> 6u);
+  return vec4<f32>(even.x, odd.x, even.y, odd.y);
+}
+fn wisp_q8_low(low: u32, high: u32) -> vec4<f32> {
+  return wisp_q8x4(low);
+}
+fn wisp_q8_high(low: u32, high: u32) -> vec4<f32> {
+  return wisp_q8x4(high);
 }
 """
 

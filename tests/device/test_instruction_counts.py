@@ -25,8 +25,8 @@ from tests.device.isa.counts import Counts, count
 
 RECIPE_NAMES = ("phi-3-mini-4k-instruct", "llama-3.2-1b-instruct", "qwen2.5-0.5b-instruct", "smollm2-135m-instruct")
 VARIANT = "webgpu-f32-sg"
-DECODE_NORMED, DECODE, PREFILL, PACKED = 690, 600, 1990, 1010
-DECODE_REGISTERS, PREFILL_REGISTERS = 80, 176
+DECODE_NORMED, DECODE, PREFILL, PACKED = 445, 365, 1990, 1010
+DECODE_REGISTERS, PREFILL_REGISTERS = 128, 176
 
 
 def kernels(recipe: str, alternative: str | None = None, scheme: str | None = None) -> dict[str, wgsl.KernelInfo]:

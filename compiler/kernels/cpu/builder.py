@@ -11,7 +11,7 @@ take scalars and vectors alike and err by at most 2 units in the last place.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from tvm import tirx
@@ -31,6 +31,8 @@ LOG_TERMS = (
 
 class CpuKernel(Kernel):
     """A kernel under construction whose grid is a range of items."""
+
+    raised: Mapping[int, int] = {4: 0, 8: 0}
 
     @property
     def function(self) -> tirx.PrimFunc:
@@ -83,9 +85,16 @@ class CpuKernel(Kernel):
         bits = f32_to_f16_bits(self, high)
         return T.bitwise_or(f32_to_f16_bits(self, low), T.shift_left(bits, constant(16, "uint32", bits)))
 
-    def in_place(self, word: Expr, bits: int) -> Expr:
+    def unpack(self, words: Sequence[Expr], bits: int) -> tuple[Expr, Expr]:
+        low, high = words if bits == 8 else (words[0], T.shift_right(words[0], T.uint32(16)))
         masks = [T.uint32((2**bits - 1) << (bits * i)) for i in range(4)]
-        return convert(T.bitwise_and(splat(word), tirx.Shuffle(masks, [0, 1, 2, 3])), "float32")
+        # There is no shift of each lane by its own amount; powers of 2 round nothing.
+        places = tirx.Shuffle([T.float32(2.0 ** (-bits * i)) for i in range(4)], [0, 1, 2, 3])
+
+        def integers(word: Expr) -> Expr:
+            return convert(T.bitwise_and(splat(word), tirx.Shuffle(masks, [0, 1, 2, 3])), "float32") * places
+
+        return integers(low), integers(high)
 
     def scratch(self, length: int, dtype: str = "float32") -> Array:
         """Memory on the thread's stack, which may be indexed by any value."""

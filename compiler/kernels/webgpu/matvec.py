@@ -3,7 +3,8 @@
 Knows the quantized layout through `weights.Matrix` and how to share rows between the invocations of a workgroup. Knows
 nothing about layers. One generator serves every matrix of a decode step:
 
-* Zero points and biases cost a sum of the activations, which all rows of an invocation share.
+* Integers are unpacked raised (`Kernel.raised`), so that each costs less than an instruction. That, zero points and
+  biases cost a sum of the activations, which all rows of an invocation share.
 * RMS norm costs nothing extra: `sum(W x g) * rsqrt(mean(x^2) + eps)`, so the sum of squares is gathered while the row
   is multiplied, and the scalar is applied at the end. No dispatch, no barrier.
 * A *unit* is what the epilogue needs together: one row, or two rows (gate and up; the two halves of a rotary pair).
@@ -21,9 +22,9 @@ from dataclasses import dataclass
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from compiler.kernels.builder import Expr, Kernel, all_of, call, ceil_div, div, dot, f32, i32, mod
+from compiler.kernels.builder import Expr, Kernel, all_of, call, ceil_div, div, dot, dot8, f32, fma, i32, mod
 from compiler.kernels.epilogue import Declare, Epilogue
-from compiler.kernels.weights import Matrix, load_vector4, place_values
+from compiler.kernels.weights import Matrix, load_vector4
 from compiler.weights.storage import PART, Storage
 
 
@@ -89,7 +90,7 @@ def matvec(
                 for u in range(tuning.units)
             ]
             static = isinstance(lanes, int)
-            steps = ceil_div(matrix.blocks, lanes) if static else div(matrix.blocks + lanes - 1, lanes)
+            steps = ceil_div(matrix.blocks, lanes) if static else kernel.let(div(matrix.blocks + lanes - 1, lanes))
             ragged = not static or matrix.blocks % lanes != 0
             with kernel.loop(steps) as step:
                 block = kernel.let(step * lanes + lane)
@@ -112,50 +113,60 @@ def _clamp(kernel: Kernel, unit: Expr, units: int, tuning: Tuning) -> Expr:
 
 def _block(kernel, matrix, x, gamma, norm, indices, sums, squares, block) -> None:  # type: ignore[no-untyped-def]
     """Multiply one block of columns for all units of this invocation."""
-    storage = matrix.storage
+    storage, factors = matrix.storage, matrix.factors
     parts_in_last = (matrix.k % storage.block) // PART or storage.parts
     whole = parts_in_last == storage.parts
-    loaded = [[matrix.load(row, block) for row in unit] for unit in indices] if whole else None
-    partial = [[kernel.registers() for _ in unit] for unit in indices]
-    for unit in partial:
-        for register in unit:
-            register[0] = f32(0.0)
-    total = kernel.registers(1, "float32x4") if matrix.factors else None
-    if total:
-        total[0] = T.broadcast(f32(0.0), 4)
+    rows = [row for unit in indices for row in unit]
+    registers = [register for unit in sums for register in unit]
+    loaded = [matrix.load(row, block) for row in rows] if whole else None
+    halves = _activations(kernel, matrix, x, gamma, norm, squares, block, parts_in_last)
+    if factors:
+        # The sum of the activations serves all rows.
+        total = halves[0]
+        for half in halves[1:]:
+            total = total + half
+        total = kernel.let(dot(kernel.let(total), T.broadcast(f32(1.0), 4)))
+        products = [kernel.registers() for _ in rows]
+        offset = kernel.let(total * f32(-factors.above))
+        for product in products:
+            product[0] = offset
+    else:
+        products = registers
     for part in range(storage.parts):
-        # A block that K cuts short: the parts beyond K are neither in x nor, without padding, in the weights.
-        inside = True if part < parts_in_last else block * storage.block + part * PART < matrix.k
+        with kernel.when(_inside(matrix, block, part, parts_in_last)):
+            for i, (row, product) in enumerate(zip(rows, products, strict=True)):
+                elements = loaded[i] if loaded else matrix.load_part(row, block, part)
+                weights = matrix.part(elements, part)
+                product[0] = dot8(product[0], (halves[2 * part], halves[2 * part + 1]), weights)
+    if factors:
+        for row, product, register in zip(rows, products, registers, strict=True):
+            scale, bias = factors.of_block(row, block)
+            if bias is not None:
+                register[0] = fma(total, bias, register[0])
+            register[0] = fma(product[0], scale, register[0])
+
+
+def _inside(matrix: Matrix, block: Expr, part: int, parts_in_last: int) -> Expr:
+    """Whether a part of a block is within K: those beyond are neither in x nor, without padding, in the weights."""
+    return True if part < parts_in_last else block * matrix.storage.block + part * PART < matrix.k
+
+
+def _activations(kernel, matrix, x, gamma, norm, squares, block, parts_in_last) -> list[Expr]:  # type: ignore[no-untyped-def]
+    """A block's activations, times the norm's weight where there is a norm, two `vec4<f32>` a part; 0 beyond K."""
+    halves = []
+    for half in range(2 * matrix.storage.parts):
+        index = block * (matrix.storage.block // 4) + half
+        inside = _inside(matrix, block, half // 2, parts_in_last)
+        value = kernel.registers(1, "float32x4")
+        if inside is not True:
+            value[0] = T.broadcast(f32(0.0), 4)
         with kernel.when(inside):
-            halves = []
-            for half in range(2):
-                index = block * (storage.block // 4) + part * 2 + half
-                value = kernel.let(x[index])
-                if norm:
-                    squares[0] = squares[0] + dot(value, value)
-                    value = kernel.let(value * load_vector4(gamma, norm.f16_weight, index))
-                halves.append(value)
-            if total:
-                total[0] = total[0] + (halves[0] + halves[1])
-                halves = [kernel.let(half * place_values(storage)) for half in halves]
-            for u, unit in enumerate(indices):
-                for s, row in enumerate(unit):
-                    elements = loaded[u][s] if loaded else matrix.load_part(row, block, part)
-                    low, high = matrix.part(elements, part)
-                    partial[u][s][0] = partial[u][s][0] + dot(halves[0], low) + dot(halves[1], high)
-    if not total:
-        for unit, registers in zip(partial, sums, strict=True):
-            for product, register in zip(unit, registers, strict=True):
-                register[0] = register[0] + product[0]
-        return
-    each = 1.0 if storage.bias else -float(storage.zero_point)
-    offset = kernel.let(dot(total[0], T.broadcast(f32(each), 4)))
-    for u, unit in enumerate(indices):
-        for s, row in enumerate(unit):
-            scale, bias = matrix.factors.of_block(row, block)
-            product = partial[u][s][0]
-            value = (product + offset) * scale if bias is None else product * scale + offset * bias
-            sums[u][s][0] = sums[u][s][0] + value
+            value[0] = x[index]
+            if norm:
+                squares[0] = squares[0] + dot(value[0], value[0])
+                value[0] = value[0] * load_vector4(gamma, norm.f16_weight, index)
+        halves.append(value[0])
+    return halves
 
 
 def _finish(kernel: Kernel, epilogue: Epilogue, unit: Expr, units: int, exact: bool, values, squares, norm, k) -> None:  # type: ignore[no-untyped-def]
@@ -177,7 +188,7 @@ def _by_subgroup(kernel, units, tuning, accumulate, epilogue, norm, k) -> None: 
     subgroup = kernel.let(div(thread, size))
     batches = tuning.units_per_workgroup // tuning.units
     exact = units % tuning.units_per_workgroup == 0
-    with kernel.loop(div(batches + subgroups - 1, subgroups)) as turn:
+    with kernel.loop(kernel.let(div(batches + subgroups - 1, subgroups))) as turn:
         batch = kernel.let(turn * subgroups + subgroup)
         first = kernel.let(block * tuning.units_per_workgroup + batch * tuning.units)
         # Uniform within a subgroup, which is what its operations need.
