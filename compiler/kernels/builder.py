@@ -80,12 +80,13 @@ class Kernel:
     def grid(self, x: int, y: int = 1, varies: bool = False) -> tuple[Expr, Expr]:
         """Open the grid of workgroups; returns the workgroup's indices.
 
-        With `varies`, y is one of several grids that share the kernel: the text must not depend on it being 1.
+        With `varies`, it is one of several grids that share the kernel: the text must not depend on an extent being 1.
         """
         if max(x, y) > MAX_GRID:
             raise ValueError(f"kernel {self.name}: grid {x} x {y} exceeds {MAX_GRID} workgroups a dimension")
         self._grid = (x, y)
-        block_x = self._stack.enter_context(T.launch_thread("blockIdx.x", x))
+        least = 2 if varies else 1
+        block_x = self._stack.enter_context(T.launch_thread("blockIdx.x", max(x, least)))
         if y == 1 and not varies:
             return block_x, 0
         return block_x, self._stack.enter_context(T.launch_thread("blockIdx.y", max(y, 2)))

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from compiler.kernels.builder import Array, Expr, Kernel, call, ceil_div, div, f32, lane, mod
+from compiler.kernels.builder import Array, Expr, Kernel, call, ceil_div, div, f32, lane, mod, select
 from compiler.weights.storage import LOW, PART, Storage
 
 
@@ -108,19 +108,57 @@ class Matrix:
         """The 8 values of a part of a loaded block as two `vec4<f32>`."""
         if self.storage.bits == 32:
             return elements[2 * part], elements[2 * part + 1]
-
-        def word(index: int) -> Expr:
-            element, place = divmod(index, self._lanes)
-            return lane(elements[element], place) if self._lanes > 1 else elements[element]
-
+        words = self._words(elements)
         if not self.storage.high_bits:
-            return unpack(self.kernel, self.storage, [word(index) for index in self.storage.words_of_part(part)])
-        words = []
+            return unpack(self.kernel, self.storage, [words[index] for index in self.storage.words_of_part(part)])
+        joint = []
         for half in range(2):
             low, high = self.storage.pieces(2 * part + half)
-            joint = joined(self.storage, (word(low[0]), low[1]), (word(high[0]), high[1]))
-            words.append(self.kernel.let(joint))
-        return unpack(self.kernel, self.storage, words)
+            joint.append(self.kernel.let(joined(self.storage, (words[low[0]], low[1]), (words[high[0]], high[1]))))
+        return unpack(self.kernel, self.storage, joint)
+
+    def parts_of(self, block: Expr) -> Expr:
+        """Parts of a block that K does not cut off."""
+        parts = self.storage.parts
+        return tirx.min(parts, self.k // PART - block * parts) if self.k % self.storage.block else parts
+
+    def words_at(self, elements: Sequence[Expr], step: Expr) -> list[Expr]:
+        """The words of part `step` of a loaded block; of elements in two pieces two words of four bytes each."""
+        kernel, storage = self.kernel, self.storage
+        words = self._words(elements)
+        if not storage.high_bits:
+            count = storage.words(PART)
+            return [self._pick(words[i::count], step) for i in range(count)]
+        found = []
+        for half in range(2):
+            vector = kernel.let(step * 2 + half)
+            low = self._pick(words[: storage.low_words], vector), div(vector, storage.low_words) * LOW
+            shift = div(vector, storage.high_words) * storage.high_bits
+            high = self._pick(words[storage.low_words :], vector), shift
+            found.append(kernel.let(joined(storage, low, high)))
+        return found
+
+    def part_at(self, place: tuple[Expr, Expr], elements: Sequence[Expr] | None, step: Expr) -> tuple[Expr, Expr]:
+        """The 8 values of part `step` of the block at (row, block), which is loaded where it has not been."""
+        if elements is not None:
+            return unpack(self.kernel, self.storage, self.words_at(elements, step))
+        row, block = place
+        count = self._per_block // self.storage.parts
+        base = self.kernel.let(row * self._per_row + block * self._per_block + step * count)
+        return self.part([self.kernel.let(self.weights[base + i]) for i in range(count)], 0)
+
+    def _words(self, elements: Sequence[Expr]) -> list[Expr]:
+        """The words of loaded elements, one after the other."""
+        return [lane(e, i) if self._lanes > 1 else e for e in elements for i in range(self._lanes)]
+
+    def _pick(self, choices: Sequence[Expr], index: Expr) -> Expr:
+        """`choices[index % len(choices)]`, of a power of 2."""
+        bit = 1
+        while len(choices) > 1:
+            odd = tirx.bitwise_and(index, bit) != 0
+            choices = [self.kernel.let(select(odd, b, a)) for a, b in zip(choices[::2], choices[1::2], strict=True)]
+            bit *= 2
+        return self.kernel.let(choices[0])
 
 
 def load_vector4(vector: Array, f16: bool, index: Expr) -> Expr:
@@ -132,7 +170,7 @@ def load_vector4(vector: Array, f16: bool, index: Expr) -> Expr:
 
 
 class WordMatrix:
-    """The same matrix bound word by word, for kernels that walk it in a loop of parts (8 columns) instead of blocks."""
+    """The same matrix bound word by word, for kernels that take single parts (8 columns) of it."""
 
     def __init__(self, kernel: Kernel, storage: Storage, rows: int, k: int) -> None:
         self.kernel = kernel

@@ -14,7 +14,7 @@ from tvm.relax.frontend import nn
 from compiler.kernels import epilogue
 from compiler.kernels.builder import Kernel
 from compiler.kernels.epilogue import OneRow
-from compiler.kernels.webgpu import attention, embed, matmul, matvec, norm, packed, prefill_attention, sample
+from compiler.kernels.webgpu import attention, embed, matmul, matvec, norm, packed, prefill_attention, sample, tiles
 from compiler.kernels.webgpu.attention import Shape
 from compiler.kernels.webgpu.tuning import splits_for
 from compiler.network.backend import ACTIVATION, Operand, Parts, Product
@@ -44,13 +44,13 @@ class WebGpu:
             name = self._decode_product(parts, product, storage, rows, k, operand.norm)
             arguments = [operand.x, *parts.gamma(operand, product.layer), *matrix.whole(), *bias]
         else:
-            shape = (storage, chunk, rows, k, product.units, product.unit_rows, declare, g.state_words)
+            shape = tiles.Shape(storage, chunk, rows, k, product.units, product.unit_rows, declare, g.state_words)
             if (packing := g.tuning.packed) and storage.group_size:
                 operands = self._quantize(parts, product, operand, packed.Rows.of(storage, k))
-                name = parts.kernels.build(f"{product.kind}_chunk", packed.matmul, *shape, packing)
+                name = parts.kernels.build(f"{product.kind}_chunk", packed.matmul, shape, packing)
             else:
                 operands = [self._normed(parts, product, operand)]
-                name = parts.kernels.build(f"{product.kind}_chunk", matmul.matmul, *shape, g.tuning.tiling)
+                name = parts.kernels.build(f"{product.kind}_chunk", matmul.matmul, shape, g.tuning.tiling)
             arguments = [*operands, *matrix.whole(), parts.runtime.state, *bias]
         places = [r + len(arguments) if isinstance(r, int) else r for r in results]
         return parts.kernels.call(name, [*arguments, *extra], places)

@@ -24,6 +24,7 @@ from compiler.kernels.cpu import activation, products
 from compiler.kernels.cpu.activation import Layout
 from compiler.kernels.epilogue import OneRow
 from compiler.kernels.webgpu import matmul, matvec
+from compiler.kernels.webgpu.tiles import Shape
 from compiler.kernels.webgpu.tuning import TUNING
 from compiler.lowering import wasm
 from compiler.models.base import matrix
@@ -81,9 +82,8 @@ def gpu_runs(schemes: list[str]) -> list[Run]:
             if chunk == 1:
                 kernel = matvec.matvec(kind, storage, ROWS, COLUMNS, ROWS, OneRow(), declare, tuning.single)
             else:
-                kernel = matmul.matmul(
-                    kind, storage, chunk, ROWS, COLUMNS, ROWS, OneRow(), declare, STATE_WORDS, tuning.tiling
-                )
+                shape = Shape(storage, chunk, ROWS, COLUMNS, ROWS, OneRow(), declare, STATE_WORDS)
+                kernel = matmul.matmul(kind, shape, tuning.tiling)
                 arrays["state"] = state(0, chunk)
             compiled = gpu.compile(kernel, gpu.subgroups)
 

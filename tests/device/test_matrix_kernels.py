@@ -11,7 +11,8 @@ from compiler.kernels import epilogue, reference
 from compiler.kernels.cache import Cache, Heads
 from compiler.kernels.epilogue import STATE_HEADER, HalfRows, OneRow, PairRows
 from compiler.kernels.webgpu import embed, matmul, matvec, norm
-from compiler.kernels.webgpu.tuning import TUNING, VariantTuning
+from compiler.kernels.webgpu.tiles import Shape
+from compiler.kernels.webgpu.tuning import LOW_TILING, TILING, TUNING, VariantTuning
 from compiler.models.base import WeightSpec, matrix
 from compiler.weights.quantize import dequantize, quantize
 from compiler.weights.schemes import SCHEMES
@@ -30,6 +31,7 @@ ONE_LANE = VariantTuning(
     TUNING["webgpu-f32"].attention,
 )
 TUNINGS = {"subgroup": TUNING["webgpu-f32-sg"], "lanes8": TUNING["webgpu-f32"], "lanes1": ONE_LANE}
+TILINGS = {"usual": TILING, "low": LOW_TILING}
 SCHEME_NAMES = ("q4f16_1", "q8f16_1", "q0f16", "q0f32")
 OTHER_NAMES = tuple(name for name in SCHEMES if name not in SCHEME_NAMES)
 CACHE_DTYPES = ("float32", "float16")
@@ -234,7 +236,7 @@ def test_what_is_too_large_for_f16_is_kept_as_the_largest_of_it(gpu: Gpu) -> Non
 # ------------------------------------------------------------------------------------------------------------- prefill
 
 
-@pytest.mark.parametrize("variant", TUNING)
+@pytest.mark.parametrize("tiling", TILINGS)
 @pytest.mark.parametrize("scheme", SCHEME_NAMES)
 @pytest.mark.parametrize(
     ("chunk", "length", "rows", "k", "kind"),
@@ -247,9 +249,7 @@ def test_what_is_too_large_for_f16_is_kept_as_the_largest_of_it(gpu: Gpu) -> Non
         (33, 33, 33, 136, "gated"),
     ],
 )
-def test_matmul(gpu: Gpu, chunk: int, length: int, rows: int, k: int, kind: str, scheme: str, variant: str) -> None:
-    tiling = TUNING[variant].tiling
-    require(gpu, "subgroup" if tiling.quads else "")
+def test_matmul(gpu: Gpu, chunk: int, length: int, rows: int, k: int, kind: str, scheme: str, tiling: str) -> None:
     rng = np.random.default_rng(chunk * k)
     weight = stored_matrix(rng, scheme, rows * 2 if kind == "gated" else rows, k)
     x = poison((chunk, k), "float32")
@@ -264,30 +264,24 @@ def test_matmul(gpu: Gpu, chunk: int, length: int, rows: int, k: int, kind: str,
     elif kind == "gated":
         declare = epilogue.StoreGated(chunk, rows)
         want = reference.gated(want)
-    kernel = matmul.matmul(
-        "matmul", storage_of(scheme), chunk, len(weight.values), k, rows,
-        HalfRows(rows) if kind == "gated" else OneRow(),
-        declare, STATE_WORDS, tiling,
-    )  # fmt: skip
-    out = gpu.run_kernel(kernel, arrays, tiling.quads)["out"]
+    unit_rows = HalfRows(rows) if kind == "gated" else OneRow()
+    shape = Shape(storage_of(scheme), chunk, len(weight.values), k, rows, unit_rows, declare, STATE_WORDS)
+    out = gpu.run_kernel(matmul.matmul("matmul", shape, TILINGS[tiling]), arrays)["out"]
     assert_close(out[:length], want)
     assert_untouched(out[length:])
 
 
-@pytest.mark.parametrize(("k", "variant"), [(328, "webgpu-f32-sg"), (72, "webgpu-f32")])
+@pytest.mark.parametrize(("k", "tiling"), [(328, "usual"), (72, "low")])
 @pytest.mark.parametrize("scheme", OTHER_NAMES)
-def test_matmul_of_every_storage(gpu: Gpu, scheme: str, k: int, variant: str) -> None:
-    tiling = TUNING[variant].tiling
-    require(gpu, "subgroup" if tiling.quads else "")
+def test_matmul_of_every_storage(gpu: Gpu, scheme: str, k: int, tiling: str) -> None:
     rng, chunk, length, rows = np.random.default_rng(k), 12, 9, 21
     weight = stored_matrix(rng, scheme, rows, k)
     x = poison((chunk, k), "float32")
     x[:length] = rng.normal(0.5, 1, (length, k)).astype(np.float32)
-    kernel = matmul.matmul(
-        "matmul", storage_of(scheme), chunk, rows, k, rows, OneRow(), epilogue.Store(chunk, rows), STATE_WORDS, tiling
-    )
+    shape = Shape(storage_of(scheme), chunk, rows, k, rows, OneRow(), epilogue.Store(chunk, rows), STATE_WORDS)
+    kernel = matmul.matmul("matmul", shape, TILINGS[tiling])
     arrays = {"x": x, **weight.arrays, "state": state(3, 0, length), "out": poison((chunk, rows), "float32")}
-    out = gpu.run_kernel(kernel, arrays, tiling.quads)["out"]
+    out = gpu.run_kernel(kernel, arrays)["out"]
     assert_close(out[:length], reference.matmul(x[:length], weight.values))
     assert_untouched(out[length:])
 
@@ -351,10 +345,8 @@ def test_biases_and_gelu(gpu: Gpu, scheme: str, kind: str) -> None:
     for row in (0, 1):
         arrays = {"x": x[row], **weight.arrays, "bias": bound, "out": poison(units, "float32")}
         assert_close(gpu.run_kernel(kernel, arrays)["out"], want[row])
-    kernel = matmul.matmul(
-        "chunk", storage_of(scheme), chunk, rows, k, units, unit_rows, declare(chunk), STATE_WORDS,
-        TUNING["webgpu-f32"].tiling,
-    )  # fmt: skip
+    shape = Shape(storage_of(scheme), chunk, rows, k, units, unit_rows, declare(chunk), STATE_WORDS)
+    kernel = matmul.matmul("chunk", shape, TILING)
     padded = poison((chunk, k), "float32")
     padded[:length] = x
     arrays = {"x": padded, **weight.arrays, "bias": bound, "state": state(0, 0, length)}

@@ -13,18 +13,17 @@ weights of so many bits unpack into words. Beside them `[blocks, 2]` floats: sca
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from compiler.kernels.builder import Expr, Kernel, call, ceil_div, div, dot, f32, i32, lane, mod
-from compiler.kernels.epilogue import Declare
-from compiler.kernels.webgpu.matmul import Tiling
+from compiler.kernels.builder import Expr, Kernel, call, ceil_div, dot, f32, i32, lane
 from compiler.kernels.webgpu.matvec import Norm
 from compiler.kernels.webgpu.norm import total
-from compiler.kernels.weights import WordMatrix, load_vector4
+from compiler.kernels.webgpu.tiles import Shape, Tile, Tiling, clear
+from compiler.kernels.weights import Matrix, load_vector4
 from compiler.weights.storage import PART, Storage
 
 LANGUAGE_FEATURES = ("packed_4x8_integer_dot_product",)
@@ -155,20 +154,19 @@ def _byte(word: Expr, shift: int) -> Expr:
     return tirx.bitwise_and(tirx.shift_right(word, T.uint32(shift)) if shift else word, T.uint32(255))
 
 
-def _weights(kernel: Kernel, matrix: WordMatrix, row: Expr, part: Expr) -> Sequence[Expr]:
+def _weights(kernel: Kernel, matrix: Matrix, loaded: Sequence[Expr], step: Expr) -> Sequence[Expr]:
     """The 8 stored integers of a part as two words of four signed bytes; those of 8 bits less 128."""
-    words = matrix.words(row, part)
+    words = matrix.words_at(loaded, step)
     if matrix.storage.high_bits:
         return words
     if matrix.storage.bits == 8:
-        signs = T.uint32(0x80808080)
-        return [kernel.let(tirx.bitwise_xor(word, signs)) for word in words]
-    word, low = words[0], T.uint32(0x0F0F0F0F)
-    odd = tirx.bitwise_and(tirx.shift_right(word, T.uint32(4)), low)
-    return kernel.let(tirx.bitwise_and(word, low)), kernel.let(odd)
+        return [kernel.let(tirx.bitwise_xor(word, T.uint32(0x80808080))) for word in words]
+    low = T.uint32(0x0F0F0F0F)
+    odd = tirx.bitwise_and(tirx.shift_right(words[0], T.uint32(4)), low)
+    return kernel.let(tirx.bitwise_and(words[0], low)), kernel.let(odd)
 
 
-def _line(kernel: Kernel, matrix: WordMatrix, row: Expr, block: Expr) -> tuple[Expr, Expr]:
+def _line(kernel: Kernel, matrix: Matrix, row: Expr, block: Expr) -> tuple[Expr, Expr]:
     """Scale and offset of the integers that `_weights` gives."""
     assert matrix.factors is not None
     storage = matrix.storage
@@ -180,71 +178,40 @@ def _line(kernel: Kernel, matrix: WordMatrix, row: Expr, block: Expr) -> tuple[E
     return scale, kernel.let(offset + bias)
 
 
-def matmul(
-    name: str,
-    storage: Storage,
-    chunk: int,
-    rows: int,
-    k: int,
-    units: int,
-    unit_rows: Callable[[Expr], Sequence[Expr]],
-    declare: Declare,
-    state_words: int,
-    tiling: Tiling,
-) -> tirx.PrimFunc:
-    """Build `[chunk, k] x [rows, k]^T` of quantized rows.
+def matmul(name: str, shape: Shape, tiling: Tiling) -> tirx.PrimFunc:
+    """Build the product of quantized rows.
 
-    Bindings: words, their scales, weights, their scales, state, then what `declare` declares.
+    Bindings: words, their scales, weights, their scales, state, then what the epilogue declares.
     """
-    blocks, parts = storage.blocks(k), storage.parts
+    blocks, parts = shape.storage.blocks(shape.k), shape.storage.parts
     with Kernel(name) as kernel:
-        words = kernel.buffer("words", chunk * blocks * parts, "uint32x4")
-        row_scales = kernel.buffer("row_scales", chunk * blocks, "float32x2")
-        matrix = WordMatrix(kernel, storage, rows, k)
-        state = kernel.buffer("state", state_words, "uint32")
-        epilogue = declare(kernel)
-        streams = len(unit_rows(0))
-        tile_units = tiling.tile_columns // streams
-        block_x, block_y = kernel.grid(
-            ceil_div(units, tiling.columns * tile_units), ceil_div(chunk, tiling.rows * tiling.tile_rows), varies=True
-        )
-        thread = kernel.threads(tiling.columns * tiling.rows)
-        length = kernel.let(i32(state[2]))
-        first_row = kernel.let((block_y * tiling.rows + div(thread, tiling.columns)) * tiling.tile_rows)
-        first_unit = kernel.let(block_x * tiling.columns * tile_units + mod(thread, tiling.columns))
-        with kernel.when(first_row < length):
-            wanted = [kernel.let(first_unit + u * tiling.columns) for u in range(tile_units)]
-            safe = [kernel.let(tirx.min(unit, units - 1)) for unit in wanted]
-            indices = [kernel.let(row) for unit in safe for row in unit_rows(unit)]
-            x_rows = [kernel.let(tirx.min(first_row + r, length - 1) * blocks) for r in range(tiling.tile_rows)]
-            sums = [[kernel.registers() for _ in indices] for _ in x_rows]
-            totals = [[kernel.registers(1, "int32") for _ in indices] for _ in x_rows]
-            for register in (s for row in sums for s in row):
-                register[0] = f32(0.0)
+        words = kernel.buffer("words", shape.chunk * blocks * parts, "uint32x4")
+        row_scales = kernel.buffer("row_scales", shape.chunk * blocks, "float32x2")
+        matrix = Matrix(kernel, shape.storage, shape.rows, shape.k)
+        tile = Tile(kernel, shape, tiling)
+        with kernel.when(tile.inside):
+            columns = tile.columns()
+            x_rows = [kernel.let(tile.row(r) * blocks) for r in range(tiling.tile_rows)]
+            sums, totals = tile.registers(), tile.registers("int32")
+            clear(sums)
             with kernel.loop(blocks) as block:
-                for register in (t for row in totals for t in row):
-                    register[0] = T.int32(0)
+                clear(totals, T.int32(0))
+                loaded = [matrix.load(row, block) for row in columns]
                 with kernel.loop(parts) as step:
-                    part = kernel.let(block * parts + step)
-                    columns = [_weights(kernel, matrix, row, part) for row in indices]
+                    weights = [_weights(kernel, matrix, elements, step) for elements in loaded]
                     for base, row_totals in zip(x_rows, totals, strict=True):
                         v = kernel.let(words[(base + block) * parts + step])
-                        for (a, b), total in zip(columns, row_totals, strict=True):
+                        for (a, b), total in zip(weights, row_totals, strict=True):
                             high = _dot4(a, lane(v, 0)) + _dot4(b, lane(v, 1))
                             low = _dot4(a, lane(v, 2)) + _dot4(b, lane(v, 3))
                             total[0] = total[0] + high * T.int32(HALF) + low
-                lines = [_line(kernel, matrix, row, block) for row in indices]
+                lines = [_line(kernel, matrix, row, block) for row in columns]
                 for base, row_totals, row_sums in zip(x_rows, totals, sums, strict=True):
                     own = kernel.let(row_scales[base + block])
                     for (scale, offset), total, register in zip(lines, row_totals, row_sums, strict=True):
                         value = f32(total[0]) * scale + lane(own, 1) * offset
                         register[0] = register[0] + value * lane(own, 0)
-            for u, unit in enumerate(wanted):
-                with kernel.when(True if units % (tiling.columns * tile_units) == 0 else unit < units):
-                    for r, row_sums in enumerate(sums):
-                        row = kernel.let(first_row + r)
-                        with kernel.when(row < length):
-                            epilogue(kernel, row, unit, [row_sums[u * streams + s][0] for s in range(streams)])
+            tile.store(sums)
     return kernel.function
 
 

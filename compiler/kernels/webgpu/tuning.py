@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from compiler.kernels.builder import MAX_GRID
 from compiler.kernels.webgpu import packed
-from compiler.kernels.webgpu.matmul import Tiling
 from compiler.kernels.webgpu.matvec import Tuning
 from compiler.kernels.webgpu.prefill_attention import AttentionTiling
+from compiler.kernels.webgpu.tiles import Tiling
 
 MAX_SPLITS = 16  # workgroups that share a query's keys in decode
 POSITIONS_PER_SPLIT = 256
@@ -57,19 +57,21 @@ LANE_VECTORS = (Tuning("lanes", 64, 8, 4), Tuning("lanes", 64, 8, 2))
 # Queries and sums take 160 of the 128..256 registers that GPUs give an invocation.
 QUAD_ATTENTION = AttentionTiling(16, 4, 20, 8, subgroups=True)
 WORKGROUP_ATTENTION = AttentionTiling(8, 4, 20, 4, subgroups=False)
+TILING = Tiling(64, 1, 8, 4)
 TUNING: dict[str, VariantTuning] = {
-    "webgpu-f32-sg": VariantTuning(*SUBGROUP_VECTORS, Tiling(16, 4, 8, 4, quads=True), QUAD_ATTENTION),
-    "webgpu-f32": VariantTuning(*LANE_VECTORS, Tiling(16, 4, 8, 4, quads=False), WORKGROUP_ATTENTION),
+    "webgpu-f32-sg": VariantTuning(*SUBGROUP_VECTORS, TILING, QUAD_ATTENTION),
+    "webgpu-f32": VariantTuning(*LANE_VECTORS, TILING, WORKGROUP_ATTENTION),
 }
 
 # Four times as many workgroups as SUBGROUP_VECTORS, each with a quarter of the rows: GPUs with many cores and subgroups
 # of 32 (NVIDIA, AMD, Apple) need them to hide the latency of matrices of a few thousand rows.
 NARROW_VECTORS = (Tuning("subgroup", 64, 0, 2, 4), Tuning("subgroup", 64, 0, 1, 2))
-# Tiles of 16 rows, half as high as the usual ones: no idle invocations in a chunk of 16, more workgroups in others.
-LOW_TILING = Tiling(32, 2, 8, 4, quads=False)
+# Half as many sums, for GPUs that give an invocation fewer registers (Mali, Adreno), and other neighbours: those of 16
+# rows, who share weights and not activations.
+LOW_TILING = Tiling(16, 4, 4, 4)
 
 # Integer products are faster on NVIDIA, Intel and AMD, and slower on Apple.
-PACKED = Alternative("packed", packed=Tiling(16, 4, 8, 4, quads=False))
+PACKED = Alternative("packed", packed=TILING)
 
 # Subgroups of 64 or 128 (AMD, Adreno) leave lanes idle on short rows, and small ones (Intel) make many sums: eight
 # lanes do neither.
