@@ -45,8 +45,9 @@ class Kernel:
     """One kernel under construction: `with Kernel("name") as k: ...`, then `k.function`."""
 
     # What `unpack` adds to integers of so many bits: they become the mantissas of f16 of one exponent, which costs GPUs
-    # a mask and no conversion, as they read f16 where they read f32. Of the exponents that hold them the least.
-    raised: Mapping[int, int] = {4: 64, 8: 256}
+    # a mask and no conversion, as they read f16 where they read f32. The larger it is, the more sums are rounded; 16
+    # would do for 4 bits, with another shift.
+    raised: Mapping[int, int] = {4: 64, 5: 64, 6: 64, 8: 256}
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -151,9 +152,11 @@ class Kernel:
         return lane(pair, 0), lane(pair, 1)
 
     def unpack(self, words: Sequence[Expr], bits: int) -> tuple[Expr, Expr]:
-        """The eight integers, of 4 or 8 bits, of a word or two as two `float32x4`, each with `raised[bits]` added."""
-        low = call("float32x4", f"wisp_q{bits}_low", *words)
-        return low, call("float32x4", f"wisp_q{bits}_high", *words)
+        """The eight integers of a word (of 4 bits) or of the bytes of two as two `float32x4`, `raised[bits]` added."""
+        if bits == 4:
+            return call("float32x4", "wisp_q4_low", *words), call("float32x4", "wisp_q4_high", *words)
+        low, high = (call("float32x4", "wisp_q8" if bits == 8 else "wisp_q6", word) for word in words)
+        return low, high
 
     def barrier(self) -> None:
         """Wait until every invocation of the workgroup is here and its workgroup writes are visible."""

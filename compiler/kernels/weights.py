@@ -20,7 +20,7 @@ from compiler.weights.storage import LOW, PART, Storage
 def unpack(kernel: Kernel, storage: Storage, words: Sequence[Expr]) -> tuple[Expr, Expr]:
     """The words of a part (f32: its two `vec4`s; of elements in two pieces: `joined` ones) as two `vec4<f32>`."""
     if storage.group_size:
-        return kernel.unpack(words, storage.place_bits)
+        return kernel.unpack(words, storage.bits)
     if storage.bits == 16:
         return kernel.f16x4(words[0], words[1]), kernel.f16x4(words[2], words[3])
     return words[0], words[1]
@@ -63,7 +63,7 @@ class Factors:
     @property
     def above(self) -> float:
         """What the integers that `unpack` gives are above those that scales multiply."""
-        return float(self.kernel.raised[self.storage.place_bits] + self.storage.zero_point)
+        return float(self.kernel.raised[self.storage.bits] + self.storage.zero_point)
 
     def line(self, row: Expr, block: Expr) -> tuple[Expr, Expr]:
         """Vectors of a block: an element is what `unpack` gives times the first, plus the second."""

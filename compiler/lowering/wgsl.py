@@ -40,19 +40,15 @@ fn wisp_q4_low(word: u32) -> vec4<f32> {
 fn wisp_q4_high(word: u32) -> vec4<f32> {
   return vec4<f32>(wisp_64(word << 4u).y, wisp_64(word).y, wisp_64(word >> 4u).y, wisp_64(word >> 8u).y);
 }
-fn wisp_256(word: u32) -> vec2<f32> {
-  return unpack2x16float((word & 0x03fc03fcu) | 0x5c005c00u);
-}
-fn wisp_q8x4(word: u32) -> vec4<f32> {
-  let even = wisp_256(word << 2u);
-  let odd = wisp_256(word >> 6u);
+fn wisp_q6(word: u32) -> vec4<f32> {
+  let even = unpack2x16float(((word << 4u) & 0x03f003f0u) | 0x54005400u);
+  let odd = unpack2x16float(((word >> 4u) & 0x03f003f0u) | 0x54005400u);
   return vec4<f32>(even.x, odd.x, even.y, odd.y);
 }
-fn wisp_q8_low(low: u32, high: u32) -> vec4<f32> {
-  return wisp_q8x4(low);
-}
-fn wisp_q8_high(low: u32, high: u32) -> vec4<f32> {
-  return wisp_q8x4(high);
+fn wisp_q8(word: u32) -> vec4<f32> {
+  let even = unpack2x16float(((word << 2u) & 0x03fc03fcu) | 0x5c005c00u);
+  let odd = unpack2x16float(((word >> 6u) & 0x03fc03fcu) | 0x5c005c00u);
+  return vec4<f32>(even.x, odd.x, even.y, odd.y);
 }
 """
 

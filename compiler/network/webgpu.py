@@ -108,6 +108,6 @@ class WebGpu:
     ) -> str:
         """The kernel of a decode step's product."""
         tuning = parts.geometry.tuning
-        chosen = tuning.paired if len(product.unit_rows(0)) == 2 else tuning.single
+        chosen = tuning.vector(len(product.unit_rows(0)), product.units, storage.blocks(k))
         make = (matvec.matvec, storage, rows, k, product.units, product.unit_rows, product.declare, chosen, normed)
         return parts.kernels.build(product.kind, *make)

@@ -25,7 +25,7 @@ from tests.device.isa.counts import Counts, count
 
 RECIPE_NAMES = ("phi-3-mini-4k-instruct", "llama-3.2-1b-instruct", "qwen2.5-0.5b-instruct", "smollm2-135m-instruct")
 VARIANT = "webgpu-f32-sg"
-DECODE_NORMED, DECODE, PREFILL, PACKED = 445, 365, 1500, 950
+DECODE_NORMED, DECODE, PREFILL, PACKED = 450, 400, 1500, 950
 REGISTERS = 128
 
 
@@ -44,16 +44,24 @@ def kernels(recipe: str, alternative: str | None = None, scheme: str | None = No
     return {n: wgsl.render(f, n) for n, f in graph.kernels.functions.items() if n.startswith(kinds)}
 
 
+def step(name: str, counted: Counts) -> int:
+    """Instructions for 128 weights, each of which is unpacked by a multiply-add, or for 1024 multiply-adds."""
+    if name.endswith("packed"):
+        return counted.step("v_dot4c_i32_i8_e32", 384)
+    return counted.step("v_fmac_f32_e32", 1024) if "chunk" in name else counted.step("v_fma_mix_f32", 128)
+
+
 def check(counts: dict[str, Counts], prefill: int, normed: int = DECODE_NORMED, plain: int = DECODE) -> None:
     """Every kernel within the bars; the test's output has all counts."""
     bars = {}
+    steps = {name: step(name, counted) for name, counted in counts.items()}
     for name, counted in counts.items():
-        print(f"{name:24} {counted.registers:4} registers {counted.spills:4} spilled {counted.step.total():5} a step")
+        print(f"{name:24} {counted.registers:4} registers {counted.spills:4} spilled {steps[name]:5} a step")
         chunk, project = "chunk" in name, name.startswith("project")
         bars[name] = prefill if chunk else plain if project else normed
         assert counted.spills == 0, name
         assert counted.registers <= REGISTERS, name
-    over = {name: c.step.total() for name, c in counts.items() if c.step.total() > bars[name]}
+    over = {name: step for name, step in steps.items() if step > bars[name]}
     assert not over, f"instructions a step beyond {bars}"
 
 

@@ -1,6 +1,6 @@
 """Matrix products, norms and embeddings against their numpy twins: odd sizes, every scheme, tuning and epilogue."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from compiler.kernels.cache import Cache, Heads
 from compiler.kernels.epilogue import STATE_HEADER, HalfRows, OneRow, PairRows
 from compiler.kernels.webgpu import embed, matmul, matvec, norm
 from compiler.kernels.webgpu.tiles import Shape
-from compiler.kernels.webgpu.tuning import LOW_TILING, TILING, TUNING, VariantTuning
+from compiler.kernels.webgpu.tuning import LOW_TILING, SPLIT_VECTORS, TILING, TUNING, VariantTuning
 from compiler.models.base import WeightSpec, matrix
 from compiler.weights.quantize import dequantize, quantize
 from compiler.weights.schemes import SCHEMES
@@ -30,7 +30,14 @@ ONE_LANE = VariantTuning(
     TUNING["webgpu-f32"].tiling,
     TUNING["webgpu-f32"].attention,
 )
-TUNINGS = {"subgroup": TUNING["webgpu-f32-sg"], "lanes8": TUNING["webgpu-f32"], "lanes1": ONE_LANE}
+SPLIT = replace(TUNING["webgpu-f32-sg"], single=SPLIT_VECTORS, paired=matvec.Tuning("workgroup", 64, 64, 2))
+TUNINGS = {
+    "subgroup": TUNING["webgpu-f32-sg"],
+    "workgroup": SPLIT,
+    "lanes8": TUNING["webgpu-f32"],
+    "lanes1": ONE_LANE,
+}
+WITH_SUBGROUPS = ("subgroup", "workgroup")
 TILINGS = {"usual": TILING, "low": LOW_TILING}
 SCHEME_NAMES = ("q4f16_1", "q8f16_1", "q0f16", "q0f32")
 OTHER_NAMES = tuple(name for name in SCHEMES if name not in SCHEME_NAMES)
@@ -60,7 +67,7 @@ def storage_of(scheme: str) -> Storage:
 
 
 def require(gpu: Gpu, tuning: str) -> None:
-    if tuning == "subgroup" and not gpu.subgroups:
+    if tuning in WITH_SUBGROUPS and not gpu.subgroups:
         unavailable("the adapter lacks subgroups")
 
 
@@ -103,7 +110,7 @@ def test_matvec(gpu: Gpu, rows: int, k: int, normed: bool, scheme: str, tuning: 
         TUNINGS[tuning].single, norm_of(scheme) if normed else None,
     )  # fmt: skip
     arrays = {"x": x, **weight.arrays, "out": poison(rows + 9, "float32")} | ({"gamma": gamma} if normed else {})
-    out = gpu.run_kernel(kernel, arrays, tuning == "subgroup")["out"]
+    out = gpu.run_kernel(kernel, arrays, tuning in WITH_SUBGROUPS)["out"]
     want = reference.matvec(x, weight.values, gamma if normed else None, EPSILON)
     assert_close(out[offset : offset + rows], want)
     assert_untouched(out[:offset])
@@ -121,7 +128,7 @@ def test_matvec_of_every_storage(gpu: Gpu, scheme: str, k: int, tuning: str) -> 
     declare, norm = epilogue.Store(1, rows), norm_of(scheme)
     kernel = matvec.matvec("matvec", storage_of(scheme), rows, k, rows, OneRow(), declare, TUNINGS[tuning].single, norm)
     arrays = {"x": x, "gamma": gamma, **weight.arrays, "out": poison(rows, "float32")}
-    out = gpu.run_kernel(kernel, arrays, tuning == "subgroup")["out"]
+    out = gpu.run_kernel(kernel, arrays, tuning in WITH_SUBGROUPS)["out"]
     assert_close(out, reference.matvec(x, weight.values, gamma, EPSILON))
 
 
@@ -136,7 +143,7 @@ def test_matvec_residual(gpu: Gpu, scheme: str, tuning: str) -> None:
     declare = epilogue.StoreResidual(1, rows)
     kernel = matvec.matvec("project", storage_of(scheme), rows, k, rows, OneRow(), declare, TUNINGS[tuning].single)
     arrays = {"x": x, **weight.arrays, "residual": residual, "out": poison(rows, "float32")}
-    out = gpu.run_kernel(kernel, arrays, tuning == "subgroup")["out"]
+    out = gpu.run_kernel(kernel, arrays, tuning in WITH_SUBGROUPS)["out"]
     assert_close(out, residual.astype(np.float64) + reference.matvec(x, weight.values))
 
 
@@ -153,7 +160,7 @@ def test_matvec_gated(gpu: Gpu, scheme: str, tuning: str) -> None:
         epilogue.StoreGated(1, inner), TUNINGS[tuning].paired, norm_of(scheme),
     )  # fmt: skip
     arrays = {"x": x, "gamma": gamma, **weight.arrays, "out": poison(inner, "float32")}
-    out = gpu.run_kernel(kernel, arrays, tuning == "subgroup")["out"]
+    out = gpu.run_kernel(kernel, arrays, tuning in WITH_SUBGROUPS)["out"]
     assert_close(out, reference.gated(reference.matvec(x, weight.values, gamma, EPSILON)))
 
 
@@ -172,6 +179,7 @@ HEADS = {
         ("mqa", "q0f32", "lanes8"),
         ("gqa_partial", "q4f16_1", "lanes1"),
         ("mha_partial", "q0f16", "subgroup"),
+        ("mha_partial", "q4f16_1", "workgroup"),
         ("mha_partial", "q8f16_1", "lanes8"),
     ],
 )
@@ -192,7 +200,7 @@ def test_matvec_rotated(gpu: Gpu, heads: str, scheme: str, tuning: str, dtype: s
     )  # fmt: skip
     arrays = {"x": x, "gamma": gamma, **weight.arrays, "state": words, "cache": empty_cache(cache)}
     arrays["query"] = poison((shape.query, shape.size), "float32")
-    out = gpu.run_kernel(kernel, arrays, tuning == "subgroup")
+    out = gpu.run_kernel(kernel, arrays, tuning in WITH_SUBGROUPS)
     product = reference.matvec(x, weight.values, gamma, EPSILON).reshape(1, -1, shape.size)
     turning = shape.query + shape.key_value
     turned = reference.rotate(product[:, :turning], cos[None], sin[None])

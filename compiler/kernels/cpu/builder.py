@@ -32,7 +32,7 @@ LOG_TERMS = (
 class CpuKernel(Kernel):
     """A kernel under construction whose grid is a range of items."""
 
-    raised: Mapping[int, int] = {4: 0, 8: 0}
+    raised: Mapping[int, int] = dict.fromkeys(Kernel.raised, 0)
 
     @property
     def function(self) -> tirx.PrimFunc:
@@ -86,10 +86,11 @@ class CpuKernel(Kernel):
         return T.bitwise_or(f32_to_f16_bits(self, low), T.shift_left(bits, constant(16, "uint32", bits)))
 
     def unpack(self, words: Sequence[Expr], bits: int) -> tuple[Expr, Expr]:
-        low, high = words if bits == 8 else (words[0], T.shift_right(words[0], T.uint32(16)))
-        masks = [T.uint32((2**bits - 1) << (bits * i)) for i in range(4)]
+        low, high = words if bits > 4 else (words[0], T.shift_right(words[0], T.uint32(16)))
+        width = 4 if bits == 4 else 8
+        masks = [T.uint32((2**width - 1) << (width * i)) for i in range(4)]
         # There is no shift of each lane by its own amount; powers of 2 round nothing.
-        places = tirx.Shuffle([T.float32(2.0 ** (-bits * i)) for i in range(4)], [0, 1, 2, 3])
+        places = tirx.Shuffle([T.float32(2.0 ** (-width * i)) for i in range(4)], [0, 1, 2, 3])
 
         def integers(word: Expr) -> Expr:
             return convert(T.bitwise_and(splat(word), tirx.Shuffle(masks, [0, 1, 2, 3])), "float32") * places

@@ -8,8 +8,8 @@ nothing about layers. One generator serves every matrix of a decode step:
 * RMS norm costs nothing extra: `sum(W x g) * rsqrt(mean(x^2) + eps)`, so the sum of squares is gathered while the row
   is multiplied, and the scalar is applied at the end. No dispatch, no barrier.
 * A *unit* is what the epilogue needs together: one row, or two rows (gate and up; the two halves of a rotary pair).
-* `Tuning.mode` says who shares a row: a `subgroup` of whatever size the device has (no barrier), a fixed number of
-  lanes that meet once in workgroup memory (`lanes`), or nobody (`lanes` of 1).
+* `Tuning.mode` says who shares a row: a `subgroup` of whatever size the device has (no barrier), all subgroups of a
+  `workgroup`, or a fixed number of `lanes`; the last two meet once in workgroup memory. Of one lane nobody shares it.
 
 The numpy twin is `reference.matvec`.
 """
@@ -18,29 +18,32 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from compiler.kernels.builder import Expr, Kernel, all_of, call, ceil_div, div, dot, dot8, f32, fma, i32, mod
+from compiler.kernels.builder import Array, Expr, Kernel, all_of, call, ceil_div, div, dot, dot8, f32, fma, i32, mod
 from compiler.kernels.epilogue import Declare, Epilogue
 from compiler.kernels.weights import Matrix, load_vector4
 from compiler.weights.storage import PART, Storage
+
+LEAST_SUBGROUP = 4  # invocations: of any device, WebGPU says
 
 
 @dataclass(frozen=True)
 class Tuning:
     """How a mat-vec is spread over invocations."""
 
-    mode: str  # "subgroup" or "lanes"
+    mode: Literal["subgroup", "workgroup", "lanes"]
     workgroup: int  # invocations
-    lanes: int  # invocations a row, in mode "lanes"
+    lanes: int  # invocations a row; 0 in mode "subgroup", all in mode "workgroup"
     units: int  # units that an invocation carries at once
     units_per_workgroup: int = 0  # in mode "subgroup": units of a workgroup, shared by its subgroups
 
     @property
     def units_of_workgroup(self) -> int:
-        """Units of a workgroup, in either mode."""
+        """Units of a workgroup, in any mode."""
         return self.units_per_workgroup or self.units * self.workgroup // self.lanes
 
 
@@ -98,10 +101,8 @@ def matvec(
                     _block(kernel, matrix, x, gamma, norm, indices, sums, squares, block)
             return sums, squares
 
-        if tuning.mode == "subgroup":
-            _by_subgroup(kernel, units, tuning, accumulate, epilogue, norm, k)
-        else:
-            _by_lanes(kernel, units, tuning, accumulate, epilogue, norm, k)
+        share = {"subgroup": _by_subgroup, "workgroup": _by_workgroup, "lanes": _by_lanes}[tuning.mode]
+        share(kernel, units, tuning, accumulate, epilogue, norm, k)
     return kernel.function
 
 
@@ -182,8 +183,7 @@ def _by_subgroup(kernel, units, tuning, accumulate, epilogue, norm, k) -> None: 
     """A subgroup takes `tuning.units` units at a time; the subgroups of a workgroup share `units_per_workgroup`."""
     block, _ = kernel.grid(ceil_div(units, tuning.units_per_workgroup))
     thread = kernel.threads(tuning.workgroup)
-    size = kernel.let(i32(call("uint32", "subgroupAdd", T.uint32(1))))
-    lane = kernel.let(i32(call("uint32", "subgroupExclusiveAdd", T.uint32(1))))
+    size, lane = _subgroup(kernel)
     subgroups = kernel.let(div(tuning.workgroup, size))
     subgroup = kernel.let(div(thread, size))
     batches = tuning.units_per_workgroup // tuning.units
@@ -194,14 +194,55 @@ def _by_subgroup(kernel, units, tuning, accumulate, epilogue, norm, k) -> None: 
         # Uniform within a subgroup, which is what its operations need.
         with kernel.when(batch < batches):
             sums, squares = accumulate(first, lane, size)
-            for unit in sums:
-                for register in unit:
-                    register[0] = call("float32", "subgroupAdd", register[0])
-            if norm:
-                squares[0] = call("float32", "subgroupAdd", squares[0])
+            _add_subgroup([register for unit in sums for register in unit] + ([squares] if norm else []))
             with kernel.when(lane == 0):
                 for u, unit in enumerate(sums):
                     _finish(kernel, epilogue, first + u, units, exact, [r[0] for r in unit], squares[0], norm, k)
+
+
+def _subgroup(kernel: Kernel) -> tuple[Expr, Expr]:
+    """Size of the subgroup, and the invocation's place in it."""
+    size = kernel.let(i32(call("uint32", "subgroupAdd", T.uint32(1))))
+    return size, kernel.let(i32(call("uint32", "subgroupExclusiveAdd", T.uint32(1))))
+
+
+def _add_subgroup(registers: Sequence[Array]) -> None:
+    """Each register becomes the sum of the subgroup's."""
+    for register in registers:
+        register[0] = call("float32", "subgroupAdd", register[0])
+
+
+def _by_workgroup(kernel, units, tuning, accumulate, epilogue, norm, k) -> None:  # type: ignore[no-untyped-def]
+    """All invocations share `tuning.units` units: of few rows there are as many more in flight as it has subgroups."""
+    block, _ = kernel.grid(ceil_div(units, tuning.units))
+    thread = kernel.threads(tuning.workgroup)
+    size, lane = _subgroup(kernel)
+    first = kernel.let(block * tuning.units)
+    sums, squares = accumulate(first, thread, tuning.workgroup)
+    registers = [register for unit in sums for register in unit] + ([squares] if norm else [])
+    _add_subgroup(registers)
+    places = tuning.workgroup // LEAST_SUBGROUP
+    meeting = kernel.shared(len(registers) * places)
+    subgroup = kernel.let(div(thread, size))
+    with kernel.when(lane == 0):
+        for i, register in enumerate(registers):
+            meeting[i * places + subgroup] = register[0]
+    kernel.barrier()
+    subgroups = kernel.let(div(tuning.workgroup, size))
+    streams = len(sums[0])
+
+    def total(place: Expr) -> Expr:
+        whole = kernel.registers()
+        whole[0] = f32(0.0)
+        with kernel.loop(subgroups) as other:
+            whole[0] = whole[0] + meeting[place * places + other]
+        return whole[0]
+
+    with kernel.when(thread < tuning.units):
+        values = [total(kernel.let(thread * streams + s)) for s in range(streams)]
+        norm_of_all = total(tuning.units * streams) if norm else None
+        exact = units % tuning.units == 0
+        _finish(kernel, epilogue, kernel.let(first + thread), units, exact, values, norm_of_all, norm, k)
 
 
 def _by_lanes(kernel, units, tuning, accumulate, epilogue, norm, k) -> None:  # type: ignore[no-untyped-def]

@@ -18,6 +18,7 @@ from compiler.kernels.webgpu.tiles import Tiling
 
 MAX_SPLITS = 16  # workgroups that share a query's keys in decode
 POSITIONS_PER_SPLIT = 256
+FEW_ROWS = 8192  # too few to have all of a GPU's memory channels busy, if each is one subgroup's
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,13 @@ class VariantTuning:
     tiling: Tiling
     attention: AttentionTiling
     packed: Tiling | None = None  # prefill's products in integers instead, where weights are quantized
+    split: Tuning | None = None  # of mat-vecs with long rows, and few of them
+
+    def vector(self, streams: int, units: int, blocks: int) -> Tuning:
+        """The row for a mat-vec of so many units, of `streams` matrix rows each, that walks them in `blocks` blocks."""
+        if self.split and streams == 1 and units <= FEW_ROWS and blocks >= self.split.workgroup:
+            return self.split
+        return self.paired if streams == 2 else self.single
 
 
 @dataclass(frozen=True)
@@ -48,10 +56,12 @@ class Alternative:
 
     def of(self, own: VariantTuning) -> VariantTuning:
         single, paired = self.vectors or (own.single, own.paired)
-        return VariantTuning(single, paired, self.tiling or own.tiling, self.attention or own.attention, self.packed)
+        tiling, attention = self.tiling or own.tiling, self.attention or own.attention
+        return VariantTuning(single, paired, tiling, attention, self.packed, None if self.vectors else own.split)
 
 
 SUBGROUP_VECTORS = (Tuning("subgroup", 64, 0, 4, 16), Tuning("subgroup", 64, 0, 2, 8))
+SPLIT_VECTORS = Tuning("workgroup", 64, 64, 4)
 # Eight lanes read 128 consecutive bytes of a q4 row and meet once.
 LANE_VECTORS = (Tuning("lanes", 64, 8, 4), Tuning("lanes", 64, 8, 2))
 # Queries and sums take 160 of the 128..256 registers that GPUs give an invocation.
@@ -59,7 +69,7 @@ QUAD_ATTENTION = AttentionTiling(16, 4, 20, 8, subgroups=True)
 WORKGROUP_ATTENTION = AttentionTiling(8, 4, 20, 4, subgroups=False)
 TILING = Tiling(64, 1, 8, 4)
 TUNING: dict[str, VariantTuning] = {
-    "webgpu-f32-sg": VariantTuning(*SUBGROUP_VECTORS, TILING, QUAD_ATTENTION),
+    "webgpu-f32-sg": VariantTuning(*SUBGROUP_VECTORS, TILING, QUAD_ATTENTION, split=SPLIT_VECTORS),
     "webgpu-f32": VariantTuning(*LANE_VECTORS, TILING, WORKGROUP_ATTENTION),
 }
 

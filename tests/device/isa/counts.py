@@ -34,13 +34,20 @@ class Counts:
 
     registers: int
     spills: int
-    instructions: int
+    blocks: tuple[tuple[str, ...], ...]  # opcodes in order, without a branch into or out of them
     loops: tuple[Counter[str], ...]  # the innermost ones, by opcode
 
-    @property
-    def step(self) -> Counter[str]:
-        """The instructions of a turn of the largest loop: that of a product over its columns."""
-        return max(self.loops, key=lambda loop: loop.total())
+    def step(self, each: str, count: int) -> int:
+        """Instructions for so many of the opcode `each`: a turn of the loop that has them.
+
+        Where the compiler has left no such loop, as of one with few turns: the share of the block that has the most, of
+        all before the last of them.
+        """
+        loop = max((*self.loops, Counter[str]()), key=lambda loop: loop[each])
+        if loop[each] >= count:
+            return loop.total()
+        block = max(self.blocks, key=lambda block: block.count(each))
+        return (len(block) - block[::-1].index(each)) * count // block.count(each)
 
 
 def count(
@@ -122,8 +129,6 @@ def _read(text: str) -> Counts:
         for first, last in loops
         if not any((first, last) != other and first <= other[0] and other[1] <= last for other in loops)
     ]
-    turns = tuple(
-        Counter(opcode for block in blocks[first : last + 1] for opcode, _ in _INSTRUCTION.findall(block))
-        for first, last in inner
-    )
-    return Counts(statistic("VGPRs"), statistic("Spilled VGPRs"), statistic("Instructions"), turns)
+    opcodes = tuple(tuple(opcode for opcode, _ in _INSTRUCTION.findall(block)) for block in blocks)
+    turns = tuple(Counter(opcode for block in opcodes[first : last + 1] for opcode in block) for first, last in inner)
+    return Counts(statistic("VGPRs"), statistic("Spilled VGPRs"), opcodes, turns)
