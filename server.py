@@ -494,6 +494,7 @@ def create_app(
     app.state.static = static
     app.state.catalogue = Catalogue(Path(artifacts_dir), first)
     app.state.templates = Jinja2Templates(directory=WEB / "templates")
+    app.state.templates.env.globals["catalogue"] = "/models"
     app.state.templates.env.globals["static"] = functools.partial(static_url, static)
     return app
 

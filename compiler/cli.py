@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import NoReturn, Protocol
 
 from compiler import __version__
-from compiler.commands import bench, chat, check, compile, demo, inspect, models, serve
+from compiler.commands import bench, chat, check, compile, demo, export, inspect, models, serve
 from compiler.errors import WispError
 
 
@@ -30,6 +30,7 @@ COMMANDS: dict[str, Command] = {
     "serve": serve,
     "demo": demo,
     "chat": chat,
+    "export": export,
     "models": models,
     "inspect": inspect,
     "check": check,

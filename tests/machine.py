@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from compiler.errors import WispError
-from tests import adapter, chromium
+from tests import adapter, chromium, servers
 
 APT_INSTALL = Path(__file__).resolve().parent.parent / ".ci" / "apt-install"
 VULKAN_HEADERS = (Path("/usr/include/vulkan/vulkan.h"), Path("/usr/local/include/vulkan/vulkan.h"))
@@ -75,6 +75,8 @@ NEEDS = (
     Need("Firefox", ("firefox-esr|firefox",), lambda: _command("firefox-esr", "firefox")),
     Need("WebKitGTK's WebDriver", ("webkit2gtk-driver",), _webkit),
     Need("Xvfb", ("xvfb",), lambda: _command("Xvfb")),
+    Need("nginx", ("nginx-light|nginx",), servers.nginx),
+    Need("Caddy", ("caddy",), servers.caddy),
     Need("Mesa's Radeon driver", ("mesa-vulkan-drivers",), _radeon),
     Need("a C compiler with Vulkan's headers", ("gcc", "libc6-dev", "libvulkan-dev"), _vulkan_layer),
 )

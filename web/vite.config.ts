@@ -1,7 +1,7 @@
 // Builds the entries side by side into dist/, which the server offers at /static/:
 //   wisp.js    the engine as an ES module          worker.js  the worker that wisp.js starts by its URL
 //   page.js    the chat page (with page.css)       thread.js  a helper thread of the CPU, which worker.js starts likewise
-//   template.js is built by vite.template.config.ts
+//   template.js is built by vite.template.config.ts, offline.js by vite.offline.config.ts
 //   isolation.js  a service worker for hosts that cannot send headers; it belongs beside the page
 // No entry is inlined into another: the page's Content-Security-Policy allows neither blob: workers nor inline scripts.
 import { resolve } from "node:path";

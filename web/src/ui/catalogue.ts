@@ -24,8 +24,9 @@ interface Catalogue {
 }
 
 export async function fetchCatalogue(): Promise<Catalogue> {
-  const response = await fetch("/models");
-  if (!response.ok) throw new Error(`/models: the server answered ${response.status} ${response.statusText}`);
+  const address = document.documentElement.dataset["catalogue"] ?? "/models";
+  const response = await fetch(address);
+  if (!response.ok) throw new Error(`${address}: the server answered ${response.status} ${response.statusText}`);
   return (await response.json()) as Catalogue;
 }
 

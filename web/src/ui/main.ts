@@ -9,8 +9,8 @@ import { fetchCatalogue, Picker, type Model } from "./catalogue";
 import { Chat } from "./chat";
 import { deviceFacts, deviceLine, type DeviceReport, type Means, missingNotice, modelFacts, place, probeDevice, whyCpu } from "./device";
 import { byId, el } from "./dom";
-import { prepareIsolation } from "./isolation";
 import { ProgressView } from "./loading";
+import { keepPage, prepareIsolation } from "./service-worker";
 import { Settings } from "./settings";
 
 declare global {
@@ -188,6 +188,7 @@ function wireDialog(id: string, opener: string): HTMLDialogElement {
 
 async function main(): Promise<void> {
   if (tooOld() !== undefined) return; // check.js says it.
+  keepPage();
   wireDialog("settings", "open-settings");
   const deviceDialog = wireDialog("device", "open-device");
   byId("retry", HTMLButtonElement).addEventListener("click", () => {
