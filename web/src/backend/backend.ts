@@ -69,8 +69,11 @@ export interface Backend {
    * @throws DeviceError("shader"), for WGSL with line, column and the line itself; then nothing is added
    */
   compile(source: KernelSource, kernels: readonly Kernel[]): Promise<void>;
-  /** After compile(): everything that running the program needs is made here, once. */
-  record(label: string, dispatches: readonly Recorded[]): ProgramHandle;
+  /**
+   * After compile(): everything that running the program needs is made here, once.
+   * @param steady every run takes about as long, so that a backend may learn from it what is fastest
+   */
+  record(label: string, dispatches: readonly Recorded[], steady?: boolean): ProgramHandle;
   /** Runs a program, or a part of it, `times` times in one submit. */
   submit(program: ProgramHandle, times: number, part?: Part): void;
   /** Runs it, each time in `parts` submits, and reads the bytes of `slices`, joined, as they are after the last run. */

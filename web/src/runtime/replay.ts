@@ -92,7 +92,7 @@ export class Replay implements PlanRunner {
     });
     if (state === undefined) throw new Error("a plan without a state buffer");
     this.state = state;
-    this.decodeProgram = this.record("decode", plan.decode);
+    this.decodeProgram = this.record("decode", plan.decode, true);
     for (const [size, program] of plan.prefill) this.prefillPrograms.set(size, this.record(`prefill_${size}`, program));
   }
 
@@ -155,8 +155,8 @@ export class Replay implements PlanRunner {
     await this.backend.read({ buffer: this.state, offset: 0, bytes: 4 });
   }
 
-  private record(label: string, program: readonly Dispatch[]): ProgramHandle {
-    return this.backend.record(label, recorded(program, this.buffers));
+  private record(label: string, program: readonly Dispatch[], steady = false): ProgramHandle {
+    return this.backend.record(label, recorded(program, this.buffers), steady);
   }
 
   private ioHandle(name: IoName): BufferHandle {

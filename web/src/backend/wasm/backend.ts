@@ -43,6 +43,7 @@ interface Program {
   label: string;
   dispatches: readonly Recorded[];
   steps: PlainStep[];
+  steady: boolean;
 }
 
 /** Room for so many positions is made at first; it doubles when it is full. */
@@ -173,7 +174,7 @@ export class WasmBackend implements Backend {
     this.check();
   }
 
-  record(label: string, dispatches: readonly Recorded[]): ProgramHandle {
+  record(label: string, dispatches: readonly Recorded[], steady = false): ProgramHandle {
     this.check();
     if (!this.ready) throw new Error(`${label} is recorded before the kernels are compiled and the buffers made`);
     dispatches.forEach(({ kernel, buffers }, i) => {
@@ -181,7 +182,7 @@ export class WasmBackend implements Backend {
       if (bindings !== buffers.length) throw new Error(`${label}: dispatch ${i} binds ${buffers.length} buffers to kernel ${kernel}`);
     });
     const steps = addressed(dispatches, this.buffers);
-    this.programs.push({ label, dispatches, steps });
+    this.programs.push({ label, dispatches, steps, steady });
     this.push({ type: "program", steps });
     return this.programs.length - 1;
   }
@@ -313,7 +314,7 @@ export class WasmBackend implements Backend {
   private async run(index: number, times: number): Promise<void> {
     const program = this.programs[index];
     if (program === undefined) throw new Error(`program ${index} is not recorded`);
-    const trap = await this.executor.run(index, times);
+    const trap = await this.executor.run(index, times, program.steady);
     if (trap === undefined) return;
     const entry = this.kernels[program.steps[trap.dispatch]?.kernel ?? -1]?.entry ?? "a kernel";
     throw new DeviceError("kernel", {

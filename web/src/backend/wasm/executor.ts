@@ -8,9 +8,12 @@ import { instantiate, type KernelFunction } from "./module";
 import { ThreadPool, type SpawnThread } from "./pool";
 import { bind, type PlainStep, type Runner, SoloRunner, type Step, TeamRunner } from "./run";
 import { Team, type Trap } from "./team";
+import { TeamSize } from "./team-size";
 
 /** For tests: helpers are given less time. */
 export interface ThreadTimeouts {
+  /** For tests: how many threads take part, run by run. */
+  size?: Pick<TeamSize, "size" | "observe">;
   /** Milliseconds until helpers must have started. */
   startMs?: number;
   /** Helpers that have taken and finished nothing for so many milliseconds are gone. */
@@ -26,6 +29,7 @@ interface Helpers {
   pool: ThreadPool;
   team: Team;
   runner: TeamRunner;
+  size: Pick<TeamSize, "size" | "observe">;
   /** The helpers are in their loop: they take orders and receive no messages. */
   entered: boolean;
 }
@@ -50,8 +54,8 @@ export class Executor {
   }
 
   /** Helpers that cannot be started are done without. */
-  static async create(threads: number, spawn: SpawnThread, { startMs, stallMs = STALL_MS }: ThreadTimeouts): Promise<Executor> {
-    return new Executor(threads === 1 ? undefined : await startHelpers(threads, spawn, startMs), stallMs);
+  static async create(threads: number, spawn: SpawnThread, { size, startMs, stallMs = STALL_MS }: ThreadTimeouts): Promise<Executor> {
+    return new Executor(threads === 1 ? undefined : await startHelpers(threads, spawn, size ?? new TeamSize(threads), startMs), stallMs);
   }
 
   get threads(): number {
@@ -102,14 +106,25 @@ export class Executor {
     this.helpers.pool.post(() => ({ type: "programs", programs }));
   }
 
-  /** The trap that ended it, if one did. @throws once disposed of */
-  async run(program: number, times: number): Promise<Trap | undefined> {
+  /**
+   * The trap that ended it, if one did. @throws once disposed of
+   * @param steady every run of the program takes about as long: from how long, it is learnt how many threads are best
+   */
+  async run(program: number, times: number, steady: boolean): Promise<Trap | undefined> {
     const steps = this.programs[program];
     if (steps === undefined) throw new Error(`program ${program} was not added`);
-    if (this.helpers !== undefined) this.enter(this.helpers);
-    this.runner.start(program, steps, times);
+    const { helpers } = this;
+    if (helpers === undefined) {
+      this.runner.start(program, steps, times);
+      await this.finish();
+      return this.runner.trap();
+    }
+    this.enter(helpers);
+    const startedAt = performance.now();
+    helpers.runner.start(program, steps, times, helpers.size.size);
     await this.finish();
-    return this.runner.trap();
+    if (steady && times > 0) helpers.size.observe((performance.now() - startedAt) / times, helpers.runner.waitedMs / times);
+    return helpers.runner.trap();
   }
 
   async turn(): Promise<void> {
@@ -150,18 +165,23 @@ export class Executor {
   /** The helpers begin to receive messages. */
   private async leave(helpers: Helpers): Promise<void> {
     if (!helpers.entered) return;
-    helpers.runner.startLeave();
+    helpers.runner.startLeave(helpers.team.threads);
     await this.finish();
     helpers.entered = false;
   }
 }
 
 /** Helpers that are ready, or undefined where they do not start. */
-async function startHelpers(threads: number, spawn: SpawnThread, startMs: number | undefined): Promise<Helpers | undefined> {
+async function startHelpers(
+  threads: number,
+  spawn: SpawnThread,
+  size: Helpers["size"],
+  startMs: number | undefined,
+): Promise<Helpers | undefined> {
   try {
     const pool = await ThreadPool.start(threads - 1, spawn, startMs);
     const team = Team.create(threads);
-    return { pool, team, runner: new TeamRunner(team, 0), entered: false };
+    return { pool, team, runner: new TeamRunner(team, 0), size, entered: false };
   } catch (error) {
     const remedy = "Check that thread.js lies beside wisp.js and that the page's CSP allows it.";
     console.warn(`Wisp runs on one thread: helper threads could not be started (${messageOf(error)}). ${remedy}`);

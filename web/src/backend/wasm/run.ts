@@ -99,8 +99,11 @@ export class TeamRunner implements Runner {
   private steps: readonly Step[] = [];
   private times = 0;
   private at = 0;
-  /** Of the barrier this thread waits at. */
+  /** Of the barrier this thread waits at, since when it does. */
   private phase: number | undefined;
+  private waitsSince = 0;
+  /** What of the program this thread waited for others. */
+  waitedMs = 0;
 
   /** @param thread 0 is the engine's, which gives the orders */
   constructor(
@@ -108,16 +111,19 @@ export class TeamRunner implements Runner {
     private readonly thread: number,
   ) {}
 
-  start(program: number, steps: readonly Step[], times: number): void {
+  /** @param active threads that take part, this one among them: those of lower numbers */
+  start(program: number, steps: readonly Step[], times: number, active = this.team.threads): void {
     this.steps = steps;
     this.times = steps.length === 0 ? 0 : times;
     this.at = 0;
+    this.waitedMs = 0;
+    this.team.active = active;
     if (this.thread === 0 && this.times > 0) this.team.publish(program, times);
   }
 
-  /** The engine's order to go back to the event loop: a program of one barrier. */
-  startLeave(): void {
-    this.start(LEAVE, [{ run: () => undefined, items: 0, piece: 1 }], 1);
+  /** The engine's order to go back to the event loop, to all `threads`: a program of one barrier. */
+  startLeave(threads: number): void {
+    this.start(LEAVE, [{ run: () => undefined, items: 0, piece: 1 }], 1, threads);
   }
 
   advance(deadline: number): boolean {
@@ -127,8 +133,13 @@ export class TeamRunner implements Runner {
         if (this.phase === undefined) {
           if (!this.work(step, deadline)) return false;
           this.phase = team.arrive();
+          this.waitsSince = performance.now();
         }
-        if (!team.passed(this.phase, deadline - performance.now())) return false;
+        const passed = team.passed(this.phase, deadline - performance.now());
+        const now = performance.now();
+        this.waitedMs += now - this.waitsSince;
+        this.waitsSince = now;
+        if (!passed) return false;
         this.phase = undefined;
       }
       this.at = 0;

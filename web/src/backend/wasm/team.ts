@@ -11,6 +11,8 @@ const NEXT = 32;
 const ARRIVED = 64;
 const PHASE = 96;
 const SLEEPERS = 128;
+/** Threads that take part in the order: those of lower numbers. */
+const ACTIVE = 3;
 /** Dispatch + 1 of the first trap, then its thread, the length of its message and its characters. */
 const TRAP = 160;
 const MOST_CHARACTERS = 200;
@@ -38,6 +40,7 @@ export interface Order {
   generation: number;
   program: number;
   times: number;
+  active: number;
 }
 
 export interface Trap {
@@ -48,6 +51,8 @@ export interface Trap {
 
 export class Team {
   private readonly words: Int32Array;
+  /** Threads that take part in what runs. */
+  active: number;
   /** This thread's spins in vain, one after another, and the barriers since the last long one. */
   private failures = 0;
   private sinceLong = 0;
@@ -57,6 +62,7 @@ export class Team {
     readonly threads: number,
   ) {
     this.words = new Int32Array(control);
+    this.active = threads;
   }
 
   static create(threads: number): Team {
@@ -68,20 +74,29 @@ export class Team {
   }
 
   /**
-   * Every helper that waits in nextOrder() begins. Only while none is at work, and an order has a barrier: a helper that
-   * slept through one would take the next one twice.
+   * Every helper that waits in nextOrder() begins, if it is one of those `active`. Only while none is at work, and an order
+   * has a barrier: those that take part have seen it. The others may read while the next one is written; its generation is
+   * odd until it is whole.
    */
   publish(program: number, times: number): void {
-    this.words[PROGRAM] = program;
-    this.words[TIMES] = times;
-    Atomics.add(this.words, GENERATION, 1);
+    const { words } = this;
+    Atomics.add(words, GENERATION, 1);
+    Atomics.store(words, PROGRAM, program);
+    Atomics.store(words, TIMES, times);
+    Atomics.store(words, ACTIVE, this.active);
+    Atomics.add(words, GENERATION, 1);
     this.wake(GENERATION);
   }
 
-  /** Waits for the order after `seen`. */
-  nextOrder(seen: number): Order {
-    if (!this.spin(GENERATION, seen, LONG_SPIN_MS)) this.sleep(GENERATION, seen, Infinity);
-    return { generation: this.generation, program: this.words[PROGRAM] ?? LEAVE, times: this.words[TIMES] ?? 0 };
+  /** Waits for an order after `seen`, `idle` without looking for it. */
+  nextOrder(seen: number, idle: boolean): Order {
+    const { words } = this;
+    for (;;) {
+      if (idle || !this.spin(GENERATION, seen, LONG_SPIN_MS)) this.sleep(GENERATION, seen, Infinity);
+      const { generation } = this;
+      const [program, times, active] = [Atomics.load(words, PROGRAM), Atomics.load(words, TIMES), Atomics.load(words, ACTIVE)];
+      if (generation % 2 === 0 && generation === this.generation) return { generation, program, times, active };
+    }
   }
 
   /** The first of `count` items of the current dispatch that are now this thread's; beyond the last item there are none left. */
@@ -92,7 +107,7 @@ export class Team {
   /** This thread has done its part of the dispatch: the phase to hand to passed(). */
   arrive(): number {
     const phase = Atomics.load(this.words, PHASE);
-    if (Atomics.add(this.words, ARRIVED, 1) + 1 === this.threads) {
+    if (Atomics.add(this.words, ARRIVED, 1) + 1 === this.active) {
       Atomics.store(this.words, ARRIVED, 0);
       Atomics.store(this.words, NEXT, 0);
       Atomics.add(this.words, PHASE, 1);

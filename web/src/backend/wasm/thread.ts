@@ -28,6 +28,7 @@ export type ToThread =
 export type FromThread = { type: "ready" } | { type: "instantiated" } | { type: "failed"; message: string };
 
 interface Instance {
+  thread: number;
   team: Team;
   runner: TeamRunner;
   functions: KernelFunction[];
@@ -63,7 +64,7 @@ function receive(message: ToThread, reply: (message: FromThread) => void): void 
 
 function makeInstance({ thread, threads, control, module, memory, kernels }: InstanceData): Instance {
   const team = new Team(control, threads);
-  return { team, runner: new TeamRunner(team, thread), functions: instantiate(module, memory, kernels, thread) };
+  return { thread, team, runner: new TeamRunner(team, thread), functions: instantiate(module, memory, kernels, thread) };
 }
 
 function made(): Instance {
@@ -71,18 +72,22 @@ function made(): Instance {
   return instance;
 }
 
-function takeOrders({ team, runner }: Instance, from: number): void {
+function takeOrders({ team, runner, thread }: Instance, from: number): void {
+  let idle = false;
   for (let seen = from; ;) {
-    const { generation, program, times } = team.nextOrder(seen);
+    const { generation, program, times, active } = team.nextOrder(seen, idle);
+    seen = generation;
+    idle = thread >= active;
+    if (idle) continue;
     if (program === LEAVE) {
+      team.active = active;
       team.arrive();
       return;
     }
     const steps = programs[program];
     if (steps === undefined) throw new Error(`a helper thread has no program ${program}`);
-    runner.start(program, steps, times);
+    runner.start(program, steps, times, active);
     runner.advance(Infinity);
-    seen = generation;
   }
 }
 

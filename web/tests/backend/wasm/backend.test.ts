@@ -230,6 +230,28 @@ describe("the engine's event loop", () => {
 });
 
 describe("threads", () => {
+  test("may take part by turns: every item is still computed once", async () => {
+    class Turns {
+      readonly seen: number[] = [];
+      get size(): number {
+        this.seen.push([4, 1, 2, 1, 1, 3][this.seen.length % 6] ?? 1);
+        return this.seen.at(-1) ?? 1;
+      }
+      observe(): void {
+        // Nothing is learnt.
+      }
+    }
+    const size = new Turns();
+    const bench = await Bench.make(4, 200, { size });
+    const program = bench.record({ kernel: INCREMENT, items: 200 }, { kernel: NOTHING, items: 3 }, { kernel: INCREMENT, items: 100 });
+    for (let i = 0; i < 300; i++) bench.backend.submit(program, 1 + (i % 3));
+    const later = bench.record({ kernel: INCREMENT, items: 200 });
+    await bench.backend.submitAndRead(later, 1, []);
+    const words = await bench.words(bench.a, 200);
+    expect(words).toEqual(words.map((_, i) => 600 * (i < 100 ? 2 : 1) + 1));
+    expect(new Set(size.seen)).toEqual(new Set([1, 2, 3, 4]));
+  });
+
   test("share thousands of tiny dispatches", async () => {
     const bench = await Bench.make(2);
     const program = bench.record(...Array.from({ length: 100 }, () => ({ kernel: INCREMENT, items: 8 })));
