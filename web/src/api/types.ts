@@ -1,6 +1,9 @@
 // The types of the public API: what a page passes to the engine and gets back. No code.
 
 import type { WispError } from "./errors";
+import type { ChatCompletions, ChatMessage, FunctionTool, TextCompletions } from "./openai";
+
+export type * from "./openai";
 
 export interface LoadProgress {
   /** `manifest`: the small files; `weights`: download and upload; `kernels`: waiting for the shader compiler; `ready`. */
@@ -190,92 +193,33 @@ export interface EngineStats {
   recoveries: number;
 }
 
-// --- OpenAI's shape -----------------------------------------------------------------------------------------------------
+/** The logits after `ids`, f32 (vocabSize): changed in place, or other ones in their place; -Infinity leaves a token out. */
+export type LogitsProcessor = (
+  logits: Float32Array,
+  ids: readonly number[],
+) => Float32Array | undefined | Promise<Float32Array | undefined>;
 
-export interface ChatTextPart {
-  type: "text";
-  text: string;
-}
-
-export interface ChatMessage {
-  role: string;
-  content: string | ChatTextPart[];
-}
-
-export interface ChatRequest {
-  messages: ChatMessage[];
-  stream?: boolean | null;
-  stream_options?: { include_usage?: boolean } | null;
-  temperature?: number | null;
-  top_p?: number | null;
-  top_k?: number | null;
-  min_p?: number | null;
-  seed?: number | null;
-  max_tokens?: number | null;
-  max_completion_tokens?: number | null;
-  stop?: string | string[] | null;
-  repetition_penalty?: number | null;
-  presence_penalty?: number | null;
-  frequency_penalty?: number | null;
-  /** Accepted and ignored: an engine has one model. */
-  model?: string;
-  user?: string;
-  /** Not OpenAI's: ends the generation; the promise or the iterator rejects with the signal's reason. */
-  signal?: AbortSignal;
-}
-
-/** `abort`: `engine.interrupt()` ended it. */
-export type FinishReason = "stop" | "length" | "abort";
-
-export interface Usage {
-  prompt_tokens: number;
-  /** Without the stop token. */
-  completion_tokens: number;
-  total_tokens: number;
-  extra: {
-    /** Tokens of the prompt that were not in the KV cache already, over the time to the first token. */
-    prefill_tokens_per_second: number;
-    decode_tokens_per_second: number;
-    time_to_first_token_s: number;
-    reused_tokens: number;
-  };
-}
-
-export interface ChatCompletion {
-  id: string;
-  object: "chat.completion";
-  created: number;
-  model: string;
-  choices: [{ index: 0; message: { role: "assistant"; content: string }; finish_reason: FinishReason; logprobs: null }];
-  usage: Usage;
-}
-
-export interface ChatCompletionChunk {
-  id: string;
-  object: "chat.completion.chunk";
-  created: number;
-  model: string;
-  /** Empty in the last chunk, which holds the usage when `stream_options.include_usage` asks for it. */
-  choices: { index: 0; delta: { role?: "assistant"; content?: string }; finish_reason: FinishReason | null; logprobs: null }[];
-  usage: Usage | null;
-}
-
-/** Leaving the loop (break, return, throw) ends the generation. */
-export type ChatStream = AsyncIterableIterator<ChatCompletionChunk>;
-
-/** For messages, with or without `await`: `for await (const chunk of await create({stream: true}))`. */
-export interface ChatCompletions {
-  create(
-    request: ChatRequest & { stream: true },
-    options?: { signal?: AbortSignal },
-  ): Promise<ChatStream> & AsyncIterable<ChatCompletionChunk>;
-  create(request: ChatRequest & { stream?: false | null }, options?: { signal?: AbortSignal }): Promise<ChatCompletion>;
+export interface TemplateOptions {
+  /** Default: unless the last message is the assistant's, which is continued then. */
+  addGenerationPrompt?: boolean;
+  continueFinalMessage?: boolean;
+  tools?: FunctionTool[];
+  /** What else the template asks for, such as `{ enable_thinking: false }`. */
+  templateVariables?: Record<string, unknown>;
+  signal?: AbortSignal | undefined;
 }
 
 export interface Engine {
   /** A new object after each recovery from a lost device. */
   readonly info: EngineInfo;
   readonly chat: { readonly completions: ChatCompletions };
+  /** Text that goes on with a text; no chat template. */
+  readonly completions: TextCompletions;
+  /**
+   * OpenAI's API at no address: answers requests for `chat/completions`, `completions` and `models` whatever their host, as a
+   * client that takes a `fetch` function makes them, and asks no network.
+   */
+  readonly fetch: (input: string | URL | Request, init?: RequestInit) => Promise<Response>;
   /** f32 logits (vocabSize) after the last of `ids`, run from position 0; forgets the conversation held so far. */
   logits(ids: readonly number[]): Promise<Float32Array>;
   /** The generated ids, without the prompt and without the stop token. */
@@ -284,10 +228,7 @@ export interface Engine {
   tokenize(text: string, options?: { addSpecialTokens?: boolean; signal?: AbortSignal | undefined }): Promise<number[]>;
   detokenize(ids: readonly number[], options?: { skipSpecialTokens?: boolean }): Promise<string>;
   /** The text that the model's chat template makes of the messages. */
-  applyChatTemplate(
-    messages: ChatMessage[],
-    options?: { addGenerationPrompt?: boolean; signal?: AbortSignal | undefined },
-  ): Promise<string>;
+  applyChatTemplate(messages: ChatMessage[], options?: TemplateOptions): Promise<string>;
   /** Ends the running generation; it resolves with what there is and `finish_reason: "abort"`. */
   interrupt(): void;
   /** Forgets the conversation held in the KV cache. Never needed for correctness: unequal prefixes are found by comparing ids. */

@@ -48,7 +48,7 @@ function answer(request: Request): Json {
   const tree = checkTree(request.template, "chat_template_tree", (path, got, expected) => fail("model.json", path, got, expected));
   const branches = new Branches(tree);
   const special = specialTokensOf(tokenizer, request.bosTokenId, request.eosTokenId);
-  const template = new ChatTemplate(treeProgram(tree, branches.take), special);
+  const template = new ChatTemplate(treeProgram(tree, branches.take), special, "");
   const rendered = request.given.map((variables) => attempt(() => ({ text: template.fill(variables) })));
   return { encoded, rendered, untaken: branches.untaken() };
 }

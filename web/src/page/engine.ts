@@ -1,24 +1,14 @@
 // The public API (types in api/types.ts). Runs on the page: turns methods into calls to the worker (link.ts) and answers into OpenAI's
 // shape. Knows nothing of models or GPUs. Requests made while another one runs wait in the worker's queue, in order.
 
-import type {
-  ChatCompletion,
-  ChatCompletionChunk,
-  ChatCompletions,
-  ChatMessage,
-  ChatRequest,
-  ChatStream,
-  Engine,
-  EngineInfo,
-  EngineOptions,
-  EngineStats,
-  GenerateOptions,
-} from "../api/types";
+import type { ChatMessage, Engine, EngineInfo, EngineOptions, EngineStats, GenerateOptions, TemplateOptions } from "../api/types";
 import { SAMPLING_NAMES } from "../api/sampling";
-import { checkMessages, chunk, completion, newEnvelope, PushStream, toCall, usageChunk } from "./chat";
 import { RequestError } from "../api/errors";
+import { Answers } from "./answers";
 import { addressOf, checkPlatform } from "./host";
 import { WorkerLink } from "./link";
+import { openaiFetch } from "./openai-fetch";
+import { toTemplateCall } from "./request";
 
 export type * from "../api/types";
 export { ArtifactError, DeviceError, NetworkError, RequestError, WispError } from "../api/errors";
@@ -37,13 +27,18 @@ const GENERATE_OPTIONS = new Set<string>([
 
 class PageEngine implements Engine {
   readonly chat: Engine["chat"];
+  readonly completions: Engine["completions"];
+  readonly fetch: Engine["fetch"];
   private disposal: Promise<void> | undefined;
 
   constructor(
     private readonly link: WorkerLink,
     private readonly loadedInfo: EngineInfo,
   ) {
-    this.chat = { completions: { create: this.complete.bind(this) as ChatCompletions["create"] } };
+    const answers = new Answers(link, () => this.info);
+    this.chat = { completions: { create: answers.chat.bind(answers) as Engine["chat"]["completions"]["create"] } };
+    this.completions = { create: answers.text.bind(answers) as Engine["completions"]["create"] };
+    this.fetch = openaiFetch(this);
   }
 
   get info(): EngineInfo {
@@ -75,11 +70,8 @@ class PageEngine implements Engine {
     return this.link.call("detokenize", { ids: [...ids], skipSpecialTokens });
   }
 
-  async applyChatTemplate(
-    messages: ChatMessage[],
-    { addGenerationPrompt = true, signal }: { addGenerationPrompt?: boolean; signal?: AbortSignal | undefined } = {},
-  ): Promise<string> {
-    return this.link.call("template", { messages: checkMessages(messages), addGenerationPrompt }, { signal });
+  async applyChatTemplate(messages: ChatMessage[], options: TemplateOptions = {}): Promise<string> {
+    return this.link.call("template", toTemplateCall(messages, options), { signal: options.signal });
   }
 
   interrupt(): void {
@@ -109,59 +101,6 @@ class PageEngine implements Engine {
     const freed = this.link.request("dispose", null).catch(() => undefined);
     await Promise.race([freed, new Promise((resolve) => setTimeout(resolve, DISPOSE_MS))]);
     this.link.terminate();
-  }
-
-  /** Both forms of create(): a promise of a completion, or a promise of a stream that can be iterated itself. */
-  private complete(
-    request: ChatRequest,
-    { signal = request.signal }: { signal?: AbortSignal | undefined } = {},
-  ): Promise<ChatCompletion> | (Promise<ChatStream> & AsyncIterable<ChatCompletionChunk>) {
-    if (request.stream !== true) return this.completeWhole(request, signal);
-    const promise = new Promise<ChatStream>((resolve) => resolve(this.stream(request, signal)));
-    promise.catch(() => undefined); // A caller that iterates gets the error from the iterator.
-    return Object.assign(promise, {
-      async *[Symbol.asyncIterator]() {
-        yield* await promise;
-      },
-    });
-  }
-
-  private async completeWhole(request: ChatRequest, signal: AbortSignal | undefined): Promise<ChatCompletion> {
-    const call = toCall(request);
-    this.checkTemplate();
-    const envelope = newEnvelope(this.info.model);
-    return completion(envelope, await this.link.call("chat", call, { signal }));
-  }
-
-  private stream(request: ChatRequest, signal: AbortSignal | undefined): ChatStream {
-    const call = toCall(request);
-    this.link.throwIfClosed();
-    this.checkTemplate();
-    const envelope = newEnvelope(this.info.model);
-    let id: number | undefined;
-    const chunks = new PushStream<ChatCompletionChunk>(() => {
-      if (id !== undefined) this.link.abort(id);
-    });
-    chunks.push(chunk(envelope, { role: "assistant", content: "" }));
-    const onDelta = (content: string) => chunks.push(chunk(envelope, { content }));
-    const onId = (given: number) => (id = given);
-    this.link.call("chat", call, { signal, onDelta, onId }).then(
-      (result) => {
-        chunks.push(chunk(envelope, {}, result.finishReason));
-        if (request.stream_options?.include_usage === true) chunks.push(usageChunk(envelope, result));
-        chunks.end();
-      },
-      (error: unknown) => chunks.fail(error),
-    );
-    return chunks;
-  }
-
-  private checkTemplate(): void {
-    if (this.info.hasChatTemplate) return;
-    throw new RequestError({
-      what: `${this.info.model} has no chat template`,
-      remedy: "It is not a chat model: write the prompt yourself and use tokenize() and generateIds().",
-    });
   }
 }
 

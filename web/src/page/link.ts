@@ -1,16 +1,18 @@
 // The page's end of the protocol: calls out, answers in, and a worker that died or hangs replaced by another one, with the model
 // loaded anew and the calls that had said nothing yet asked again. Knows no shape of requests; chat.ts does.
 
-import type { EngineInfo, EngineOptions, EngineStats } from "../api/types";
-import { abortError, deserializeError, WispError } from "../api/errors";
+import type { EngineInfo, EngineOptions, EngineStats, LogitsProcessor } from "../api/types";
+import { abortError, deserializeError, serializeError, WispError } from "../api/errors";
 import { type EngineWorker, startWorker, watchLock } from "./host";
 import { PageFetcher } from "./fetcher";
-import type { Call, CallName, Calls, ChatResult, FromWorker, TextWork, ToWorker } from "../protocol/messages";
+import type { AnswerDelta, Call, CallName, Calls, ChatResult, FromWorker, TextWork, ToWorker } from "../protocol/messages";
 import { Watchdog } from "./watchdog";
 
 export interface CallOptions {
   signal?: AbortSignal | undefined;
-  onDelta?: (text: string) => void;
+  onDelta?: ((delta: AnswerDelta) => void) | undefined;
+  /** Changes the logits of each step. */
+  onLogits?: LogitsProcessor | undefined;
   /** The caller learns the call's id, to end it early. */
   onId?: (id: number) => void;
 }
@@ -19,7 +21,8 @@ interface Pending {
   call: Call;
   resolve: (value: never) => void;
   reject: (error: Error) => void;
-  onDelta: ((text: string) => void) | undefined;
+  onDelta: ((delta: AnswerDelta) => void) | undefined;
+  onLogits: LogitsProcessor | undefined;
   /** Something of its answer is out already. */
   begun: boolean;
 }
@@ -30,6 +33,8 @@ type Events = Pick<EngineOptions, "onProgress" | "onRecovering" | "onBackendChan
 const TWICE_WITHIN_MS = 60_000;
 /** Statistics that are those of the latest worker; the others are summed over all. */
 const LATEST: readonly (keyof EngineStats)[] = ["gpuBytes", "loadMs", "compileMs", "tuneMs"];
+/** Calls that generate. */
+const ANSWERS = new Set<CallName>(["chat", "complete", "generate"]);
 const CREATE_AGAIN = "Create the engine again.";
 /** What a hung worker was at, in an error. */
 const CULPRITS: Record<TextWork, string> = {
@@ -40,6 +45,9 @@ const CULPRITS: Record<TextWork, string> = {
 
 const NO_ANSWER: ChatResult = {
   text: "",
+  reasoning: "",
+  toolCalls: [],
+  logprobs: [],
   finishReason: "abort",
   promptTokens: 0,
   completionTokens: 0,
@@ -86,7 +94,11 @@ export class WorkerLink {
   }
 
   /** Without asking whether the link is closed: for the last call of all. */
-  request<N extends CallName>(name: N, args: Calls[N]["args"], { signal, onDelta, onId }: CallOptions = {}): Promise<Calls[N]["result"]> {
+  request<N extends CallName>(
+    name: N,
+    args: Calls[N]["args"],
+    { signal, onDelta, onLogits, onId }: CallOptions = {},
+  ): Promise<Calls[N]["result"]> {
     const id = this.nextId++;
     onId?.(id);
     return new Promise<Calls[N]["result"]>((resolve, reject) => {
@@ -109,6 +121,7 @@ export class WorkerLink {
           reject(error);
         },
         onDelta,
+        onLogits,
         begun: false,
       });
       if (!this.restarting) this.send(call);
@@ -141,12 +154,12 @@ export class WorkerLink {
     const pending = id === undefined ? undefined : this.pending.get(id);
     if (id === undefined || pending === undefined) return;
     this.pending.delete(id);
-    pending.resolve((pending.call.name === "chat" ? NO_ANSWER : []) as never);
+    pending.resolve((pending.call.name === "generate" ? [] : NO_ANSWER) as never);
   }
 
   /** The call that runs, or that would be running. */
   private firstAnswer(): number | undefined {
-    for (const [id, { call }] of this.pending) if (call.name === "chat" || call.name === "generate") return id;
+    for (const [id, { call }] of this.pending) if (ANSWERS.has(call.name)) return id;
     return undefined;
   }
 
@@ -252,6 +265,19 @@ export class WorkerLink {
     this.events.onBackendChange?.(this.latestInfo);
   }
 
+  /** Asks the call's processor, which is the page's, and sends what it made of the logits. */
+  private async process({ id, logits, ids }: Extract<FromWorker, { type: "logits" }>): Promise<void> {
+    const pending = this.pending.get(id);
+    if (pending === undefined) return; // It was given up.
+    pending.begun = true; // Its processor may have a state.
+    try {
+      const changed = (await pending.onLogits?.(logits, ids)) ?? logits;
+      this.send({ type: "logits", id, logits: new Float32Array(changed), error: undefined });
+    } catch (error) {
+      this.send({ type: "logits", id, logits: undefined, error: serializeError(error) });
+    }
+  }
+
   private send(message: ToWorker): void {
     this.worker.post(message);
   }
@@ -305,9 +331,12 @@ export class WorkerLink {
         const pending = this.pending.get(message.id);
         if (pending === undefined) return;
         pending.begun = true;
-        pending.onDelta?.(message.text);
+        pending.onDelta?.(message.delta);
         return;
       }
+      case "logits":
+        void this.process(message);
+        return;
       case "result": {
         this.latestStats = message.stats;
         const pending = this.pending.get(message.id);

@@ -1,6 +1,18 @@
 // The messages between the page (page/link.ts) and the worker (worker/serve.ts). Types only; both ends switch over them exhaustively.
 
-import type { ChatMessage, EngineInfo, EngineStats, FinishReason, GenerateOptions, LoadProgress, SamplingOptions } from "../api/types";
+import type {
+  ChatMessage,
+  EngineInfo,
+  EngineStats,
+  FinishReason,
+  FunctionTool,
+  GenerateOptions,
+  LoadProgress,
+  SamplingOptions,
+  TokenLogprob,
+  ToolCall,
+  ToolCallDelta,
+} from "../api/types";
 import type { SerializedError } from "../api/errors";
 import type { TextWork } from "../text/work";
 
@@ -32,19 +44,59 @@ export type PageAnswer =
   /** The body's end, or why the request failed. */
   | { type: "done"; id: number; error: string | undefined };
 
-/** A chat request after its OpenAI shape was checked on the page. */
-export interface ChatCall {
-  messages: ChatMessage[];
+/** What an answer is to be like, after its OpenAI shape was checked on the page. */
+export interface AnswerCall {
   sampling: SamplingOptions;
   seed: number | undefined;
   maxTokens: number | undefined;
   stop: string[];
   /** Send `delta` messages while generating. */
   stream: boolean;
+  /** Of so many tokens besides each one that was taken; undefined: of none. */
+  logprobs: number | undefined;
+  /** Added to the logits of these ids. */
+  bias: [id: number, bias: number][];
+  /** The page changes the logits of each step (messages `logits`). */
+  processed: boolean;
+}
+
+export interface TemplateCall {
+  messages: ChatMessage[];
+  tools: FunctionTool[];
+  /** What the template is given besides. */
+  variables: Record<string, unknown>;
+  addGenerationPrompt: boolean | undefined;
+  continueFinalMessage: boolean | undefined;
+}
+
+export interface ChatCall extends AnswerCall, TemplateCall {
+  /** `none`: the model is not told of the tools. */
+  toolChoice: "none" | "auto" | "required" | { name: string };
+  parallelToolCalls: boolean;
+  /** Special tokens in contents are text. */
+  contentsAsText: boolean;
+}
+
+export interface CompletionCall extends AnswerCall {
+  prompt: string | number[];
+  echo: boolean;
+}
+
+/** What has come of an answer since the last one; what is absent is empty. */
+export interface AnswerDelta {
+  content?: string;
+  reasoning?: string;
+  toolCalls?: ToolCallDelta[];
+  logprobs?: TokenLogprob[];
 }
 
 export interface ChatResult {
+  /** What was said, without what was thought and called. */
   text: string;
+  reasoning: string;
+  toolCalls: ToolCall[];
+  /** Of every token, those that no text shows too; empty when nobody asked. */
+  logprobs: TokenLogprob[];
   finishReason: FinishReason;
   promptTokens: number;
   completionTokens: number;
@@ -60,9 +112,10 @@ export interface Calls {
   logits: { args: { ids: number[] }; result: Float32Array };
   generate: { args: { ids: number[]; options: Omit<GenerateOptions, "signal"> }; result: number[] };
   chat: { args: ChatCall; result: ChatResult };
+  complete: { args: CompletionCall; result: ChatResult };
   tokenize: { args: { text: string; addSpecialTokens: boolean }; result: number[] };
   detokenize: { args: { ids: number[]; skipSpecialTokens: boolean }; result: string };
-  template: { args: { messages: ChatMessage[]; addGenerationPrompt: boolean }; result: string };
+  template: { args: TemplateCall; result: string };
   reset: { args: null; result: null };
   dispose: { args: null; result: null };
 }
@@ -77,6 +130,8 @@ export type ToWorker =
   /** Ends the generation that is running. */
   | { type: "interrupt" }
   | PageAnswer
+  /** The logits of the call `id` as its processor left them, or why it failed. */
+  | { type: "logits"; id: number; logits: Float32Array<ArrayBuffer> | undefined; error: SerializedError | undefined }
   /** Answered as soon as the worker's event loop turns. */
   | { type: "ping" };
 
@@ -88,7 +143,9 @@ export type FromWorker =
   | { type: "text"; work: TextWork | undefined; id: number | undefined }
   | { type: "result"; id: number; value: Calls[CallName]["result"]; stats: EngineStats }
   | { type: "error"; id: number; error: SerializedError; stats: EngineStats }
-  | { type: "delta"; id: number; text: string; stats: EngineStats }
+  | { type: "delta"; id: number; delta: AnswerDelta; stats: EngineStats }
+  /** The page's processor is wanted, for the logits after `ids`. */
+  | { type: "logits"; id: number; logits: Float32Array<ArrayBuffer>; ids: number[] }
   | { type: "progress"; progress: LoadProgress }
   /** The page's own fetch function is wanted. */
   | { type: "fetch"; id: number; request: PageRequest }

@@ -1,7 +1,6 @@
 // Renders a model's chat template with the variables that transformers gives it. Text in, text out.
 
-import type { ChatMessage } from "../api/types";
-import { ArtifactError, RequestError } from "../api/errors";
+import { ArtifactError } from "../api/errors";
 import type { Tree } from "../artifact/template-tree";
 import { MOST_CHARACTERS_AT_ONCE, startBudget, TemplateError } from "./jinja/budget";
 import { templateGlobals } from "./jinja/globals";
@@ -56,25 +55,15 @@ export async function sourceProgram(source: string, load: () => Promise<Parser> 
 }
 
 export class ChatTemplate {
-  /** @param specialTokens `bos_token`, `eos_token` and so on, those that there are */
+  /**
+   * @param specialTokens `bos_token`, `eos_token` and so on, those that there are
+   * @param source the template's text, which says what it knows of
+   */
   constructor(
     private readonly program: Program,
     private readonly specialTokens: Readonly<Record<string, string>>,
+    readonly source: string,
   ) {}
-
-  /** @throws RequestError with the template's own words when it refuses the messages (roles out of order, for example) */
-  render(messages: readonly ChatMessage[], addGenerationPrompt: boolean): string {
-    const plain = messages.map(({ role, content }) => ({ role, content: textOf(content) }));
-    try {
-      return this.fill({ messages: plain, add_generation_prompt: addGenerationPrompt });
-    } catch (error) {
-      throw new RequestError({
-        what: `The model's chat template refuses the messages: ${messageOf(error)}`,
-        got: `roles ${plain.map(({ role }) => role).join(", ")}`,
-        expected: "roles that the template accepts, usually an optional system message, then user and assistant in turn",
-      });
-    }
-  }
 
   /** Exactly what transformers makes of these messages and variables. @throws TemplateError */
   fill({ messages, ...more }: Variables & { messages: readonly TemplateMessage[] }): string {
@@ -91,10 +80,6 @@ export class ChatTemplate {
 }
 
 const messageOf = (error: unknown): string => (error instanceof Error ? error.message : String(error));
-
-function textOf(content: ChatMessage["content"]): string {
-  return typeof content === "string" ? content : content.map(({ text }) => text).join("");
-}
 
 const REASONING = ["reasoning_content", "thinking", "reasoning"];
 

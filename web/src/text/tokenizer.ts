@@ -1,9 +1,10 @@
 // Text to ids and back with Hugging Face's tokenizer.json. Knows no GPU and no chat.
 //
-// As in Hugging Face's tokenizers, a special token's text inside `text` becomes that token's id, whoever wrote it: a page
-// that must not let its users write `<|eot_id|>` has to remove it from their text.
+// As in Hugging Face's tokenizers, a special token's text inside `text` becomes that token's id, whoever wrote it; contents.ts
+// keeps what users write apart.
 
 import { Tokenizer as HfTokenizer } from "@huggingface/tokenizers";
+import { type AddedToken, NO_ORIGINALS, type Originals, restored } from "./contents";
 import { announced } from "./work";
 
 type Json = Record<string, unknown>;
@@ -53,7 +54,11 @@ function unicodeRules(preTokenizer: unknown): unknown {
 export class Tokenizer {
   /** Those that tokenizer_config.json names, `bos_token` and so on. */
   readonly specialTokens: Readonly<Record<string, string>>;
+  readonly addedTokens: readonly AddedToken[];
   private readonly inner: HfTokenizer;
+  private readonly special: ReadonlySet<number>;
+  /** Of the text that is being encoded. */
+  private originals = NO_ORIGINALS;
 
   /** @param tokenizer, config the parsed tokenizer.json and tokenizer_config.json */
   constructor(tokenizer: Json, config: Json) {
@@ -61,6 +66,9 @@ export class Tokenizer {
     this.inner = announced("building the tokenizer", () => new HfTokenizer({ ...tokenizer, pre_tokenizer: preTokenizer }, config));
     const { type, byte_fallback: byteFallback } = tokenizer["model"] as Json;
     if (type === "Unigram" && byteFallback === true && this.inner.model !== null) addByteFallback(this.inner.model);
+    this.addedTokens = ((tokenizer["added_tokens"] ?? []) as AddedToken[]).map(({ id, content, special }) => ({ id, content, special }));
+    this.special = new Set(this.addedTokens.filter(({ special }) => special).map(({ id }) => id));
+    this.restorePrivate();
     const names = Object.keys(config).filter((key) => key.endsWith("_token"));
     this.specialTokens = Object.fromEntries(
       names.flatMap((name) => {
@@ -70,17 +78,47 @@ export class Tokenizer {
     );
   }
 
-  /** @param addSpecialTokens what the tokenizer's post-processor adds, such as BOS; chat templates write their own */
-  encode(text: string, addSpecialTokens: boolean): number[] {
+  /** Characters that stand for others become those when no token is looked for any more: before the text is split. */
+  private restorePrivate(): void {
+    type Split = (text: string, options?: unknown) => string[];
+    const inner = this.inner as unknown as { pre_tokenizer: Split | null };
+    const split = inner.pre_tokenizer;
+    inner.pre_tokenizer = (text, options) => {
+      const own = restored(text, this.originals);
+      return split === null ? [own] : split(own, options);
+    };
+  }
+
+  /**
+   * @param addSpecialTokens what the tokenizer's post-processor adds, such as BOS; chat templates write their own
+   * @param originals of the text's private characters: where one stands no special token begins
+   */
+  encode(text: string, addSpecialTokens: boolean, originals: Originals = NO_ORIGINALS): number[] {
+    this.originals = originals;
     return announced("tokenizer", () => this.inner.encode(text, { add_special_tokens: addSpecialTokens }).ids);
   }
 
-  /** Ids that no token has (a vocabulary padded to a round size) have no text. */
-  decode(ids: readonly number[], skipSpecialTokens: boolean): string {
-    const known = ids.filter((id) => this.inner.id_to_token(id) !== undefined);
+  /**
+   * Ids that no token has (a vocabulary padded to a round size) have no text.
+   *
+   * @param kept special tokens that are not skipped
+   */
+  decode(ids: readonly number[], skipSpecialTokens: boolean, kept?: ReadonlySet<number>): string {
+    const some = kept !== undefined && kept.size > 0;
+    const skipped = (id: number) => some && skipSpecialTokens && this.special.has(id) && !kept.has(id);
+    const known = ids.filter((id) => this.inner.id_to_token(id) !== undefined && !skipped(id));
     if (known.length === 0) return "";
     // Cleaning up spaces would change text that the model meant.
-    return this.inner.decode(known, { skip_special_tokens: skipSpecialTokens, clean_up_tokenization_spaces: false });
+    return this.inner.decode(known, { skip_special_tokens: skipSpecialTokens && !some, clean_up_tokenization_spaces: false });
+  }
+
+  /** Of a token that is looked for in texts; undefined for other texts. */
+  addedTokenId(text: string): number | undefined {
+    return this.addedTokens.find(({ content }) => content === text)?.id;
+  }
+
+  isSpecial(id: number): boolean {
+    return this.special.has(id);
   }
 
   /** The token's own text; undefined for an id outside the vocabulary. */

@@ -2,10 +2,12 @@
 // it comes to be load/'s. Calls that use the KV cache run one after another in the order of arrival, never interleaved.
 
 import { serializeError } from "../api/errors";
-import type { Call, CallName, Calls, FromWorker, ToWorker } from "../protocol/messages";
+import type { AnswerDelta, Call, CallName, Calls, FromWorker, ToWorker } from "../protocol/messages";
 import { announced, onTextWork } from "../text/work";
 import { load, type LoadedModel, type LoadEvents } from "./load/load";
-import { chat, describe, generate, render, statsOf, tokenizerOf } from "./model";
+import { chat, checkAnswer, complete, generate } from "./answer";
+import { describe, statsOf } from "./model";
+import { chatPrompt, completionPrompt, render, tokenizerOf } from "./prompt";
 import { PageFetch } from "./page-fetch";
 
 type Result = Calls[CallName]["result"];
@@ -67,6 +69,8 @@ class Server {
       case "done":
         this.pageFetch.receive(message);
         return;
+      case "logits":
+        return;
       case "ping":
         this.port.post({ type: "pong" });
         return;
@@ -114,8 +118,15 @@ class Server {
         return generate(this.loaded(), call.args, signal);
       case "chat": {
         const model = this.loaded();
-        const ids = this.textWork(id, () => tokenizerOf(model).encode(render(model, call.args.messages, true), false));
-        return chat(model, ids, call.args, signal, (text) => this.port.post({ type: "delta", id, text, stats: statsOf(this.model) }));
+        checkAnswer(call.args);
+        const prompt = this.textWork(id, () => chatPrompt(model, call.args));
+        return chat(model, prompt, call.args, signal, (delta) => this.post(id, delta));
+      }
+      case "complete": {
+        const model = this.loaded();
+        checkAnswer(call.args);
+        const ids = this.textWork(id, () => completionPrompt(model, call.args));
+        return complete(model, ids, call.args, signal, (delta) => this.post(id, delta));
       }
       case "tokenize":
         return this.textWork(id, () => tokenizerOf(this.loaded()).encode(call.args.text, call.args.addSpecialTokens));
@@ -124,7 +135,7 @@ class Server {
         return this.textWork(id, () => announced("tokenizer", () => tokenizerOf(this.loaded()).decode(ids, skipSpecialTokens)));
       }
       case "template":
-        return this.textWork(id, () => render(this.loaded(), call.args.messages, call.args.addGenerationPrompt));
+        return this.textWork(id, () => render(this.loaded(), call.args));
       case "reset":
         this.loaded().session.reset();
         return null;
@@ -133,6 +144,10 @@ class Server {
         this.model?.supervisor.dispose();
         return null;
     }
+  }
+
+  private post(id: number, delta: AnswerDelta): void {
+    this.port.post({ type: "delta", id, delta, stats: statsOf(this.model) });
   }
 
   private load({ url, options }: Calls["load"]["args"], signal: AbortSignal): Promise<LoadedModel> {
@@ -171,6 +186,7 @@ function isExclusive(name: CallName): boolean {
     case "logits":
     case "generate":
     case "chat":
+    case "complete":
     case "reset":
       return true;
     case "tokenize":

@@ -1,82 +1,15 @@
 import { describe, expect, test } from "vitest";
-import type { ChatRequest } from "../../src/api/types";
-import { chunk, completion, newEnvelope, PushStream, toCall } from "../../src/page/chat";
+import { chunk, completion, newEnvelope, usageOf } from "../../src/page/chat";
+import { PushStream } from "../../src/page/push-stream";
 import { ArtifactError, DeviceError, deserializeError, NetworkError, RequestError, serializeError } from "../../src/api/errors";
-
-const messages = [{ role: "user", content: "hi" }];
-
-describe("a chat request", () => {
-  test("is translated", () => {
-    const request: ChatRequest = {
-      messages: [
-        {
-          role: "user",
-          content: [
-            { type: "text", text: "a" },
-            { type: "text", text: "b" },
-          ],
-        },
-      ],
-      temperature: 0.5,
-      top_p: 0.9,
-      seed: 4,
-      max_tokens: 7,
-      stop: "x",
-      presence_penalty: null,
-      stream: true,
-    };
-    expect(toCall(request)).toEqual({
-      messages: [{ role: "user", content: "ab" }],
-      sampling: { temperature: 0.5, topP: 0.9 },
-      seed: 4,
-      maxTokens: 7,
-      stop: ["x"],
-      stream: true,
-    });
-  });
-  test.each([
-    ["n", { n: 2 }],
-    ["tools", { tools: [{ type: "function", function: { name: "f" } }] }],
-    ["tool_choice", { tool_choice: "required" }],
-    ["logit_bias", { logit_bias: { 5: 1 } }],
-    ["modalities", { modalities: ["text", "audio"] }],
-    ["response_format", { response_format: { type: "json_object" } }],
-    ["stop", { stop: ["a", ""] }],
-    ["messages", { messages: [] }],
-    ["role", { messages: [{ content: "x" }] }],
-    ["content", { messages: [{ role: "user", content: null }] }],
-    ["messages\\[0\\].content", { messages: [{ role: "user", content: [null] }] }],
-    ["messages\\[1\\]", { messages: [messages[0], null] }],
-    ["messages\\[0\\]", { messages: ["hi"] }],
-    ["messages\\[0\\]", { messages: [["user", "hi"]] }],
-    ["messages\\[0\\].name", { messages: [{ role: "user", content: "hi", name: "Ada" }] }],
-    ["messages\\[1\\].tool_calls", { messages: [messages[0], { role: "assistant", content: "", tool_calls: [{ id: "1" }] }] }],
-  ])("with an unsupported %s is refused by that name", (name, extra) => {
-    expect(() => toCall({ messages, ...extra } as ChatRequest)).toThrow(new RegExp(`${name}.*got .*expected`));
-  });
-  test("may name what is off anyway", () => {
-    const off = {
-      ...{ n: 1, logprobs: false, top_logprobs: 0, tools: [], functions: null, tool_choice: "auto", function_call: "none" },
-      ...{
-        parallel_tool_calls: false,
-        logit_bias: {},
-        response_format: { type: "text" },
-        modalities: ["text"],
-        store: true,
-        metadata: { a: "b" },
-      },
-    };
-    const answer = { role: "assistant", content: "hello", refusal: null, annotations: [], tool_calls: [], name: undefined };
-    expect(toCall({ messages: [...messages, answer], ...off })).toEqual(
-      toCall({ messages: [...messages, { role: "assistant", content: "hello" }] }),
-    );
-  });
-});
 
 test("a completion and its chunks share an id", () => {
   const envelope = newEnvelope("m");
   const result = {
     text: "hello",
+    reasoning: "",
+    toolCalls: [],
+    logprobs: [],
     finishReason: "stop" as const,
     promptTokens: 10,
     completionTokens: 5,
@@ -85,14 +18,26 @@ test("a completion and its chunks share an id", () => {
     decodeMs: 2000,
     decodedTokens: 4,
   };
-  const whole = completion(envelope, result);
-  expect(whole.id).toBe(chunk(envelope, {}).id);
+  const whole = completion(envelope, [result], false);
+  expect(whole.id).toBe(chunk(envelope, 0, {}).id);
+  expect(whole.choices).toEqual([
+    { index: 0, message: { role: "assistant", content: "hello", refusal: null }, finish_reason: "stop", logprobs: null },
+  ]);
   expect(whole.usage).toEqual({
     prompt_tokens: 10,
     completion_tokens: 5,
     total_tokens: 15,
+    prompt_tokens_details: { cached_tokens: 4 },
     extra: { prefill_tokens_per_second: 12, decode_tokens_per_second: 2, time_to_first_token_s: 0.5, reused_tokens: 4 },
   });
+});
+
+test("a prompt counts once, however many answers it has", () => {
+  const of = (completionTokens: number) => ({
+    ...{ text: "", reasoning: "", toolCalls: [], logprobs: [], finishReason: "stop" as const },
+    ...{ promptTokens: 10, completionTokens, reusedTokens: 0, prefillMs: 1, decodeMs: 1, decodedTokens: 1 },
+  });
+  expect(usageOf([of(3), of(4)])).toMatchObject({ prompt_tokens: 10, completion_tokens: 7, total_tokens: 17 });
 });
 
 describe("a push stream", () => {

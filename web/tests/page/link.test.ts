@@ -71,7 +71,20 @@ const ARGS = {
 };
 const INFO = { variant: "wasm-simd" } as EngineInfo;
 const TEXT = { text: "a", addSpecialTokens: true };
-const CHAT = { messages: [], sampling: {}, seed: undefined, maxTokens: undefined, stop: [], stream: true };
+const ANSWER = {
+  sampling: {},
+  seed: undefined,
+  maxTokens: undefined,
+  stop: [],
+  stream: true,
+  logprobs: undefined,
+  bias: [],
+  processed: false,
+};
+const CHAT = {
+  ...{ ...ANSWER, messages: [], tools: [], variables: {}, toolChoice: "auto" as const, parallelToolCalls: true, contentsAsText: true },
+  ...{ addGenerationPrompt: undefined, continueFinalMessage: undefined },
+};
 
 async function loaded() {
   const events: string[] = [];
@@ -123,9 +136,9 @@ describe("a worker that hangs", () => {
     const { link, first } = await loaded();
     const deltas: string[] = [];
     let id = -1;
-    const begun = link.call("chat", CHAT, { onDelta: (text) => deltas.push(text), onId: (given) => (id = given) });
+    const begun = link.call("chat", CHAT, { onDelta: ({ content = "" }) => deltas.push(content), onId: (given) => (id = given) });
     begun.catch(() => undefined);
-    first.say({ type: "delta", id, text: "Once", stats: {} as EngineStats });
+    first.say({ type: "delta", id, delta: { content: "Once" }, stats: {} as EngineStats });
     const waiting = link.call("logits", { ids: [1] });
     const forgotten = link.call("reset", null);
     const hopeless = link.call("tokenize", TEXT);
@@ -145,7 +158,7 @@ describe("a worker that hangs", () => {
     ).toEqual(["load", "logits"]);
     latest().answer("logits", new Float32Array([3]));
     expect(await waiting).toEqual(new Float32Array([3]));
-    first.say({ type: "delta", id, text: "more", stats: {} as EngineStats }); // from beyond the grave
+    first.say({ type: "delta", id, delta: { content: "more" }, stats: {} as EngineStats }); // from beyond the grave
     expect(deltas).toEqual(["Once"]);
     link.terminate();
   });

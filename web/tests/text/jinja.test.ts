@@ -43,7 +43,7 @@ describe("a construct renders as in transformers", () => {
 
 describe("a hostile template is ended", () => {
   test.each(Object.entries(golden.hostile))("%s", (_, { tree }) => {
-    const template = new ChatTemplate(treeProgram(checked(tree)), {});
+    const template = new ChatTemplate(treeProgram(checked(tree)), {}, "");
     expect(() => template.fill({ messages: [] })).toThrow(TemplateError);
   });
 });
@@ -56,7 +56,7 @@ test("each template begins with a whole budget", () => {
 
 test("reasoning goes by every name that templates read", () => {
   const tree = checked([["Output", [["Filter", ["Name", "messages"], "tojson", [], [], null, null]]]]);
-  const template = new ChatTemplate(treeProgram(tree), {});
+  const template = new ChatTemplate(treeProgram(tree), {}, "");
   const messages = [
     { role: "assistant", reasoning: "so", content: "x" },
     { role: "assistant", content: "y" },

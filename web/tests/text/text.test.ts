@@ -104,7 +104,7 @@ describe("stop strings", () => {
 
 /** As of an artifact that has no syntax tree. */
 const fromSource = async (source: string, tokens: Record<string, string> = {}) =>
-  new ChatTemplate(await sourceProgram(source, () => Promise.resolve(parser)), tokens);
+  new ChatTemplate(await sourceProgram(source, () => Promise.resolve(parser)), tokens, source);
 
 describe("the chat template without a tree", () => {
   const source =
@@ -112,13 +112,15 @@ describe("the chat template without a tree", () => {
     "[{{ m['role'] }}]{{ m['content'] | trim }}{{ eos_token }}{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}";
   const template = fromSource(source, { bos_token: "<s>", eos_token: "</s>" });
 
+  const one = (role: string, content: unknown) => [{ role, content }];
+
   test("sees messages, special tokens and the generation prompt", async () => {
-    expect((await template).render([{ role: "user", content: " hi " }], true)).toBe("<s>[user]hi</s>[assistant]");
-    expect((await template).render([{ role: "user", content: [{ type: "text", text: "hi" }] }], false)).toBe("<s>[user]hi</s>");
+    expect((await template).fill({ messages: one("user", " hi "), add_generation_prompt: true })).toBe("<s>[user]hi</s>[assistant]");
+    expect((await template).fill({ messages: one("user", "hi"), add_generation_prompt: false })).toBe("<s>[user]hi</s>");
   });
   test("refuses in its own words", async () => {
     const made = await template;
-    expect(() => made.render([{ role: "tool", content: "" }], true)).toThrow(/Only user and assistant.*got roles tool/);
+    expect(() => made.fill({ messages: one("tool", "") })).toThrow(/Only user and assistant/);
   });
 });
 
@@ -146,7 +148,7 @@ describe("a template without a tree", () => {
     const doubled =
       "{% set ns = namespace(text='0123456789abcdef') %}{% for i in range(21) %}{% set ns.text = ns.text + ns.text %}{% endfor %}{{ ns.text }}";
     const template = await fromSource(doubled);
-    expect(() => template.render([{ role: "user", content: "hi" }], true)).toThrow(
+    expect(() => template.fill({ messages: [{ role: "user", content: "hi" }] })).toThrow(
       /it makes 33554432 characters of them, more than 16777216/,
     );
   });
@@ -155,7 +157,7 @@ describe("a template without a tree", () => {
     const heard: (string | undefined)[] = [];
     onTextWork((work) => heard.push(work));
     const template = await fromSource("{{ raise_exception('no') }}");
-    expect(() => template.render([{ role: "user", content: "hi" }], true)).toThrow("no");
+    expect(() => template.fill({ messages: [{ role: "user", content: "hi" }] })).toThrow("no");
     expect(heard).toEqual(["template", undefined, "template", undefined]);
     onTextWork(undefined);
   });

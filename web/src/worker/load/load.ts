@@ -25,13 +25,16 @@ import type { LoadOptions } from "../../protocol/messages";
 import { Supervisor, type SupervisorOptions } from "../supervisor";
 import { Session } from "../../runtime/session";
 import { ChatTemplate, sourceProgram, specialTokensOf, treeProgram } from "../../text/chat-template";
+import { ControlTokens } from "../../text/contents";
 import { Tokenizer } from "../../text/tokenizer";
+import { TurnWriter } from "../../text/turns";
 import { TuningMemory } from "../../runtime/tuning";
 
 /** An artifact may lack both and still serve logits and generateIds. */
 interface Texts {
   tokenizer: Tokenizer | undefined;
-  template: ChatTemplate | undefined;
+  /** Undefined: it has no chat template. */
+  turns: TurnWriter | undefined;
 }
 
 export interface LoadedModel {
@@ -195,8 +198,9 @@ async function loadTexts(fetcher: Fetcher, manifest: Manifest): Promise<Texts> {
     files.includes(name) ? ((await fetcher.json(name, entryOf(manifest, name))) as Record<string, unknown>) : undefined;
   const [json, config] = await Promise.all(TEXTS.map(read));
   const tokenizer = json === undefined ? undefined : new Tokenizer(json, config ?? {});
-  if (manifest.chatTemplate === null || tokenizer === undefined) return { tokenizer, template: undefined };
+  if (manifest.chatTemplate === null || tokenizer === undefined) return { tokenizer, turns: undefined };
   const { chatTemplate: source, chatTemplateTree: tree, bosTokenId, stopTokenIds } = manifest;
   const program = tree === undefined ? await sourceProgram(source) : treeProgram(tree);
-  return { tokenizer, template: new ChatTemplate(program, specialTokensOf(tokenizer, bosTokenId, stopTokenIds[0])) };
+  const template = new ChatTemplate(program, specialTokensOf(tokenizer, bosTokenId, stopTokenIds[0]), source);
+  return { tokenizer, turns: new TurnWriter(template, new ControlTokens(tokenizer.addedTokens, source)) };
 }

@@ -1,0 +1,235 @@
+// OpenAI's own client against the engine, with no network: chat, streams, tools, text and errors as programs written for it see them.
+import OpenAI from "openai";
+import { beforeAll, describe, expect, test, vi } from "vitest";
+import type { Engine } from "../../src/api/types";
+import { RequestError } from "../../src/api/errors";
+import { createEngine } from "../../src/page/engine";
+import type { WorkerEvents } from "../../src/page/host";
+import type { FromWorker, ToWorker } from "../../src/protocol/messages";
+import { serve } from "../../src/worker/serve";
+import { ScriptedModel } from "../support/scripted-model";
+
+const { model } = vi.hoisted(() => ({ model: { current: undefined as unknown } }));
+vi.mock("../../src/worker/load/load", () => ({ load: () => (model.current as ScriptedModel).loaded() }));
+vi.mock("../../src/page/host", () => ({
+  checkPlatform: () => undefined,
+  addressOf: String,
+  watchLock: () => ({ stop: () => undefined }),
+  startWorker: ({ onMessage }: WorkerEvents) => {
+    let receive: ((message: ToWorker) => void) | undefined;
+    const later = (run: () => void) => void Promise.resolve().then(run);
+    serve({
+      post: (message: FromWorker) => later(() => onMessage(structuredClone(message))),
+      listen: (listener) => (receive = listener),
+    });
+    return { post: (message: ToWorker) => later(() => receive?.(structuredClone(message))), terminate: () => undefined };
+  },
+}));
+
+const scripted = new ScriptedModel();
+let engine: Engine;
+let client: OpenAI;
+
+beforeAll(async () => {
+  model.current = scripted;
+  engine = await createEngine("http://nowhere.invalid/");
+  client = new OpenAI({ apiKey: "none", baseURL: "http://engine.invalid/v1", fetch: engine.fetch, maxRetries: 0 });
+});
+
+const says = (...answers: string[]) => {
+  scripted.answers = answers;
+};
+const prompt = () => scripted.prompts.at(-1);
+const HI = [{ role: "user" as const, content: "hi" }];
+const weather = (name = "get_weather"): OpenAI.ChatCompletionFunctionTool => ({
+  type: "function",
+  function: { name, parameters: { type: "object", properties: { city: { type: "string" } } } },
+});
+const ask = (more: Partial<OpenAI.ChatCompletionCreateParamsNonStreaming> & Record<string, unknown> = {}) =>
+  client.chat.completions.create({ model: "scripted", messages: HI, ...more });
+
+describe("a chat", () => {
+  test("is answered", async () => {
+    says("hello there");
+    const answer = await ask({ temperature: 0, store: true, metadata: { a: "b" }, user: "u" });
+    expect(answer).toMatchObject({
+      object: "chat.completion",
+      model: "scripted",
+      choices: [{ index: 0, message: { role: "assistant", content: "hello there", refusal: null }, finish_reason: "stop", logprobs: null }],
+      usage: { prompt_tokens_details: { cached_tokens: 2 } },
+    });
+    expect(prompt()).toBe("<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n");
+  });
+
+  test("is streamed, with the usage at the end", async () => {
+    says("one two three");
+    const stream = await client.chat.completions.create({
+      model: "m",
+      messages: HI,
+      stream: true,
+      stream_options: { include_usage: true },
+    });
+    const chunks: OpenAI.ChatCompletionChunk[] = [];
+    for await (const chunk of stream) chunks.push(chunk);
+    expect(chunks.map(({ choices }) => choices[0]?.delta.content ?? "").join("")).toBe("one two three");
+    expect(chunks.length).toBeGreaterThan(5);
+    expect(chunks[0]?.choices[0]?.delta.role).toBe("assistant");
+    expect(chunks.at(-2)?.choices[0]?.finish_reason).toBe("stop");
+    expect(chunks.at(-1)).toMatchObject({ choices: [], usage: { completion_tokens: expect.any(Number) as number } });
+  });
+
+  test("has as many answers as were asked for, with seeds that count up", async () => {
+    says("a", "b", "c");
+    const answer = await ask({ n: 3, seed: 7 });
+    expect(answer.choices.map(({ index, message }) => [index, message.content])).toEqual([
+      [0, "a"],
+      [1, "b"],
+      [2, "c"],
+    ]);
+    expect(scripted.requests.slice(-3).map(({ sampling }) => sampling.seed)).toEqual([7, 8, 9]);
+    says("d", "e");
+    const stream = await client.chat.completions.create({ model: "m", messages: HI, n: 2, stream: true });
+    const texts = ["", ""];
+    for await (const { choices } of stream) for (const { index, delta } of choices) texts[index] += delta.content ?? "";
+    expect(texts).toEqual(["d", "e"]);
+  });
+
+  test("ends at a stop string, also where that is a special token or a thought's", async () => {
+    says("one two three");
+    expect((await ask({ stop: [" three"] })).choices[0]?.message.content).toBe("one two");
+    says("one<|im_start|>two");
+    expect((await ask()).choices[0]?.message.content).toBe("onetwo");
+    expect((await ask({ stop: ["<|im_start|>"] })).choices[0]).toMatchObject({ message: { content: "one" }, finish_reason: "stop" });
+  });
+
+  test("goes on with the assistant's last message, or begins anew", async () => {
+    says("!");
+    const begun = [...HI, { role: "assistant" as const, content: "Well, " }];
+    await ask({ messages: begun });
+    expect(prompt()).toBe("<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\nWell, ");
+    await ask({ messages: begun, continue_final_message: false });
+    expect(prompt()).toBe("<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\nWell, <|im_end|>\n<|im_start|>assistant\n");
+  });
+
+  test("may be thought about, and that is apart", async () => {
+    says("<think>\nwhy not\n</think>\n\nyes");
+    expect((await ask()).choices[0]?.message).toMatchObject({ content: "yes", reasoning_content: "why not" });
+    await ask({ chat_template_kwargs: { enable_thinking: false } });
+    expect(prompt()).toMatch(/<think>\n\n<\/think>\n\n$/);
+    await ask({ extra_body: { enable_thinking: false } });
+    expect(prompt()).toMatch(/<think>\n\n<\/think>\n\n$/);
+  });
+});
+
+describe("tools", () => {
+  const call = (city: string) => `<tool_call>\n{"name": "get_weather", "arguments": {"city": "${city}"}}\n</tool_call>`;
+
+  test("are told, called, answered: the whole way", async () => {
+    says(`Let me see.\n${call("Rome")}\n${call("Oslo")}`, "Sunny in Rome.");
+    const first = await ask({ tools: [weather()], tool_choice: "auto" });
+    const [choice] = first.choices;
+    expect(prompt()).toContain('<tools>{"type": "function", "function": {"name": "get_weather"');
+    expect(choice).toMatchObject({ finish_reason: "tool_calls", message: { content: "Let me see." } });
+    const calls = choice?.message.tool_calls ?? [];
+    expect(calls.map((each) => (each.type === "function" ? each.function : undefined))).toEqual([
+      { name: "get_weather", arguments: '{"city": "Rome"}' },
+      { name: "get_weather", arguments: '{"city": "Oslo"}' },
+    ]);
+    expect(new Set(calls.map(({ id }) => id)).size).toBe(2);
+    if (choice === undefined) throw new Error("no choice");
+    const results = calls.map(({ id }) => ({ role: "tool" as const, tool_call_id: id, content: "sunny" }));
+    const second = await ask({ messages: [...HI, choice.message, ...results], tools: [weather()] });
+    expect(second.choices[0]).toMatchObject({ finish_reason: "stop", message: { content: "Sunny in Rome." } });
+    expect(prompt()).toContain(`assistant\nLet me see.${call("Rome")}${call("Oslo")}<|im_end|>\n`);
+    expect(prompt()).toContain("<tool_response>\nsunny\n</tool_response>");
+  });
+
+  test("are streamed as OpenAI's helper reads them", async () => {
+    says(call("Rome") + call("Oslo"));
+    const runner = client.chat.completions.stream({ model: "m", messages: HI, tools: [weather()] });
+    const pieces: string[] = [];
+    runner.on("tool_calls.function.arguments.delta", ({ arguments_delta: delta }) => pieces.push(delta));
+    const [choice] = (await runner.finalChatCompletion()).choices;
+    expect(choice?.finish_reason).toBe("tool_calls");
+    expect(choice?.message.tool_calls?.map((each) => (each.type === "function" ? each.function.arguments : ""))).toEqual([
+      '{"city": "Rome"}',
+      '{"city": "Oslo"}',
+    ]);
+    expect(pieces.length).toBeGreaterThan(8);
+    expect(pieces.join("")).toBe('{"city": "Rome"}{"city": "Oslo"}');
+  });
+
+  test("that are required or named begin the answer", async () => {
+    says('f", "arguments": {"a": 1}}\n</tool_call>');
+    const required = await ask({ tools: [weather("f")], tool_choice: "required" });
+    expect(prompt()).toMatch(/assistant\n<tool_call>\n\{"name": "$/);
+    expect(required.choices[0]).toMatchObject({
+      finish_reason: "tool_calls",
+      message: { content: null, tool_calls: [{ function: { name: "f", arguments: '{"a": 1}' } }] },
+    });
+    says('{"b": 2}}\n</tool_call> and more');
+    const named = await ask({ tools: [weather("f"), weather("g")], tool_choice: { type: "function", function: { name: "g" } } });
+    expect(prompt()).toMatch(/assistant\n<tool_call>\n\{"name": "g", "arguments": $/);
+    expect(named.choices[0]).toMatchObject({
+      finish_reason: "tool_calls",
+      message: { content: null, tool_calls: [{ function: { name: "g", arguments: '{"b": 2}' } }] },
+    });
+  });
+
+  test("that are not to be called are not told, and one is enough if there may be no two", async () => {
+    says(call("Rome") + call("Oslo"));
+    const none = await ask({ tools: [weather()], tool_choice: "none" });
+    expect(prompt()).not.toContain("get_weather");
+    expect(none.choices[0]?.message.tool_calls).toBeUndefined();
+    const one = await ask({ tools: [weather()], parallel_tool_calls: false });
+    expect(one.choices[0]?.message.tool_calls).toHaveLength(1);
+  });
+});
+
+describe("a text", () => {
+  test("is gone on with", async () => {
+    says(" upon a time");
+    expect(await client.completions.create({ model: "m", prompt: "Once", max_tokens: 100 })).toMatchObject({
+      object: "text_completion",
+      choices: [{ text: " upon a time", finish_reason: "stop", logprobs: null }],
+    });
+    expect(prompt()).toMatch(/Once$/);
+    expect((await client.completions.create({ model: "m", prompt: "Once", echo: true })).choices[0]?.text).toBe("Once upon a time");
+    let text = "";
+    for await (const { choices } of await client.completions.create({ model: "m", prompt: "Once", stream: true }))
+      text += choices[0]?.text ?? "";
+    expect(text).toBe(" upon a time");
+  });
+});
+
+describe("what is wrong", () => {
+  test("has OpenAI's shape and status", async () => {
+    await expect(ask({ audio: { voice: "alloy", format: "wav" } })).rejects.toMatchObject({
+      ...{ status: 400, type: "invalid_request_error", param: "audio", code: null },
+      message: expect.stringContaining("The parameter audio is not supported") as string,
+    });
+    await expect(ask({ messages: [{ role: "critic", content: "no" } as never] })).rejects.toMatchObject({
+      status: 400,
+      type: "invalid_request_error",
+    });
+    const stream = client.chat.completions.create({ model: "m", messages: [], stream: true });
+    await expect(stream).rejects.toBeInstanceOf(OpenAI.BadRequestError);
+    await expect(client.embeddings.create({ model: "m", input: "a" })).rejects.toBeInstanceOf(OpenAI.NotFoundError);
+  });
+  test("is an error of the engine's own in its own API", async () => {
+    await expect(engine.chat.completions.create({ messages: [] })).rejects.toBeInstanceOf(RequestError);
+    const stream = engine.chat.completions.create({ messages: [], stream: true });
+    await expect(stream[Symbol.asyncIterator]().next()).rejects.toBeInstanceOf(RequestError);
+  });
+});
+
+test("the models are the one that is loaded", async () => {
+  expect((await client.models.list()).data.map(({ id }) => id)).toEqual(["scripted"]);
+});
+
+test("a reader that leaves ends the answer", async () => {
+  says("word ".repeat(200));
+  const stream = await client.chat.completions.create({ model: "m", messages: HI, stream: true });
+  for await (const { choices } of stream) if (choices[0]?.delta.content !== undefined && choices[0].delta.content !== "") break;
+  await vi.waitFor(() => expect(scripted.requests.at(-1)?.signal.aborted).toBe(true));
+});
