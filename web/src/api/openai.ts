@@ -1,6 +1,10 @@
 // OpenAI's shape of requests and answers, as far as the engine takes it. No code.
 
-import type { LogitsProcessor } from "./types";
+/** The logits after `ids`, f32 (vocabSize): changed in place, or other ones in their place; -Infinity leaves a token out. */
+export type LogitsProcessor = (
+  logits: Float32Array,
+  ids: readonly number[],
+) => Float32Array | undefined | Promise<Float32Array | undefined>;
 
 export interface ChatTextPart {
   type: "text";

@@ -193,12 +193,6 @@ export interface EngineStats {
   recoveries: number;
 }
 
-/** The logits after `ids`, f32 (vocabSize): changed in place, or other ones in their place; -Infinity leaves a token out. */
-export type LogitsProcessor = (
-  logits: Float32Array,
-  ids: readonly number[],
-) => Float32Array | undefined | Promise<Float32Array | undefined>;
-
 export interface TemplateOptions {
   /** Default: unless the last message is the assistant's, which is continued then. */
   addGenerationPrompt?: boolean;

@@ -5,8 +5,10 @@
 import { readFileSync } from "node:fs";
 import { fail } from "../artifact/checks";
 import { checkTree } from "../artifact/template-tree";
-import { ChatTemplate, specialTokensOf, type TemplateMessage, treeProgram } from "../text/chat-template";
+import { ChatTemplate, type Program, specialTokensOf, type TemplateMessage, treeProgram } from "../text/chat-template";
+import { ControlTokens, restored } from "../text/contents";
 import { Tokenizer } from "../text/tokenizer";
+import { type Turns, TurnWriter } from "../text/turns";
 
 type Json = Record<string, unknown>;
 
@@ -21,6 +23,9 @@ interface Request {
   eosTokenId: number | null;
   /** Messages, and what else the template is given, a set a conversation. */
   given: (Json & { messages: TemplateMessage[] })[];
+  /** The template's text and conversations as chat requests have them, whose prompts are wanted. */
+  source?: string;
+  turns?: { turns: Turns; asText: boolean }[];
 }
 
 type Outcome<T> = T | { error: string };
@@ -50,7 +55,19 @@ function answer(request: Request): Json {
   const special = specialTokensOf(tokenizer, request.bosTokenId, request.eosTokenId);
   const template = new ChatTemplate(treeProgram(tree, branches.take), special, "");
   const rendered = request.given.map((variables) => attempt(() => ({ text: template.fill(variables) })));
-  return { encoded, rendered, untaken: branches.untaken() };
+  const written = prompts(request, tokenizer, treeProgram(tree));
+  return { encoded, rendered, untaken: branches.untaken(), written };
+}
+
+function prompts({ turns = [], source = "", bosTokenId, eosTokenId }: Request, tokenizer: Tokenizer, program: Program): Outcome<Json>[] {
+  const template = new ChatTemplate(program, specialTokensOf(tokenizer, bosTokenId, eosTokenId), source);
+  const writer = new TurnWriter(template, new ControlTokens(tokenizer.addedTokens, source));
+  return turns.map(({ turns: given, asText }) =>
+    attempt(() => {
+      const { text, originals } = writer.write(given, asText);
+      return { text: restored(text, originals), ids: tokenizer.encode(text, false, originals) };
+    }),
+  );
 }
 
 /** Which ways there are through a template, and which of them were gone. */

@@ -89,7 +89,7 @@ export class TurnWriter {
       ...message,
       role: known ? message.role : "system",
       ...(Array.isArray(content) ? { content: this.takesParts() ? content : content.map(({ text }) => text).join("\n") } : {}),
-      ...(calls === undefined ? {} : { tool_calls: calls.map(withObject) }),
+      ...(calls === undefined ? {} : { tool_calls: this.tools.calls ? calls.map(withObject) : calls }),
     };
     return everyText(whole, change) as Message;
   }

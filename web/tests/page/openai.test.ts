@@ -9,7 +9,7 @@ import type { FromWorker, ToWorker } from "../../src/protocol/messages";
 import { serve } from "../../src/worker/serve";
 import { ScriptedModel } from "../support/scripted-model";
 
-const { model } = vi.hoisted(() => ({ model: { current: undefined as unknown } }));
+const { model } = vi.hoisted((): { model: { current: unknown } } => ({ model: { current: undefined } }));
 vi.mock("../../src/worker/load/load", () => ({ load: () => (model.current as ScriptedModel).loaded() }));
 vi.mock("../../src/page/host", () => ({
   checkPlatform: () => undefined,
@@ -90,7 +90,8 @@ describe("a chat", () => {
     says("d", "e");
     const stream = await client.chat.completions.create({ model: "m", messages: HI, n: 2, stream: true });
     const texts = ["", ""];
-    for await (const { choices } of stream) for (const { index, delta } of choices) texts[index] += delta.content ?? "";
+    for await (const { choices } of stream)
+      for (const { index, delta } of choices) texts[index] = (texts[index] ?? "") + (delta.content ?? "");
     expect(texts).toEqual(["d", "e"]);
   });
 
@@ -131,7 +132,7 @@ describe("tools", () => {
     expect(prompt()).toContain('<tools>{"type": "function", "function": {"name": "get_weather"');
     expect(choice).toMatchObject({ finish_reason: "tool_calls", message: { content: "Let me see." } });
     const calls = choice?.message.tool_calls ?? [];
-    expect(calls.map((each) => (each.type === "function" ? each.function : undefined))).toEqual([
+    expect(calls.map((each) => "function" in each && each.function)).toEqual([
       { name: "get_weather", arguments: '{"city": "Rome"}' },
       { name: "get_weather", arguments: '{"city": "Oslo"}' },
     ]);
@@ -151,10 +152,7 @@ describe("tools", () => {
     runner.on("tool_calls.function.arguments.delta", ({ arguments_delta: delta }) => pieces.push(delta));
     const [choice] = (await runner.finalChatCompletion()).choices;
     expect(choice?.finish_reason).toBe("tool_calls");
-    expect(choice?.message.tool_calls?.map((each) => (each.type === "function" ? each.function.arguments : ""))).toEqual([
-      '{"city": "Rome"}',
-      '{"city": "Oslo"}',
-    ]);
+    expect(choice?.message.tool_calls?.map((each) => each.function.arguments)).toEqual(['{"city": "Rome"}', '{"city": "Oslo"}']);
     expect(pieces.length).toBeGreaterThan(8);
     expect(pieces.join("")).toBe('{"city": "Rome"}{"city": "Oslo"}');
   });
