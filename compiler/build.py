@@ -41,6 +41,7 @@ from compiler.sources.lora import Adapter
 from compiler.sources.open import open_requested
 from compiler.sources.protocol import Checkpoint, CheckpointSource
 from compiler.sources.sandbox import Tree, parse_template
+from compiler.sources.turns import end_of_turn_ids
 from compiler.sources.weights import float_rows, kept_tensors, quantized_tensors
 from compiler.target.variants import ACTIVATION_DTYPE, VARIANTS
 from compiler.weights.account import Fate, SourceValues, fate_of, summed
@@ -267,7 +268,9 @@ def read_text(config: BuildConfig, source: Source, network: Network) -> Text:
             chat_template=template,
             template_tree=None if template is None else parse_template(template),
             bos_token_id=checkpoint.bos_token_id,
-            stop_token_ids=checkpoint.stop_token_ids,
+            stop_token_ids=tuple(
+                dict.fromkeys((*checkpoint.stop_token_ids, *end_of_turn_ids(template, checkpoint.token_ids)))
+            ),
             generation=generation_defaults(checkpoint.generation_config, config.generation),
         )
         largest = max(checkpoint.token_ids.items(), key=lambda item: item[1], default=("", -1))

@@ -25,8 +25,8 @@ NODE_MEGABYTES = 4096
 FILES = ("tokenizer.json", "tokenizer_config.json")
 UNCHECKED = "tokenizer not checked in JavaScript"
 
-# What people write and models answer, of every kind that a pre-tokenizer treats in its own way. Without U+0085, U+FEFF:
-# the two languages' regular expressions disagree on whether those are white space.
+# What people write and models answer, of every kind that a pre-tokenizer treats in its own way; U+0085 and U+FEFF among
+# them, of which the two languages' regular expressions take the one and the other for white space.
 CORPUS = (
     "The quick brown fox jumps over the lazy dog.",
     "It's what they'd said: we'll see, I'm sure you've NOTICED; don't!",
@@ -41,6 +41,7 @@ CORPUS = (
     "你好，世界！光は石から石へ。カタカナ 한국어 안녕하세요 ไทย नमस्ते दुनिया",
     "🙂🙃 👩‍👩‍👧‍👦 👍🏽 🇫🇷 ❤️ ∑∞≠→ “quotes” — dash… №\u00a0§\u3000\u200b",
     "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa!!!!!!!!??????======------",
+    "a\ufeffb \ufeff c\ufeff\n d\u0085e \u0085 f  \u0085",
     " ",
     "",
 )

@@ -133,6 +133,13 @@ UNREADABLE: dict[str, tuple[Change, str]] = {
         lambda t: t["added_tokens"].append({**t["added_tokens"][0], "id": 319, "content": "ox", "single_word": True}),
         "differently: got [",
     ),
+    "the last of many added ones": (
+        lambda t: t["added_tokens"].extend(
+            {**t["added_tokens"][0], "id": 320 + i, "content": f"<extra_{i}>", "single_word": i == 59}
+            for i in range(60)
+        ),
+        "<extra_59>",
+    ),
 }
 
 

@@ -14,11 +14,9 @@ from gguf.constants import TokenType
 from compiler.errors import WispError
 from compiler.sources.gguf.metadata import Metadata
 from compiler.sources.gguf.pretokenizers import PRE_TOKENIZERS, Json
+from compiler.sources.turns import END_TEXTS
 
 SPACE = "\u2581"  # SentencePiece's sign of a space
-
-# Tokens that end an answer by their text: llama.cpp's list, of which models name only the first in their metadata.
-END_TEXTS = ("<|eot_id|>", "<|im_end|>", "<|end|>", "<|endoftext|>", "<|eom_id|>", "<|end_of_text|>", "<end_of_turn>")
 
 # Tokens of Phi-3's SentencePiece vocabulary after which whitespace stays; it is dropped after all its other special
 # ones. GGUF does not say so; llama.cpp knows it by the model's name.
