@@ -115,6 +115,43 @@ def test_logits_and_generation(
     assert got["uncounted"] == 0
 
 
+@pytest.mark.parametrize("variant", ["webgpu-f32", "wasm-simd"])
+def test_two_conversations_by_turns(page: Page, server_url: str, variant: str, prompts: list[list[int]]) -> None:
+    """Neither is processed again after the other, and each goes on as if it were alone."""
+    page.goto(server_url + "healthz")
+    talks = [prompts[-1], prompts[-1][::-1]]
+    got: dict[str, Any] = page.evaluate(
+        """async ([backend, talks]) => {
+          const { createEngine } = await import("/static/wisp.js");
+          const engine = await createEngine("/models/demo/", {backend, autotune: false});
+          const ask = (ids, maxTokens) => engine.generateIds(ids, {maxTokens, temperature: 0, ignoreEos: true});
+          const alone = [];
+          for (const ids of talks) { await engine.resetChat(); alone.push(await ask(ids, 24)); }
+          await engine.resetChat();
+          const turns = talks.map(() => []), restored = [], processed = [];
+          for (let round = 0; round < 3; round++)
+            for (const [i, ids] of talks.entries()) {
+              const before = engine.stats();
+              turns[i].push(...await ask([...ids, ...turns[i]], 8));
+              const after = engine.stats();
+              restored.push(after.restoredTokens - before.restoredTokens);
+              processed.push(after.promptTokens - before.promptTokens - (after.reusedTokens - before.reusedTokens));
+            }
+          const {gpuBytes} = engine.stats();
+          await engine.resetChat();
+          const freed = gpuBytes - engine.stats().gpuBytes;
+          await engine.dispose();
+          return {alone, turns, restored, processed, freed};
+        }""",
+        [variant, talks],
+    )
+    assert got["turns"] == got["alone"]
+    assert got["restored"][:2] == [0, 0]
+    assert min(got["restored"][2:]) >= len(talks[0])
+    assert got["processed"][2:] == [1, 1, 1, 1]
+    assert got["freed"] > 0
+
+
 def test_a_device_that_was_lost_gets_smaller_submits(page: Page, server_url: str, prompts: list[list[int]]) -> None:
     """It may have been lost to one that took too long."""
     run_in_worker(page, COUNT_DISPATCHES)

@@ -168,9 +168,10 @@ export interface EngineStats {
   tokens: number;
   /** `decode` programs run; more than `tokens` by those that an early stop threw away. */
   decodeSteps: number;
-  /** Tokens of prompts, and those of them whose KV rows were there already. */
+  /** Tokens of prompts, those of them whose KV rows were there already, and those of these that had been set aside for another prompt. */
   promptTokens: number;
   reusedTokens: number;
+  restoredTokens: number;
   requests: number;
   dispatches: number;
   submits: number;

@@ -29,6 +29,14 @@ export interface Slice {
   bytes: number;
 }
 
+/** A copy of slices on the device. */
+export interface Saved {
+  /** Puts the first bytes of each slice back, as many as `bytes` says slice by slice. */
+  restore(bytes: readonly number[]): void;
+  /** Frees its memory. */
+  drop(): void;
+}
+
 /** One of several parts of a program, which are submitted in their order. */
 export interface Part {
   index: number;
@@ -79,6 +87,8 @@ export interface Backend {
   /** Runs it, each time in `parts` submits, and reads the bytes of `slices`, joined, as they are after the last run. */
   submitAndRead(program: ProgramHandle, times: number, slices: readonly Slice[], parts?: number): Promise<ArrayBuffer>;
   read(slice: Slice): Promise<ArrayBuffer>;
+  /** Slices as they are after everything handed over so far; undefined where there is no memory for a copy. */
+  save(slices: readonly Slice[]): Promise<Saved | undefined>;
   /** Everything handed over so far has run. */
   idle(): Promise<void>;
   dispose(): void;

@@ -8,6 +8,15 @@ import { samplingWords, STATE, type Sampling } from "./sampling";
 
 export { type Part, WHOLE };
 
+/** The first rows of the KV cache, set aside on the device. */
+export interface SavedRows {
+  readonly bytes: number;
+  /** Puts the first `rows` of them back. */
+  restore(rows: number): void;
+  /** Frees their memory. */
+  drop(): void;
+}
+
 /** What a session needs of a loaded model; a fake one tests the session without a GPU. */
 export interface PlanRunner {
   readonly vocabSize: number;
@@ -22,6 +31,10 @@ export interface PlanRunner {
   readonly overlaps: boolean;
   /** Before rows up to `rows` are used: memory grows with them, where it can; where it cannot, `capacity` is what there is. */
   makeRoom(rows: number): void;
+  /** What a row of the KV cache takes, of all layers. */
+  readonly rowBytes: number;
+  /** The first `rows` as they are after everything so far; undefined where there is no memory for a copy. */
+  save(rows: number): Promise<SavedRows | undefined>;
   writeSampling(sampling: Sampling): void;
   writeCounts(counts: Uint32Array<ArrayBuffer>): void;
   /** `token` is processed at `position` by the next decode step. */
@@ -70,6 +83,8 @@ export class Replay implements PlanRunner {
   readonly overlaps: boolean;
   private readonly decodeProgram: ProgramHandle;
   private readonly prefillPrograms = new Map<number, ProgramHandle>();
+  readonly rowBytes: number;
+  private readonly cache: { buffer: BufferHandle; rowBytes: number }[];
   private readonly state: BufferHandle;
   private readonly io: Partial<Record<IoName, BufferHandle>> = {};
 
@@ -85,6 +100,10 @@ export class Replay implements PlanRunner {
     this.prefillChunks = plan.prefillChunks;
     this.padding = backend.padding;
     this.overlaps = backend.overlaps;
+    this.cache = plan.buffers.flatMap((buffer, i) =>
+      buffer.kind === "kv" ? [{ buffer: handleOf(buffers, i), rowBytes: buffer.bytesPerPosition }] : [],
+    );
+    this.rowBytes = this.cache.reduce((sum, { rowBytes }) => sum + rowBytes, 0);
     let state: BufferHandle | undefined;
     plan.buffers.forEach((buffer, i) => {
       if (buffer.kind === "state") state = handleOf(buffers, i);
@@ -104,6 +123,19 @@ export class Replay implements PlanRunner {
     const wanted = Math.min(rows, this.rows);
     const room = this.backend.makeRoom(wanted);
     if (room < wanted) this.rows = room;
+  }
+
+  async save(rows: number): Promise<SavedRows | undefined> {
+    const saved = await this.backend.save(this.cache.map(({ buffer, rowBytes }) => ({ buffer, offset: 0, bytes: rows * rowBytes })));
+    if (saved === undefined) return undefined;
+    return {
+      bytes: rows * this.rowBytes,
+      restore: (count) => {
+        this.makeRoom(count);
+        saved.restore(this.cache.map(({ rowBytes }) => count * rowBytes));
+      },
+      drop: () => saved.drop(),
+    };
   }
 
   writeSampling(sampling: Sampling): void {

@@ -9,6 +9,7 @@ import type { EngineStats } from "../api/types";
 import { type Clock, systemClock } from "./clock";
 import { type Paces, pacesOf } from "./paces";
 import { type Chunk, chunkCost, commonPrefix, coverPrompt } from "./prefill";
+import { Prefixes } from "./prefixes";
 import { pump, type Work } from "./pump";
 import { type PlanRunner, type Part, WHOLE } from "./replay";
 import { answerCounts, GREEDY, penalizes, type Sampling } from "./sampling";
@@ -39,12 +40,21 @@ export interface Generation {
 
 export type SessionCounters = Pick<
   EngineStats,
-  "tokens" | "decodeSteps" | "promptTokens" | "reusedTokens" | "requests" | "prefillMs" | "decodeMs"
+  "tokens" | "decodeSteps" | "promptTokens" | "reusedTokens" | "restoredTokens" | "requests" | "prefillMs" | "decodeMs"
 >;
 
 /** Programs that take longer are handed over in parts: between them an abort takes effect, and no watchdog bites. */
 const PART_MS = 200;
 const UNKNOWN_PARTS = 4;
+
+/** Rows are set aside when so many would be lost, and not few beside those that stay; and taken when so many more are had. */
+const LEAST_LOST = 32;
+const MOST_SHARED = 4;
+const LEAST_RESTORED = 16;
+/** What is set aside takes no more than the cache itself, nor than this. */
+const MOST_PREFIX_BYTES = 2 ** 29;
+
+const prefixesOf = ({ capacity, rowBytes }: PlanRunner): Prefixes => new Prefixes(Math.min(MOST_PREFIX_BYTES, capacity * rowBytes));
 
 /** What the decode loop has done so far. */
 interface Progress {
@@ -72,11 +82,13 @@ export class Session {
     decodeSteps: 0,
     promptTokens: 0,
     reusedTokens: 0,
+    restoredTokens: 0,
     requests: 0,
     prefillMs: 0,
     decodeMs: 0,
   };
   private resident: number[] = [];
+  private prefixes: Prefixes;
   private paces: Paces;
 
   constructor(
@@ -85,6 +97,7 @@ export class Session {
     private readonly clock: Clock = systemClock,
   ) {
     this.paces = pacesOf(runner);
+    this.prefixes = prefixesOf(runner);
   }
 
   /** Ids whose KV rows are there. */
@@ -92,8 +105,10 @@ export class Session {
     return this.resident;
   }
 
+  /** Nothing is there any more, nor set aside. */
   reset(): void {
     this.resident = [];
+    this.prefixes.clear();
   }
 
   /** Learns how late the device answers, while nothing runs: the pace need not find out then. */
@@ -116,7 +131,7 @@ export class Session {
     const signal = new AbortController().signal;
     const logits = await this.persist(signal, async () => {
       this.checkIds(ids); // The next runner may have memory for fewer rows.
-      this.reset();
+      this.resident = [];
       await this.prefill(ids, signal);
       this.runner.writeSampling(GREEDY);
       this.runner.seek(ids.length - 1, ids.at(-1) ?? 0);
@@ -137,13 +152,13 @@ export class Session {
     this.checkIds(ids);
     const startedAt = this.clock.now();
     this.counters.requests += 1;
-    // A request that was given up while it waited leaves no trace in the KV cache.
-    const reusedTokens = signal.aborted ? 0 : this.rewind(ids);
     if (!signal.aborted) this.counters.promptTokens += ids.length;
-    this.counters.reusedTokens += reusedTokens;
+    let reusedTokens: number | undefined;
     const progress: Progress = { submitted: 0, sampled: [], finishReason: "length", firstAt: startedAt, lastAt: startedAt };
     const ended = await this.persist(signal, async () => {
+      // A request that was given up while it waited leaves no trace in the KV cache.
       if (signal.aborted) return false;
+      reusedTokens ??= await this.rewind(ids);
       // What a runner that failed had sampled is prompt to the next one: the sampler knows seed and position only.
       const rows = [...ids, ...progress.sampled];
       // The next runner may have memory for fewer rows.
@@ -160,6 +175,8 @@ export class Session {
       return true;
     });
     if (ended !== true) progress.finishReason = "abort";
+    reusedTokens ??= 0;
+    this.counters.reusedTokens += reusedTokens;
     const { sampled, finishReason, firstAt, lastAt } = progress;
     const last = sampled.at(-1);
     const stopped = finishReason === "stop" && last !== undefined && request.stopTokenIds.has(last);
@@ -197,11 +214,23 @@ export class Session {
       );
   }
 
-  /** Keeps the KV rows that `ids` shares with what is resident; the last id is always decoded anew. */
-  private rewind(ids: readonly number[]): number {
-    const shared = Math.min(commonPrefix(this.resident, ids), ids.length - 1);
-    this.resident = this.resident.slice(0, shared);
-    return shared;
+  /**
+   * Keeps the KV rows that `ids` shares with what is resident, or with what was set aside, and sets aside what would be lost;
+   * the last id is always decoded anew. The number of rows that are there.
+   */
+  private async rewind(ids: readonly number[]): Promise<number> {
+    const { runner, resident, prefixes } = this;
+    const shared = Math.min(commonPrefix(resident, ids), ids.length - 1);
+    const lost = resident.length - shared;
+    const worth = lost >= LEAST_LOST && lost >= shared / MOST_SHARED && prefixes.wants(resident, resident.length * runner.rowBytes);
+    const saved = worth ? await runner.save(resident.length) : undefined;
+    const kept = prefixes.take(ids, shared + LEAST_RESTORED);
+    const length = kept === undefined ? shared : Math.min(kept.length, ids.length - 1);
+    kept?.rows.restore(length);
+    this.counters.restoredTokens += length - shared;
+    this.resident = ids.slice(0, length);
+    if (saved !== undefined) prefixes.add(resident, saved); // Now, as it may take the place of what was restored.
+    return length;
   }
 
   /** Makes all but the last of `ids` resident. False when the signal ended it before. */
@@ -313,6 +342,7 @@ export class Session {
         const replaced = this.replace(this.runner, error).then((runner) => {
           this.runner = runner;
           this.paces = pacesOf(runner);
+          this.prefixes = prefixesOf(runner);
           return true;
         });
         if (await Promise.race([replaced, aborted(signal)])) continue;

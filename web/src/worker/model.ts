@@ -38,6 +38,7 @@ const NOTHING: EngineStats = {
   decodeSteps: 0,
   promptTokens: 0,
   reusedTokens: 0,
+  restoredTokens: 0,
   requests: 0,
   dispatches: 0,
   submits: 0,

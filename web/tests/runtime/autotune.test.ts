@@ -49,6 +49,8 @@ function runner(
     padding: true,
     overlaps: true,
     makeRoom: () => undefined,
+    rowBytes: 4,
+    save: () => Promise.resolve(undefined),
     writeSampling: () => undefined,
     writeCounts: () => undefined,
     seek: (_, id) => (token = id),

@@ -1,6 +1,6 @@
 // The session on a runner without a GPU, whose next token depends on every KV row, so that a stale row shows.
 import { describe, expect, test, vi } from "vitest";
-import type { PlanRunner } from "../../src/runtime/replay";
+import type { PlanRunner, SavedRows } from "../../src/runtime/replay";
 import { GREEDY, type Sampling } from "../../src/runtime/sampling";
 import { Session } from "../../src/runtime/session";
 
@@ -38,6 +38,19 @@ class FakeRunner implements PlanRunner {
   memory = Infinity;
 
   constructor(public capacity = 64) {}
+
+  readonly rowBytes = 4;
+  /** Rows that were set aside and not dropped since. */
+  saved = 0;
+  save(rows: number): Promise<SavedRows | undefined> {
+    const copy = this.kv.slice(0, rows);
+    this.saved += rows;
+    return Promise.resolve({
+      bytes: rows * this.rowBytes,
+      restore: (count: number) => copy.slice(0, count).forEach((id, i) => (this.kv[i] = id)),
+      drop: () => (this.saved -= rows),
+    });
+  }
 
   makeRoom(rows: number): void {
     if (Math.min(rows, this.capacity) > this.memory) this.capacity = this.memory;
@@ -104,6 +117,47 @@ describe("a session", () => {
     expect(finishReason).toBe("length");
     checkResident(session, runner);
     expect(session.residentIds).toHaveLength(length + 19);
+  });
+
+  test("finds conversations again that others took the place of", async () => {
+    const runner = new FakeRunner(1000);
+    const session = new Session(runner);
+    const talks = [0, 1, 2].map((n) => Array.from({ length: 100 + 20 * n }, (_, i) => (i * (37 + n) + n) % VOCAB));
+    for (let round = 0; round < 3; round++) {
+      for (const ids of talks) {
+        const before = { ...session.counters };
+        const { tokens, reusedTokens } = await ask(session, ids, 5);
+        expect(tokens).toEqual(reference(ids, 5));
+        checkResident(session, runner);
+        expect(reusedTokens).toBe(round === 0 ? 0 : ids.length - 2);
+        expect(session.counters.restoredTokens - before.restoredTokens).toBe(reusedTokens);
+        ids.push(...tokens, (7 * ids.length) % VOCAB); // The last token's row is not there: it was sampled last.
+      }
+    }
+    expect(runner.saved).toBeLessThanOrEqual(1000);
+    session.reset();
+    expect(runner.saved, "resetting forgets them all").toBe(0);
+    expect((await ask(session, talks[0] ?? [], 1)).reusedTokens).toBe(0);
+  });
+
+  test("sets aside no more than the cache holds, what was used the longest time ago goes first", async () => {
+    const runner = new FakeRunner(150);
+    const session = new Session(runner);
+    const talk = (n: number) => Array.from({ length: 70 }, (_, i) => (i * (37 + n) + n) % VOCAB);
+    for (const n of [0, 1, 2, 3]) await ask(session, talk(n), 1); // Two of the three that were set aside fit.
+    expect(runner.saved).toBe(140);
+    expect((await ask(session, talk(1), 1)).reusedTokens).toBe(69);
+    checkResident(session, runner);
+    expect((await ask(session, talk(0), 1)).reusedTokens).toBe(0);
+    expect(runner.saved).toBe(140);
+  });
+
+  test("sets nothing aside for an answer that is asked for again", async () => {
+    const runner = new FakeRunner(400);
+    const session = new Session(runner);
+    const ids = Array.from({ length: 200 }, (_, i) => (i * 37) % VOCAB);
+    for (let i = 0; i < 3; i++) expect((await ask(session, ids, 45)).tokens).toEqual(reference(ids, 45));
+    expect(runner.saved).toBe(0);
   });
 
   test("ends where there is no memory for more rows, and takes no longer prompt from then on", async () => {

@@ -101,6 +101,10 @@ export class SimulatedRunner implements PlanRunner {
     readonly padding = overlaps,
   ) {}
 
+  readonly rowBytes = 4;
+  save(): Promise<undefined> {
+    return Promise.resolve(undefined); // It has no memory for a copy.
+  }
   makeRoom(): void {
     // It has its memory from the start.
   }

@@ -11,6 +11,7 @@ import {
   type KernelSource,
   type ProgramHandle,
   type Recorded,
+  type Saved,
   type Slice,
   WHOLE,
 } from "../backend";
@@ -144,9 +145,10 @@ export class WasmBackend implements Backend {
     if (memory === undefined || positions <= this.room || most === 0) return positions;
     for (const wanted of [Math.min(most, Math.max(positions, 2 * this.room)), Math.min(most, positions)]) {
       const { buffers, total } = layOut(sizes, threads, wanted);
+      const before = memory.buffer.byteLength;
       if (!growMemory(memory, total)) continue;
       this.bytes = new Uint8Array(memory.buffer);
-      this.counters.gpuBytes = total;
+      this.counters.gpuBytes += memory.buffer.byteLength - before;
       this.push({ type: "move", from: this.buffers, to: buffers, programs: this.programs.length });
       this.buffers = buffers;
       this.room = wanted;
@@ -206,6 +208,28 @@ export class WasmBackend implements Backend {
   async read(slice: Slice): Promise<ArrayBuffer> {
     this.check();
     return this.readSlices([slice]);
+  }
+
+  /** Outside of the memory of the kernels, which reaches no further than 32 bits. */
+  async save(slices: readonly Slice[]): Promise<Saved | undefined> {
+    this.check();
+    let copy: ArrayBuffer;
+    try {
+      copy = await this.enqueueRead(slices.map(({ buffer, offset, bytes }) => this.range(buffer, offset, bytes)));
+    } catch (error) {
+      if (error instanceof RangeError && this.failure === undefined) return undefined;
+      throw error;
+    }
+    this.counters.gpuBytes += copy.byteLength;
+    const restore = (bytes: readonly number[]) => {
+      let at = 0;
+      for (const [i, { buffer, offset, bytes: whole }] of slices.entries()) {
+        const data = new Uint8Array(copy, at, bytes[i] ?? 0);
+        this.push({ type: "write", address: this.range(buffer, offset, data.byteLength).address, data });
+        at += whole;
+      }
+    };
+    return { restore, drop: () => (this.counters.gpuBytes -= copy.byteLength) };
   }
 
   async idle(): Promise<void> {
@@ -291,7 +315,11 @@ export class WasmBackend implements Backend {
         await this.move(job.from, job.to, job.programs);
         return;
       case "read":
-        job.resolve(this.copyOut(job.slices));
+        try {
+          job.resolve(this.copyOut(job.slices));
+        } catch (error) {
+          job.reject(error instanceof Error ? error : new Error(String(error))); // There is no memory for so many bytes.
+        }
         // Whoever waits for these bytes hears of them before the next program begins.
         if (this.queue.length > 0) await this.executor.turn();
         return;

@@ -12,6 +12,7 @@ import {
   type ProgramHandle,
   type Part,
   type Recorded,
+  type Saved,
   type Slice,
   WHOLE,
 } from "../backend";
@@ -24,6 +25,7 @@ export interface Step {
 }
 
 const STORAGE = usage("STORAGE", "COPY_DST", "COPY_SRC");
+const COPY = usage("COPY_DST", "COPY_SRC");
 const STAGING = usage("MAP_READ", "COPY_DST");
 
 /** Values of GPUBufferUsage, which is not there where WebGPU is not (importing this module must work everywhere). */
@@ -163,6 +165,35 @@ export class WebGPUBackend implements Backend {
   async read(slice: Slice): Promise<ArrayBuffer> {
     this.check();
     return this.copyOut(this.device.createCommandEncoder(), [slice]);
+  }
+
+  async save(slices: readonly Slice[]): Promise<Saved | undefined> {
+    this.check();
+    this.device.pushErrorScope("out-of-memory");
+    const copies = slices.map(({ bytes }) => this.device.createBuffer({ size: align4(bytes), usage: COPY, label: "saved" }));
+    const drop = () => copies.forEach((copy) => copy.destroy());
+    if ((await this.device.popErrorScope()) !== null) {
+      drop();
+      return undefined;
+    }
+    this.check();
+    const total = slices.reduce((sum, { bytes }) => sum + align4(bytes), 0);
+    this.counters.gpuBytes += total;
+    const copyAll = (encode: (encoder: GPUCommandEncoder, copy: GPUBuffer, slice: Slice, index: number) => void) => {
+      this.check();
+      const encoder = this.device.createCommandEncoder();
+      for (const [i, copy] of copies.entries()) if (slices[i] !== undefined) encode(encoder, copy, slices[i], i);
+      this.submitEncoded(encoder);
+    };
+    copyAll((encoder, copy, { buffer, offset, bytes }) => encoder.copyBufferToBuffer(this.buffer(buffer), offset, copy, 0, bytes));
+    return {
+      restore: (bytes) =>
+        copyAll((encoder, copy, { buffer, offset }, i) => encoder.copyBufferToBuffer(copy, 0, this.buffer(buffer), offset, bytes[i] ?? 0)),
+      drop: () => {
+        this.counters.gpuBytes -= total;
+        drop();
+      },
+    };
   }
 
   async idle(): Promise<void> {
