@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import NoReturn, Protocol
 
 from compiler import __version__
-from compiler.commands import bench, chat, check, compile, demo, export, inspect, models, serve
+from compiler.commands import bench, chat, check, compile, demo, export, inspect, models, publish, serve
 from compiler.errors import WispError
 
 
@@ -31,6 +31,7 @@ COMMANDS: dict[str, Command] = {
     "demo": demo,
     "chat": chat,
     "export": export,
+    "publish": publish,
     "models": models,
     "inspect": inspect,
     "check": check,

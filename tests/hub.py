@@ -1,5 +1,6 @@
-"""A stand-in for the Hugging Face Hub on loopback: as much of its HTTP interface as downloads need."""
+"""A stand-in for the Hugging Face Hub on loopback: as much of its HTTP interface as downloads and commits need."""
 
+import base64
 import hashlib
 import json
 import threading
@@ -15,7 +16,10 @@ TOKEN = "hf_good"
 
 
 class Hub:
-    """Repositories by name. `private` ones are hidden and `gated` ones refused without TOKEN; `requests` logs paths."""
+    """Repositories by name. `private` ones are hidden and `gated` ones refused without TOKEN; `requests` logs paths.
+
+    What is committed, with TOKEN, comes below `root`; `commits` are the names of each commit's files.
+    """
 
     def __init__(self) -> None:
         self.repositories: dict[str, Path] = {}
@@ -23,6 +27,13 @@ class Hub:
         self.gated: set[str] = set()
         self.requests: list[str] = []
         self.url = ""
+        self.root: Path | None = None
+        self.uploads: dict[str, bytes] = {}
+        self.commits: list[list[str]] = []
+
+
+def _full_name(repo: dict[str, Any]) -> str:
+    return f"{repo['organization']}/{repo['name']}" if repo.get("organization") else str(repo["name"])
 
 
 @contextmanager
@@ -45,6 +56,50 @@ def running() -> Iterator[Hub]:
                 self._resolve("/".join(parts[:2]), parts[3], "/".join(parts[4:]))
             else:
                 self._refuse(404, "EntryNotFound")
+
+        def do_POST(self) -> None:
+            path = unquote(urlparse(self.path).path)
+            hub.requests.append(f"{self.command} {path}")
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            parts = path.strip("/").split("/")
+            if self.headers.get("authorization") != f"Bearer {TOKEN}":
+                self._refuse(401, "Unauthorized")
+            elif path == "/api/repos/create":
+                self._send(200, json.dumps({"url": f"{hub.url}/{_full_name(json.loads(body))}"}).encode())
+            elif path == "/api/validate-yaml":
+                self._send(200, b'{"errors": [], "warnings": []}')
+            elif path.endswith("/info/lfs/objects/batch"):
+                objects = [self._upload_action(item) for item in json.loads(body)["objects"]]
+                self._send(200, json.dumps({"transfer": "basic", "objects": objects}).encode())
+            elif parts[4] == "preupload":
+                modes = [
+                    {"path": f["path"], "uploadMode": "lfs" if f["path"].endswith(".bin") else "regular"}
+                    for f in json.loads(body)["files"]
+                ]
+                self._send(200, json.dumps({"files": [mode | {"shouldIgnore": False} for mode in modes]}).encode())
+            else:
+                self._commit("/".join(parts[2:4]), [json.loads(line) for line in body.splitlines()])
+
+        def do_PUT(self) -> None:
+            hub.uploads[self.path.rpartition("/")[2]] = self.rfile.read(int(self.headers["Content-Length"]))
+            self._send(200, b"")
+
+        def _upload_action(self, item: dict[str, Any]) -> dict[str, Any]:
+            return {**item, "actions": {"upload": {"href": f"{hub.url}/upload/{item['oid']}", "header": {}}}}
+
+        def _commit(self, repo: str, lines: list[dict[str, Any]]) -> None:
+            assert hub.root is not None
+            root, names = hub.root / repo, []
+            for line in lines[1:]:
+                value = line["value"]
+                content = hub.uploads[value["oid"]] if line["key"] == "lfsFile" else base64.b64decode(value["content"])
+                (root / value["path"]).parent.mkdir(parents=True, exist_ok=True)
+                (root / value["path"]).write_bytes(content)
+                names.append(value["path"])
+            hub.repositories[repo] = root
+            hub.commits.append(names)
+            done = {"success": True, "commitOid": COMMIT, "commitUrl": f"{hub.url}/{repo}/commit/{COMMIT}"}
+            self._send(200, json.dumps(done).encode())
 
         def _api(self, repo: str, rest: list[str]) -> None:
             revision = rest[1] if len(rest) > 1 and rest[0] in ("revision", "tree") else "main"

@@ -101,6 +101,17 @@ def write_file(path: Path, file: SiteFile) -> None:
     shutil.copystat(file.content, path)  # which keeps what hosts make an ETag of
 
 
+def check_file(file: SiteFile) -> None:
+    """Raises WispError when a file on the disk is not what its model.json says: half a model helps nobody."""
+    if not isinstance(file.content, Path):
+        return
+    if not file.content.is_file():
+        raise damaged(file)
+    with file.content.open("rb") as opened:
+        if hashlib.file_digest(opened, "sha256").hexdigest() != file.sha256:
+            raise damaged(file)
+
+
 def damaged(file: SiteFile) -> WispError:
     """The refusal of a file that is not what its model.json says."""
     return WispError(
