@@ -308,8 +308,10 @@ def lower(config: BuildConfig, network: Network, variants: tuple[str, ...], repo
 
 
 def calibrate(config: BuildConfig, source: Source, network: Network, report: Report) -> Calibration | None:
-    """What a text says of the columns of every matrix; None when no text was given."""
-    if config.calibration is None or source.checkpoint is None or config.weights == "none":
+    """What a text says of the columns of every matrix; None when no text was given and `auto` needs none of its own."""
+    if source.checkpoint is None or config.weights == "none":
+        return None
+    if config.calibration is None and not _calibrates_itself(config, source.checkpoint, network):
         return None
     tokenizer, vocab_size = source.checkpoint.tokenizer_files[0], network.model.vocab_size
     text = read_calibration_text(config.calibration, tokenizer, vocab_size, network.context)
@@ -318,6 +320,14 @@ def calibrate(config: BuildConfig, source: Source, network: Network, report: Rep
         calibration = Calibration(text.described(), column_importance(network.model, rows, text.ids))
         advance(1)
     return calibration
+
+
+def _calibrates_itself(config: BuildConfig, checkpoint: Checkpoint, network: Network) -> bool:
+    """Whether `auto` has floats to store in integers: by errors that a text of our own weighs, if by errors at all."""
+    if config.quantization != AUTO or config.scales != "search":
+        return False
+    matrices = (spec for spec in network.specs if spec.kind == "matrix" and network.scheme.of(spec).group_size)
+    return any(checkpoint.held(spec) is None for spec in matrices)
 
 
 def write_weights(

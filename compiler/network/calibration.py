@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from compiler.errors import WispError
 from compiler.models.base import ModelConfig, ReadRows
+from compiler.network.calibration_text import TEXT
 from compiler.network.reference import ReferenceModel
 from compiler.sources.sandbox import encode
 
@@ -48,10 +49,13 @@ class _Recording(ReferenceModel):
         return super()._linear(role, layer, x)
 
 
-def read_calibration_text(path: Path, tokenizer: Path, vocab_size: int, context: int) -> CalibrationText:
-    """The first tokens of a text. Raises WispError when it cannot be read or holds next to nothing."""
+def read_calibration_text(path: Path | None, tokenizer: Path, vocab_size: int, context: int) -> CalibrationText:
+    """The first tokens of a text, of our own when `path` is None.
+
+    Raises WispError when it cannot be read or holds next to nothing.
+    """
     try:
-        content = path.read_bytes()
+        content = TEXT.encode() if path is None else path.read_bytes()
         text = content.decode()
     except (OSError, UnicodeDecodeError) as error:
         raise WispError(
@@ -59,7 +63,11 @@ def read_calibration_text(path: Path, tokenizer: Path, vocab_size: int, context:
         ) from error
     ids = [token for token in encode(tokenizer, text) if token < vocab_size][: min(CALIBRATION_TOKENS, context)]
     if len(ids) < 16:
-        raise WispError(f"the calibration text {path} is too short", got=f"{len(ids)} tokens", expected="at least 16")
+        raise WispError(
+            f"the calibration text {path or 'of our own'} is too short",
+            got=f"{len(ids)} tokens",
+            expected="at least 16",
+        )
     return CalibrationText(tuple(ids), hashlib.sha256(content).hexdigest())
 
 

@@ -13,7 +13,7 @@ from compiler.weights.kept import Held, bits_per_weight
 from compiler.weights.schemes import EXCEPTED_ROLES, SCHEMES, MatrixKey, Scheme, with_exceptions, with_matrices
 
 AUTO = "auto"
-DEFAULT_QUANTIZATION = "q4f16_1"  # of floats
+DEFAULT_QUANTIZATION = "q4af16_g64"  # of floats; tests/benchmarks/README.md has the evidence
 MERGED = "q8f16_1"  # of a kept matrix that an adapter changes: its values are new ones
 
 

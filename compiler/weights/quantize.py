@@ -26,6 +26,7 @@ from compiler.weights.scales import (
     affine_steps_of,
     reference_affine_scale,
     reference_scale,
+    search_affine,
     search_scales,
     steps_of,
     storable,
@@ -84,8 +85,8 @@ def quantize(
     `weight` is the float32 array of `spec.shape`, or blocks of its rows in order (so that a large matrix is never held
     whole in float32). A group of a symmetric scheme whose elements are all whole multiples, within its range, of its
     scale in `source_scales` keeps that scale and so its exact values; every other group gets one by `rule`, for which
-    `importance`, one number a column, weighs the squared error. Affine groups go from their least to their largest
-    element.
+    `importance`, one number a column, weighs the squared error. By `absmax` an affine group goes from its least to its
+    largest element.
     Raises WispError for NaN, infinity, a wrong shape and values that do not fit float16.
     """
     layout, scheme = parameter_layout(spec, scheme), scheme.of(spec)
@@ -97,7 +98,7 @@ def quantize(
         if spec.kind == "matrix" and scheme.group_size:
             parts = [o[row:stop] for o in outputs]
             if scheme.bias:
-                _quantize_affine_rows(spec, block, scheme, parts)
+                _quantize_affine_rows(spec, block, scheme, rule, importance, parts)
             else:
                 source = source_scales(row, stop) if source_scales else None
                 _quantize_rows(spec, block, scheme, source, rule, importance, parts)
@@ -229,11 +230,18 @@ def _quantize_rows(
 
 
 def _quantize_affine_rows(
-    spec: WeightSpec, block: NDArray[np.float32], scheme: Scheme, outputs: Sequence[NDArray]
+    spec: WeightSpec,
+    block: NDArray[np.float32],
+    scheme: Scheme,
+    rule: Rule,
+    importance: NDArray[np.float32] | None,
+    outputs: Sequence[NDArray],
 ) -> None:
     """Words, and scales with biases, of a block of rows. What pads a row has q = 0 and no say in its group's range."""
     columns = block.shape[1]
     padding = -columns % scheme.group_size
+    counted = np.pad(np.ones(columns, np.float32) if importance is None else importance, (0, padding))
+    counted = counted.reshape(-1, scheme.group_size)
     step = max(1, CACHE_ELEMENTS // columns)
     for start in range(0, block.shape[0], step):
         rows = slice(start, min(block.shape[0], start + step))
@@ -248,7 +256,11 @@ def _quantize_affine_rows(
                 remedy="compile with --quant q0f32",
             )
         stored = storable(scales)
-        q = affine_steps_of(grouped, stored, biases, scheme.largest).astype(np.uint8).reshape(len(part), -1)
+        if rule == "search":
+            stored, biases, steps = search_affine(grouped, stored, biases, scheme.largest, counted)
+        else:
+            steps = affine_steps_of(grouped, stored, biases, scheme.largest)
+        q = steps.astype(np.uint8).reshape(len(part), -1)
         q[:, columns:] = 0
         outputs[0][rows], outputs[1][rows] = pack(q, scheme), join_pairs(stored, biases)
 
@@ -333,7 +345,8 @@ def reference_quantize_row(
     for start in range(0, len(row), scheme.group_size):
         group = row[start : start + scheme.group_size]
         if scheme.bias:
-            scale, bias = reference_affine_scale(group, scheme.largest)
+            weights = importance[start : start + scheme.group_size]
+            scale, bias = reference_affine_scale(group, scheme.largest, rule, weights)
             biases.append(bias)
         else:
             scale = reference_scale(group, scheme.reach, rule, importance[start : start + scheme.group_size])

@@ -20,6 +20,11 @@ FLOAT16_MIN_NORMAL = 2.0**-14
 # Where the largest element of a group is tried, in steps relative to `zero_point`, where MLC's rule puts it. More steps
 # than the range holds clip it, for the sake of all others; that pays up to about two.
 TRIED_STEPS = tuple(np.arange(-1, 2.25, 0.25).tolist())
+# What is tried of an affine group's range: these shares of it cut off, below and above, for the sake of what lies
+# between; the range with a little more (a negative share) puts other elements onto whole steps.
+TRIED_CUTS = (-0.03, 0.03, 0.09)
+# How often the best line is drawn anew through the steps that the last one rounds to.
+REFINEMENTS = 2
 # An element may count so little by its importance that clipping it harder pays: up to a scale of half the size.
 TRIED_SHRINKING = (0.7, 0.6, 0.5)
 
@@ -91,6 +96,64 @@ def affine_scales(groups: NDArray[np.float32], largest: int) -> tuple[NDArray[np
     return scales, biases
 
 
+def search_affine(
+    groups: NDArray[np.float32],
+    scales: NDArray[np.float16],
+    biases: NDArray[np.float16],
+    largest: int,
+    importance: NDArray[np.float32],
+) -> tuple[NDArray[np.float16], NDArray[np.float16], NDArray[np.float32]]:
+    """Scales and biases of least squared error, never of more than those given; and the elements in steps.
+
+    `importance`, broadcast to `groups`, weighs the squared error of an element, and is 0 for one that does not count.
+    Each of a few ranges rounds the elements to whole steps q; for given q the best scale and bias are the line that
+    weighted least squares draw through them, which takes covariance^2 / variance off the error.
+    """
+    low, high = groups.min(axis=-1), groups.max(axis=-1)
+    middle = (low + high) / 2
+    centred = groups - middle[..., None]  # or the sums would lose what they differ by
+    weights = np.broadcast_to(importance, groups.shape)
+    weighted, total = centred * importance, np.maximum(importance.sum(axis=-1), 1e-30)
+    mean = weighted.sum(axis=-1) / total
+    best, slope, offset = np.full_like(low, -1), np.zeros_like(low), np.zeros_like(low)
+    q, product = np.empty_like(groups), np.empty_like(groups)
+
+    def try_line(step: NDArray[np.float32], start: NDArray[np.float32]) -> None:
+        """Round the elements to steps from `start` on, draw the best line through them, keep it if none was better."""
+        inverse = 1 / np.maximum(step, 1e-30)
+        np.multiply(centred, inverse[..., None], out=q)
+        np.subtract(q, (start * inverse)[..., None], out=q)
+        np.rint(q, out=q)
+        np.clip(q, 0, largest, out=q)
+        np.multiply(q, importance, out=product)
+        mean_q = product.sum(axis=-1) / total
+        covariance = np.vecdot(weighted, q) - mean * mean_q * total
+        variance = np.vecdot(product, q) - mean_q * mean_q * total
+        found = covariance / np.maximum(variance, 1e-30)
+        gain = covariance * found
+        better = (gain > best) & (covariance > 0) & (variance > 0)
+        np.copyto(best, gain, where=better)
+        np.copyto(slope, found, where=better)
+        np.copyto(offset, mean - found * mean_q, where=better)
+
+    span = high - low
+    for below in TRIED_CUTS:
+        for above in TRIED_CUTS:
+            try_line(span * np.float32((1 - below - above) / largest), low - middle + span * np.float32(below))
+    for _ in range(REFINEMENTS):
+        try_line(slope.copy(), offset.copy())
+    found_scales, found_biases = storable(slope), storable_biases(offset + middle)
+    own, found = (
+        affine_steps_of(groups, scales, biases, largest),
+        affine_steps_of(groups, found_scales, found_biases, largest),
+    )
+    better = _affine_error(groups, found, found_scales, found_biases, weights) < _affine_error(
+        groups, own, scales, biases, weights
+    )
+    np.copyto(own, found, where=better[..., None])
+    return np.where(better, found_scales, scales), np.where(better, found_biases, biases), own
+
+
 def storable_biases(biases: NDArray[np.float32]) -> NDArray[np.float16]:
     """Rounded to float16, of which none is subnormal."""
     least = np.float32(FLOAT16_MIN_NORMAL)
@@ -120,6 +183,19 @@ def _error(
     difference = steps * scales.astype(np.float32)[..., None]
     difference -= groups
     return np.vecdot(difference, difference if importance is None else difference * importance)
+
+
+def _affine_error(
+    groups: NDArray[np.float32],
+    steps: NDArray[np.float32],
+    scales: NDArray[np.float16],
+    biases: NDArray[np.float16],
+    importance: NDArray[np.float32],
+) -> NDArray[np.float32]:
+    difference = steps * scales.astype(np.float32)[..., None]
+    difference += biases.astype(np.float32)[..., None]
+    difference -= groups
+    return np.vecdot(difference, difference * importance)
 
 
 def reference_scale(group: Sequence[float], zero_point: int, rule: Rule, importance: Sequence[float] = ()) -> float:
@@ -152,13 +228,50 @@ def reference_scale(group: Sequence[float], zero_point: int, rule: Rule, importa
     return min(absmax, rounded(found), key=error) if found > 0 else absmax
 
 
-def reference_affine_scale(group: Sequence[float], largest: int) -> tuple[float, float]:
+def reference_affine_scale(
+    group: Sequence[float], largest: int, rule: Rule = "absmax", importance: Sequence[float] = ()
+) -> tuple[float, float]:
     """The scale and the bias of one affine group, element by element."""
     low, high = float(min(group)), float(max(group))
-    if abs(low) < FLOAT16_MIN_NORMAL:
-        low = round(low / FLOAT16_MIN_NORMAL) * FLOAT16_MIN_NORMAL
-    bias = float(np.float16(min(max(low, -FLOAT16_MAX), FLOAT16_MAX)))
+
+    def rounded(scale: float, bias: float) -> tuple[float, float]:
+        if abs(bias) < FLOAT16_MIN_NORMAL:
+            bias = round(bias / FLOAT16_MIN_NORMAL) * FLOAT16_MIN_NORMAL
+        return (
+            float(np.float16(min(max(scale, FLOAT16_MIN_NORMAL), FLOAT16_MAX))),
+            float(np.float16(min(max(bias, -FLOAT16_MAX), FLOAT16_MAX))),
+        )
+
+    _, bias = rounded(1.0, low)
     if high <= bias:
         return 0.0, bias
-    scale = float(np.float32(high - bias) / np.float32(largest))
-    return float(np.float16(min(max(scale, FLOAT16_MIN_NORMAL), FLOAT16_MAX))), bias
+    whole = rounded(float(np.float32(high - bias) / np.float32(largest)), low)
+    if rule == "absmax" or high == low:
+        return whole
+    weights = importance or [1.0] * len(group)
+
+    def steps(scale: float, bias: float) -> list[int]:
+        return [min(max(round((value - bias) / scale), 0), largest) for value in group]
+
+    def error(line: tuple[float, float]) -> float:
+        scale, bias = line
+        q = steps(scale, bias)
+        return sum(h * (value - step * scale - bias) ** 2 for h, value, step in zip(weights, group, q, strict=True))
+
+    total = sum(weights)
+    mean = sum(h * value for h, value in zip(weights, group, strict=True)) / total
+    best, found = 0.0, whole
+    ranges = [(below, above) for below in TRIED_CUTS for above in TRIED_CUTS]
+    for turn in range(len(ranges) + REFINEMENTS):
+        line = found
+        if turn < len(ranges):
+            below, above = ranges[turn]
+            line = (high - low) * (1 - below - above) / largest, low + (high - low) * below
+        q = steps(*line)
+        mean_q = sum(h * step for h, step in zip(weights, q, strict=True)) / total
+        variance = sum(h * (step - mean_q) ** 2 for h, step in zip(weights, q, strict=True))
+        covariance = sum(h * (value - mean) * (step - mean_q) for h, value, step in zip(weights, group, q, strict=True))
+        if variance > 0 and covariance > 0 and covariance**2 / variance > best:
+            slope = covariance / variance
+            best, found = covariance**2 / variance, (slope, mean - slope * mean_q)
+    return min(whole, rounded(*found), key=error)

@@ -26,7 +26,8 @@ FIGURES = {"max_error", "mean_error", "kl_mean", "kl_max", "top1_agreement", "to
 
 
 def compiled(checkpoint: Path, output: Path, **options: Any) -> Path:
-    return build(resolve_config(str(checkpoint), output=output, identifier="small", context=96, **options))
+    named = {"quantization": "q4f16_1", **options}  # whose weights can be compared bit for bit
+    return build(resolve_config(str(checkpoint), output=output, identifier="small", context=96, **named))
 
 
 @pytest.fixture(scope="module")

@@ -36,7 +36,8 @@ def recipe(path: Path, source: Path, **overrides: str) -> Path:
 def test_parity(tmp_path: Path, gpu: Gpu, make: Any, overrides: dict[str, str], words: dict[str, int | None]) -> None:
     source = make(tmp_path / "source")
     path = recipe(tmp_path / "recipe.toml", source, **overrides)
-    output = build(resolve_config(str(path), output=tmp_path / "out", variants=VARIANTS, context=64))
+    config = resolve_config(str(path), output=tmp_path / "out", variants=VARIANTS, context=64, quantization="q4f16_1")
+    output = build(config)
     artifact = load_artifact(output)
     assert artifact.model["quantization"] == "q4f16_1"
     assert artifact.model["quantization_overrides"] == overrides

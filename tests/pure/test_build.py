@@ -36,7 +36,9 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def built(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build(resolve_config(str(llama), output=tmp_path_factory.mktemp("built") / "out"))
+    """In MLC's scheme, which is named."""
+    output = tmp_path_factory.mktemp("built") / "out"
+    return build(resolve_config(str(llama), output=output, quantization="q4f16_1"))
 
 
 @pytest.fixture

@@ -60,24 +60,34 @@ def test_calibration_lowers_the_error_of_the_logits(skewed: Path, tmp_path: Path
     exact = ReferenceModel(config, float_rows(checkpoint))
     expected = exact.logits(exact.hidden_states(ids))
     text = text_file(tmp_path, CORPUS)
-    choices = {"absmax": ("absmax", None), "search": ("search", None), "calibrated": ("search", text)}
-    for name, (scales, calibration) in choices.items():
+    choices = {
+        "absmax": ("q4f16_1", "absmax", None),
+        "search": ("q4f16_1", "search", None),
+        "calibrated": ("q4f16_1", "search", text),
+        "range": ("auto", "absmax", None),
+        "auto": ("auto", "search", None),  # by a text of its own
+    }
+    for name, (quantization, scales, calibration) in choices.items():
         request = resolve_config(
             str(skewed),
             output=tmp_path / name,
             variants=["webgpu-f32"],
             context=64,
+            quantization=quantization,
             scales=scales,
             calibration=calibration,
         )
         artifact = load_artifact(build(request))
-        model = ReferenceModel(config, stored_rows(artifact, SCHEMES["q4f16_1"]))
+        model = ReferenceModel(config, stored_rows(artifact, SCHEMES[artifact.model["quantization"]]))
         error[name] = float(np.square(model.logits(model.hidden_states(ids)) - expected).mean())
         described = json.loads((tmp_path / name / "model.json").read_text())
         assert described["scales"] == scales
-        assert ("calibration" in described) == (calibration is not None)
+        assert ("calibration" in described) == (name in ("calibrated", "auto"))
     assert described["calibration"]["tokens"] == 64
+    assert described["quantization"] == "q4af16_g64"
     assert error["calibrated"] < 0.9 * error["search"] < 0.9 * error["absmax"]
+    assert error["auto"] < 0.9 * error["range"]
+    assert error["auto"] < 0.9 * error["calibrated"], "as many bits, and a better use of them"
 
 
 def test_what_cannot_calibrate_is_refused(skewed: Path, tmp_path: Path) -> None:

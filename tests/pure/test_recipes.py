@@ -243,7 +243,17 @@ def test_wisp_models_lists_them(capsys: pytest.CaptureFixture[str]) -> None:
     listed = capsys.readouterr().out
     row = re.search(r"^llama-3.2-1b-instruct.*$", listed, re.MULTILINE)
     assert row is not None
-    assert row[0].split() == ["llama-3.2-1b-instruct", "1.24", "B", "q4f16_1", "4,096", "663.0", "MiB", "791.0", "MiB"]
+    assert row[0].split() == [
+        "llama-3.2-1b-instruct",
+        "1.24",
+        "B",
+        "q4af16_g64",
+        "4,096",
+        "663.0",
+        "MiB",
+        "791.0",
+        "MiB",
+    ]
     assert max(map(len, listed.splitlines())) <= 100
     assert main(["models", "--json"]) == 0
     models = json.loads(capsys.readouterr().out)

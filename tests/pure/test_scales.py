@@ -11,7 +11,11 @@ from compiler.weights.scales import (
     RULES,
     Rule,
     absmax_scales,
+    affine_scales,
+    affine_steps_of,
+    reference_affine_scale,
     reference_scale,
+    search_affine,
     search_scales,
     storable,
 )
@@ -90,6 +94,59 @@ def test_the_search_is_as_good_as_its_twin(kind: str, importance: NDArray | None
     energy = (np.square(groups, dtype=np.float64) * (1 if importance is None else importance)).sum(axis=-1)
     assert np.abs(ours - theirs).sum() <= 1e-3 * theirs.sum() + 1e-6 * energy.sum()
     assert np.mean(np.abs(ours - theirs) <= 1e-3 * theirs + 1e-6 * energy) >= 0.95
+
+
+@pytest.mark.parametrize("largest", [15, 63])
+@pytest.mark.parametrize("kind", ["gauss", "student", "one", "equal", "tiny"])
+@pytest.mark.parametrize("weights", [None, "skewed", "mostly zero"])
+def test_lines_against_the_slow_twin(weights: str | None, kind: str, largest: int) -> None:
+    """No group is worse than by its range; the error is that of the twin, but for ties."""
+    groups = draws(kind, 5)
+    importance = IMPORTANCES[weights] if weights else np.ones(groups.shape[-2:], np.float32)
+    assert importance is not None
+    scales, biases = affine_scales(groups, largest)
+    ranges = storable(scales), biases, affine_steps_of(groups, storable(scales), biases, largest)
+    found = search_affine(groups, ranges[0], ranges[1], largest, importance)
+
+    def error(scales: NDArray, biases: NDArray, steps: NDArray) -> NDArray:
+        values = steps.astype(np.float64) * scales[..., None].astype(np.float64) + biases[..., None].astype(np.float64)
+        summed: NDArray = (np.square(values - groups) * importance).sum(axis=-1)
+        return summed
+
+    assert ((found[2] >= 0) & (found[2] <= largest)).all()
+    energy = (np.square(groups, dtype=np.float64) * importance).sum(axis=-1)
+    ours = error(*found)
+    assert (ours <= error(*ranges) + 1e-6 * energy).all()
+    lines = [
+        [reference_affine_scale(g, largest, "search", h) for g, h in zip(row, importance.tolist(), strict=True)]
+        for row in groups.tolist()
+    ]
+    twin = np.array(lines, np.float16)
+    theirs = error(twin[..., 0], twin[..., 1], affine_steps_of(groups, twin[..., 0], twin[..., 1], largest))
+    if (
+        weights != "mostly zero"
+    ):  # few elements are met almost exactly by many lines: which, float32 and float64 differ in
+        assert np.abs(ours - theirs).sum() <= 0.02 * theirs.sum() + 1e-6 * energy.sum()
+
+
+@pytest.mark.parametrize(("kind", "most"), [("gauss", 0.85), ("laplace", 0.9), ("student", 0.97)], ids=str)
+@pytest.mark.parametrize("scheme", [s for s in SCHEMES.values() if s.bias and s.bits == 4], ids=lambda s: s.name)
+def test_the_error_of_affine_groups_becomes_smaller(scheme: Scheme, kind: str, most: float) -> None:
+    """Most where a few columns count: a group whose end hardly counts is cut."""
+    weight = np.concatenate([draws(kind, seed).reshape(ROWS, -1) for seed in range(4)])
+    spec = matrix("w", weight.shape[1], {"w": len(weight)}, "down", 0)
+    importance = np.random.default_rng(9).lognormal(0, 1.5, (weight.shape[1],)).astype(np.float32)
+    error: dict[str, float] = {}
+    cases: list[tuple[str, Rule, NDArray[np.float32] | None]] = [
+        ("range", "absmax", None),
+        ("plain", "search", None),
+        ("weighed", "search", importance),
+    ]
+    for name, rule, weights in cases:
+        stored = quantize(spec, weight, scheme, None, rule, weights)
+        difference = dequantize(spec, dict(stored), scheme) - weight
+        error[name] = float((np.square(difference) * importance).sum())
+    assert error["weighed"] < most * error["plain"] < most * error["range"]
 
 
 @pytest.mark.parametrize(
