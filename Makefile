@@ -17,7 +17,7 @@ ISA_READY := tests/device/isa/node_modules/.ready
 PAGE := web/dist/page.js
 # A process a core; the tests of a file share what they compile. In the order given: what takes long first.
 PARALLEL := -n auto --dist loadfile --no-loadscope-reorder
-PAGE_SOURCES := $(shell find web/src -type f) $(wildcard web/vite*.config.ts) web/tsconfig.json
+PAGE_SOURCES := $(shell find web/src -type f) $(wildcard web/*.config.ts) web/tsconfig.json
 
 .PHONY: help
 help:

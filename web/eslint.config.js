@@ -19,6 +19,7 @@ const MAY_IMPORT = {
   worker: ["api", "artifact", "backend", "protocol", "runtime", "text"],
   page: ["api", "protocol"],
   "page/device.ts": ["api", "backend"],
+  react: ["api", "page/entry"],
   ui: ["api", "page/device", "page/engine"], // what any page could import, and what the device offers
   bench: ["api", "artifact", "backend", "runtime", "worker/load"],
   node: ["api", "artifact", "page/host", "protocol", "text", "worker"],
@@ -43,7 +44,7 @@ const direction = Object.entries(MAY_IMPORT).map(([place, others]) => {
 });
 
 export default tseslint.config(
-  { ignores: ["dist/", "node_modules/"] },
+  { ignores: ["dist/", "node_modules/", "examples/"] },
   js.configs.recommended,
   ...tseslint.configs.strictTypeChecked,
   {

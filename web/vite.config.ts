@@ -2,6 +2,7 @@
 //   wisp.js    the engine as an ES module          worker.js  the worker that wisp.js starts by its URL
 //   page.js    the chat page (with page.css)       thread.js  a helper thread of the CPU, which worker.js starts likewise
 //   template.js is built by vite.template.config.ts, offline.js by vite.offline.config.ts
+//   react.js   a hook for React apps (React is theirs)
 //   isolation.js  a service worker for hosts that cannot send headers; it belongs beside the page
 // No entry is inlined into another: the page's Content-Security-Policy allows neither blob: workers nor inline scripts.
 import { resolve } from "node:path";
@@ -29,16 +30,17 @@ export default defineConfig({
     sourcemap: true,
     lib: {
       entry: {
-        wisp: source("page/engine.ts"),
+        wisp: source("page/entry.ts"),
         worker: source("worker/main.ts"),
         thread: source("backend/wasm/thread.ts"),
         page: source("ui/main.ts"),
+        react: source("react/use-wisp.ts"),
         isolation: source("service-worker/isolation.ts"),
       },
       formats: ["es"],
       cssFileName: "page",
     },
-    rolldownOptions: { output: { entryFileNames: "[name].js", chunkFileNames: "shared-[hash].js" } },
+    rolldownOptions: { external: ["react"], output: { entryFileNames: "[name].js", chunkFileNames: "shared-[hash].js" } },
   },
   // The time is only there so that a failure ends: a busy machine is no failure.
   test: { include: ["tests/**/*.test.ts"], environment: "node", testTimeout: 120_000, hookTimeout: 120_000 },

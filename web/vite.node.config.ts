@@ -18,7 +18,7 @@ export default defineConfig({
     rolldownOptions: {
       input: {
         "check-tokenizer": source("node/check-tokenizer.ts"),
-        "wisp-node": source("page/engine.ts"),
+        "wisp-node": source("page/entry.ts"),
         "wisp-node-worker": source("node/worker.ts"),
         "wisp-node-thread": source("backend/wasm/thread.ts"),
       },

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import BrowserContext
+from playwright.sync_api import BrowserContext, Page
 
 from tests.browser import toy_artifact
 from tests.browser.toy_artifact import BOS
@@ -128,3 +128,76 @@ def test_the_engine_runs_in_a_worker_of_the_page(context: BrowserContext, tmp_pa
             'new Promise((done) => { new Worker("/own.js", {type: "module"}).onmessage = ({data}) => done(data); })'
         )
     check(got, "wasm-simd")
+
+
+FILES = """async ([kind, names]) => {
+  const root = await navigator.storage.getDirectory();
+  const folder = await root.getDirectoryHandle("toy", {create: true});
+  const files = [];
+  for (const name of names) {
+    const blob = await (await fetch(`/toy/${name}`)).blob();
+    const file = new File([blob], name.split("/").at(-1));
+    files.push(Object.defineProperty(file, "webkitRelativePath", {value: `toy/${name}`}));
+    let inner = folder;
+    for (const part of name.split("/").slice(0, -1)) inner = await inner.getDirectoryHandle(part, {create: true});
+    const writable = await (await inner.getFileHandle(name.split("/").at(-1), {create: true})).createWritable();
+    await writable.write(blob);
+    await writable.close();
+  }
+  const { createEngine } = await import("/wisp/wisp.js");
+  const made = (source) => (RUN)([source, "wasm-simd"]);
+  if (kind === "handle") return await made(folder);
+  if (kind === "list") return await made(files);
+  const others = files.filter(({name}) => name !== "model.json");
+  return {refused: await made(others).catch(({kind, message}) => ({kind, message}))};
+}""".replace("RUN", RUN)
+
+
+@pytest.fixture
+def own_page(context: BrowserContext, tmp_path: Path) -> Iterator[Page]:
+    """A page with the engine and the toy beside it, which lies in `tmp_path`."""
+    toy_artifact.write(tmp_path / "toy", TOY, cpu=True)
+    (tmp_path / "index.html").write_text("<!doctype html><title>a page</title>")
+    shutil.copytree(WEB / "dist", tmp_path / "wisp")
+    (tmp_path / "own-worker.js").write_text('globalThis.mine = true; import "/wisp/worker.js";')
+    with hosting(tmp_path, ISOLATED) as url:
+        page = context.new_page()
+        page.goto(url)
+        yield page
+
+
+@pytest.mark.parametrize("kind", ["handle", "list"])
+def test_an_artifact_in_the_visitors_files(own_page: Page, tmp_path: Path, kind: str) -> None:
+    requested: list[str] = []
+    own_page.on("request", lambda request: requested.append(request.url))
+    got = own_page.evaluate(FILES, [kind, files_of_toy(tmp_path)])
+    check(got, "wasm-simd")
+    assert not [url for url in requested if "invalid" in url], "nothing of it is asked of the network"
+
+
+def files_of_toy(folder: Path) -> list[str]:
+    toy = folder / "toy"
+    return sorted(path.relative_to(toy).as_posix() for path in toy.rglob("*") if path.is_file())
+
+
+def test_files_that_are_no_artifact(own_page: Page, tmp_path: Path) -> None:
+    refused = own_page.evaluate(FILES, ["without model.json", files_of_toy(tmp_path)])["refused"]
+    assert refused["kind"] == "request"
+    assert "none of them model.json" in refused["message"]
+
+
+def test_a_worker_of_the_pages_own(own_page: Page) -> None:
+    script = """async (run) => {
+      const { createEngine } = await import("/wisp/wisp.js");
+      let started = 0;
+      const worker = () => { started += 1; return new Worker("/own-worker.js", {type: "module"}); };
+      const engine = await createEngine("/toy/", {backend: "wasm-simd", worker});
+      const ids = await engine.generateIds(PROMPT, {maxTokens: 9, temperature: 0});
+      await engine.dispose();
+      const wrong = await createEngine("/toy/", {worker: "own-worker.js"}).catch(({message}) => message);
+      return {ids, started, wrong};
+    }""".replace("PROMPT", json.dumps(PROMPT))
+    got = own_page.evaluate(script)
+    assert (got["ids"], got["started"]) == (TOY.generate(PROMPT, 9), 1)
+    assert got["wrong"].startswith("worker")
+    assert "expected a function" in got["wrong"]

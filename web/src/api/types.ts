@@ -17,6 +17,9 @@ export interface LoadProgress {
   waiting: string | null;
 }
 
+/** Where an artifact lies: its directory's address; or a folder of the visitor's, as a handle or as a list of its files. */
+export type ArtifactSource = string | URL | FileSystemDirectoryHandle | readonly File[];
+
 export interface EngineOptions {
   /** `"auto"` takes the best variant that the device satisfies; a variant's name takes that one or fails. */
   backend?: string;
@@ -41,7 +44,10 @@ export interface EngineOptions {
    * second, at most a few), and remember it with the files. Default: on GPUs, not on software adapters. True: on those too, at length.
    */
   autotune?: boolean;
-  /** Keep the files in the Cache API for the next visit (default true), one copy for all models that have them in common. */
+  /**
+   * Keep the files in the Cache API for the next visit, one copy for all models that have them in common. Default: true, but false
+   * for files that the page has already.
+   */
   cache?: boolean;
   /** Sent with every request for one of the artifact's files, such as `{ Authorization: "Bearer ..." }`. */
   headers?: Record<string, string>;
@@ -50,6 +56,11 @@ export interface EngineOptions {
    * It runs on the page, as functions cannot be sent to the worker; the bytes are passed on as they come.
    */
   fetch?: (url: string, init: RequestInit) => Promise<Response>;
+  /**
+   * Starts the engine's worker in place of the engine itself, where the page knows better where `worker.js` lies. Called again
+   * when a worker ended or hung. It may be a module worker of the page's own whose script is `import "wisp/worker"`.
+   */
+  worker?: () => Worker;
 }
 
 export interface AdapterInfo {

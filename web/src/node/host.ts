@@ -4,6 +4,7 @@
 import { resolve } from "node:path";
 import { pathToFileURL } from "node:url";
 import { Worker } from "node:worker_threads";
+import { RequestError } from "../api/errors";
 import type { EngineWorker, WorkerEvents } from "../page/host";
 
 /** package.json says which versions of Node there may be. */
@@ -11,7 +12,9 @@ export function checkPlatform(): void {
   return;
 }
 
-export function startWorker({ onMessage, onError }: WorkerEvents): EngineWorker {
+export function startWorker({ onMessage, onError, start }: WorkerEvents): EngineWorker {
+  if (start !== undefined)
+    throw new RequestError({ what: "worker", got: "a function", expected: "nothing: in Node the engine starts its own" });
   // Not the options of this process: with --input-type, for one, a thread does not start.
   const thread = new Worker(new URL(/* @vite-ignore */ "./wisp-node-worker.mjs", import.meta.url), { execArgv: [] });
   thread.on("message", onMessage);

@@ -1,10 +1,20 @@
 // The public API (types in api/types.ts). Runs on the page: turns methods into calls to the worker (link.ts) and answers into OpenAI's
 // shape. Knows nothing of models or GPUs. Requests made while another one runs wait in the worker's queue, in order.
 
-import type { ChatMessage, Engine, EngineInfo, EngineOptions, EngineStats, GenerateOptions, TemplateOptions } from "../api/types";
+import type {
+  ArtifactSource,
+  ChatMessage,
+  Engine,
+  EngineInfo,
+  EngineOptions,
+  EngineStats,
+  GenerateOptions,
+  TemplateOptions,
+} from "../api/types";
 import { SAMPLING_NAMES } from "../api/sampling";
 import { RequestError } from "../api/errors";
 import { Answers } from "./answers";
+import { fetchFromFiles, FOLDER } from "./files";
 import { addressOf, checkPlatform } from "./host";
 import { WorkerLink } from "./link";
 import { openaiFetch } from "./openai-fetch";
@@ -104,23 +114,24 @@ class PageEngine implements Engine {
   }
 }
 
-/**
- * Loads an artifact: chooses a variant, downloads (or finds in the cache) and checks its files, fills the device's memory.
- * @param url the artifact's directory, absolute or relative to the page; in Node a path too
- * @throws ArtifactError, NetworkError, DeviceError, RequestError, or the signal's reason
- */
-export async function createEngine(url: string | URL, options: EngineOptions = {}): Promise<Engine> {
-  const { backend = "auto", contextLength, threads, cache = true, autotune, fetch, signal } = options;
+/** As page/entry.ts says. */
+export async function createEngine(source: ArtifactSource, options: EngineOptions = {}): Promise<Engine> {
+  const { backend = "auto", contextLength, threads, autotune, signal, worker } = options;
   checkPlatform();
   const headers = checkHeaders(options.headers ?? {});
-  if (fetch !== undefined && typeof fetch !== "function")
-    throw new RequestError({ what: "fetch", got: typeof fetch, expected: "a function" });
+  for (const [name, given] of Object.entries({ fetch: options.fetch, worker }))
+    if (given !== undefined && typeof given !== "function")
+      throw new RequestError({ what: name, got: typeof given, expected: "a function" });
   signal?.throwIfAborted();
-  const link = new WorkerLink(options);
+  const isAddress = typeof source === "string" || source instanceof URL;
+  const fetch = isAddress ? options.fetch : fetchFromFiles(source);
+  const url = isAddress ? addressOf(source) : FOLDER;
+  const { cache = isAddress } = options;
+  const link = new WorkerLink({ ...options, ...(fetch === undefined ? {} : { fetch }) });
   try {
     const info = await link.call(
       "load",
-      { url: addressOf(url), options: { backend, contextLength, threads, cache, autotune, headers, fetchesOnPage: fetch !== undefined } },
+      { url, options: { backend, contextLength, threads, cache, autotune, headers, fetchesOnPage: fetch !== undefined } },
       { signal },
     );
     return new PageEngine(link, info);

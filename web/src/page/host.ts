@@ -15,6 +15,8 @@ export interface WorkerEvents {
   onMessage: (message: FromWorker) => void;
   /** It could not be started (then without a word, in browsers) or failed. */
   onError: (message: string) => void;
+  /** Starts it in place of this module. */
+  start?: (() => Worker) | undefined;
 }
 
 /** Before anything is fetched or started. @throws DeviceError("old-browser") */
@@ -38,8 +40,8 @@ function newWorker(): Worker {
   return new Worker(new URL(/* @vite-ignore */ "./worker.js", import.meta.url), { type: "module", name: "wisp" });
 }
 
-export function startWorker({ onMessage, onError }: WorkerEvents): EngineWorker {
-  const worker = newWorker();
+export function startWorker({ onMessage, onError, start = newWorker }: WorkerEvents): EngineWorker {
+  const worker = start();
   worker.onmessage = ({ data }: MessageEvent<FromWorker>) => onMessage(data);
   worker.onerror = ({ message }) => onError(message);
   worker.onmessageerror = () => onError("a message of it could not be read");

@@ -27,7 +27,7 @@ interface Pending {
   begun: boolean;
 }
 
-type Events = Pick<EngineOptions, "onProgress" | "onRecovering" | "onBackendChange" | "onDeviceLost" | "fetch">;
+type Events = Pick<EngineOptions, "onProgress" | "onRecovering" | "onBackendChange" | "onDeviceLost" | "fetch" | "worker">;
 
 /** A worker that ends by itself so soon again does so for good. */
 const TWICE_WITHIN_MS = 60_000;
@@ -205,6 +205,7 @@ export class WorkerLink {
       onError: (message) => {
         if (worker === this.worker) onError(message);
       },
+      start: this.events.worker,
     });
     this.worker = worker;
     this.textOf = undefined;
