@@ -26,7 +26,7 @@ from compiler.weights.schemes import SCHEMES, with_exceptions
 
 DEFAULT_SCALES: Rule = "search"  # tests/benchmarks/README.md has the evidence
 DEFAULT_CONTEXT = 4096
-DEFAULT_PREFILL_CHUNKS = (256, 64, 16)
+DEFAULT_PREFILL_CHUNKS = (256, 64, 16, 8)
 SMALLEST_CONTEXT, LARGEST_CONTEXT = 16, 1 << 20
 LARGEST_CHUNK = 4096
 ARTIFACTS = Path("artifacts")

@@ -14,9 +14,20 @@ from tvm.relax.frontend import nn
 from compiler.kernels import epilogue
 from compiler.kernels.builder import Kernel
 from compiler.kernels.epilogue import OneRow
-from compiler.kernels.webgpu import attention, embed, matmul, matvec, norm, packed, prefill_attention, sample, tiles
+from compiler.kernels.webgpu import (
+    attention,
+    embed,
+    few,
+    matmul,
+    matvec,
+    norm,
+    packed,
+    prefill_attention,
+    sample,
+    tiles,
+)
 from compiler.kernels.webgpu.attention import Shape
-from compiler.kernels.webgpu.tuning import splits_for
+from compiler.kernels.webgpu.tuning import FEW_VECTORS, splits_for
 from compiler.network.backend import ACTIVATION, Operand, Parts, Product
 from compiler.network.layers import Geometry, Matrix
 from compiler.weights.storage import Storage
@@ -45,7 +56,11 @@ class WebGpu:
             arguments = [operand.x, *parts.gamma(operand, product.layer), *matrix.whole(), *bias]
         else:
             shape = tiles.Shape(storage, chunk, rows, k, product.units, product.unit_rows, declare, g.state_words)
-            if (packing := g.tuning.packed) and storage.group_size:
+            if chunk <= few.MOST:
+                operands = [self._normed(parts, product, operand)]
+                spread = FEW_VECTORS[len(product.unit_rows(0)) - 1]
+                name = parts.kernels.build(f"{product.kind}_few", few.matmul, shape, spread)
+            elif (packing := g.tuning.packed) and storage.group_size:
                 operands = self._quantize(parts, product, operand, packed.Rows.of(storage, k))
                 name = parts.kernels.build(f"{product.kind}_chunk", packed.matmul, shape, packing)
             else:

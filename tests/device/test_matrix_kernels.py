@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from compiler.kernels import epilogue, reference
 from compiler.kernels.cache import Cache, Heads
 from compiler.kernels.epilogue import STATE_HEADER, HalfRows, OneRow, PairRows
-from compiler.kernels.webgpu import embed, matmul, matvec, norm
+from compiler.kernels.webgpu import embed, few, matmul, matvec, norm
 from compiler.kernels.webgpu.tiles import Shape
-from compiler.kernels.webgpu.tuning import LOW_TILING, SPLIT_VECTORS, TILING, TUNING, VariantTuning
+from compiler.kernels.webgpu.tuning import FEW_VECTORS, LOW_TILING, SPLIT_VECTORS, TILING, TUNING, VariantTuning
 from compiler.models.base import WeightSpec, matrix
 from compiler.weights.quantize import dequantize, quantize
 from compiler.weights.schemes import SCHEMES
@@ -290,6 +290,45 @@ def test_matmul_of_every_storage(gpu: Gpu, scheme: str, k: int, tiling: str) -> 
     kernel = matmul.matmul("matmul", shape, TILINGS[tiling])
     arrays = {"x": x, **weight.arrays, "state": state(3, 0, length), "out": poison((chunk, rows), "float32")}
     out = gpu.run_kernel(kernel, arrays)["out"]
+    assert_close(out[:length], reference.matmul(x[:length], weight.values))
+    assert_untouched(out[length:])
+
+
+@pytest.mark.parametrize("scheme", SCHEME_NAMES)
+@pytest.mark.parametrize(
+    ("chunk", "length", "rows", "k", "gated"),
+    [
+        (8, 8, 203, 72, False),  # a last group of one part, fewer blocks than lanes
+        (8, 1, 33, 1048, True),  # most rows are padding; more blocks than lanes, the last one partial
+        (5, 5, 51, 104, False),
+        (3, 2, 37, 136, True),
+    ],
+)
+def test_matmul_of_few_rows(gpu: Gpu, chunk: int, length: int, rows: int, k: int, gated: bool, scheme: str) -> None:
+    rng = np.random.default_rng(chunk * k)
+    weight = stored_matrix(rng, scheme, rows * 2 if gated else rows, k)
+    x = poison((chunk, k), "float32")
+    x[:length] = rng.normal(0, 1, (length, k)).astype(np.float32)
+    want = reference.matmul(x[:length], weight.values)
+    declare = epilogue.StoreGated(chunk, rows) if gated else epilogue.Store(chunk, rows)
+    unit_rows = HalfRows(rows) if gated else OneRow()
+    shape = Shape(storage_of(scheme), chunk, len(weight.values), k, rows, unit_rows, declare, STATE_WORDS)
+    kernel = few.matmul("few", shape, FEW_VECTORS[1 if gated else 0])
+    arrays = {"x": x, **weight.arrays, "state": state(3, 0, length), "out": poison((chunk, rows), "float32")}
+    out = gpu.run_kernel(kernel, arrays)["out"]
+    assert_close(out[:length], reference.gated(want) if gated else want)
+    assert_untouched(out[length:])
+
+
+@pytest.mark.parametrize("scheme", OTHER_NAMES)
+def test_matmul_of_few_rows_and_every_storage(gpu: Gpu, scheme: str) -> None:
+    rng, chunk, length, rows, k = np.random.default_rng(1), 8, 6, 21, 328
+    weight = stored_matrix(rng, scheme, rows, k)
+    x = poison((chunk, k), "float32")
+    x[:length] = rng.normal(0.5, 1, (length, k)).astype(np.float32)
+    shape = Shape(storage_of(scheme), chunk, rows, k, rows, OneRow(), epilogue.Store(chunk, rows), STATE_WORDS)
+    arrays = {"x": x, **weight.arrays, "state": state(3, 0, length), "out": poison((chunk, rows), "float32")}
+    out = gpu.run_kernel(few.matmul("few", shape, FEW_VECTORS[0]), arrays)["out"]
     assert_close(out[:length], reference.matmul(x[:length], weight.values))
     assert_untouched(out[length:])
 

@@ -36,7 +36,7 @@ def test_a_directory_with_every_default(tmp_path: Path) -> None:
     assert (config.source, config.source_kind, config.revision) == (str(directory), "directory", None)
     assert (config.id, config.output) == ("my-model-v1", Path("artifacts/my-model-v1"))
     assert (config.quantization, config.context, config.weights) == ("auto", None, "full")
-    assert config.prefill_chunks == (256, 64, 16)
+    assert config.prefill_chunks == (256, 64, 16, 8)
     assert config.variants == tuple(VARIANTS)
     assert config.architecture is None
 

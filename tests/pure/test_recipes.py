@@ -163,7 +163,7 @@ def check_limits(plan: dict[str, Any], kernels: str) -> None:
         assert f"fn {kernel['entry']}(" in kernels
     for buffer in plan["buffers"]:
         assert 0 < buffer["bytes"] <= BINDING_BYTES, buffer
-    assert set(plan["programs"]) == {"decode", "prefill_256", "prefill_64", "prefill_16"}
+    assert set(plan["programs"]) == {"decode", "prefill_256", "prefill_64", "prefill_16", "prefill_8"}
     for program in plan["programs"].values():
         for dispatch in program:
             assert all(1 <= extent <= WORKGROUPS for extent in dispatch["grid"]), dispatch

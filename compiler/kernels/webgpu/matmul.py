@@ -27,7 +27,7 @@ def matmul(name: str, shape: Shape, tiling: Tiling) -> tirx.PrimFunc:
             sums = tile.registers()
             clear(sums)
             with kernel.loop(matrix.blocks) as block:
-                weights = [_Column(kernel, matrix, row, block) for row in columns]
+                weights = [Column(kernel, matrix, row, block) for row in columns]
                 with kernel.loop(matrix.parts_of(block)) as step:
                     part = kernel.let(block * storage.parts + step)
                     values = [column.part(step) for column in weights]
@@ -40,7 +40,7 @@ def matmul(name: str, shape: Shape, tiling: Tiling) -> tirx.PrimFunc:
     return kernel.function
 
 
-class _Column:
+class Column:
     """A block of a matrix row on its way into a product."""
 
     def __init__(self, kernel: Kernel, matrix: Matrix, row: Expr, block: Expr) -> None:

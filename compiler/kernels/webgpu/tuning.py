@@ -21,6 +21,10 @@ POSITIONS_PER_SPLIT = 256
 FEW_ROWS = 8192  # too few to have all of a GPU's memory channels busy, if each is one subgroup's
 
 
+# Half a subgroup of 32 reads 256 consecutive bytes of a q4 row.
+FEW_VECTORS = (Tuning("lanes", 64, 16, 4), Tuning("lanes", 64, 16, 2))
+
+
 @dataclass(frozen=True)
 class VariantTuning:
     """Mat-vecs by how many matrix rows make a unit of output, and prefill's product and attention."""
@@ -79,6 +83,7 @@ NARROW_VECTORS = (Tuning("subgroup", 64, 0, 2, 4), Tuning("subgroup", 64, 0, 1, 
 # Half as many sums, for GPUs that give an invocation fewer registers (Mali, Adreno), and other neighbours: those of 16
 # rows, who share weights and not activations.
 LOW_TILING = Tiling(16, 4, 4, 4)
+LOW_ATTENTION = AttentionTiling(16, 4, 8, 4, subgroups=True)
 
 # Integer products are faster on NVIDIA, Intel and AMD, and slower on Apple.
 PACKED = Alternative("packed", packed=TILING)
@@ -87,7 +92,7 @@ PACKED = Alternative("packed", packed=TILING)
 # lanes do neither.
 ALTERNATIVES: dict[str, tuple[Alternative, ...]] = {
     "webgpu-f32-sg": (
-        Alternative("narrow", NARROW_VECTORS, LOW_TILING),
+        Alternative("narrow", NARROW_VECTORS, LOW_TILING, LOW_ATTENTION),
         Alternative("lanes", LANE_VECTORS),
         PACKED,
     ),
