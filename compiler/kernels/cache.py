@@ -117,7 +117,15 @@ class CacheReader:
 
     def load(self, index: Expr) -> list[Expr]:
         """The `vec4<f32>`s of a load."""
-        kernel, value = self.kernel, self.kernel.let(self.array[index])
+        return self.unpack(self.fetch(index))
+
+    def fetch(self, index: Expr) -> Expr:
+        """A load as it lies in memory: several of them before the first `unpack` are under way together."""
+        return self.kernel.let(self.array[index])
+
+    def unpack(self, value: Expr) -> list[Expr]:
+        """The `vec4<f32>`s of what was fetched."""
         if not self.halves:
             return [value]
+        kernel = self.kernel
         return [kernel.let(kernel.f16x4(lane(value, 2 * v), lane(value, 2 * v + 1))) for v in range(self.vectors)]

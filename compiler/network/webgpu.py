@@ -71,14 +71,14 @@ class WebGpu:
         return parts.kernels.call(name, [*arguments, *extra], places)
 
     def splits(self, geometry: Geometry) -> int:
-        return splits_for(geometry.context)
+        return splits_for(geometry.context, attention.workgroups(geometry.cache))
 
     def attention(self, parts: Parts, shape: Shape) -> str:
         g = parts.geometry
         if shape.chunk > 1:
             make = (prefill_attention.attention, shape, g.state_words, g.tuning.attention)
             return parts.kernels.build("attention", *make)
-        return parts.kernels.build("attention", attention.attention, shape, g.state_words)
+        return parts.kernels.build("attention", attention.attention, shape, g.state_words, g.tuning.attention.subgroups)
 
     def combine(self, parts: Parts, shape: Shape) -> str:
         return parts.kernels.build("combine", attention.combine, shape)

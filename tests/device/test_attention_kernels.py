@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from compiler.kernels import reference
 from compiler.kernels.cache import Cache, Heads
-from compiler.kernels.webgpu import attention, prefill_attention
+from compiler.kernels.webgpu import attention, prefill_attention, quads
 from compiler.kernels.webgpu.prefill_attention import AttentionTiling
 from compiler.kernels.webgpu.tuning import QUAD_ATTENTION, WORKGROUP_ATTENTION
 from compiler.lowering import wgsl
@@ -40,6 +40,7 @@ def query_of(rng: np.random.Generator, rows: int, heads: Heads) -> NDArray[np.fl
     return rng.normal(0, 3, (rows, heads.query, heads.size)).astype(np.float32)
 
 
+SUBGROUPS = [pytest.param(True, id="quads"), pytest.param(False, id="workgroup")]
 DECODE_HEADS = [
     pytest.param(Heads(4, 4, 32, 32), "float32", id="mha-32"),
     pytest.param(Heads(3, 1, 64, 64), "float16", id="mqa-64"),
@@ -49,15 +50,18 @@ DECODE_HEADS = [
     pytest.param(Heads(24, 2, 40, 40), "float16", id="gqa-40-two-workgroups-a-kv-head"),
     pytest.param(Heads(10, 2, 256, 256), "float32", id="gqa-256-two-workgroups-a-kv-head"),
     pytest.param(Heads(9, 3, 248, 248), "float16", id="gqa-248"),
+    pytest.param(Heads(2, 1, 4, 4), "float32", id="gqa-4-one-member-of-a-quad-has-all"),
 ]
 
 
 class Decode:
     """The kernels of a decode step's attention, compiled once."""
 
-    def __init__(self, gpu: Gpu, shape: attention.Shape) -> None:
+    def __init__(self, gpu: Gpu, shape: attention.Shape, subgroups: bool) -> None:
+        if subgroups and not gpu.subgroups:
+            unavailable("the adapter lacks subgroups")
         self.gpu, self.shape = gpu, shape
-        self.attention = gpu.compile(attention.attention("attention", shape, STATE_WORDS))
+        self.attention = gpu.compile(attention.attention("attention", shape, STATE_WORDS, subgroups), subgroups)
         self.combine = gpu.compile(attention.combine("combine", shape)) if shape.splits > 1 else None
 
     def __call__(self, query: NDArray[Any], rows: NDArray[Any], used: int) -> NDArray[Any]:
@@ -72,13 +76,14 @@ class Decode:
         return self.gpu.run([self.combine], {"partial": made, "out": poison(size, "float32")})["out"]
 
 
+@pytest.mark.parametrize("subgroups", SUBGROUPS)
 @pytest.mark.parametrize("splits", [1, 3])
 @pytest.mark.parametrize(("heads", "dtype"), DECODE_HEADS)
-def test_decode(gpu: Gpu, heads: Heads, dtype: str, splits: int) -> None:
+def test_decode(gpu: Gpu, heads: Heads, dtype: str, splits: int, subgroups: bool) -> None:
     """Lengths around a block, fewer blocks than splits, and blocks that the splits share unevenly."""
     rng = np.random.default_rng(heads.size)
     shape = attention.Shape(Cache(heads, CONTEXT, dtype), 1, splits)
-    attend = Decode(gpu, shape)
+    attend = Decode(gpu, shape, subgroups)
     for used in (1, 63, 64, 65, 129, 257, CONTEXT):
         rows, query = cache_of(rng, used, shape.cache), query_of(rng, 1, heads)
         out = attend(query, rows, used)
@@ -92,7 +97,7 @@ def test_combine(gpu: Gpu) -> None:
     sums = rng.normal(0, 1, (heads.query, splits, heads.size)).astype(np.float32)
     tops = rng.uniform(-60, 60, (heads.query, splits)).astype(np.float32)
     totals = rng.uniform(1, 9, (heads.query, splits)).astype(np.float32)
-    sums[:, 4], tops[:, 4], totals[:, 4] = 0, attention.LOWEST, 0
+    sums[:, 4], tops[:, 4], totals[:, 4] = 0, quads.LOWEST, 0
     partial = poison((heads.query, splits, heads.size + 4), "float32")
     partial[..., : heads.size], partial[..., heads.size], partial[..., heads.size + 1] = sums, tops, totals
     kernel = attention.combine("combine", attention.Shape(Cache(heads, CONTEXT, "float16"), 1, splits))
@@ -167,13 +172,14 @@ def test_prefill_of_large_scores_does_not_overflow(gpu: Gpu, tiling: AttentionTi
         assert_close(out, reference.attention(query, rows, 60))
 
 
+@pytest.mark.parametrize("subgroups", SUBGROUPS)
 @pytest.mark.parametrize("splits", [1, 3])
 @pytest.mark.parametrize("window", [1, 64, 100])
-def test_decode_with_a_sliding_window(gpu: Gpu, window: int, splits: int) -> None:
+def test_decode_with_a_sliding_window(gpu: Gpu, window: int, splits: int, subgroups: bool) -> None:
     """Keys that left the window are NaN, block by block: a kernel that reads one it need not shows."""
     rng, heads = np.random.default_rng(window), Heads(6, 2, 48, 48)
     shape = attention.Shape(Cache(heads, CONTEXT, "float16"), 1, splits, window)
-    attend = Decode(gpu, shape)
+    attend = Decode(gpu, shape, subgroups)
     for used in (1, window, window + 1, 192, 257, CONTEXT):
         rows, query = cache_of(rng, used, shape.cache), query_of(rng, 1, heads)
         rows[: max(0, used - window) // 64 * 64] = np.nan
@@ -201,7 +207,7 @@ def test_scaled_and_capped_scores(gpu: Gpu, scale: float | None, cap: float | No
     """In decode and in prefill; scores far over the cap, too."""
     rng, heads, chunk = np.random.default_rng(3), Heads(6, 2, 48, 48), 21
     cache = Cache(heads, CONTEXT, "float16")
-    attend = Decode(gpu, attention.Shape(cache, 1, 3, None, scale, cap))
+    attend = Decode(gpu, attention.Shape(cache, 1, 3, None, scale, cap), subgroups=False)
     for used in (1, 130, 257):
         rows, query = cache_of(rng, used, cache), query_of(rng, 1, heads) * np.float32(10)
         out = attend(query, rows, used)
@@ -226,11 +232,12 @@ def test_prefill_is_one_kernel_for_every_chunk_size(tiling: AttentionTiling) -> 
     assert sources[1:] == sources[:-1]
 
 
-def test_large_scores_do_not_overflow(gpu: Gpu) -> None:
+@pytest.mark.parametrize("subgroups", SUBGROUPS)
+def test_large_scores_do_not_overflow(gpu: Gpu, subgroups: bool) -> None:
     """Scores of several hundred, whose exponentials overflow f32 without the running maximum."""
     rng, heads = np.random.default_rng(1), Heads(2, 1, 64, 64)
     shape = attention.Shape(Cache(heads, CONTEXT, "float16"), 1, 1)
     query, rows = 40 * query_of(rng, 1, heads), cache_of(rng, 200, shape.cache)
-    out, want = Decode(gpu, shape)(query, rows, 200), reference.attention(query, rows, 199).reshape(-1)
+    out, want = Decode(gpu, shape, subgroups)(query, rows, 200), reference.attention(query, rows, 199).reshape(-1)
     # The scores themselves carry f32 errors of 1e-4, which the exponential makes relative.
     np.testing.assert_allclose(out, want, atol=2e-3 * np.abs(want).max())

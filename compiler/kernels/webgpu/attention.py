@@ -1,10 +1,10 @@
 """Decode's attention over the KV cache, and the reduction that joins its splits.
 
-A workgroup holds up to eight queries that read the same keys: the query heads that share a KV head. It walks the used
-positions (not the capacity) 64 at a time: an invocation scores one key, the workgroup finds the running maximum, then
-each invocation sums a load of the values' dimensions (online softmax in f32; Milakov and Gimelshein, arXiv:1805.02867).
+A workgroup's sixteen quads (`quads`) hold the same queries, of heads that share a KV head, and deal out the used
+positions (not the capacity) among them, 64 at a time; each has its own running maximum, and they meet only at the end.
 The positions are dealt out to `splits` workgroups (flash-decoding), whose partial sums `combine` joins. The numpy twin
-is `reference.attention`. Prefill's attention is in `prefill_attention`."""
+is `reference.attention`. Prefill's attention is in `prefill_attention`.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +13,16 @@ from dataclasses import dataclass
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from compiler.kernels.builder import Array, Expr, Kernel, ceil_div, div, dot, f32, i32, lane, mod, select
-from compiler.kernels.cache import Cache, CacheReader, Heads
+from compiler.kernels.builder import Expr, Kernel, ceil_div, div, f32, i32, lane, mod, select, u32
+from compiler.kernels.cache import Cache, Heads
 from compiler.kernels.epilogue import capped
+from compiler.kernels.webgpu.quads import LOWEST, QUAD, Quads, held_vectors, wide
 
-BLOCK = 64  # keys at a time = invocations of a workgroup
-FINDERS = 8  # invocations that find a query's block maximum
-LOWEST = -1.0e30  # stands for minus infinity without making NaN
-JOIN_VECTORS = 480  # of workgroup memory where teams join: 7.5 KiB
+THREADS = 64  # of a workgroup
+QUADS = THREADS // QUAD
+BLOCK = 64  # keys that a workgroup takes at a time
+SUM_VECTORS = 8
+MOST_QUERIES = 8  # of a workgroup
 
 
 @dataclass(frozen=True)
@@ -52,177 +54,160 @@ class Shape:
         return self.heads.query // self.heads.key_value
 
     @property
-    def queries(self) -> int:
-        """Queries of a workgroup in decode."""
-        return min(8 if self.heads.size <= 128 else 4, self.shared_heads)
-
-    @property
     def dims(self) -> int:
         """`vec4`s of a head."""
         return self.heads.size // 4
 
 
-def attention(name: str, shape: Shape, state_words: int) -> tirx.PrimFunc:
+def queries(cache: Cache) -> int:
+    """Queries of a workgroup in decode: as many as registers, and the memory where quads meet, have room for."""
+    shared = cache.heads.query // cache.heads.key_value
+    return max(1, min(MOST_QUERIES, shared, SUM_VECTORS // held_vectors(cache)))
+
+
+def workgroups(cache: Cache) -> int:
+    """Workgroups that share out the heads in decode."""
+    heads = cache.heads
+    return heads.key_value * ceil_div(heads.query // heads.key_value, queries(cache))
+
+
+def attention(name: str, shape: Shape, state_words: int, subgroups: bool) -> tirx.PrimFunc:
     """Decode; bindings: query (f32, in the cache's order of dimensions), cache, state, out (f32).
 
     With one split, out is the attention output `[query heads, size]`. With more, it is
     `[query heads, splits, size + 4]`: the unnormalized sum, then the maximum and the sum of exponentials.
     """
-    heads, dims, queries = shape.heads, shape.dims, shape.queries
-    groups = ceil_div(shape.shared_heads, queries)
-    with Kernel(name) as kernel:
-        query = kernel.buffer("query", heads.query * dims, "float32x4")
-        cache = shape.cache.reader(kernel, wide=heads.size % 8 == 0)
-        state = kernel.buffer("state", state_words, "uint32")
-        if shape.splits == 1:
-            out = kernel.buffer("out", heads.query * dims, "float32x4")
-        else:
-            out = kernel.buffer("out", heads.query * shape.splits * (dims + 1), "float32x4")
-        block_x, split = kernel.grid(heads.key_value * groups, shape.splits)
-        kv_head = kernel.let(div(block_x, groups))
-        first = kernel.let(kv_head * shape.shared_heads + mod(block_x, groups) * queries)
-        thread = kernel.threads(BLOCK)
-        used = kernel.let(i32(state[0]) + 1)
-
-        def head(j: Expr) -> Expr:
-            """The head of this workgroup's query j, clamped to one that exists."""
-            return tirx.min(first + j, kv_head * shape.shared_heads + shape.shared_heads - 1)
-
-        sums, weights = _walk(kernel, shape, query, cache, head, thread, split, kv_head, used)
-        _store(kernel, shape, cache, out, head, first, thread, split, sums, weights)
-    return kernel.function
+    return _Decode(name, shape, subgroups).build(state_words)
 
 
-def _walk(kernel, shape, query, cache: CacheReader, head, thread, split, kv_head, used):  # type: ignore[no-untyped-def]
-    """The online softmax over this split's blocks; returns the sums (of a load's dimensions) and (max, sum)."""
-    heads, dims, queries = shape.heads, shape.dims, shape.queries
-    loads, row, vectors = cache.loads, cache.row, cache.vectors
-    teams = BLOCK // loads  # invocations with the same dimensions; they deal out the keys
-    asked = kernel.shared(queries * dims, "float32x4")
-    scores, odds = kernel.shared(queries * BLOCK), kernel.shared(queries * BLOCK)
-    finds = kernel.shared(queries * FINDERS)
-    scale = T.broadcast(f32(shape.factor), 4)
-    with kernel.loop(ceil_div(queries * dims, BLOCK)) as step:
-        index = kernel.let(step * BLOCK + thread)
-        with kernel.when(index < queries * dims):
-            source = head(kernel.let(div(index, dims))) * dims + mod(index, dims)
-            asked[index] = query[source] * scale
-    top = [kernel.registers() for _ in range(queries)]
-    total = [kernel.registers() for _ in range(queries)]
-    sums = [kernel.registers(vectors, "float32x4") for _ in range(queries)]
-    for j in range(queries):
-        top[j][0], total[j][0] = f32(LOWEST), f32(0.0)
-        for v in range(vectors):
-            sums[j][v] = T.broadcast(f32(0.0), 4)
-    team, part = kernel.let(div(thread, loads)), kernel.let(mod(thread, loads))
-    blocks = kernel.let(div(used + BLOCK - 1, BLOCK))
-    window = shape.window if shape.window is not None and shape.window < shape.context else None
-    start = 0 if window is None else kernel.let(div(tirx.max(used - window, 0), BLOCK))
-    share = kernel.let(div(blocks - start + shape.splits - 1, shape.splits))
-    first_block = kernel.let(start + split * share)
+class _Decode(Quads):
+    """One kernel under construction: a workgroup's quads walk the same queries' keys, a BLOCK together."""
 
-    def seen(key: Expr) -> Expr:
-        """The queries attend to this key."""
-        return key < used if window is None else tirx.And(key < used, key >= used - window)
+    def __init__(self, name: str, shape: Shape, subgroups: bool) -> None:
+        super().__init__(Kernel(name), queries(shape.cache), BLOCK // QUADS, QUADS, subgroups)
+        self.shape, self.dims = shape, shape.dims
+        self.window = shape.window if shape.window is not None and shape.window < shape.context else None
 
-    kernel.barrier()
-    with kernel.loop(tirx.max(tirx.min(share, blocks - first_block), 0)) as step:
-        base = kernel.let((first_block + step) * BLOCK)
-        key = kernel.let(base + thread)
-        score = [kernel.registers() for _ in range(queries)]
-        for register in score:
-            register[0] = f32(0.0)
-        with kernel.when(key < used), kernel.loop(loads) as load:
-            values = cache.load(key * row + kv_head * loads + load)
-            for j in range(queries):
-                for v, value in enumerate(values):
-                    score[j][0] = score[j][0] + dot(asked[j * dims + load * vectors + v], value)
-        for j in range(queries):
-            score[j][0] = select(seen(key), capped(kernel, score[j][0], shape.soft_cap), f32(LOWEST))
-            scores[j * BLOCK + thread] = score[j][0]
+    def build(self, state_words: int) -> tirx.PrimFunc:
+        shape, heads, dims = self.shape, self.shape.heads, self.dims
+        groups = workgroups(shape.cache) // heads.key_value
+        with self.kernel as kernel:
+            self.query = kernel.buffer("query", heads.query * dims, "float32x4")
+            cache = shape.cache.reader(kernel, wide(heads))
+            state = kernel.buffer("state", state_words, "uint32")
+            size = dims if shape.splits == 1 else shape.splits * (dims + 1)
+            self.out = kernel.buffer("out", heads.query * size, "float32x4")
+            block_x, self.split = kernel.grid(heads.key_value * groups, shape.splits)
+            self.kv_head = kernel.let(div(block_x, groups))
+            self.first = kernel.let(self.kv_head * shape.shared_heads + mod(block_x, groups) * self.rows)
+            self.bind(cache, kernel.threads(THREADS), THREADS)
+            self.quad = kernel.let(div(self.thread, QUAD))
+            self.used = kernel.let(i32(state[0]) + 1)
+            # Where quads exchange their scores, they meet at the end as well.
+            joining = THREADS // 2 * self.rows * self.held
+            self.meeting = kernel.shared(joining if self.subgroups else max(joining, self.exchanged), "float32x4")
+            self.exchange = None if self.subgroups else self.meeting
+            self.start()
+            self._load_queries()
+            self._walk()
+            self._join()
+            self._store()
+        return kernel.function
+
+    def _head(self, j: Expr) -> Expr:
+        """The head of this workgroup's query j, clamped to one that exists."""
+        shared = self.shape.shared_heads
+        return tirx.min(self.first + j, self.kv_head * shared + shared - 1)
+
+    def _load_queries(self) -> None:
+        """The queries, scaled, in workgroup memory."""
+        kernel, dims, count = self.kernel, self.dims, self.rows * self.dims
+        self.asked = kernel.shared(count, "float32x4")
+        with kernel.loop(ceil_div(count, THREADS)) as step:
+            index = kernel.let(step * THREADS + self.thread)
+            with kernel.when(True if count % THREADS == 0 else index < count):
+                source = self._head(kernel.let(div(index, dims))) * dims + mod(index, dims)
+                self.asked[index] = self.query[source] * T.broadcast(f32(self.shape.factor), 4)
         kernel.barrier()
-        with kernel.when(True if queries * FINDERS == BLOCK else thread < queries * FINDERS):
+
+    def query_of(self, j: int, part: int, v: int) -> Expr:
+        value = self.kernel.let(self.asked[j * self.dims + self.places[part] * self.vectors + v])
+        if self.whole(part):
+            return value
+        return self.kernel.let(select(self.has(part), value, T.broadcast(f32(0.0), 4)))
+
+    def masked(self, score: Expr, key: Expr, j: int) -> Expr:
+        seen = key < self.used if self.window is None else u32(self.used - 1 - key) < T.uint32(self.window)
+        score = capped(self.kernel, score, self.shape.soft_cap)
+        return self.kernel.let(select(seen, score, f32(2 * LOWEST)))
+
+    def _walk(self) -> None:
+        """This split's blocks of the positions that are there, as far as the window reaches back."""
+        kernel, shape, used = self.kernel, self.shape, self.used
+        blocks = kernel.let(div(used + BLOCK - 1, BLOCK))
+        start = 0 if self.window is None else kernel.let(div(tirx.max(used - self.window, 0), BLOCK))
+        share = kernel.let(div(blocks - start + shape.splits - 1, shape.splits))
+        first_block = kernel.let(start + self.split * share)
+        head = kernel.let(self.kv_head * self.loads)
+        with kernel.loop(tirx.max(tirx.min(share, blocks - first_block), 0)) as step:
+            base = kernel.let((first_block + step) * BLOCK + self.quad)
+            # Keys beyond the last have no weight, and no NaN is read.
+            keys = [kernel.let(tirx.min(base + k * QUADS, used - 1) * self.cache.row + head) for k in range(self.keys)]
+            self.step(base, keys, shape.heads.key_value * self.loads)
+
+    def _join(self) -> None:
+        """The first quad ends with what all of them summed, relative to the largest of their maxima."""
+        kernel, rows, count = self.kernel, self.rows, self.rows * self.held
+        tops, totals = kernel.shared(rows * QUADS), kernel.shared(rows * THREADS // 2)
+        with kernel.when(self.member == 0):
+            for j in range(rows):
+                tops[j * QUADS + self.quad] = self.tops[j]
+        kernel.barrier()
+        for j in range(rows):
             most = kernel.registers()
-            most[0] = f32(LOWEST)
-            with kernel.loop(BLOCK // FINDERS) as i:
-                most[0] = tirx.max(most[0], scores[thread * (BLOCK // FINDERS) + i])
-            finds[thread] = most[0]
-        kernel.barrier()
-        for j in range(queries):
-            most = kernel.registers()
-            most[0] = top[j][0]
-            with kernel.loop(FINDERS) as i:
-                most[0] = tirx.max(most[0], finds[j * FINDERS + i])
-            shrink = kernel.let(T.exp(top[j][0] - most[0]))
-            top[j][0] = most[0]
-            total[j][0] = total[j][0] * shrink
-            for v in range(vectors):
-                sums[j][v] = sums[j][v] * T.broadcast(shrink, 4)
-            odds[j * BLOCK + thread] = select(seen(key), T.exp(score[j][0] - most[0]), f32(0.0))
-        kernel.barrier()
-        count = kernel.let(tirx.min(BLOCK, used - base))
-        with (
-            kernel.when(True if teams * loads == BLOCK else team < teams),
-            kernel.loop(div(count - team + teams - 1, teams)) as i,
-        ):
-            column = kernel.let(team + i * teams)
-            values = cache.load((base + column) * row + (heads.key_value + kv_head) * loads + part)
-            for j in range(queries):
-                odd = kernel.let(odds[j * BLOCK + column])
-                total[j][0] = total[j][0] + odd
-                for v, value in enumerate(values):
-                    sums[j][v] = sums[j][v] + value * T.broadcast(odd, 4)
-    if teams > 1:
-        _join_teams(kernel, teams, loads, thread, sums, total, scores)
-    return sums, list(zip(top, total, strict=True))
-
-
-def _join_teams(
-    kernel: Kernel, teams: int, loads: int, thread: Expr, sums: list[Array], total: list[Array], scalars: Array
-) -> None:
-    """Add up what the teams summed over their keys; the first team ends with the whole.
-
-    `scalars` is workgroup memory that nobody reads any more, one f32 an invocation for each query. As many queries join
-    at a time as `JOIN_VECTORS` hold.
-    """
-    others, vectors = (teams - 1) * loads, sums[0].length
-    together = max(1, min(len(sums), JOIN_VECTORS // (others * vectors)))
-    meeting = kernel.shared(together * vectors * others, "float32x4")
-    for start in range(0, len(sums), together):
-        queries = range(start, min(start + together, len(sums)))
-        if start:
+            most[0] = tops[j * QUADS]
+            for quad in range(1, QUADS):
+                most[0] = tirx.max(most[0], tops[j * QUADS + quad])
+            shrink = kernel.let(T.exp(self.tops[j] - most[0]))
+            self.tops[j], self.totals[j] = most[0], self.total_of_quad(j) * shrink
+            for i in range(j * self.held, (j + 1) * self.held):
+                self.sums[i] = self.sums[i] * T.broadcast(shrink, 4)
+        half = THREADS
+        while half > QUAD:  # the upper half gives to the lower
+            half //= 2
+            with kernel.when(tirx.And(self.thread >= half, self.thread < 2 * half)):
+                place = kernel.let(self.thread - half)
+                for i in range(count):
+                    self.meeting[i * half + place] = self.sums[i]
+                for j in range(rows):
+                    totals[j * half + place] = self.totals[j]
             kernel.barrier()
-        with kernel.when(tirx.And(thread >= loads, thread < teams * loads)):
-            for j in queries:
-                for v in range(vectors):
-                    meeting[((j - start) * vectors + v) * others + thread - loads] = sums[j][v]
-                scalars[j * BLOCK + thread] = total[j][0]
-        kernel.barrier()
-        with kernel.when(thread < loads), kernel.loop(teams - 1) as other:
-            place = kernel.let(other * loads + thread)
-            for j in queries:
-                for v in range(vectors):
-                    sums[j][v] = sums[j][v] + meeting[((j - start) * vectors + v) * others + place]
-                total[j][0] = total[j][0] + scalars[j * BLOCK + loads + place]
+            with kernel.when(self.thread < half):
+                for i in range(count):
+                    self.sums[i] = self.sums[i] + self.meeting[i * half + self.thread]
+                for j in range(rows):
+                    self.totals[j] = self.totals[j] + totals[j * half + self.thread]
+            if half > QUAD:
+                kernel.barrier()
 
-
-def _store(kernel, shape, cache, out, head, first, thread, split, sums, weights) -> None:  # type: ignore[no-untyped-def]
-    dims, loads, vectors = shape.dims, cache.loads, cache.vectors
-    with kernel.when(True if loads == BLOCK else thread < loads):
-        for j in range(shape.queries):
-            top, total = weights[j]
-            with kernel.when(True if shape.shared_heads % shape.queries == 0 else first + j == head(j)):
-                if shape.splits == 1:
-                    share = kernel.let(f32(1.0) / total[0])
-                    for v in range(vectors):
-                        out[head(j) * dims + thread * vectors + v] = sums[j][v] * T.broadcast(share, 4)
-                else:
-                    base = kernel.let((head(j) * shape.splits + split) * (dims + 1))
-                    for v in range(vectors):
-                        out[base + thread * vectors + v] = sums[j][v]
-                    with kernel.when(thread == 0):
-                        zero = f32(0.0)
-                        out[base + dims] = tirx.Shuffle([top[0], total[0], zero, zero], [0, 1, 2, 3])
+    def _store(self) -> None:
+        kernel, shape, dims = self.kernel, self.shape, self.dims
+        with kernel.when(self.thread < QUAD):
+            for j in range(self.rows):
+                head = kernel.let(self._head(j))
+                with kernel.when(True if shape.shared_heads % self.rows == 0 else self.first + j == head):
+                    base, scale = kernel.let(head * dims), kernel.let(f32(1.0) / self.totals[j])
+                    if shape.splits > 1:
+                        base, scale = kernel.let((head * shape.splits + self.split) * (dims + 1)), f32(1.0)
+                        with kernel.when(self.thread == 0):
+                            zero = f32(0.0)
+                            top = tirx.Shuffle([self.tops[j], self.totals[j], zero, zero], [0, 1, 2, 3])
+                            self.out[base + dims] = top
+                    for part, place in enumerate(self.places):
+                        with kernel.when(self.has(part)):
+                            for v in range(self.vectors):
+                                value = self.sums[j * self.held + part * self.vectors + v]
+                                self.out[base + place * self.vectors + v] = value * T.broadcast(scale, 4)
 
 
 def combine(name: str, shape: Shape) -> tirx.PrimFunc:
@@ -232,9 +217,9 @@ def combine(name: str, shape: Shape) -> tirx.PrimFunc:
     with Kernel(name) as kernel:
         partial = kernel.buffer("partial", shape.heads.query * shape.splits * (dims + 1), "float32x4")
         out = kernel.buffer("out", units, "float32x4")
-        block, _ = kernel.grid(ceil_div(units, BLOCK))
-        unit = kernel.let(block * BLOCK + kernel.threads(BLOCK))
-        with kernel.when(True if units % BLOCK == 0 else unit < units):
+        block, _ = kernel.grid(ceil_div(units, THREADS))
+        unit = kernel.let(block * THREADS + kernel.threads(THREADS))
+        with kernel.when(True if units % THREADS == 0 else unit < units):
             head, dim = kernel.let(div(unit, dims)), kernel.let(mod(unit, dims))
             top, total = kernel.registers(), kernel.registers()
             value = kernel.registers(1, "float32x4")

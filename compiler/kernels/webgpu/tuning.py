@@ -16,8 +16,10 @@ from compiler.kernels.webgpu.matvec import Tuning
 from compiler.kernels.webgpu.prefill_attention import AttentionTiling
 from compiler.kernels.webgpu.tiles import Tiling
 
-MAX_SPLITS = 16  # workgroups that share a query's keys in decode
-POSITIONS_PER_SPLIT = 256
+# Workgroups that share a query's keys in decode, at most, and positions of each, at least. Where few workgroups share
+# out the heads, more share out the positions.
+SPLITS, POSITIONS_PER_SPLIT = 16, 256
+FEW_WORKGROUPS = 8
 FEW_ROWS = 8192  # too few to have all of a GPU's memory channels busy, if each is one subgroup's
 
 
@@ -68,9 +70,9 @@ SUBGROUP_VECTORS = (Tuning("subgroup", 64, 0, 4, 16), Tuning("subgroup", 64, 0, 
 SPLIT_VECTORS = Tuning("workgroup", 64, 64, 4)
 # Eight lanes read 128 consecutive bytes of a q4 row and meet once.
 LANE_VECTORS = (Tuning("lanes", 64, 8, 4), Tuning("lanes", 64, 8, 2))
-# Queries and sums take 160 of the 128..256 registers that GPUs give an invocation.
-QUAD_ATTENTION = AttentionTiling(16, 4, 20, 8, subgroups=True)
-WORKGROUP_ATTENTION = AttentionTiling(8, 4, 20, 4, subgroups=False)
+# Queries and sums take 128 of the 128..256 registers that GPUs give an invocation.
+QUAD_ATTENTION = AttentionTiling(16, 4, 16, 4, subgroups=True)
+WORKGROUP_ATTENTION = AttentionTiling(8, 4, 16, 4, subgroups=False)
 TILING = Tiling(64, 1, 8, 4)
 TUNING: dict[str, VariantTuning] = {
     "webgpu-f32-sg": VariantTuning(*SUBGROUP_VECTORS, TILING, QUAD_ATTENTION, split=SPLIT_VECTORS),
@@ -114,6 +116,7 @@ MOST_ROWS = MAX_GRID * min(
 TOLERANCE = 1e-3
 
 
-def splits_for(context: int) -> int:
-    """Workgroups that share a query's keys at this capacity."""
-    return max(1, min(MAX_SPLITS, context // POSITIONS_PER_SPLIT))
+def splits_for(context: int, workgroups: int) -> int:
+    """Workgroups that share a query's keys at this capacity, where so many share out the heads."""
+    more = 2 if workgroups <= FEW_WORKGROUPS else 1
+    return max(1, min(more * SPLITS, more * context // POSITIONS_PER_SPLIT))
