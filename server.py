@@ -9,11 +9,13 @@ is no path to traverse. A request that carries `?v=` and the first 16 hex digits
 for ever; every other one is revalidated by its ETag.
 """
 
+import asyncio
 import contextlib
 import functools
 import gzip
 import hashlib
 import ipaddress
+import itertools
 import json
 import logging
 import os
@@ -26,7 +28,9 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from email.utils import formatdate, parsedate_to_datetime
 from pathlib import Path
+from types import FrameType
 from typing import Any
 from urllib.parse import quote
 
@@ -83,6 +87,7 @@ MEDIA_TYPES = {
 NOT_COMPRESSED = ("application/octet-stream", "image/png", "image/webp", "image/jpeg", "font/woff2")
 GZIP_LEVEL = 6
 LEAST_COMPRESSED = 500  # bytes; below, a header more costs what is saved
+GRACE = 5  # seconds that answers under way have to end after an interrupt; a second one ends them at once
 IMMUTABLE = "public, max-age=31536000, immutable"
 
 Sha256 = str  # 64 lower-case hex digits
@@ -188,54 +193,61 @@ def _web_address(value: object) -> str | None:
 
 
 class Catalogue:
-    """The artifacts under one directory, read again whenever a `model.json` comes, goes or changes.
+    """The artifacts under some directories, read again whenever a `model.json` comes, goes or changes.
 
     The smallest comes first, but for the one whose id is `first`.
     """
 
-    def __init__(self, root: Path, first: str | None = None) -> None:
-        self.root = root.absolute()
-        self.first = first
+    def __init__(self, roots: Sequence[Path], first: str | None = None, base: str = "/") -> None:
+        self.roots = [root.absolute() for root in roots]
+        self.first, self.base = first, base
         self._fingerprint: object = None
         self._snapshot = Snapshot()
 
     def read(self) -> Snapshot:
         """The current state; a few `stat` calls when nothing changed."""
         directories = self._directories()
-        fingerprint = tuple((str(path), *_stat_key(path / "model.json")) for path in directories)
+        fingerprint = tuple((str(path), *_stat_key(path / "model.json")) for path, _ in directories)
         if fingerprint != self._fingerprint:
             self._snapshot = self._scan(directories)
             self._fingerprint = fingerprint
         return self._snapshot
 
-    def _directories(self) -> list[Path]:
-        if (self.root / "model.json").is_file():  # the directory of one artifact was given, not their parent
-            return [self.root]
+    def _directories(self) -> list[tuple[Path, Path]]:
+        """Each with the root that it lies in."""
+        return [(directory, root) for root in self.roots for directory in self._directories_of(root)]
+
+    @staticmethod
+    def _directories_of(root: Path) -> list[Path]:
+        if (root / "model.json").is_file():  # the directory of one artifact was given, not their parent
+            return [root]
         with contextlib.suppress(OSError):
-            return sorted(
-                path.parent for path in self.root.glob("*/model.json") if not path.parent.name.startswith(".")
-            )
+            return sorted(path.parent for path in root.glob("*/model.json") if not path.parent.name.startswith("."))
         return []
 
-    def _scan(self, directories: list[Path]) -> Snapshot:
+    def _scan(self, directories: list[tuple[Path, Path]]) -> Snapshot:
         snapshot = Snapshot()
-        root = self.root.resolve()
         valid: list[Artifact] = []
-        for directory in directories:
+        for directory, root in directories:
             try:
-                if not directory.resolve().is_relative_to(root):
+                if not directory.resolve().is_relative_to(root.resolve()):
                     raise InvalidArtifact("the directory is a symbolic link that leads out of the artifacts directory")
                 valid.append(read_artifact(directory))
             except InvalidArtifact as error:
                 log.warning("artifact %s is not served: %s", directory.name, error)
                 snapshot.invalid.append({"id": directory.name, "error": str(error)})
-        # Two directories may hold the same id, and only directory names are sure to be unique.
+        # Two directories may hold the same id, and only names of directories in one root are sure to be unique.
         names = {artifact.directory.name for artifact in valid}
         for artifact in valid:
+            name = artifact.directory.name
+            if name in snapshot.by_key:  # of a root before this one
+                name = next(
+                    f"{name}-{i}" for i in itertools.count(2) if f"{name}-{i}" not in {*names, *snapshot.by_key}
+                )
             taken = artifact.id in snapshot.by_key or artifact.id in names
-            key = artifact.directory.name if taken else artifact.id
-            snapshot.by_key[key] = snapshot.by_key[artifact.directory.name] = artifact
-            snapshot.models.append({**artifact.summary, "id": key, "url": f"/models/{quote(key)}/"})
+            key = name if taken else artifact.id
+            snapshot.by_key[key] = snapshot.by_key[name] = artifact
+            snapshot.models.append({**artifact.summary, "id": key, "url": f"{self.base}models/{quote(key)}/"})
         snapshot.models.sort(key=lambda model: (model["id"] != self.first, model["weight_bytes"], model["id"]))
         return snapshot
 
@@ -261,6 +273,25 @@ class ArtifactFile(FileResponse):
     """Reads in larger pieces: twice the throughput, and pieces that gzip compresses in a thread of its own."""
 
     chunk_size = 256 * 1024
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Starlette takes a range that is none for a bad request; nginx ignores it, or says that it cannot be had."""
+        headers = Headers(scope=scope)
+        asked = headers.get("range", "").strip().lower()
+        if "range" in headers and (not asked.startswith("bytes=") or asked == "bytes="):
+            scope = {**scope, "headers": [(name, value) for name, value in scope["headers"] if name != b"range"]}
+        elif asked and "if-range" not in headers and not all(map(_is_range, asked.removeprefix("bytes=").split(","))):
+            assert self.stat_result is not None
+            refused = PlainTextResponse(status_code=416)
+            refused.headers["content-range"] = f"bytes */{self.stat_result.st_size}"
+            await refused(scope, receive, send)
+            return
+        await super().__call__(scope, receive, send)
+
+
+def _is_range(text: str) -> bool:
+    match = re.fullmatch(r"\s*(?:-\s*\d+|(\d+)\s*-\s*(\d*))\s*", text)
+    return match is not None and (not match[2] or int(match[1]) <= int(match[2]))
 
 
 class CompressedFiles:
@@ -315,8 +346,8 @@ def file_response(path: Path, found: os.stat_result, sha256: Sha256, scope: Scop
     if not trusted:
         headers = {"cache-control": "no-store"}
     response = ArtifactFile(path, headers=headers, media_type=media_type, stat_result=found)
-    if trusted and _etag_matches(Headers(scope=scope).get("if-none-match", ""), sha256):
-        return NotModifiedResponse(response.headers)
+    if trusted and (status := _condition(Headers(scope=scope), sha256, int(found.st_mtime))) is not None:
+        return NotModifiedResponse(response.headers) if status == 304 else PlainTextResponse(status_code=status)
     if trusted and _wants_gzip(Headers(scope=scope), media_type, found.st_size):
         content = compressed_files.get(path, found)
         return Response(content, headers={**headers, "content-encoding": "gzip"}, media_type=media_type)
@@ -329,9 +360,30 @@ def _wants_gzip(headers: Headers, media_type: str, size: int) -> bool:
     return accepted and media_type not in NOT_COMPRESSED and LEAST_COMPRESSED <= size <= compressed_files.largest
 
 
-def _etag_matches(if_none_match: str, sha256: Sha256) -> bool:
-    tags = [tag.strip().removeprefix("W/") for tag in if_none_match.split(",")]
-    return tags == ["*"] or f'"{sha256}"' in tags
+def _condition(headers: Headers, sha256: Sha256, modified: int) -> int | None:
+    """304 or 412 where the request's conditions want that, in the order of RFC 9110, section 13.2.2, and as nginx does:
+
+    If-Modified-Since is about the very time that was told, not about any later one.
+    """
+    if "if-match" in headers:
+        tags = [tag.strip() for tag in headers["if-match"].split(",")]
+        if tags != ["*"] and f'"{sha256}"' not in tags:  # weak ones match nothing
+            return 412
+    elif (since := _time(headers.get("if-unmodified-since"))) is not None and modified > since:
+        return 412
+    if "if-none-match" in headers:
+        tags = [tag.strip().removeprefix("W/") for tag in headers["if-none-match"].split(",")]
+        return 304 if tags == ["*"] or f'"{sha256}"' in tags else None
+    return 304 if _time(headers.get("if-modified-since")) == modified else None
+
+
+def _time(text: str | None) -> int | None:
+    """Seconds since 1970 of an HTTP date; None of what is none."""
+    if text is None:
+        return None
+    with contextlib.suppress(ValueError, OverflowError):
+        return int(parsedate_to_datetime(text).timestamp())
+    return None
 
 
 class BuiltFiles(StaticFiles):
@@ -349,14 +401,14 @@ class BuiltFiles(StaticFiles):
         return file_response(Path(full_path), stat_result, sha256, scope)
 
 
-def static_url(static_dir: Path, name: str) -> str:
+def static_url(static_dir: Path, name: str, base: str = "/") -> str:
     """The URL of a built file with its `?v=`, so that the page may load it from the cache until it changes."""
     path = static_dir / name
     try:
         found = path.stat()
     except OSError:
-        return f"/static/{name}"
-    return f"/static/{name}?v={_file_sha256(str(path), found.st_mtime_ns, found.st_size)[:16]}"
+        return f"{base}static/{name}"
+    return f"{base}static/{name}?v={_file_sha256(str(path), found.st_mtime_ns, found.st_size)[:16]}"
 
 
 # ---------------------------------------------------------------------------------------------------------- endpoints
@@ -454,14 +506,20 @@ def check_built(static_dir: Path) -> None:
         raise ServeError(f"the page is not built: {static_dir} lacks {', '.join(missing)}; run `make build` first")
 
 
+def _roots(given: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[Path]:
+    return [Path(given)] if isinstance(given, str | os.PathLike) else [Path(each) for each in given]
+
+
 def create_app(
-    artifacts_dir: str | os.PathLike[str],
+    artifacts_dir: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     static_dir: str | os.PathLike[str] = WEB / "dist",
     allowed_hosts: Sequence[str] = ("*",),
     first: str | None = None,
+    base: str = "/",
 ) -> Starlette:
-    """The application, for requests to any of these names.
+    """The application, for requests to any of these names, below the path `base`.
 
+    `artifacts_dir` is a directory of artifacts, or several.
     `first` is the id of the model that leads the list and that the page chooses by itself.
     That the page is built is checked when it starts, so that importing this module never fails.
     """
@@ -474,12 +532,12 @@ def create_app(
 
     app = Starlette(
         routes=[
-            Route("/", page),
-            Route("/models", models),
-            Route("/models/{id}/{file:path}", artifact_file),
-            Mount("/static", BuiltFiles(directory=static, check_dir=False)),
-            Route("/isolation.js", isolation),
-            Route("/healthz", healthz),
+            Route(base, page),
+            Route(f"{base}models", models),
+            Route(f"{base}models/{{id}}/{{file:path}}", artifact_file),
+            Mount(f"{base}static", BuiltFiles(directory=static, check_dir=False)),
+            Route(f"{base}isolation.js", isolation),
+            Route(f"{base}healthz", healthz),
         ],
         middleware=[
             Middleware(ResponseHeaders),
@@ -492,10 +550,10 @@ def create_app(
     )
     app.router.redirect_slashes = False
     app.state.static = static
-    app.state.catalogue = Catalogue(Path(artifacts_dir), first)
+    app.state.catalogue = Catalogue(_roots(artifacts_dir), first, base)
     app.state.templates = Jinja2Templates(directory=WEB / "templates")
-    app.state.templates.env.globals["catalogue"] = "/models"
-    app.state.templates.env.globals["static"] = functools.partial(static_url, static)
+    app.state.templates.env.globals["catalogue"] = f"{base}models"
+    app.state.templates.env.globals["static"] = functools.partial(static_url, static, base=base)
     return app
 
 
@@ -542,9 +600,28 @@ def allowed_hosts(host: str, address: str, others: Sequence[str] = ()) -> list[s
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server, saying where it is once it answers."""
+    """uvicorn's server, saying where it is once it answers, and asleep while nobody asks.
+
+    uvicorn's own looks ten times a second whether it is to end, and what the time is for the Date header.
+    """
 
     url = ""
+
+    async def main_loop(self) -> None:
+        self._loop, self._end = asyncio.get_running_loop(), asyncio.Event()
+        self.set_date()
+        if not self.should_exit:  # by a signal that came earlier
+            await self._end.wait()
+
+    def set_date(self) -> None:
+        """In place: a response has the list already when its request gets here."""
+        date = (b"date", formatdate(usegmt=True).encode())
+        self.server_state.default_headers[:] = [date, *self.config.encoded_headers]
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        super().handle_exit(sig, frame)
+        if hasattr(self, "_loop"):
+            self._loop.call_soon_threadsafe(self._end.set)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)
@@ -553,41 +630,59 @@ class _Server(uvicorn.Server):
 
 
 @contextlib.contextmanager
-def _listening(host: str, port: int) -> Iterator[tuple[socket.socket, str]]:
+def _listening(host: str, port: int, base: str) -> Iterator[tuple[socket.socket, str]]:
     listener = bind(host, port)
     try:
         shown = f"[{host}]" if ":" in host else host
-        yield listener, f"http://{shown}:{listener.getsockname()[1]}/"
+        yield listener, f"http://{shown}:{listener.getsockname()[1]}{base}"
     finally:
         listener.close()
 
 
 def serve(
-    artifacts_dir: str | os.PathLike[str],
+    artifacts_dir: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     host: str = "127.0.0.1",
     port: int = 8000,
     other_hosts: Sequence[str] = (),
     *,
     first: str | None = None,
+    base: str = "/",
+    access_log: bool = False,
 ) -> None:
     """Serve until interrupted. Port 0 takes a free one. Raises ServeError before anything is served.
 
-    `other_hosts` are names that requests may be to, as `allowed_hosts` says; `first` is the model that leads the list.
+    `artifacts_dir` is a directory, or several. `other_hosts` are names that requests may be to, as `allowed_hosts`
+    says; `first` is the model that leads the list; `base` the path that everything lies below.
     """
-    root = Path(artifacts_dir)
-    if not root.is_dir():
-        raise ServeError(
-            f"{root} is not a directory; compile a model into it first, for example `wisp compile configs/demo`"
-        )
+    roots = _roots(artifacts_dir)
+    for root in roots:
+        if not root.is_dir():
+            raise ServeError(
+                f"{root} is not a directory; compile a model into it first, for example `wisp compile configs/demo`"
+            )
+    if not re.fullmatch(r"/(?:[A-Za-z0-9_-][A-Za-z0-9._-]*/)*", base):
+        raise ServeError(f"--base {base!r} is no path; give something like /sub/, with slashes at both ends")
     check_built(WEB / "dist")
-    with _listening(host, port) as (listener, url):
+    with _listening(host, port, base) as (listener, url):
         names = allowed_hosts(host, listener.getsockname()[0], other_hosts)
-        application = create_app(root, WEB / "dist", names, first)
+        application = create_app(roots, WEB / "dist", names, first, base)
         if not application.state.catalogue.read().models:
-            print(f"no model in {root} yet; `wisp compile` puts one there, a reload shows it", file=sys.stderr)
+            print(
+                f"no model in {' or '.join(map(str, roots))} yet; `wisp compile` puts one there, a reload shows it",
+                file=sys.stderr,
+            )
+
+        async def dated(scope: Scope, receive: Receive, send: Send) -> None:
+            server.set_date()
+            await application(scope, receive, send)
+
+        level = "info" if access_log else "warning"
         server = _Server(
-            uvicorn.Config(application, log_level="warning", server_header=False, timeout_graceful_shutdown=2)
+            uvicorn.Config(
+                dated, log_level="warning", access_log=access_log, server_header=False, timeout_graceful_shutdown=GRACE
+            )
         )
+        logging.getLogger("uvicorn.access").setLevel(level.upper())
         server.url = url
         with contextlib.suppress(KeyboardInterrupt):
             server.run(sockets=[listener])
@@ -598,4 +693,8 @@ def _hosts_of_environment() -> list[str]:
     return [name.strip() for name in os.environ.get("WISP_ALLOWED_HOSTS", "*").split(",") if name.strip()]
 
 
-app = create_app(os.environ.get("WISP_ARTIFACTS", "artifacts"), allowed_hosts=_hosts_of_environment())
+app = create_app(
+    os.environ.get("WISP_ARTIFACTS", "artifacts").split(os.pathsep),
+    allowed_hosts=_hosts_of_environment(),
+    base=f"/{path}/" if (path := os.environ.get("WISP_BASE", "").strip("/")) else "/",
+)

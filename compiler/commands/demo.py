@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from compiler.commands.serve import add_address, check_address, serve_directory
+from compiler.commands.serve import add_address, check_address, serve_directories
 from compiler.config import ARTIFACTS
 
 HELP = "get and compile the demo models if needed, then serve them"
@@ -25,4 +25,4 @@ def run(parsed: argparse.Namespace) -> None:
         check_address(parsed.host, parsed.port)  # before the wait, not after it
     demo = build_demo(parsed.output or ARTIFACTS / "demo", Terminal(), small=parsed.small)
     if not parsed.compile_only:
-        serve_directory(demo.artifacts, parsed, demo.first)
+        serve_directories([demo.artifacts], parsed, demo.first)

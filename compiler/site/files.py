@@ -100,7 +100,7 @@ def _choose(
 ) -> tuple[list[dict[str, Any]], dict[str, server.Artifact]]:
     if not artifacts.is_dir():
         raise WispError(f"{artifacts} is not a directory", remedy="compile a model into it first, or name another one")
-    snapshot = server.Catalogue(artifacts).read()
+    snapshot = server.Catalogue([artifacts]).read()
     for entry in snapshot.invalid:
         note(f"{entry['id']} is left out: {entry['error']}")
     known = [model["id"] for model in snapshot.models]
