@@ -105,6 +105,26 @@ def test_a_conversation_streams(artifact_demo: Path) -> None:
     assert got["reused"] > 0
 
 
+def test_a_window_of_penalties(artifact_demo: Path) -> None:
+    """An answer is what its tokens are one by one, each with a window of its own over what is before it."""
+    body = """
+    const options = { temperature: 0, ignoreEos: true, repetitionPenalty: 1.5 };
+    const answers = [];
+    for (const repetitionWindow of [1, 6, 12, -1]) {
+      const whole = await engine.generateIds(args, { ...options, repetitionWindow, maxTokens: 24 });
+      const single = [];
+      for (let i = 0; i < 24; i++)
+        single.push(...(await engine.generateIds([...args, ...single], { ...options, repetitionWindow, maxTokens: 1 })));
+      answers.push({ whole, single });
+    }
+    return answers;
+    """
+    answers = in_node(artifact_demo, body, [5, 9, 2, 77, 31, 8, 5], backend="wasm-simd")
+    for answer in answers:
+        assert answer["whole"] == answer["single"]
+    assert len({tuple(answer["whole"]) for answer in answers}) == len(answers), "windows of no effect show nothing"
+
+
 def test_an_artifact_from_a_server(url: str) -> None:
     got = in_node(url + "models/toy/?ignored=1", GENERATE, PROMPT)
     assert got["ids"] == TOY.generate(PROMPT, 40)

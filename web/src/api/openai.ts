@@ -57,6 +57,8 @@ export interface AnswerRequest {
   repetition_penalty?: number | null;
   presence_penalty?: number | null;
   frequency_penalty?: number | null;
+  /** Not OpenAI's: penalties look at so many of the last tokens, of prompt and answer (`repeat_last_n`). -1: at all. */
+  repetition_window?: number | null;
   /** Added to the logits of tokens, by id: -100 to 100. */
   logit_bias?: Record<string, number> | null;
   /** How many answers; they are made one after another, with seeds that count up. */

@@ -161,6 +161,11 @@ export interface GenerateOptions extends SamplingOptions {
   maxTokens?: number;
   /** Default, and -1: random. The same seed, ids and parameters give the same answer. */
   seed?: number;
+  /**
+   * Penalties look at so many of the last tokens, of prompt and answer together (llama.cpp's and candle's `repeat_last_n`).
+   * Default, and -1: at all. Each token is waited for then: on a GPU that answers late this is slower.
+   */
+  repetitionWindow?: number;
   /** Replaces the model's own stop ids. */
   stopTokenIds?: number[];
   /** Do not stop at any id. */

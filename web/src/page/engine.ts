@@ -30,6 +30,7 @@ const GENERATE_OPTIONS = new Set<string>([
   "maxTokens",
   ...SAMPLING_NAMES,
   "seed",
+  "repetitionWindow",
   "stopTokenIds",
   "ignoreEos",
   "signal",

@@ -19,7 +19,7 @@ import type { AnswerCall, ChatCall, CompletionCall, TemplateCall } from "../prot
 
 const COMMON = [
   ...["stream", "stream_options", ...SAMPLING_NAMES.map((name) => SAMPLING[name].request), "seed", "max_tokens", "stop"],
-  ...["logit_bias", "logprobs", "n", "model", "user", "signal", "logits_processor"],
+  ...["logit_bias", "logprobs", "n", "model", "user", "signal", "logits_processor", "repetition_window"],
 ];
 const CHAT = new Set([
   ...["messages", ...COMMON, "max_completion_tokens", "top_logprobs", "tools", "tool_choice", "parallel_tool_calls"],
@@ -98,6 +98,7 @@ function answerCall(request: AnswerRequest, logprobs: number | undefined, maxTok
   return {
     sampling: samplingOf(request),
     seed: request.seed ?? undefined,
+    repetitionWindow: request.repetition_window ?? undefined,
     maxTokens: maxTokens ?? undefined,
     stop: checkStop(request.stop ?? []),
     stream: flag("stream", request.stream) ?? false,

@@ -48,6 +48,7 @@ export type PageAnswer =
 export interface AnswerCall {
   sampling: SamplingOptions;
   seed: number | undefined;
+  repetitionWindow: number | undefined;
   maxTokens: number | undefined;
   stop: string[];
   /** Send `delta` messages while generating. */

@@ -37,6 +37,7 @@ export interface PlanRunner {
   save(rows: number): Promise<SavedRows | undefined>;
   writeSampling(sampling: Sampling): void;
   writeCounts(counts: Uint32Array<ArrayBuffer>): void;
+  writeCount(token: number, count: number): void;
   /** `token` is processed at `position` by the next decode step. */
   seek(position: number, token: number): void;
   /** Appends the KV rows of 1..size ids at `position`, with the last of the program's parts. */
@@ -144,6 +145,10 @@ export class Replay implements PlanRunner {
 
   writeCounts(counts: Uint32Array<ArrayBuffer>): void {
     this.backend.write(this.ioHandle("token_counts"), 0, bytesOf(counts));
+  }
+
+  writeCount(token: number, count: number): void {
+    this.backend.write(this.ioHandle("token_counts"), 4 * token, bytesOf(Uint32Array.of(count)));
   }
 
   seek(position: number, token: number): void {

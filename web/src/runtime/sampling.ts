@@ -2,6 +2,7 @@
 // Knows no model and no text; the sampler itself is a kernel of the plan.
 
 import { RequestError } from "../api/errors";
+import { checkNumber } from "../api/options";
 import { checkSampling, everyParameter, SAMPLING, SAMPLING_NAMES, SAMPLING_OFF } from "../api/sampling";
 import type { SamplingOptions } from "../api/types";
 
@@ -62,10 +63,38 @@ export function penalizes(sampling: Sampling): boolean {
   return PENALTIES.some((name) => sampling[name] !== SAMPLING[name].off);
 }
 
-/** token_counts: bit 31 for what is in the prompt, below it how often a token was generated. */
-export function answerCounts(prompt: readonly number[], generated: readonly number[], vocabSize: number): Uint32Array<ArrayBuffer> {
+/** How many of the last tokens penalties look at; Infinity: all. @throws RequestError */
+export function checkWindow(window: number | undefined): number {
+  if (window === undefined || window === -1) return Infinity;
+  return checkNumber("repetition_window", window, { least: 1, integer: true });
+}
+
+/** token_counts: bit 31 for what is in the prompt, below it how often a token was generated, of the last `window` tokens. */
+export function answerCounts(
+  prompt: readonly number[],
+  generated: readonly number[],
+  vocabSize: number,
+  window = Infinity,
+): Uint32Array<ArrayBuffer> {
   const counts = new Uint32Array(vocabSize);
-  for (const id of prompt) counts[id] = 0x80000000;
-  for (const id of generated) counts[id] = (counts[id] ?? 0) + 1;
+  const from = Math.max(0, prompt.length + generated.length - window);
+  for (const id of prompt.slice(from)) counts[id] = PROMPT_BIT;
+  for (const id of generated.slice(Math.max(0, from - prompt.length))) counts[id] = (counts[id] ?? 0) + 1;
   return counts;
 }
+
+/** What has just left the window, and its word of token_counts now; undefined when nothing has. */
+export function leftWindow(
+  prompt: readonly number[],
+  generated: readonly number[],
+  window: number,
+): { token: number; count: number } | undefined {
+  const from = prompt.length + generated.length - window;
+  const token = from <= prompt.length ? prompt[from - 1] : generated[from - 1 - prompt.length];
+  if (token === undefined) return undefined;
+  const asked = from < prompt.length && prompt.includes(token, from);
+  const count = generated.slice(Math.max(0, from - prompt.length)).filter((id) => id === token).length;
+  return { token, count: (asked ? PROMPT_BIT : 0) + count };
+}
+
+const PROMPT_BIT = 0x80000000;

@@ -12,7 +12,7 @@ import { type Chunk, chunkCost, commonPrefix, coverPrompt } from "./prefill";
 import { Prefixes } from "./prefixes";
 import { pump, type Work } from "./pump";
 import { type PlanRunner, type Part, WHOLE } from "./replay";
-import { answerCounts, GREEDY, penalizes, type Sampling } from "./sampling";
+import { answerCounts, GREEDY, leftWindow, penalizes, type Sampling } from "./sampling";
 
 export interface GenerateRequest {
   ids: readonly number[];
@@ -20,6 +20,8 @@ export interface GenerateRequest {
   /** undefined: up to the end of the context. */
   maxTokens: number | undefined;
   stopTokenIds: ReadonlySet<number>;
+  /** Penalties look at so many of the last tokens; default: at all. */
+  repetitionWindow?: number;
   signal: AbortSignal;
   /** Called with every token but the stop token; true ends the generation (a stop string). */
   onToken?: (token: number) => boolean;
@@ -167,7 +169,8 @@ export class Session {
       progress.submitted = progress.sampled.length;
       if (!(await this.prefill(rows, signal))) return false;
       this.runner.writeSampling(sampling);
-      if (penalizes(sampling)) this.runner.writeCounts(answerCounts(ids, progress.sampled, this.runner.vocabSize));
+      if (penalizes(sampling))
+        this.runner.writeCounts(answerCounts(ids, progress.sampled, this.runner.vocabSize, request.repetitionWindow));
       this.runner.seek(rows.length - 1, rows.at(-1) ?? 0);
       if (progress.sampled.length > 0) progress.lastAt = this.clock.now(); // The way to here is no measure of the pace.
       await this.decode(request, progress);
@@ -287,10 +290,13 @@ export class Session {
   private async decode(request: GenerateRequest, progress: Progress): Promise<void> {
     const { runner, clock } = this;
     const { decode: pace } = this.paces;
-    const { ids, stopTokenIds, signal, onToken } = request;
+    const { ids, sampling, stopTokenIds, signal, onToken } = request;
+    const window = penalizes(sampling) ? (request.repetitionWindow ?? Infinity) : Infinity;
     const most = () => Math.min(request.maxTokens ?? Infinity, runner.capacity - ids.length + 1) - progress.submitted;
     const next = (): Work<Uint32Array> | undefined => {
-      const wanted = Math.min(pace.perSubmit, most(), runner.ringSize);
+      // Which token leaves a window is known when the one before has come.
+      const ahead = window === Infinity ? runner.ringSize : 1 + progress.sampled.length - progress.submitted;
+      const wanted = Math.min(pace.perSubmit, most(), ahead);
       if (wanted <= 0) return undefined;
       runner.makeRoom(ids.length - 1 + progress.submitted + wanted);
       const steps = Math.min(wanted, most()); // There may be no memory for so many.
@@ -310,6 +316,8 @@ export class Session {
       progress.lastAt = now;
       for (const token of tokens) {
         progress.sampled.push(token);
+        const left = leftWindow(ids, progress.sampled, window);
+        if (left !== undefined) runner.writeCount(left.token, left.count);
         this.counters.tokens += 1;
         if (!stopTokenIds.has(token) && onToken?.(token) !== true) continue;
         progress.finishReason = "stop";

@@ -4,7 +4,7 @@ import { checkNumber } from "../api/options";
 import type { SamplingOptions } from "../api/types";
 import { RequestError } from "../api/errors";
 import type { AnswerCall, AnswerDelta, Calls, ChatCall, ChatResult, CompletionCall } from "../protocol/messages";
-import { resolveSampling } from "../runtime/sampling";
+import { checkWindow, resolveSampling } from "../runtime/sampling";
 import { type AnswerPiece, AnswerReader } from "../text/answer";
 import { Detokenizer } from "../text/detokenizer";
 import { StopStrings } from "../text/stop-strings";
@@ -30,6 +30,7 @@ export async function generate(model: LoadedModel, { ids, options }: Calls["gene
   const generation = await session.generate({
     ids,
     sampling: resolveSampling(options, defaults(model), options.seed),
+    repetitionWindow: checkWindow(options.repetitionWindow),
     maxTokens: checkMaxTokens(options.maxTokens),
     stopTokenIds: new Set(stop),
     signal,
@@ -105,6 +106,7 @@ async function answer(model: LoadedModel, asked: Asked, call: AnswerCall, signal
   const generation = await session.generate({
     ids,
     sampling: resolveSampling(call.sampling, defaults(model), call.seed),
+    repetitionWindow: checkWindow(call.repetitionWindow),
     maxTokens: checkMaxTokens(call.maxTokens),
     stopTokenIds: new Set([...artifact.manifest.stopTokenIds, ...stopIds]),
     signal,

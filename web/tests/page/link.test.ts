@@ -74,6 +74,7 @@ const TEXT = { text: "a", addSpecialTokens: true };
 const ANSWER = {
   sampling: {},
   seed: undefined,
+  repetitionWindow: undefined,
   maxTokens: undefined,
   stop: [],
   stream: true,

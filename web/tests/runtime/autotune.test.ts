@@ -53,6 +53,7 @@ function runner(
     save: () => Promise.resolve(undefined),
     writeSampling: () => undefined,
     writeCounts: () => undefined,
+    writeCount: () => undefined,
     seek: (_, id) => (token = id),
     prefill(_, position, ids) {
       this.calls += 1;

@@ -29,6 +29,10 @@ class FakeRunner implements PlanRunner {
   counts: Uint32Array | undefined;
   sampling: Sampling | undefined;
   failing = false;
+  /** As the sampler does: counts what it draws. */
+  countsDrawn = false;
+  /** Hears the rows that a token is drawn after, before it is counted. */
+  onDraw: (rows: number[]) => void = () => undefined;
   /** Decode steps until it fails. */
   lasts = Infinity;
   private position = 0;
@@ -61,6 +65,9 @@ class FakeRunner implements PlanRunner {
   writeCounts(counts: Uint32Array<ArrayBuffer>): void {
     this.counts = counts;
   }
+  writeCount(token: number, count: number): void {
+    if (this.counts !== undefined) this.counts[token] = count;
+  }
   seek(position: number, token: number): void {
     this.position = position;
     this.token = token;
@@ -78,6 +85,8 @@ class FakeRunner implements PlanRunner {
       this.kv[this.position] = this.token;
       this.token = next(this.kv.slice(0, this.position + 1));
       this.position += 1;
+      this.onDraw(this.kv.slice(0, this.position));
+      if (this.countsDrawn && this.counts !== undefined) this.counts[this.token] = (this.counts[this.token] ?? 0) + 1;
       out[i] = this.token;
     }
     await new Promise((resolve) => setTimeout(resolve, 0));
@@ -281,6 +290,26 @@ describe("a session", () => {
     await ask(session, PROMPT, 10);
     expect([...(await session.logits(PROMPT))]).toEqual([next(PROMPT)]);
     expect(session.residentIds).toEqual(PROMPT);
+    checkResident(session, runner);
+  });
+
+  test.each([1, 3, PROMPT.length, 10, 1000])("counts the last %i tokens for the penalties", async (window) => {
+    const runner = Object.assign(new FakeRunner(200), { countsDrawn: true });
+    const session = new Session(runner);
+    const prompt = [...PROMPT, PROMPT[0] ?? 0];
+    let draws = 0;
+    runner.onDraw = (rows) => {
+      draws += 1;
+      const from = Math.max(0, rows.length - window);
+      const expected = new Uint32Array(VOCAB);
+      rows.slice(from, prompt.length).forEach((id) => (expected[id] = 0x80000000));
+      rows.slice(Math.max(from, prompt.length)).forEach((id) => (expected[id] = (expected[id] ?? 0) + 1));
+      expect(runner.counts).toEqual(expected);
+    };
+    const { tokens } = await ask(session, prompt, 150, { sampling: { ...GREEDY, repetitionPenalty: 1.1 }, repetitionWindow: window });
+    expect(tokens).toEqual(reference(prompt, 150));
+    expect(new Set(tokens).size, "tokens that come twice are what is counted").toBeLessThan(150);
+    expect(draws).toBe(150);
     checkResident(session, runner);
   });
 

@@ -114,6 +114,9 @@ export class SimulatedRunner implements PlanRunner {
   writeCounts(): void {
     // Nothing is penalized.
   }
+  writeCount(): void {
+    // Nothing is penalized.
+  }
   seek(): void {
     // decode() is told the position.
   }
