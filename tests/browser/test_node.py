@@ -114,7 +114,7 @@ def test_a_window_of_penalties(artifact_demo: Path) -> None:
       const whole = await engine.generateIds(args, { ...options, repetitionWindow, maxTokens: 24 });
       const single = [];
       for (let i = 0; i < 24; i++)
-        single.push(...(await engine.generateIds([...args, ...single], { ...options, repetitionWindow, maxTokens: 1 })));
+        single.push(...await engine.generateIds([...args, ...single], { ...options, repetitionWindow, maxTokens: 1 }));
       answers.push({ whole, single });
     }
     return answers;
