@@ -29,6 +29,8 @@ class Awq:
     row_axis: int = 1
     scales: str = "scales"
     ignored: tuple[str, ...] = ()
+    index: str = ""
+    ordered: bool = True
 
     @property
     def suffixes(self) -> Mapping[str, int]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from compiler.errors import WispError
 from compiler.models.fields import FieldReader
-from compiler.sources.packed import Parts, group_size_of, refuse_act_order, unpacked
+from compiler.sources.packed import Parts, group_size_of, unpacked
 from compiler.weights.kept import Groups, Steps
 
 BITS = (4, 8)
@@ -37,6 +37,7 @@ class Compressed:
     row_axis: int = 0
     scales: str = "weight_scale"
     ignored: tuple[str, ...] = ("weight_shape", "weight_g_idx")
+    index: str = "weight_g_idx"
 
     @property
     def packed(self) -> int:
@@ -75,9 +76,7 @@ class Compressed:
         return Groups(q, scale, -zeros.astype(np.float32) * scale)
 
     def check(self, stem: str, shape: tuple[int, int], ignored: Parts) -> None:
-        """Refuses act-order, and a matrix whose rows were padded."""
-        expected = np.arange(shape[1]) // (self.group_size or shape[1])
-        refuse_act_order(stem, ignored.get("weight_g_idx", expected if self.ordered else None), expected)
+        """Refuses a matrix whose rows were padded."""
         stated = ignored.get("weight_shape")
         if stated is not None and stated.tolist() != list(shape):
             raise WispError(

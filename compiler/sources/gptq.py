@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from compiler.models.fields import FieldReader
-from compiler.sources.packed import INERT_FIELDS, Parts, group_size_of, refuse_act_order, unpacked
+from compiler.sources.packed import INERT_FIELDS, Parts, group_size_of, unpacked
 from compiler.weights.kept import Groups, Steps
 
 VERSIONS = {"gptq": 1, "gptq_v2": 0}  # what is missing of a stored zero
@@ -31,6 +31,7 @@ class Gptq:
     ordered: bool = True  # `g_idx` need not say so
     scales: str = "scales"
     ignored: tuple[str, ...] = ("g_idx",)
+    index: str = "g_idx"
 
     @property
     def packed(self) -> int:
@@ -59,9 +60,7 @@ class Gptq:
         return Groups(q, scale, -zeros * scale)
 
     def check(self, stem: str, shape: tuple[int, int], ignored: Parts) -> None:
-        """Refuses act-order: columns whose groups do not follow each other."""
-        expected = np.arange(shape[1]) // (self.group_size or shape[1])
-        refuse_act_order(stem, ignored.get("g_idx", expected if self.ordered else None), expected)
+        """What `g_idx` says is the checkpoint's to read."""
 
 
 def read_config(fields: Mapping[str, Any]) -> Gptq:
@@ -74,7 +73,7 @@ def read_config(fields: Mapping[str, Any]) -> Gptq:
     version = reader.get("checkpoint_format") or "gptq"
     if not isinstance(version, str) or version not in VERSIONS:
         reader.refuse("checkpoint_format", " or ".join(VERSIONS), "save it as gptq or gptq_v2")
-    # Where the columns do lie in order for all that, `check` finds it out; the flag alone says little.
+    # Where the columns do lie in order for all that, `g_idx` says so; the flag alone says little.
     ordered = not reader.boolean("desc_act", default=False)
     for name in ("sym", "static_groups", "act_group_aware"):
         reader.boolean(name, default=False)

@@ -29,6 +29,8 @@ class Mlx:
     row_axis: int = 0
     scales: str = "scales"
     ignored: tuple[str, ...] = ()
+    index: str = ""
+    ordered: bool = True
 
     @property
     def suffixes(self) -> Mapping[str, int]:

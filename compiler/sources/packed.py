@@ -21,8 +21,10 @@ from compiler.sources.huggingface import Fetch, HuggingFaceCheckpoint
 from compiler.sources.protocol import CheckpointSource, TensorInfo
 from compiler.weights.kept import Floats, Groups, Held, Steps, held_as, holds, pack_groups
 from compiler.weights.quantize import parameter_layout
-from compiler.weights.schemes import Scheme
+from compiler.weights.schemes import SCHEMES, Scheme
 
+# What a matrix in act-order is quantized to again: its groups are strewn over the columns, which no scheme holds.
+IN_ACT_ORDER = "q8f16_1"
 UNPACKED_ELEMENTS = 1 << 21  # what is unpacked at a time
 
 GROUP_SIZES = (32, 64, 128)
@@ -84,6 +86,16 @@ class Format(Protocol):
         ...
 
     @property
+    def index(self) -> str:
+        """The suffix, among `ignored`, of the group that each column is of (act-order); empty where there is none."""
+        ...
+
+    @property
+    def ordered(self) -> bool:
+        """Whether groups follow each other where nothing says which column is of which."""
+        ...
+
+    @property
     def row_axis(self) -> int:
         """The axis of the tensors along which the rows of the matrix lie."""
         ...
@@ -122,17 +134,6 @@ def unpacked(words: NDArray, bits: int) -> NDArray[np.uint8]:
     shifts = np.arange(0, 32, bits, dtype=np.uint32)
     elements = np.ascontiguousarray(words).view("<u4")[:, :, None] >> shifts & np.uint32(2**bits - 1)
     return elements.astype(np.uint8).reshape(len(words), -1)
-
-
-def refuse_act_order(stem: str, index: NDArray | None, expected: NDArray[np.int64]) -> None:
-    """Raises WispError for columns whose groups, `index`, do not follow each other."""
-    if index is None or not np.array_equal(index, expected):
-        raise WispError(
-            f"the columns of {stem} are in the order of their activations (act-order), which is not supported",
-            got="no g_idx" if index is None else "a g_idx that jumps between groups",
-            expected="groups of columns that follow each other",
-            remedy="quantize it again without act-order, or compile the original checkpoint",
-        )
 
 
 class PackedCheckpoint(HuggingFaceCheckpoint):
@@ -201,6 +202,7 @@ class PackedCheckpoint(HuggingFaceCheckpoint):
     def check_weights(self, specs: Sequence[WeightSpec], tied: bool) -> None:
         """Raises WispError for tensors that are missing, too many or of another shape, and for what cannot be kept."""
         super().check_weights(specs, tied)
+        _ = self._orders  # which raises for what is no order
         for stem, shape in self._packed.items():
             names = [suffix for suffix in self._form.ignored if f"{stem}.{suffix}" in self._raw]
             self._form.check(stem, shape, {suffix: self._slice(stem, suffix, 0, None) for suffix in names})
@@ -211,6 +213,28 @@ class PackedCheckpoint(HuggingFaceCheckpoint):
         packed = stem != name and stem in self._packed
         return super()._says_nothing(name) or (packed and not self.read(name).any())
 
+    @cached_property
+    def _orders(self) -> dict[str, NDArray[np.int64]]:
+        """Stems of matrices in act-order, whose groups do not follow each other -> the group of each column."""
+        form, found = self._form, dict[str, NDArray[np.int64]]()
+        for stem, (_, columns) in self._packed.items() if form.index else ():
+            size = self._steps(stem).group_size
+            stated = f"{stem}.{form.index}" in self._raw
+            index = self._slice(stem, form.index, 0, None) if stated else np.arange(columns) // size
+            groups = -(-columns // size)
+            right = index.shape == (columns,) and ((index >= 0) & (index < groups)).all()
+            if not right or (not stated and not form.ordered):
+                told = f"{form.index} of shape {list(index.shape)}, {index.min()} to {index.max()}"
+                raise WispError(
+                    f"nothing says of which group each column of {stem} is",
+                    got=told if stated else f"no {form.index}",
+                    expected=f"{columns} numbers from 0 to {groups - 1}: columns are in the order of their activations",
+                    remedy="download the checkpoint again, or compile the original one",
+                )
+            if not np.array_equal(index, np.arange(columns) // size):
+                found[stem] = index.astype(np.int64)
+        return found
+
     # ------------------------------------------------------------------------------------------------------------ rows
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[np.float32]:
@@ -220,9 +244,11 @@ class PackedCheckpoint(HuggingFaceCheckpoint):
             return super().read(name, start, stop)
         rows, columns = self._packed[stem]
         groups = self._groups(stem, start, rows if stop is None else stop)
-        size = self._steps(stem).group_size
-        values = groups.q.astype(np.float32) * np.repeat(groups.scale, size, axis=1)[:, :columns]
-        return values if groups.bias is None else values + np.repeat(groups.bias, size, axis=1)[:, :columns]
+        index = self._orders.get(stem)
+        if index is None:
+            index = np.arange(columns) // self._steps(stem).group_size
+        values = groups.q.astype(np.float32) * groups.scale[:, index]
+        return values if groups.bias is None else values + groups.bias[:, index]
 
     def held(self, spec: WeightSpec) -> Held | None:
         """The scheme that takes a matrix's integers, or its floats, as they are."""
@@ -230,6 +256,8 @@ class PackedCheckpoint(HuggingFaceCheckpoint):
         known = all(stem in self._packed or f"{stem}.weight" in self._raw for stem in stems)
         if spec.kind != "matrix" or not known:  # `check_weights` complains
             return None
+        if any(stem in self._orders for stem in stems):
+            return Held(SCHEMES[IN_ACT_ORDER], False, (f"{self._form.name} in act-order",))
         held = held_as([self._format(stem) for stem in stems])
         if held is None:
             raise WispError(
@@ -243,6 +271,8 @@ class PackedCheckpoint(HuggingFaceCheckpoint):
     def stored(self, spec: WeightSpec, scheme: Scheme) -> list[tuple[str, NDArray]] | None:
         """The integers of a matrix in the words of the scheme, some rows at a time; None where it holds them not."""
         stems, own = [source.removesuffix(".weight") for source in spec.sources], scheme.of(spec)
+        if any(stem in self._orders for stem in stems):
+            return None
         if spec.kind != "matrix" or not all(stem in self._packed and holds(own, self._steps(stem)) for stem in stems):
             return None
         layout = parameter_layout(spec, scheme)

@@ -22,6 +22,7 @@ from compiler.sources.open import open_checkpoint
 from compiler.sources.packed import PackedCheckpoint
 from compiler.weights.choice import AUTO, choose_scheme
 from compiler.weights.quantize import dequantize
+from compiler.weights.schemes import SCHEMES
 from tests.checkpoints import make_llama
 from tests.packed_files import KINDS, Tensors, compressed_config, write
 
@@ -86,6 +87,38 @@ def test_an_artifact_computes_what_the_checkpoint_says(tmp_path: Path, floats: P
     assert values["exact"] == (9 if kind in ("mlx", "compressed") else 1)
 
 
+@pytest.mark.parametrize(("kind", "suffix"), [("gptq", "g_idx"), ("compressed", "weight_g_idx")])
+def test_a_matrix_in_act_order_is_stored_in_eight_bits(tmp_path: Path, floats: Path, kind: str, suffix: str) -> None:
+    """Its values are right, it is said to be quantized again, and every other matrix is kept."""
+    write(floats, tmp_path / "model", kind)
+    group = KINDS[kind][2]
+    index = np.random.default_rng(3).permutation(np.arange(256) // group)
+    checkpoint, specs = opened(tmp_path / "model")
+    (down,) = (spec for spec in specs if spec.sources == (f"{DOWN}.weight",))
+    # A column's steps in the scale of its group of old, put into that of its new one.
+    before = np.concatenate(list(checkpoint.blocks(down)))
+    groups = checkpoint._groups(DOWN, 0, 128)
+    changed(tmp_path / "model", lambda t: t.update({f"{DOWN}.{suffix}": index.astype(np.int32)}))
+    expected = groups.q * groups.scale[:, index] + (0 if groups.bias is None else groups.bias[:, index])
+    assert np.abs(expected - before).max() > 0.1 * np.abs(before).max()
+    again, _ = opened(tmp_path / "model")
+    np.testing.assert_allclose(np.concatenate(list(again.blocks(down))), expected, rtol=1e-5, atol=1e-7)
+    held = again.held(down)
+    assert held is not None
+    assert (held.scheme.name, held.exact) == ("q8f16_1", False)
+
+    config = resolve_config(str(tmp_path / "model"), output=tmp_path / "out", context=64, variants=["wasm-simd"])
+    artifact = load_artifact(build(config))
+    assert artifact.model["schemes"][down.name] == "q8f16_1"
+    values = artifact.model["source_values"]
+    assert values["formats"][f"{held.formats[0].split()[0]} in act-order"] == 1
+    assert values["requantized"] == 1
+    assert 0 < values["squared_error"] < 1e-4
+    stored = {name: artifact.tensor(name) for name in artifact.tensors if name.startswith(f"{down.name}.")}
+    error = dequantize(down, stored, SCHEMES["q8f16_1"]) - expected
+    assert np.square(error).sum() < 1e-4 * np.square(expected).sum()
+
+
 def test_zero_biases_of_a_network_without_any_say_nothing(tmp_path: Path, floats: Path) -> None:
     write(floats, tmp_path / "model", "gptq")
     changed(tmp_path / "model", lambda t: t.update({f"{DOWN}.bias": np.zeros(128, np.float16)}))
@@ -133,10 +166,16 @@ DOWN = "model.layers.1.mlp.down_proj"
             r"qzeros I32 .4, 16. instead",
         ),
         ("gptq", lambda t: t[f"{DOWN}.scales"].__setitem__((0, 0), np.nan), rf"'{DOWN}' holds NaN.*{DOWN}\.scales"),
-        ("gptq", lambda t: t[f"{DOWN}.g_idx"].__setitem__(5, 3), rf"{DOWN} .*act-order.*jumps between groups"),
-        ("gptq-v2", lambda t: t.pop(f"{DOWN}.g_idx"), r"act-order.*no g_idx"),
+        (
+            "gptq",
+            lambda t: t[f"{DOWN}.g_idx"].__setitem__(5, 4),
+            rf"column of {DOWN} .*0 to 4.*256 numbers from 0 to 3",
+        ),
+        ("gptq", lambda t: t[f"{DOWN}.g_idx"].__setitem__(5, -1), rf"column of {DOWN} .*-1 to 3"),
+        ("gptq", lambda t: t.update({f"{DOWN}.g_idx": np.zeros(255, np.int32)}), r"shape \[255\]"),
+        ("gptq-v2", lambda t: t.pop(f"{DOWN}.g_idx"), r"no g_idx.*order of their activations"),
         ("compressed", lambda t: t[f"{DOWN}.weight_shape"].__setitem__(1, 250), r"shape of .*down_proj.*250"),
-        ("compressed", lambda t: t.update({f"{DOWN}.weight_g_idx": np.zeros(256, np.int32)}), r"act-order"),
+        ("compressed", lambda t: t.update({f"{DOWN}.weight_g_idx": np.full(256, 2, np.int32)}), r"2 to 2.*from 0 to 1"),
         ("compressed-8", lambda t: t.pop(f"{DOWN}.weight_zero_point"), r"no .*down_proj\.weight_zero_point"),
         ("mlx", lambda t: t.update({f"{DOWN}.biases": t[f"{DOWN}.biases"][:, :-1].copy()}), r"biases F16 \[128, 3\]"),
         ("mlx", lambda t: t[f"{DOWN}.biases"].__setitem__((3, 1), np.inf), r"holds NaN or infinity"),
