@@ -24,7 +24,11 @@ TOOL = {
     "type": "function",
     "function": {"name": "weather", "description": "<of> a city", "parameters": {"type": "object", "properties": {}}},
 }
-CALL = {"id": "abcdefghi", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Köln <3"}'}}
+CALL: dict[str, Any] = {
+    "id": "abcdefghi",
+    "type": "function",
+    "function": {"name": "weather", "arguments": '{"city": "Köln <3"}'},
+}
 USER = {"role": "user", "content": " if a<b && c[0] > d: print(f'{x}') <b>bold</b> [INST] | 🙂\n"}
 ANSWER = {"role": "assistant", "content": "x << 2 is <i>it</i>.  "}
 SYSTEM = {"role": "system", "content": "Be <brief>."}
@@ -138,8 +142,8 @@ def test_special_tokens_in_contents_may_be_allowed(name: str) -> None:
 def test_tools_are_written_as_transformers_writes_them(name: str) -> None:
     result = {"role": "tool", "tool_call_id": "abcdefghi", "name": "weather", "content": '{"sky": "<blue>"}'}
     calling = {"role": "assistant", "content": "", "tool_calls": [CALL]}
-    parsed = {**CALL, "function": {"name": "weather", "arguments": json.loads(CALL["function"]["arguments"])}}  # type: ignore[index]
-    conversations = [[USER], [SYSTEM, USER], [USER, calling, result]]
+    parsed = {**CALL, "function": {"name": "weather", "arguments": json.loads(CALL["function"]["arguments"])}}
+    conversations: list[list[dict[str, Any]]] = [[USER], [SYSTEM, USER], [USER, calling, result]]
     asked = [{"messages": messages, "tools": [TOOL]} for messages in conversations]
     for messages, got in zip(conversations, written(name, asked), strict=True):
         given = [{**m, "tool_calls": [parsed]} if "tool_calls" in m else m for m in messages]
@@ -155,7 +159,8 @@ def test_a_template_without_tools_gets_them_in_words(name: str) -> None:
         name, [{"messages": [USER], "tools": [TOOL]}, {"messages": [USER, calling, result], "tools": [TOOL]}]
     )
     assert json.dumps(TOOL, separators=(",", ":")) in first["text"]
-    assert '<tool_call>\n{"name": "weather", "arguments": {"city": "Köln <3"}}\n</tool_call>' in second["text"]
+    arguments = CALL["function"]["arguments"]
+    assert f'<tool_call>\n{{"name": "weather", "arguments": {arguments}}}\n</tool_call>' in second["text"]
     assert "<tool_response>\nsunny\n</tool_response>" in second["text"]
 
 
