@@ -1,4 +1,4 @@
-"""The published model of the demo through the page: the answer that transformers gives to the same file."""
+"""The published model of the demo in browsers: the answers that transformers gives to the same file."""
 
 from pathlib import Path
 
@@ -9,18 +9,26 @@ from compiler.config import resolve_config
 from compiler.demo import RECIPE
 from compiler.incremental import build_if_stale
 from tests.browser.conftest import serving
+from tests.browser.drivers import Tab
 from tests.smollm2 import golden_answers, model_file
 
 PATIENCE = 240_000  # milliseconds
+GREEDY = """async ([ids, maxTokens]) => {
+  const { createEngine } = await import("/static/wisp.js");
+  const engine = await createEngine("/models/smollm2-135m-instruct/", { backend: "webgpu-f32", autotune: false });
+  const tokens = await engine.generateIds(ids, { maxTokens, temperature: 0 });
+  await engine.dispose();
+  return tokens;
+}"""
 
 
 @pytest.fixture(scope="module")
 def artifacts(request: pytest.FixtureRequest) -> Path:
-    """The demo's artifact for the CPU, alone in a directory."""
+    """The demo's artifact, alone in a directory."""
     directory = request.config.cache.mkdir("wisp-smollm2")
     file, output = str(model_file()), directory / RECIPE.stem
     config = resolve_config(
-        file, recipe_for_source=RECIPE, identifier=RECIPE.stem, output=output, variants=["wasm-simd"]
+        file, recipe_for_source=RECIPE, identifier=RECIPE.stem, output=output, variants=["webgpu-f32", "wasm-simd"]
     )
     build_if_stale(config)
     return directory
@@ -47,3 +55,14 @@ def test_the_page_gives_the_golden_answer(browser: Browser, artifacts: Path) -> 
         expect(page.get_by_test_id("answer-stats")).to_have_count(1, timeout=PATIENCE)
         assert page.get_by_test_id("answer-text").inner_text().strip() == answer.text
     context.close()
+
+
+@pytest.mark.parametrize("tab", ["chromium", "firefox"], indirect=True)
+def test_the_gpu_gives_the_golden_tokens(tab: Tab, artifacts: Path) -> None:
+    """Of the file's values as they are kept. A software GPU takes a second a token: as few as tell it from others."""
+    answer = next(answer for answer in golden_answers() if "moon" in answer.prompt)
+    count = min(4, answer.clear_until(0.01))
+    assert count == 4
+    with serving(artifacts) as url:
+        tab.goto(url)
+        assert tuple(tab.evaluate(GREEDY, [list(answer.prompt_ids), count])) == answer.ids[:count]
