@@ -118,7 +118,7 @@ def print_recipes(summaries: Iterable[RecipeSummary]) -> None:
         )
     console = Console(soft_wrap=True, highlight=False)
     console.print(table)
-    console.print("\nMemory: weights and KV cache at this context; on the CPU the cache takes twice as much.")
+    console.print("\nMemory: weights and KV cache at this context.")
     console.print("Compile one: wisp compile configs/MODEL.toml")
 
 
