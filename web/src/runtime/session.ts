@@ -25,7 +25,17 @@ export interface GenerateRequest {
   signal: AbortSignal;
   /** Called with every token but the stop token; true ends the generation (a stop string). */
   onToken?: (token: number) => boolean;
+  /** Looks at the logits of each step, which are read back then, one step at a time. */
+  watch?: Watch | undefined;
 }
+
+/**
+ * @param logits f32 (vocabSize), of the step that sampled `token`
+ * @param position of that token
+ * @param generated what came before it in the answer
+ * @returns the token to go on with: that one, or another in its place
+ */
+export type Watch = (logits: Float32Array, token: number, position: number, generated: readonly number[]) => number | Promise<number>;
 
 export interface Generation {
   /** Without the stop token. */
@@ -173,7 +183,7 @@ export class Session {
         this.runner.writeCounts(answerCounts(ids, progress.sampled, this.runner.vocabSize, request.repetitionWindow));
       this.runner.seek(rows.length - 1, rows.at(-1) ?? 0);
       if (progress.sampled.length > 0) progress.lastAt = this.clock.now(); // The way to here is no measure of the pace.
-      await this.decode(request, progress);
+      await (request.watch === undefined ? this.decode(request, progress) : this.decodeWatched(request, progress, request.watch));
       this.settle(ids, progress);
       return true;
     });
@@ -290,8 +300,8 @@ export class Session {
   private async decode(request: GenerateRequest, progress: Progress): Promise<void> {
     const { runner, clock } = this;
     const { decode: pace } = this.paces;
-    const { ids, sampling, stopTokenIds, signal, onToken } = request;
-    const window = penalizes(sampling) ? (request.repetitionWindow ?? Infinity) : Infinity;
+    const { ids, signal } = request;
+    const window = windowOf(request);
     const most = () => Math.min(request.maxTokens ?? Infinity, runner.capacity - ids.length + 1) - progress.submitted;
     const next = (): Work<Uint32Array> | undefined => {
       // Which token leaves a window is known when the one before has come.
@@ -311,21 +321,57 @@ export class Session {
       return { units: steps, start };
     };
     const onResult = (tokens: Uint32Array): boolean => {
-      const now = clock.now();
-      if (progress.sampled.length === 0) progress.firstAt = now;
-      progress.lastAt = now;
       for (const token of tokens) {
-        progress.sampled.push(token);
-        const left = leftWindow(ids, progress.sampled, window);
-        if (left !== undefined) runner.writeCount(left.token, left.count);
-        this.counters.tokens += 1;
-        if (!stopTokenIds.has(token) && onToken?.(token) !== true) continue;
+        if (!this.take(token, request, progress)) continue;
         progress.finishReason = "stop";
         return true;
       }
       return false;
     };
     if ((await pump({ pace, clock, signal, next, onResult })) === "aborted") progress.finishReason = "abort";
+  }
+
+  /** A token has come. True when it ends the answer. */
+  private take(token: number, request: GenerateRequest, progress: Progress): boolean {
+    const { stopTokenIds, onToken } = request;
+    const now = this.clock.now();
+    if (progress.sampled.length === 0) progress.firstAt = now;
+    progress.lastAt = now;
+    progress.sampled.push(token);
+    const left = leftWindow(request.ids, progress.sampled, windowOf(request));
+    if (left !== undefined) this.runner.writeCount(left.token, left.count);
+    this.counters.tokens += 1;
+    return stopTokenIds.has(token) || onToken?.(token) === true;
+  }
+
+  /** As decode(), a step at a time: the next one begins when the last one's token is settled. */
+  private async decodeWatched(request: GenerateRequest, progress: Progress, watch: Watch): Promise<void> {
+    const { runner } = this;
+    const { ids, signal } = request;
+    const gone = aborted(signal);
+    for (;;) {
+      const position = ids.length - 1 + progress.submitted;
+      const most = () => Math.min(request.maxTokens ?? Infinity, runner.capacity - ids.length + 1) - progress.submitted;
+      if (most() > 0) runner.makeRoom(position + 1);
+      if (most() <= 0) return; // There may be no memory for one more.
+      const parts = Math.max(1, Math.ceil((this.paces.decode.unitMs ?? 0) / PART_MS));
+      progress.submitted += 1;
+      this.counters.decodeSteps += 1;
+      const step = runner.decode(1, position, parts).then(async ([sampled = 0]) => {
+        const token = await watch(await runner.logits(), sampled, position + 1, progress.sampled);
+        if (token !== sampled) runner.seek(position + 1, token);
+        return token;
+      });
+      const token = await Promise.race([step, gone]);
+      if (token === false) {
+        step.catch(() => undefined); // Nobody waits for it any more.
+        progress.finishReason = "abort";
+        return;
+      }
+      if (!this.take(token, request, progress)) continue;
+      progress.finishReason = "stop";
+      return;
+    }
   }
 
   /**
@@ -359,6 +405,11 @@ export class Session {
       }
     }
   }
+}
+
+/** How many tokens the sampler's counts are of. */
+function windowOf({ sampling, repetitionWindow = Infinity }: GenerateRequest): number {
+  return penalizes(sampling) ? repetitionWindow : Infinity;
 }
 
 /** False, once the signal aborts. */

@@ -44,6 +44,7 @@ export class AnswerReader {
   private held = "";
   /** Something of this part was passed on: spaces in it are no edge any more. */
   private begun = false;
+  private thought = false;
   private readonly marks: readonly string[];
   private readonly tagged: ToolCallReader;
   private reader: ToolCallReader;
@@ -111,7 +112,7 @@ export class AnswerReader {
       return this.to("thinking");
     }
     if (thinks !== "none" && !last && OPEN.startsWith(text)) return false;
-    if (thinks !== "none") this.held = text;
+    if (this.thought) this.held = text;
     if (tools?.bare !== true || !text.startsWith("{")) return this.to("content");
     this.held = text;
     this.opened = "";
@@ -125,6 +126,7 @@ export class AnswerReader {
     if (end >= 0) {
       piece.reasoning += this.held.slice(0, end).trimEnd();
       this.held = this.held.slice(end + CLOSE.length).trimStart();
+      this.thought = true;
       return this.to("start");
     }
     const kept = last ? trailingSpace(this.held) : partial(this.held, [CLOSE]);

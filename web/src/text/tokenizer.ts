@@ -5,6 +5,7 @@
 
 import { Tokenizer as HfTokenizer } from "@huggingface/tokenizers";
 import { type AddedToken, NO_ORIGINALS, type Originals, restored } from "./contents";
+import { spellingOf, tokenBytes, type TokenSpelling } from "./token-bytes";
 import { announced } from "./work";
 
 type Json = Record<string, unknown>;
@@ -57,6 +58,7 @@ export class Tokenizer {
   readonly addedTokens: readonly AddedToken[];
   private readonly inner: HfTokenizer;
   private readonly special: ReadonlySet<number>;
+  private readonly spelling: TokenSpelling;
   /** Of the text that is being encoded. */
   private originals = NO_ORIGINALS;
 
@@ -68,6 +70,7 @@ export class Tokenizer {
     if (type === "Unigram" && byteFallback === true && this.inner.model !== null) addByteFallback(this.inner.model);
     this.addedTokens = ((tokenizer["added_tokens"] ?? []) as AddedToken[]).map(({ id, content, special }) => ({ id, content, special }));
     this.special = new Set(this.addedTokens.filter(({ special }) => special).map(({ id }) => id));
+    this.spelling = spellingOf(tokenizer["decoder"]);
     this.restorePrivate();
     const names = Object.keys(config).filter((key) => key.endsWith("_token"));
     this.specialTokens = Object.fromEntries(
@@ -119,6 +122,13 @@ export class Tokenizer {
 
   isSpecial(id: number): boolean {
     return this.special.has(id);
+  }
+
+  /** The UTF-8 that a token adds to an answer, which may be a part of a character's; none for an id without a token. */
+  bytesOf(id: number): number[] {
+    const added = this.addedTokens.find((token) => token.id === id);
+    if (added !== undefined) return Array.from(new TextEncoder().encode(added.content));
+    return tokenBytes(this.tokenText(id) ?? "", this.spelling);
   }
 
   /** The token's own text; undefined for an id outside the vocabulary. */

@@ -1,8 +1,7 @@
 // Answers: what the session makes of a prompt's ids, as text that is read while it comes. Knows no messages and no order of calls.
 
 import { checkNumber } from "../api/options";
-import type { SamplingOptions } from "../api/types";
-import { RequestError } from "../api/errors";
+import type { SamplingOptions, TokenLogprob } from "../api/types";
 import type { AnswerCall, AnswerDelta, Calls, ChatCall, ChatResult, CompletionCall } from "../protocol/messages";
 import { checkWindow, resolveSampling } from "../runtime/sampling";
 import { type AnswerPiece, AnswerReader } from "../text/answer";
@@ -11,9 +10,17 @@ import { StopStrings } from "../text/stop-strings";
 import type { Tokenizer } from "../text/tokenizer";
 import { SAMPLING_OFF } from "../api/sampling";
 import type { LoadedModel } from "./load/load";
+import { type Process, watchOf } from "./logits";
 import { type ChatPrompt, tokenizerOf } from "./prompt";
 
-type OnDelta = (delta: AnswerDelta) => void;
+/** Who waits for an answer. */
+export interface Asker {
+  signal: AbortSignal;
+  /** Hears each piece as it comes, if the call streams. */
+  onDelta: (delta: AnswerDelta) => void;
+  /** Changes the logits of each step, if the call says so. */
+  process: Process;
+}
 
 /** The model's own sampling parameters. */
 export function defaults({ artifact }: LoadedModel): Required<SamplingOptions> {
@@ -38,25 +45,18 @@ export async function generate(model: LoadedModel, { ids, options }: Calls["gene
   return generation.tokens;
 }
 
-/** @param onDelta hears each piece as it comes, if the call streams */
-export function chat(model: LoadedModel, prompt: ChatPrompt, call: ChatCall, signal: AbortSignal, onDelta: OnDelta): Promise<ChatResult> {
+export function chat(model: LoadedModel, prompt: ChatPrompt, call: ChatCall, asker: Asker): Promise<ChatResult> {
   const { ids, format, opening } = prompt;
   const reader = new AnswerReader(format);
   const marks = [...(format.tools?.starts ?? []), ...(format.tools?.ends ?? []), "[ARGS]", "[CALL_ID]", "<think>", "</think>"];
-  return answer(model, { ids, kept: keptIds(tokenizerOf(model), marks), reader, opening }, call, signal, onDelta);
+  return answer(model, { ids, kept: keptIds(tokenizerOf(model), marks), reader, opening }, call, asker);
 }
 
-/** Text that goes on with a text. @param onDelta as for chat() */
-export function complete(
-  model: LoadedModel,
-  ids: readonly number[],
-  call: CompletionCall,
-  signal: AbortSignal,
-  onDelta: OnDelta,
-): Promise<ChatResult> {
+/** Text that goes on with a text. */
+export function complete(model: LoadedModel, ids: readonly number[], call: CompletionCall, asker: Asker): Promise<ChatResult> {
   const plain = { push: (text: string) => ({ content: text, reasoning: "", calls: [] }), flush: () => NOTHING, calls: [], ended: false };
   const opening = !call.echo ? "" : typeof call.prompt === "string" ? call.prompt : tokenizerOf(model).decode(call.prompt, true);
-  return answer(model, { ids, kept: new Set(), reader: plain, opening }, call, signal, onDelta);
+  return answer(model, { ids, kept: new Set(), reader: plain, opening }, call, asker);
 }
 
 const NOTHING: AnswerPiece = { content: "", reasoning: "", calls: [] };
@@ -78,22 +78,30 @@ interface Asked {
 class Gathered {
   text = "";
   reasoning = "";
+  readonly logprobs: TokenLogprob[] = [];
+  /** How many of the tokens' were passed on. */
+  private passed = 0;
 
-  constructor(private readonly onDelta: OnDelta | undefined) {}
+  constructor(private readonly onDelta: Asker["onDelta"] | undefined) {}
 
-  take({ content, reasoning, calls }: AnswerPiece): void {
+  /** @param last nothing follows: what no text showed is told, too */
+  take({ content, reasoning, calls }: AnswerPiece, last = false): void {
     this.text += content;
     this.reasoning += reasoning;
-    if (this.onDelta === undefined || (content === "" && reasoning === "" && calls.length === 0)) return;
+    const logprobs = this.logprobs.slice(this.passed);
+    const nothing = content === "" && reasoning === "" && calls.length === 0;
+    if (this.onDelta === undefined || (nothing && !(last && logprobs.length > 0))) return;
+    this.passed = this.logprobs.length;
     this.onDelta({
       ...(content === "" ? {} : { content }),
       ...(reasoning === "" ? {} : { reasoning }),
       ...(calls.length === 0 ? {} : { toolCalls: calls }),
+      ...(logprobs.length === 0 ? {} : { logprobs }),
     });
   }
 }
 
-async function answer(model: LoadedModel, asked: Asked, call: AnswerCall, signal: AbortSignal, onDelta: OnDelta): Promise<ChatResult> {
+async function answer(model: LoadedModel, asked: Asked, call: AnswerCall, { signal, onDelta, process }: Asker): Promise<ChatResult> {
   const { session, artifact } = model;
   const { ids, kept, reader, opening } = asked;
   const texts = tokenizerOf(model);
@@ -103,27 +111,34 @@ async function answer(model: LoadedModel, asked: Asked, call: AnswerCall, signal
   const stops = new StopStrings(call.stop);
   const gathered = new Gathered(call.stream ? onDelta : undefined);
   gathered.take(reader.push(opening));
+  const sampling = resolveSampling(call.sampling, defaults(model), call.seed);
+  const repetitionWindow = checkWindow(call.repetitionWindow);
+  const stopTokenIds = new Set([...artifact.manifest.stopTokenIds, ...stopIds]);
+  const onLogprob = (found: TokenLogprob, token: number) => {
+    if (!stopTokenIds.has(token)) gathered.logprobs.push(found);
+  };
   const generation = await session.generate({
     ids,
-    sampling: resolveSampling(call.sampling, defaults(model), call.seed),
-    repetitionWindow: checkWindow(call.repetitionWindow),
+    sampling,
+    repetitionWindow,
     maxTokens: checkMaxTokens(call.maxTokens),
-    stopTokenIds: new Set([...artifact.manifest.stopTokenIds, ...stopIds]),
+    stopTokenIds,
     signal,
+    watch: watchOf(call, artifact.manifest.vocabSize, { tokenizer: texts, sampling, repetitionWindow, ids, process, onLogprob }),
     onToken: (token) => {
       gathered.take(reader.push(stops.push(detokenizer.push(token))));
       return stops.stopped || reader.ended;
     },
   });
   gathered.take(reader.push(stops.push(detokenizer.flush()) + stops.flush()));
-  gathered.take(reader.flush());
+  gathered.take(reader.flush(), true);
   const { tokens, finishReason: reason, promptTokens, reusedTokens, prefillMs, decodeMs, decodedTokens } = generation;
   const stopped = stops.stopped ? "stop" : reason;
   return {
     text: gathered.text,
     reasoning: gathered.reasoning,
     toolCalls: [...reader.calls],
-    logprobs: [],
+    logprobs: gathered.logprobs,
     finishReason: stopped === "stop" && reader.calls.length > 0 ? "tool_calls" : stopped,
     promptTokens,
     completionTokens: tokens.length,
@@ -132,10 +147,4 @@ async function answer(model: LoadedModel, asked: Asked, call: AnswerCall, signal
     decodeMs,
     decodedTokens,
   };
-}
-
-/** @throws RequestError for what this model cannot do */
-export function checkAnswer(call: AnswerCall): void {
-  const cannot = call.logprobs !== undefined ? "logprobs" : call.bias.length > 0 ? "logit_bias" : call.processed ? "logits_processor" : "";
-  if (cannot !== "") throw new RequestError({ what: `The parameter ${cannot} is not supported` });
 }

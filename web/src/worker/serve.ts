@@ -1,11 +1,11 @@
 // The worker's end of the protocol: one model, one queue. Knows messages and their order; what a model answers is model.ts's, how
 // it comes to be load/'s. Calls that use the KV cache run one after another in the order of arrival, never interleaved.
 
-import { serializeError } from "../api/errors";
-import type { AnswerDelta, Call, CallName, Calls, FromWorker, ToWorker } from "../protocol/messages";
+import { deserializeError, serializeError } from "../api/errors";
+import type { Call, CallName, Calls, FromWorker, ToWorker } from "../protocol/messages";
 import { announced, onTextWork } from "../text/work";
 import { load, type LoadedModel, type LoadEvents } from "./load/load";
-import { chat, checkAnswer, complete, generate } from "./answer";
+import { type Asker, chat, complete, generate } from "./answer";
 import { describe, statsOf } from "./model";
 import { chatPrompt, completionPrompt, render, tokenizerOf } from "./prompt";
 import { PageFetch } from "./page-fetch";
@@ -47,6 +47,8 @@ class Server {
   /** Of every call that is running or waits; an abort reaches both. */
   private readonly aborts = new Map<number, AbortController>();
   private running: number | undefined;
+  /** Of calls whose logits the page has. */
+  private readonly processing = new Map<number, { resolve: (logits: Float32Array) => void; reject: (error: Error) => void }>();
   private readonly pageFetch: PageFetch;
 
   constructor(private readonly port: WorkerPort) {
@@ -69,8 +71,14 @@ class Server {
       case "done":
         this.pageFetch.receive(message);
         return;
-      case "logits":
+      case "logits": {
+        const { id, logits, error } = message;
+        const waiting = this.processing.get(id);
+        this.processing.delete(id);
+        if (logits === undefined) waiting?.reject(error === undefined ? new Error("no logits") : deserializeError(error));
+        else waiting?.resolve(logits);
         return;
+      }
       case "ping":
         this.port.post({ type: "pong" });
         return;
@@ -90,6 +98,7 @@ class Server {
       this.port.post({ type: "error", id, error: serializeError(error), stats: statsOf(this.model) });
     } finally {
       this.aborts.delete(id);
+      this.processing.delete(id);
     }
   }
 
@@ -118,15 +127,13 @@ class Server {
         return generate(this.loaded(), call.args, signal);
       case "chat": {
         const model = this.loaded();
-        checkAnswer(call.args);
         const prompt = this.textWork(id, () => chatPrompt(model, call.args));
-        return chat(model, prompt, call.args, signal, (delta) => this.post(id, delta));
+        return chat(model, prompt, call.args, this.asker(id, signal));
       }
       case "complete": {
         const model = this.loaded();
-        checkAnswer(call.args);
         const ids = this.textWork(id, () => completionPrompt(model, call.args));
-        return complete(model, ids, call.args, signal, (delta) => this.post(id, delta));
+        return complete(model, ids, call.args, this.asker(id, signal));
       }
       case "tokenize":
         return this.textWork(id, () => tokenizerOf(this.loaded()).encode(call.args.text, call.args.addSpecialTokens));
@@ -146,8 +153,16 @@ class Server {
     }
   }
 
-  private post(id: number, delta: AnswerDelta): void {
-    this.port.post({ type: "delta", id, delta, stats: statsOf(this.model) });
+  private asker(id: number, signal: AbortSignal): Asker {
+    return {
+      signal,
+      onDelta: (delta) => this.port.post({ type: "delta", id, delta, stats: statsOf(this.model) }),
+      process: (logits, ids) =>
+        new Promise((resolve, reject) => {
+          this.processing.set(id, { resolve, reject });
+          this.port.post({ type: "logits", id, logits, ids }, [logits.buffer]);
+        }),
+    };
   }
 
   private load({ url, options }: Calls["load"]["args"], signal: AbortSignal): Promise<LoadedModel> {

@@ -184,6 +184,63 @@ describe("tools", () => {
   });
 });
 
+describe("the logits of each token", () => {
+  test("are told as OpenAI tells them", async () => {
+    says("hi 🙂");
+    const [choice] = (await ask({ logprobs: true, top_logprobs: 2, temperature: 0 })).choices;
+    const tokens = choice?.logprobs?.content ?? [];
+    expect(new TextDecoder().decode(Uint8Array.from(tokens.flatMap(({ bytes }) => bytes ?? [])))).toBe("hi 🙂");
+    const total = Math.exp(8) + Math.exp(7) + 5998;
+    for (const { token, logprob, top_logprobs: top } of tokens) {
+      expect(logprob).toBeCloseTo(8 - Math.log(total), 4);
+      expect(top.map((other) => other.logprob)).toEqual([logprob, expect.closeTo(logprob - 1, 4)]);
+      expect(top[0]?.token).toBe(token);
+    }
+    const streamed: OpenAI.ChatCompletionTokenLogprob[] = [];
+    const stream = await client.chat.completions.create({ model: "m", messages: HI, stream: true, logprobs: true });
+    for await (const { choices } of stream) streamed.push(...(choices[0]?.logprobs?.content ?? []));
+    expect(streamed).toEqual(tokens.map((token) => ({ ...token, top_logprobs: [] })));
+    expect((await ask({ logprobs: true, stop: ["<|im_end|>"] })).choices[0]?.logprobs?.content).toHaveLength(tokens.length);
+    const text = await client.completions.create({ model: "m", prompt: "Once", logprobs: 1 });
+    expect(text.choices[0]?.logprobs?.tokens?.[0]).toBe(tokens[0]?.token);
+    expect(text.choices[0]?.logprobs?.text_offset?.[0]).toBe(0);
+  });
+
+  test("are biased, and the token is drawn from what they are then", async () => {
+    says("hello");
+    const [first = 0] = scripted.tokenizer.encode("hello", false);
+    const biased = await ask({ temperature: 0, max_tokens: 1, logit_bias: { [first]: -2 } });
+    expect(biased.choices[0]?.message.content).toBe(scripted.tokenizer.decode([first + 1], true));
+    await expect(ask({ logit_bias: { 6000: 1 } })).rejects.toMatchObject({ status: 400, param: "logit_bias" });
+  });
+
+  test("are changed by the page's own function", async () => {
+    says("hello");
+    const [wanted = 0] = scripted.tokenizer.encode(" there", false);
+    const seen: number[] = [];
+    const answer = await engine.chat.completions.create({
+      messages: HI,
+      temperature: 0,
+      max_tokens: 3,
+      logits_processor: (logits, ids) => {
+        seen.push(ids.length);
+        logits.fill(-Infinity);
+        logits[wanted] = 0;
+        return undefined;
+      },
+    });
+    expect(answer.choices[0].message.content).toBe(scripted.tokenizer.decode([wanted, wanted, wanted], true));
+    expect(seen.map((length) => length - (seen[0] ?? 0))).toEqual([0, 1, 2]);
+    const failing = engine.chat.completions.create({
+      messages: HI,
+      logits_processor: () => {
+        throw new RangeError("of my own");
+      },
+    });
+    await expect(failing).rejects.toThrow("of my own");
+  });
+});
+
 describe("a text", () => {
   test("is gone on with", async () => {
     says(" upon a time");

@@ -379,3 +379,43 @@ describe("a session", () => {
     expect(session.residentIds).toEqual([]);
   });
 });
+
+describe("a session whose logits are watched", () => {
+  const START = [5, 6, 7];
+
+  test("gives the same tokens, and what it looked at", async () => {
+    const session = new Session(new FakeRunner());
+    const seen: number[][] = [];
+    const watch = (logits: Float32Array, token: number, position: number, generated: readonly number[]) => {
+      seen.push([logits[0] ?? -1, token, position, generated.length]);
+      return token;
+    };
+    const { tokens } = await ask(session, START, 4, { watch });
+    expect(tokens).toEqual(reference(START, 4));
+    expect(seen).toEqual(tokens.map((token, i) => [token, token, 3 + i, i]));
+    expect(session.residentIds).toEqual([...START, ...tokens.slice(0, 3)]);
+  });
+
+  test("goes on with the tokens that are put in the place of its own", async () => {
+    const session = new Session(new FakeRunner());
+    const expected: number[] = [];
+    while (expected.length < 5) expected.push((next([...START, ...expected]) + 1) % VOCAB);
+    const { tokens } = await ask(session, START, 5, { watch: (_logits, token) => (token + 1) % VOCAB });
+    expect(tokens).toEqual(expected);
+    const again = await ask(session, [...START, ...expected], 3);
+    expect(again.tokens).toEqual(reference([...START, ...expected], 3));
+    expect(again.reusedTokens).toBeGreaterThan(5);
+  });
+
+  test("can be stopped while it waits", async () => {
+    const session = new Session(new FakeRunner());
+    const controller = new AbortController();
+    const watch = () => {
+      controller.abort();
+      return new Promise<number>(() => undefined);
+    };
+    const { finishReason, tokens } = await ask(session, START, 5, { watch, signal: controller.signal });
+    expect([finishReason, tokens]).toEqual(["abort", []]);
+    expect((await ask(session, START, 3)).tokens).toEqual(reference(START, 3));
+  });
+});

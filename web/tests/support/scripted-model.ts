@@ -52,6 +52,8 @@ export class ScriptedModel {
   readonly prompts: string[] = [];
   readonly requests: GenerateRequest[] = [];
   readonly tokenizer = tokenizer();
+  /** Of the token that comes next, and of the one after it by number; those of all others are 0. */
+  logits = [8, 7] as const;
 
   async loaded(source = TEMPLATE): Promise<LoadedModel> {
     const running = {
@@ -91,8 +93,11 @@ export class ScriptedModel {
       await Promise.resolve();
       if (request.stopTokenIds.has(id)) finishReason = "stop";
       if (finishReason === "stop") break;
-      tokens.push(id);
-      if (request.onToken?.(id) === true) finishReason = "stop";
+      const logits = new Float32Array(6000);
+      logits.set(this.logits, id);
+      const token = (await request.watch?.(logits, id, request.ids.length + tokens.length, tokens)) ?? id;
+      tokens.push(token);
+      if (request.onToken?.(token) === true) finishReason = "stop";
       if (finishReason !== "length") break;
     }
     const numbers = { promptTokens: request.ids.length, reusedTokens: 2, prefillMs: 1, decodeMs: 1, decodedTokens: tokens.length };
