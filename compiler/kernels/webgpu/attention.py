@@ -107,11 +107,16 @@ class _Decode(Quads):
             joining = THREADS // 2 * self.rows * self.held
             self.meeting = kernel.shared(joining if self.subgroups else max(joining, self.exchanged), "float32x4")
             self.exchange = None if self.subgroups else self.meeting
-            self.start()
-            self._load_queries()
-            self._walk()
-            self._join()
-            self._store()
+            first_block, count = self._blocks()
+            with kernel.when(True if shape.splits == 1 else count > 0):
+                self.start()
+                self._load_queries()
+                self._walk(first_block, count)
+                self._join()
+                self._store()
+            if shape.splits > 1:
+                with kernel.when(count <= 0):
+                    self._store_nothing()
         return kernel.function
 
     def _head(self, j: Expr) -> Expr:
@@ -141,19 +146,24 @@ class _Decode(Quads):
         score = capped(self.kernel, score, self.shape.soft_cap)
         return self.kernel.let(select(seen, score, f32(2 * LOWEST)))
 
-    def _walk(self) -> None:
-        """This split's blocks of the positions that are there, as far as the window reaches back."""
-        kernel, shape, used = self.kernel, self.shape, self.used
-        blocks = kernel.let(div(used + BLOCK - 1, BLOCK))
-        start = 0 if self.window is None else kernel.let(div(tirx.max(used - self.window, 0), BLOCK))
-        share = kernel.let(div(blocks - start + shape.splits - 1, shape.splits))
+    def _blocks(self) -> tuple[Expr, Expr]:
+        """This split's share of the positions that are there, as far as the window reaches back: first block, count."""
+        kernel, splits = self.kernel, self.shape.splits
+        blocks = kernel.let(div(self.used + BLOCK - 1, BLOCK))
+        start = 0 if self.window is None else kernel.let(div(tirx.max(self.used - self.window, 0), BLOCK))
+        share = kernel.let(div(blocks - start + splits - 1, splits))
         first_block = kernel.let(start + self.split * share)
+        return first_block, kernel.let(tirx.max(tirx.min(share, blocks - first_block), 0))
+
+    def _walk(self, first_block: Expr, count: Expr) -> None:
+        """`count` blocks of keys."""
+        kernel, used = self.kernel, self.used
         head = kernel.let(self.kv_head * self.loads)
-        with kernel.loop(tirx.max(tirx.min(share, blocks - first_block), 0)) as step:
+        with kernel.loop(count) as step:
             base = kernel.let((first_block + step) * BLOCK + self.quad)
             # Keys beyond the last have no weight, and no NaN is read.
             keys = [kernel.let(tirx.min(base + k * QUADS, used - 1) * self.cache.row + head) for k in range(self.keys)]
-            self.step(base, keys, shape.heads.key_value * self.loads)
+            self.step(base, keys, self.shape.heads.key_value * self.loads)
 
     def _join(self) -> None:
         """The first quad ends with what all of them summed, relative to the largest of their maxima."""
@@ -208,6 +218,19 @@ class _Decode(Quads):
                             for v in range(self.vectors):
                                 value = self.sums[j * self.held + part * self.vectors + v]
                                 self.out[base + place * self.vectors + v] = value * T.broadcast(scale, 4)
+
+    def _store_nothing(self) -> None:
+        """A split without keys: software adapters are slow where workgroups meet, and most splits are idle at first."""
+        kernel, shape, dims = self.kernel, self.shape, self.dims
+        for j in range(self.rows):
+            base = kernel.let((self._head(j) * shape.splits + self.split) * (dims + 1))
+            with kernel.loop(ceil_div(dims, THREADS)) as step:
+                i = kernel.let(step * THREADS + self.thread)
+                with kernel.when(True if dims % THREADS == 0 else i < dims):
+                    self.out[base + i] = T.broadcast(f32(0.0), 4)
+            with kernel.when(self.thread == 0):
+                zero = f32(0.0)
+                self.out[base + dims] = tirx.Shuffle([f32(LOWEST), zero, zero, zero], [0, 1, 2, 3])
 
 
 def combine(name: str, shape: Shape) -> tirx.PrimFunc:
