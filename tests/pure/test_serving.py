@@ -107,6 +107,42 @@ def test_what_is_being_sent_is_sent_whole(root: Path, sent: signal.Signals) -> N
         process.wait(60)
 
 
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux says how much memory a process has")
+def test_many_slow_visitors_take_little_memory(root: Path) -> None:
+    """Each has asked for 32 MB and reads nothing; in pieces of 256 KiB they would hold 160 MB."""
+    content = bytes(32 << 20)
+    manifest = write_artifact(root / "one" / "demo")
+    (root / "one" / "demo" / "params_shard_0.bin").write_bytes(content)
+    manifest["files"]["params_shard_0.bin"]["bytes"] = len(content)
+    (root / "one" / "demo" / "model.json").write_text(json.dumps(manifest))
+    with serving(root) as (url, process), contextlib.ExitStack() as stack:
+        host, port = url.removeprefix("http://").strip("/").split(":")
+        request = f"GET /models/demo/params_shard_0.bin HTTP/1.1\r\nHost: {host}\r\nRange: bytes=1-\r\n\r\n"
+        get(f"{url}models/demo/params_shard_0.bin")
+        before = resident(process)
+        visitors = []
+        for _ in range(300):
+            visitor = socket.socket()
+            visitor.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            visitor.connect((host, int(port)))
+            visitors.append(stack.enter_context(visitor))
+            visitor.sendall(request.encode())
+        for visitor in visitors:
+            assert b" 206 " in visitor.recv(64)
+        sizes = [resident(process)]
+        while len(sizes) < 10 or max(sizes[-10:]) - min(sizes[-10:]) > 1 << 20:  # until all hold what they take
+            time.sleep(0.1)
+            sizes.append(resident(process))
+        assert sizes[-1] - before < 100 << 20
+
+
+def resident(process: "subprocess.Popen[str]") -> int:
+    """Bytes of memory."""
+    size = re.search(r"^VmRSS:\s+(\d+) kB", Path(f"/proc/{process.pid}/status").read_text(), re.MULTILINE)
+    assert size is not None
+    return int(size[1]) << 10
+
+
 def test_below_a_path(root: Path) -> None:
     with serving(root, base="/sub/chat/") as (url, _):
         assert url.endswith("/sub/chat/")
