@@ -67,4 +67,4 @@ def test_attention(subgroups: bool, tmp_path: Path) -> None:
         assert loads(counts) >= 16, name
         assert cost(counts) <= (DECODE if name.startswith("decode") else PREFILL), name
         if name == "decode_llama_1b_64":
-            assert counts.registers <= 128
+            assert counts.registers <= 232

@@ -21,7 +21,7 @@ from compiler.kernels.webgpu.quads import LOWEST, QUAD, Quads, held_vectors, wid
 THREADS = 64  # of a workgroup
 QUADS = THREADS // QUAD
 BLOCK = 64  # keys that a workgroup takes at a time
-SUM_VECTORS = 8
+SUM_VECTORS = 16
 MOST_QUERIES = 8  # of a workgroup
 
 
