@@ -125,6 +125,29 @@ def test_a_window_of_penalties(artifact_demo: Path) -> None:
     assert len({tuple(answer["whole"]) for answer in answers}) == len(answers), "windows of no effect show nothing"
 
 
+def test_a_conversation_longer_than_the_context(artifact_demo: Path) -> None:
+    """It is refused, or begins later: the answer is that to its last messages alone."""
+    body = """
+    const ask = async (messages, more) => {
+      const request = { messages, temperature: 0, max_tokens: 20, ...more };
+      const { choices, usage } = await engine.chat.completions.create(request);
+      return [choices[0].message.content, usage.prompt_tokens];
+    };
+    const refused = await ask(args, {}).catch((error) => error.kind);
+    await engine.resetChat();
+    const slid = await ask(args, { overflow: "slide" });
+    await engine.resetChat();
+    const wrong = await ask(args, { overflow: "grow" }).catch((error) => error.message);
+    return { refused, slid, last: await ask(args.slice(-1), {}), wrong };
+    """
+    said = [{"role": role, "content": "Tell me about the sea. " * 8} for role in ("user", "assistant") * 3]
+    messages = [*said, {"role": "user", "content": "Who are you?"}]
+    got = in_node(artifact_demo, body, messages, backend="wasm-simd", contextLength=96)
+    assert got["refused"] == "context-overflow"
+    assert got["slid"] == got["last"]
+    assert "overflow" in got["wrong"]
+
+
 def test_an_artifact_from_a_server(url: str) -> None:
     got = in_node(url + "models/toy/?ignored=1", GENERATE, PROMPT)
     assert got["ids"] == TOY.generate(PROMPT, 40)

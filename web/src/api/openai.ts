@@ -90,6 +90,12 @@ export interface ChatRequest extends AnswerRequest {
   continue_final_message?: boolean | null;
   add_generation_prompt?: boolean | null;
   /**
+   * Not OpenAI's: what happens when the context is full. `stop`, the default: the answer ends (`length`), and a longer prompt is
+   * refused; `slide`: the oldest turns are forgotten, not what the system says nor the last question, and the answer goes on
+   * (it ends where logits are told, biased or changed).
+   */
+  overflow?: "stop" | "slide" | null;
+  /**
    * What `<|im_end|>` and the like in contents are: `text`, the default, or (`allow`) the tokens of that name, as in transformers.
    */
   special_tokens_in_content?: "text" | "allow" | null;

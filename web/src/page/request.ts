@@ -25,6 +25,7 @@ const CHAT = new Set([
   ...["messages", ...COMMON, "max_completion_tokens", "top_logprobs", "tools", "tool_choice", "parallel_tool_calls"],
   ...["chat_template_kwargs", "enable_thinking", "extra_body", "continue_final_message", "add_generation_prompt"],
   "special_tokens_in_content",
+  "overflow",
 ]);
 const COMPLETION = new Set(["prompt", "echo", ...COMMON]);
 
@@ -155,8 +156,11 @@ export function toCall(given: ChatRequest): ChatCall {
     addGenerationPrompt: flag("add_generation_prompt", request.add_generation_prompt),
     continueFinalMessage: flag("continue_final_message", request.continue_final_message),
     contentsAsText: checkContents(request.special_tokens_in_content) === "text",
+    slides: optional("overflow", request.overflow, isOverflow, '"stop" or "slide"') === "slide",
   };
 }
+
+const isOverflow = (value: unknown): value is "stop" | "slide" => value === "stop" || value === "slide";
 
 /** @throws RequestError */
 export function toTemplateCall(messages: ChatMessage[], options: TemplateOptions): TemplateCall {

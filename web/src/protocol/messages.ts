@@ -76,6 +76,8 @@ export interface ChatCall extends AnswerCall, TemplateCall {
   parallelToolCalls: boolean;
   /** Special tokens in contents are text. */
   contentsAsText: boolean;
+  /** The oldest turns are forgotten when the context is full. */
+  slides: boolean;
 }
 
 export interface CompletionCall extends AnswerCall {

@@ -20,6 +20,8 @@ export interface GenerateRequest {
   /** undefined: up to the end of the context. */
   maxTokens: number | undefined;
   stopTokenIds: ReadonlySet<number>;
+  /** So many of `ids`, the last, are the answer's beginning; default: none. */
+  answered?: number;
   /** Penalties look at so many of the last tokens; default: at all. */
   repetitionWindow?: number;
   signal: AbortSignal;
@@ -112,6 +114,11 @@ export class Session {
     this.prefixes = prefixesOf(runner);
   }
 
+  /** Tokens that prompt and answer may have together. */
+  get capacity(): number {
+    return this.runner.capacity;
+  }
+
   /** Ids whose KV rows are there. */
   get residentIds(): readonly number[] {
     return this.resident;
@@ -180,7 +187,7 @@ export class Session {
       if (!(await this.prefill(rows, signal))) return false;
       this.runner.writeSampling(sampling);
       if (penalizes(sampling))
-        this.runner.writeCounts(answerCounts(ids, progress.sampled, this.runner.vocabSize, request.repetitionWindow));
+        this.runner.writeCounts(answerCounts(...answerOf(request, progress), this.runner.vocabSize, request.repetitionWindow));
       this.runner.seek(rows.length - 1, rows.at(-1) ?? 0);
       if (progress.sampled.length > 0) progress.lastAt = this.clock.now(); // The way to here is no measure of the pace.
       await (request.watch === undefined ? this.decode(request, progress) : this.decodeWatched(request, progress, request.watch));
@@ -338,7 +345,8 @@ export class Session {
     if (progress.sampled.length === 0) progress.firstAt = now;
     progress.lastAt = now;
     progress.sampled.push(token);
-    const left = leftWindow(request.ids, progress.sampled, windowOf(request));
+    const window = windowOf(request);
+    const left = window === Infinity ? undefined : leftWindow(...answerOf(request, progress), window);
     if (left !== undefined) this.runner.writeCount(left.token, left.count);
     this.counters.tokens += 1;
     return stopTokenIds.has(token) || onToken?.(token) === true;
@@ -410,6 +418,11 @@ export class Session {
 /** How many tokens the sampler's counts are of. */
 function windowOf({ sampling, repetitionWindow = Infinity }: GenerateRequest): number {
   return penalizes(sampling) ? repetitionWindow : Infinity;
+}
+
+/** What was asked, and what is answered so far. */
+function answerOf({ ids, answered = 0 }: GenerateRequest, { sampled }: Progress): [asked: readonly number[], answer: readonly number[]] {
+  return [ids.slice(0, ids.length - answered), [...ids.slice(ids.length - answered), ...sampled]];
 }
 
 /** False, once the signal aborts. */

@@ -11,7 +11,9 @@ import type { Tokenizer } from "../text/tokenizer";
 import { SAMPLING_OFF } from "../api/sampling";
 import type { LoadedModel } from "./load/load";
 import { type Process, watchOf } from "./logits";
+import { forgetting, generateOn, type Shorten } from "./overflow";
 import { type ChatPrompt, tokenizerOf } from "./prompt";
+import type { GenerateRequest } from "../runtime/session";
 
 /** Who waits for an answer. */
 export interface Asker {
@@ -45,18 +47,27 @@ export async function generate(model: LoadedModel, { ids, options }: Calls["gene
   return generation.tokens;
 }
 
-export function chat(model: LoadedModel, prompt: ChatPrompt, call: ChatCall, asker: Asker): Promise<ChatResult> {
+/** @param promptOf the prompt of fewer messages, where the call slides */
+export function chat(
+  model: LoadedModel,
+  prompt: ChatPrompt,
+  call: ChatCall,
+  asker: Asker,
+  promptOf: (messages: ChatCall["messages"]) => ChatPrompt,
+): Promise<ChatResult> {
   const { ids, format, opening } = prompt;
   const reader = new AnswerReader(format);
   const marks = [...(format.tools?.starts ?? []), ...(format.tools?.ends ?? []), "[ARGS]", "[CALL_ID]", "<think>", "</think>"];
-  return answer(model, { ids, kept: keptIds(tokenizerOf(model), marks), reader, opening }, call, asker);
+  const capacity = () => model.session.capacity;
+  const shorten = call.slides ? forgetting(call.messages, capacity, (messages) => promptOf(messages).ids) : undefined;
+  return answer(model, { ids, kept: keptIds(tokenizerOf(model), marks), reader, opening, shorten }, call, asker);
 }
 
 /** Text that goes on with a text. */
 export function complete(model: LoadedModel, ids: readonly number[], call: CompletionCall, asker: Asker): Promise<ChatResult> {
   const plain = { push: (text: string) => ({ content: text, reasoning: "", calls: [] }), flush: () => NOTHING, calls: [], ended: false };
   const opening = !call.echo ? "" : typeof call.prompt === "string" ? call.prompt : tokenizerOf(model).decode(call.prompt, true);
-  return answer(model, { ids, kept: new Set(), reader: plain, opening }, call, asker);
+  return answer(model, { ids, kept: new Set(), reader: plain, opening, shorten: undefined }, call, asker);
 }
 
 const NOTHING: AnswerPiece = { content: "", reasoning: "", calls: [] };
@@ -72,6 +83,8 @@ interface Asked {
   reader: Pick<AnswerReader, "push" | "flush" | "calls" | "ended">;
   /** What the answer begins with. */
   opening: string;
+  /** When the context is full. */
+  shorten: Shorten | undefined;
 }
 
 /** An answer as far as it has come, and the way of each piece to who waits for it. */
@@ -103,7 +116,7 @@ class Gathered {
 
 async function answer(model: LoadedModel, asked: Asked, call: AnswerCall, { signal, onDelta, process }: Asker): Promise<ChatResult> {
   const { session, artifact } = model;
-  const { ids, kept, reader, opening } = asked;
+  const { ids, kept, reader, opening, shorten } = asked;
   const texts = tokenizerOf(model);
   const detokenizer = new Detokenizer((window) => texts.decode(window, true, kept));
   // A stop string that is a token of the model's, which text may not show, is that token.
@@ -117,7 +130,7 @@ async function answer(model: LoadedModel, asked: Asked, call: AnswerCall, { sign
   const onLogprob = (found: TokenLogprob, token: number) => {
     if (!stopTokenIds.has(token)) gathered.logprobs.push(found);
   };
-  const generation = await session.generate({
+  const request: GenerateRequest = {
     ids,
     sampling,
     repetitionWindow,
@@ -129,7 +142,9 @@ async function answer(model: LoadedModel, asked: Asked, call: AnswerCall, { sign
       gathered.take(reader.push(stops.push(detokenizer.push(token))));
       return stops.stopped || reader.ended;
     },
-  });
+  };
+  // Who watches the logits counts by the prompt that was asked.
+  const generation = await generateOn(session, request, request.watch === undefined ? shorten : undefined);
   gathered.take(reader.push(stops.push(detokenizer.flush()) + stops.flush()));
   gathered.take(reader.flush(), true);
   const { tokens, finishReason: reason, promptTokens, reusedTokens, prefillMs, decodeMs, decodedTokens } = generation;

@@ -2,7 +2,7 @@
 // it comes to be load/'s. Calls that use the KV cache run one after another in the order of arrival, never interleaved.
 
 import { deserializeError, serializeError } from "../api/errors";
-import type { Call, CallName, Calls, FromWorker, ToWorker } from "../protocol/messages";
+import type { Call, CallName, Calls, ChatCall, FromWorker, ToWorker } from "../protocol/messages";
 import { announced, onTextWork } from "../text/work";
 import { load, type LoadedModel, type LoadEvents } from "./load/load";
 import { type Asker, chat, complete, generate } from "./answer";
@@ -127,8 +127,8 @@ class Server {
         return generate(this.loaded(), call.args, signal);
       case "chat": {
         const model = this.loaded();
-        const prompt = this.textWork(id, () => chatPrompt(model, call.args));
-        return chat(model, prompt, call.args, this.asker(id, signal));
+        const promptOf = (messages: ChatCall["messages"]) => this.textWork(id, () => chatPrompt(model, { ...call.args, messages }));
+        return chat(model, promptOf(call.args.messages), call.args, this.asker(id, signal), promptOf);
       }
       case "complete": {
         const model = this.loaded();

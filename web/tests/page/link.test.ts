@@ -83,7 +83,16 @@ const ANSWER = {
   processed: false,
 };
 const CHAT = {
-  ...{ ...ANSWER, messages: [], tools: [], variables: {}, toolChoice: "auto" as const, parallelToolCalls: true, contentsAsText: true },
+  ...{
+    ...ANSWER,
+    messages: [],
+    tools: [],
+    variables: {},
+    toolChoice: "auto" as const,
+    parallelToolCalls: true,
+    contentsAsText: true,
+    slides: false,
+  },
   ...{ addGenerationPrompt: undefined, continueFinalMessage: undefined },
 };
 

@@ -37,6 +37,7 @@ describe("a chat request", () => {
       logprobs: undefined,
       bias: [],
       processed: false,
+      slides: false,
       tools: [],
       toolChoice: "auto",
       parallelToolCalls: true,
