@@ -19,7 +19,7 @@ from compiler.kernels.webgpu.tiles import Tiling
 # Workgroups that share a query's keys in decode, at most, and positions of each, at least. Where few workgroups share
 # out the heads, more share out the positions.
 SPLITS, POSITIONS_PER_SPLIT = 16, 256
-FEW_WORKGROUPS = 4
+FEW_WORKGROUPS = 2
 FEW_ROWS = 8192  # too few to have all of a GPU's memory channels busy, if each is one subgroup's
 
 
