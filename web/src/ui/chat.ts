@@ -183,6 +183,8 @@ export class Chat {
     try {
       for await (const chunk of stream) {
         const choice = chunk.choices[0];
+        const thought = choice?.delta.reasoning_content ?? "";
+        if (thought !== "") answer.think(thought);
         answer.append(choice?.delta.content ?? "");
         meter.grow();
         reason = choice?.finish_reason ?? reason;

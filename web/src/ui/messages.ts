@@ -21,8 +21,11 @@ export class AnswerView {
   readonly #foot: HTMLElement;
   readonly #regenerate: HTMLButtonElement;
   readonly #markdown: MarkdownView;
+  readonly #onGrow: () => void;
+  #thoughts: ThoughtsView | undefined;
 
   constructor(actions: AnswerActions) {
+    this.#onGrow = actions.onGrow;
     this.#body = el("div", { class: "prose", "data-testid": "answer-text" });
     this.#foot = el("footer", { class: "answer-foot", hidden: true });
     this.root = el(
@@ -40,12 +43,24 @@ export class AnswerView {
   }
 
   append(text: string): void {
+    if (text !== "") this.#thoughts?.end();
     this.#markdown.append(text);
+  }
+
+  /** What the model thinks before it answers: in sight while it grows, then folded. */
+  think(text: string): void {
+    if (this.#thoughts === undefined) {
+      this.#thoughts = new ThoughtsView();
+      this.#body.before(this.#thoughts.root);
+    }
+    this.#thoughts.append(text);
+    this.#onGrow();
   }
 
   /** Ends the streaming. `usage` is null when the engine gave none; `problem` is shown under the text. */
   finish(usage: Usage | null, reason: FinishReason | null, problem?: string): void {
     this.#markdown.flush();
+    this.#thoughts?.end();
     this.root.classList.remove("streaming");
     this.root.setAttribute("aria-busy", "false");
     const note = problem ?? noteFor(reason, this.text);
@@ -77,6 +92,30 @@ export class AnswerView {
       control.querySelector("svg")?.replaceWith(icon("copy"));
       if (label !== null) label.textContent = "Copy";
     }, 1600);
+  }
+}
+
+/** Thoughts are plain text: they are nobody's to format. */
+class ThoughtsView {
+  readonly root: HTMLDetailsElement;
+  readonly #title = el("summary", {}, "Thinking…");
+  readonly #text = el("p", { dir: "auto" });
+  readonly #startedAt = performance.now();
+  #ended = false;
+
+  constructor() {
+    this.root = el("details", { class: "thoughts", "data-testid": "answer-thoughts", open: true }, this.#title, this.#text);
+  }
+
+  append(text: string): void {
+    this.#text.append(text);
+  }
+
+  end(): void {
+    if (this.#ended) return;
+    this.#ended = true;
+    this.#title.textContent = `Thought for ${latency((performance.now() - this.#startedAt) / 1000)}`;
+    this.root.open = false;
   }
 }
 
