@@ -1,7 +1,7 @@
 // Builds the entries side by side into dist/, which the server offers at /static/:
 //   wisp.js    the engine as an ES module          worker.js  the worker that wisp.js starts by its URL
 //   page.js    the chat page (with page.css)       thread.js  a helper thread of the CPU, which worker.js starts likewise
-//   template.js is built by vite.template.config.ts, offline.js by vite.offline.config.ts
+//   template.js is built by vite.template.config.ts, grammar.js by vite.grammar.config.ts, offline.js by vite.offline.config.ts
 //   react.js   a hook for React apps (React is theirs)
 //   isolation.js  a service worker for hosts that cannot send headers; it belongs beside the page
 // No entry is inlined into another: the page's Content-Security-Policy allows neither blob: workers nor inline scripts.
@@ -13,7 +13,10 @@ import { MINIMUM } from "./src/api/browsers.ts";
 /** What keeps this build from inlining a worker would keep bundlers of other people's pages from finding it. */
 const literalWorkers: Plugin = {
   name: "literal-workers",
-  renderChunk: (code) => ({ code: code.replace(/\/\* @vite-ignore \*\/\s*(?="\.\/(?:worker|thread|template)\.js")/g, ""), map: null }),
+  renderChunk: (code) => ({
+    code: code.replace(/\/\* @vite-ignore \*\/\s*(?="\.\/(?:worker|thread|template|grammar)\.js")/g, ""),
+    map: null,
+  }),
 };
 
 const source = (path: string) => resolve(import.meta.dirname, "src", path);
@@ -43,5 +46,11 @@ export default defineConfig({
     rolldownOptions: { external: ["react"], output: { entryFileNames: "[name].js", chunkFileNames: "shared-[hash].js" } },
   },
   // The time is only there so that a failure ends: a busy machine is no failure.
-  test: { include: ["tests/**/*.test.ts"], environment: "node", testTimeout: 120_000, hookTimeout: 120_000 },
+  test: {
+    include: ["tests/**/*.test.ts"],
+    environment: "node",
+
+    testTimeout: 120_000,
+    hookTimeout: 120_000,
+  },
 });

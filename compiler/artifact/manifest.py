@@ -468,6 +468,8 @@ def validate_plan(plan: Any, variant: dict[str, Any], model: dict[str, Any], ten
     programs = _object(plan.get("programs"), f"{where} programs")
     expected_programs = {"decode": variant["dispatches_per_token"]}
     expected_programs |= {f"prefill_{chunk}": variant["prefill_dispatches"].get(str(chunk)) for chunk in chunks}
+    if "mask" in programs:  # optional: artifacts of earlier compilers have none
+        expected_programs["mask"] = 1
     if programs.keys() != expected_programs.keys() or len(variant["prefill_dispatches"]) != len(chunks):
         different = sorted(programs.keys() ^ expected_programs.keys())
         fail(f"{where} programs differ from prefill_chunks", different, "decode and one prefill_N for each chunk")
@@ -476,6 +478,8 @@ def validate_plan(plan: Any, variant: dict[str, Any], model: dict[str, Any], ten
         for i, dispatch in enumerate(dispatches):
             if variant["backend"] == "wasm" and dispatch["grid"][1:] != [1, 1]:
                 fail(f"{where} programs.{name}[{i}].grid", dispatch["grid"], "[items, 1, 1] in a plan of the CPU")
+        if name == "mask" and len(dispatches) != 1:
+            fail(f"{where} programs.mask", f"{len(dispatches)} dispatches", "one")
         if len(dispatches) != count:
             key = "dispatches_per_token" if name == "decode" else f"prefill_dispatches of {name}"
             fail(f"model.json {key}", count, f"{len(dispatches)}, as in {where}")
@@ -513,8 +517,9 @@ def _validate_alternatives(
         for k, kernel in enumerate(own):
             _validate_kernel(kernel, f"{here}.kernels[{k}]", limits)
         programs = _object(alternative.get("programs"), f"{here}.programs")
-        if not programs or not programs.keys() <= plan["programs"].keys():
-            known = ", ".join(plan["programs"])
+        own_programs = plan["programs"].keys() - {"mask"}
+        if not programs or not programs.keys() <= own_programs:
+            known = ", ".join(name for name in plan["programs"] if name in own_programs)
             fail(f"{here}.programs", sorted(programs), f"at least one, each a name of the plan's programs ({known})")
         for program, dispatches in programs.items():
             place = f"{here}.programs.{program}"
@@ -569,6 +574,8 @@ def _validate_buffers(
         "token_counts": ("io", 4 * vocab_size),
         "logits": ("io", 4 * vocab_size),
     }
+    if "mask" in _object(plan.get("programs"), f"{where} programs"):
+        required |= {"logit_mask": ("io", 4 * -(-vocab_size // 32)), "logit_bias": ("io", 4 * vocab_size)}
     for name, (kind, least) in required.items():
         found = owners.get(name, {})
         if found.get("kind") != kind or found["bytes"] < least:

@@ -17,6 +17,7 @@ Ids = NDArray[np.unsignedinteger]
 
 PROMPT_BIT = 0x80000000  # of a token's count: it stands in the prompt
 GENERATED_MASK = 0x7FFFFFFF  # of a token's count: how often it was generated
+MASKED = -1.0e30  # the logit of a token that may not be drawn: finite, so that no difference of two is NaN
 
 
 # -------------------------------------------------------------------------------------------------- matrices and norms
@@ -146,6 +147,12 @@ def combine(sums: Floats, tops: Floats, totals: Floats) -> NDArray[np.float64]:
 
 
 # ------------------------------------------------------------------------------------------------------------ sampling
+
+
+def mask(logits: NDArray[np.float32], words: Ids, bias: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Logits plus biases, `MASKED` where a token's bit is not set: (V), (ceil(V / 32)) u32, (V) -> (V)."""
+    bits = np.unpackbits(words.astype("<u4").view(np.uint8), bitorder="little")[: len(logits)]
+    return np.where(bits == 1, logits + bias, np.float32(MASKED)).astype(np.float32)
 
 
 def penalize(

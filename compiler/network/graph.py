@@ -14,6 +14,8 @@ and 5 around them:
     norm + vocabulary projection          x -> logits
     scan, limit, draw                     logits -> token, ring, position
 
+The program `mask` is one dispatch that a runtime puts before these three, for a request with a grammar or with biases.
+
 Norms of query and key heads are one dispatch more, and so is a norm of what a projection gives; layer norm has a
 dispatch of its own, because its mean does not fold into a product.
 """
@@ -29,7 +31,7 @@ from tvm.relax.frontend import nn
 from compiler.errors import WispError
 from compiler.kernels import epilogue
 from compiler.kernels.epilogue import HalfRows, PairRows
-from compiler.kernels.webgpu import embed
+from compiler.kernels.webgpu import embed, mask
 from compiler.kernels.webgpu.attention import Shape
 from compiler.models.base import ModelConfig, Norm, Role, WeightSpec
 from compiler.network.backend import ACTIVATION, Backend, Operand, Parts, Product
@@ -86,6 +88,12 @@ class Graph(nn.Module):
             x = self.layer(layer, x, chunk)
         attention = self.geometry.model.layers[last].attention
         return self.query_and_cache(last, chunk, self.normed("input_norm", attention.norm, last, chunk, x))[1]
+
+    def mask(self) -> nn.Tensor:
+        """What a runtime runs between a decode step's logits and its sampler, where not every token may be drawn."""
+        r = self.runtime
+        name = self.kernels.build("mask", mask.mask_logits, self.geometry.model.vocab_size, self.backend.kernel_type)
+        return self.kernels.call(name, [r.logit_mask, r.logit_bias, r.logits], [2])[0]
 
     def layer(self, layer: int, x: nn.Tensor, chunk: int) -> nn.Tensor:
         """A whole layer: x `[chunk, hidden]` -> the next layer's x."""

@@ -16,7 +16,7 @@ from tvm.script.ir_builder import tirx as T
 
 from compiler.kernels.cache import Cache, Heads
 from compiler.kernels.epilogue import STATE_HEADER
-from compiler.kernels.webgpu import embed, matvec
+from compiler.kernels.webgpu import embed, mask, matvec
 from compiler.kernels.webgpu.embed import RopePart
 from compiler.kernels.webgpu.tuning import MOST_ROWS, TUNING, Alternative, VariantTuning
 from compiler.models.base import ModelConfig, Norm, WeightSpec
@@ -82,7 +82,7 @@ class Geometry:
         """The names of the programs, each a method of the graph."""
         decode, prefill = ("decode",), tuple(f"prefill_{chunk}" for chunk in self.prefill_chunks)
         if self.alternative is None:
-            return decode + prefill
+            return decode + prefill + ("mask",)
         own_prefill = self.alternative.tiling or self.alternative.attention or self.alternative.packed
         return (decode if self.alternative.vectors else ()) + (prefill if own_prefill else ())
 
@@ -202,6 +202,8 @@ class Runtime(nn.Module):
         self.token_ring = nn.Parameter((RING_SIZE,), "uint32")
         self.token_counts = nn.Parameter((m.vocab_size,), "uint32")
         self.logits = nn.Parameter((m.vocab_size,), "float32")
+        self.logit_mask = nn.Parameter((mask.mask_words(m.vocab_size),), "uint32")
+        self.logit_bias = nn.Parameter((m.vocab_size,), "float32")
         row = (g.context, g.cache.row_words)
         for layer in range(m.num_hidden_layers):
             setattr(self, f"kv.{layer}", nn.Parameter(row, "uint32" if g.cache.halves else "float32"))

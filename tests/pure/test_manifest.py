@@ -91,6 +91,17 @@ def test_webgpus_limits_do_not_bind_a_plan_of_the_cpu() -> None:
     check(documents)
 
 
+def test_a_plan_may_have_a_mask() -> None:
+    documents = load(FIXTURES / "base.json")
+    plan = documents["plan"]
+    size = {"workgroup_size": [64, 1, 1], "workgroup_bytes": 0}
+    plan["kernels"].append({"entry": "mask", **size, "bindings": ["read", "read", "read_write"]})
+    plan["buffers"].append({"kind": "io", "name": "logit_mask", "bytes": 16})
+    plan["buffers"].append({"kind": "io", "name": "logit_bias", "bytes": 512})
+    plan["programs"]["mask"] = [{"kernel": 3, "bind": [11, 12, 9], "grid": [2, 1, 1]}]
+    check(documents)
+
+
 def test_there_are_bad_manifests() -> None:
     assert len(BAD) >= 80
 

@@ -163,7 +163,7 @@ def check_limits(plan: dict[str, Any], kernels: str) -> None:
         assert f"fn {kernel['entry']}(" in kernels
     for buffer in plan["buffers"]:
         assert 0 < buffer["bytes"] <= BINDING_BYTES, buffer
-    assert set(plan["programs"]) == {"decode", "prefill_256", "prefill_64", "prefill_16", "prefill_8"}
+    assert set(plan["programs"]) == {"decode", "mask", "prefill_256", "prefill_64", "prefill_16", "prefill_8"}
     for program in plan["programs"].values():
         for dispatch in program:
             assert all(1 <= extent <= WORKGROUPS for extent in dispatch["grid"]), dispatch
@@ -176,7 +176,7 @@ def check_module(plan: dict[str, Any], modules: dict[str, bytes]) -> None:
     for code in modules.values():
         assert len(code) < 1 << 20
         assert all(kernel["entry"].encode() in code for kernel in plan["kernels"])
-    assert set(plan["programs"]) == {"decode", f"prefill_{plan['prefill_chunks'][0]}"}
+    assert set(plan["programs"]) == {"decode", "mask", f"prefill_{plan['prefill_chunks'][0]}"}
     for program in plan["programs"].values():
         for dispatch in program:
             kernel = plan["kernels"][dispatch["kernel"]]

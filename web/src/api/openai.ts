@@ -44,6 +44,19 @@ export interface FunctionTool {
 export type ToolChoice = "none" | "auto" | "required" | { type: "function"; function: { name: string } };
 
 /** What chat requests and text completions have in common. */
+/**
+ * OpenAI's, and two of ours. `json_schema` is always held to, `strict` or not; keywords that cannot be are refused by name. An
+ * object with `properties` holds no others unless `additionalProperties` says so, and members come in the schema's order.
+ */
+export type ResponseFormat =
+  | { type: "text" }
+  | { type: "json_object" }
+  | { type: "json_schema"; json_schema: { name?: string; description?: string; schema?: unknown; strict?: boolean | null } }
+  /** GBNF, llama.cpp's notation. */
+  | { type: "grammar"; grammar: string }
+  /** Of ECMA-262, for the whole answer. */
+  | { type: "regex"; regex: string };
+
 export interface AnswerRequest {
   stream?: boolean | null;
   stream_options?: { include_usage?: boolean; include_obfuscation?: boolean } | null;
@@ -61,6 +74,8 @@ export interface AnswerRequest {
   repetition_window?: number | null;
   /** Added to the logits of tokens, by id: -100 to 100. */
   logit_bias?: Record<string, number> | null;
+  /** Holds the answer to a format, token by token. */
+  response_format?: ResponseFormat | null;
   /** How many answers; they are made one after another, with seeds that count up. */
   n?: number | null;
   /** Accepted and ignored: an engine has one model. */

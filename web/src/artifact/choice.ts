@@ -43,11 +43,12 @@ export function compose(plan: Plan, file: string, choice: Choice): Composition {
   };
   const decode = program("decode", plan.decode);
   const prefill = new Map([...plan.prefill].map(([size, own]) => [size, program(`prefill_${size}`, own)]));
+  const [mask] = program("mask", plan.mask === undefined ? [] : [plan.mask]);
   let first = 0;
   const numbers = modules.map(({ used }) => new Map([...used.keys()].map((kernel) => [kernel, first++])));
   for (const { dispatch, module, kernel } of places) dispatch.kernel = numbers[module]?.get(kernel) ?? 0;
   return {
-    plan: { ...plan, kernels: modules.flatMap(({ used }) => [...used.values()]), decode, prefill },
+    plan: { ...plan, kernels: modules.flatMap(({ used }) => [...used.values()]), decode, prefill, mask },
     modules: modules.filter(({ used }) => used.size > 0).map(({ file: name, used }) => ({ file: name, kernels: [...used.values()] })),
   };
 }

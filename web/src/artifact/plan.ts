@@ -71,9 +71,10 @@ export function parsePlan(json: unknown, manifest: Manifest, variant: Variant, w
       .map((node) => parseKernel(node, limits)),
     decode: [],
     prefill: new Map(),
+    mask: undefined,
     alternatives: [],
   };
-  checkBuffers(variant.plan, plan, manifest, variant);
+  checkBuffers(variant.plan, plan, manifest, variant, root.get("programs").get("mask").value !== undefined);
   for (const buffer of plan.buffers) if (buffer.kind === "weight") checkWeight(variant.plan, buffer, weights);
   parsePrograms(root.get("programs"), plan, limits, variant);
   if (root.get("alternatives").value !== undefined) parseAlternatives(root.get("alternatives"), plan, limits, manifest, variant);
@@ -134,7 +135,7 @@ function dimensions(node: Node, most: number): [number, number, number] {
 }
 
 /** Sizes against the format and model.json; each name once; exactly one of each buffer that the CPU touches. */
-function checkBuffers(file: string, plan: Plan, manifest: Manifest, variant: Variant): void {
+function checkBuffers(file: string, plan: Plan, manifest: Manifest, variant: Variant, masks: boolean): void {
   const constants = manifest.files.get("constants.bin")?.bytes ?? 0;
   const names = new Set<string>();
   let kvBytes = 0;
@@ -160,8 +161,11 @@ function checkBuffers(file: string, plan: Plan, manifest: Manifest, variant: Var
     token_ring: 4 * plan.ringSize,
     token_counts: 4 * plan.vocabSize,
     logits: 4 * plan.vocabSize,
+    logit_mask: 4 * Math.ceil(plan.vocabSize / 32),
+    logit_bias: 4 * plan.vocabSize,
   };
   for (const name of IO_NAMES) {
+    if (!masks && (name === "logit_mask" || name === "logit_bias")) continue;
     const buffer = plan.buffers.find((candidate) => candidate.kind === "io" && candidate.name === name);
     if (buffer === undefined && name === "input_ids" && plan.prefillChunks.length === 0) continue;
     if (buffer === undefined || buffer.bytes < least[name])
@@ -195,8 +199,13 @@ function parsePrograms(node: Node, plan: Plan, limits: Limits, variant: Variant)
       fail(node.file, `dispatches of ${name}`, program.length, `${String(count)}, from the variant's prefill_dispatches`);
     plan.prefill.set(chunk, program);
   }
-  for (const [name] of node.entries(100))
-    if (name !== "decode" && !wanted.has(name)) fail(node.file, "programs", name, "decode and prefill_N of prefill_chunks");
+  for (const [name, program] of node.entries(100)) {
+    if (name === "decode" || wanted.has(name)) continue;
+    if (name !== "mask") fail(node.file, "programs", name, "decode, mask and prefill_N of prefill_chunks");
+    const [mask, ...rest] = parseProgram(program, plan, plan.kernels, limits, variant);
+    if (mask === undefined || rest.length > 0) program.fail("one dispatch");
+    plan.mask = mask;
+  }
 }
 
 /** Alternatives of a plan whose own programs, kernels and buffers are valid. */
@@ -236,7 +245,8 @@ function parseAlternatives(node: Node, plan: Plan, limits: Limits, manifest: Man
 }
 
 function parseProgram(node: Node, plan: Plan, kernels: readonly Kernel[], limits: Limits, variant: Variant): Dispatch[] {
-  return node.list(MOST_DISPATCHES).map((item) => {
+  const logits = plan.buffers.findIndex(({ kind, name }) => kind === "io" && name === "logits");
+  const program = node.list(MOST_DISPATCHES).map((item): Dispatch => {
     const kernelIndex = item.get("kernel").int(0, kernels.length - 1);
     const kernel = kernels[kernelIndex];
     if (kernel === undefined) return item.get("kernel").fail("the index of a kernel");
@@ -254,4 +264,9 @@ function parseProgram(node: Node, plan: Plan, kernels: readonly Kernel[], limits
     if (variant.backend === "wasm" && grid[1] * grid[2] !== 1) item.get("grid").fail("[items, 1, 1] in a plan of the CPU");
     return { kernel: kernelIndex, bind: buffers, grid };
   });
+  const last = program.findLast(({ kernel, bind }) =>
+    kernels[kernel]?.bindings.some((access, i) => access === "read_write" && bind[i] === logits),
+  );
+  if (last !== undefined) last.endsLogits = true;
+  return program;
 }

@@ -98,7 +98,8 @@ export interface TensorCache {
   tensors: Map<string, Tensor>;
 }
 
-export const IO_NAMES = ["input_ids", "token_ring", "token_counts", "logits"] as const;
+/** The last two are there with the program `mask` alone. */
+export const IO_NAMES = ["input_ids", "token_ring", "token_counts", "logits", "logit_mask", "logit_bias"] as const;
 export type IoName = (typeof IO_NAMES)[number];
 
 interface BufferBase {
@@ -124,6 +125,8 @@ export interface Dispatch {
   kernel: number;
   bind: number[];
   grid: [number, number, number];
+  /** It is the last that writes the logits: what follows in its program is the sampler. */
+  endsLogits?: true;
 }
 
 /** Programs that may be run in place of the plan's own of the same names, with kernels in a module of their own. */
@@ -150,6 +153,8 @@ export interface Plan {
   kernels: Kernel[];
   decode: Dispatch[];
   prefill: Map<number, Dispatch[]>;
+  /** What runs between a decode step's logits and its sampler; undefined in artifacts of earlier compilers. */
+  mask: Dispatch | undefined;
   alternatives: Alternative[];
 }
 

@@ -41,6 +41,7 @@ const CULPRITS: Record<TextWork, string> = {
   template: "The model's chat template",
   tokenizer: "The model's tokenizer",
   "building the tokenizer": "Building the model's tokenizer",
+  grammar: "The request's response_format",
 };
 
 const NO_ANSWER: ChatResult = {

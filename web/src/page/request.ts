@@ -15,11 +15,12 @@ import type {
   TemplateOptions,
   ToolCall,
 } from "../api/types";
+import type { AnswerFormat } from "../api/constraint";
 import type { AnswerCall, ChatCall, CompletionCall, TemplateCall } from "../protocol/messages";
 
 const COMMON = [
   ...["stream", "stream_options", ...SAMPLING_NAMES.map((name) => SAMPLING[name].request), "seed", "max_tokens", "stop"],
-  ...["logit_bias", "logprobs", "n", "model", "user", "signal", "logits_processor", "repetition_window"],
+  ...["response_format", "logit_bias", "logprobs", "n", "model", "user", "signal", "logits_processor", "repetition_window"],
 ];
 const CHAT = new Set([
   ...["messages", ...COMMON, "max_completion_tokens", "top_logprobs", "tools", "tool_choice", "parallel_tool_calls"],
@@ -42,7 +43,6 @@ const isOneOf =
 const HARMLESS: Record<string, Test> = {
   functions: isEmpty,
   function_call: isOneOf("none", "auto"),
-  response_format: (value) => (value as { type?: unknown } | null)?.type === "text",
   modalities: (value) => Array.isArray(value) && value.every(isOneOf("text")),
   best_of: isOneOf(1),
   suffix: isOneOf(""),
@@ -102,6 +102,7 @@ function answerCall(request: AnswerRequest, logprobs: number | undefined, maxTok
     repetitionWindow: request.repetition_window ?? undefined,
     maxTokens: maxTokens ?? undefined,
     stop: checkStop(request.stop ?? []),
+    format: formatOf(request.response_format),
     stream: flag("stream", request.stream) ?? false,
     logprobs,
     bias: checkBias(request.logit_bias ?? {}),
@@ -112,6 +113,33 @@ function answerCall(request: AnswerRequest, logprobs: number | undefined, maxTok
 function samplingOf(request: AnswerRequest): SamplingOptions {
   const given = SAMPLING_NAMES.map((name) => [name, request[SAMPLING[name].request]] as const);
   return Object.fromEntries(given.filter(([, value]) => value !== null && value !== undefined));
+}
+
+/** Only its shape: what of a schema or a grammar is supported, the worker knows. */
+function formatOf(format: unknown): AnswerFormat | undefined {
+  if (format === null || format === undefined) return undefined;
+  const { type, json_schema: described, grammar, regex } = (isObject(format) ? format : {}) as Partial<Record<string, unknown>>;
+  switch (type) {
+    case "text":
+      return undefined;
+    case "json_object":
+      return { type };
+    case "json_schema":
+      if (!isObject(described) || described["schema"] === undefined) break;
+      return { type, schema: described["schema"] };
+    case "grammar":
+      if (typeof grammar !== "string") break;
+      return { type, grammar };
+    case "regex":
+      if (typeof regex !== "string") break;
+      return { type, regex };
+    default:
+  }
+  return refuse(
+    "response_format",
+    format,
+    'type "text", "json_object", "json_schema" with json_schema: {schema}, "grammar" with grammar, or "regex" with regex',
+  );
 }
 
 function checkStop(stop: unknown): string[] {

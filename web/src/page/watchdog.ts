@@ -14,7 +14,7 @@ export interface WatchdogOptions {
 
 const INTERVAL_MS = 1000;
 /** Unanswered pings until a worker hangs, at its work on text: a prompt of 100,000 tokens takes a tenth of that. */
-const TEXT_PINGS: Record<TextWork, number> = { template: 10, tokenizer: 10, "building the tokenizer": 60 };
+const TEXT_PINGS: Record<TextWork, number> = { template: 10, tokenizer: 10, "building the tokenizer": 60, grammar: 20 };
 /** Somebody who pressed Stop does not wait so long. */
 const HURRIED_PINGS = 2;
 /** At anything else, such as a long kernel of a slow processor. */

@@ -13,6 +13,7 @@ import type {
   ToolCall,
   ToolCallDelta,
 } from "../api/types";
+import type { AnswerFormat } from "../api/constraint";
 import type { SerializedError } from "../api/errors";
 import type { TextWork } from "../text/work";
 
@@ -51,6 +52,8 @@ export interface AnswerCall {
   repetitionWindow: number | undefined;
   maxTokens: number | undefined;
   stop: string[];
+  /** What the answer has to be; undefined: anything. */
+  format: AnswerFormat | undefined;
   /** Send `delta` messages while generating. */
   stream: boolean;
   /** Of so many tokens besides each one that was taken; undefined: of none. */

@@ -44,6 +44,16 @@ export interface PlanRunner {
   prefill(size: number, position: number, ids: readonly number[], part?: Part): void;
   /** `steps` decode steps in one submit, or each in several `parts`, the first at `position`: the tokens they sampled. */
   decode(steps: number, position: number, parts?: number): Promise<Uint32Array>;
+  /** The plan can leave tokens out of a draw, and add to logits: the four methods below work. */
+  readonly masks: boolean;
+  /** A decode step up to its logits, in several `parts`; sample() goes on from there. */
+  forward(parts?: number): void;
+  /** Tokens that sample() may draw: bit v % 32 of word v / 32. */
+  writeMask(words: Uint32Array<ArrayBuffer>): void;
+  /** What sample() adds to the logits, f32 (vocabSize); zeros at first. */
+  writeBias(bias: Float32Array<ArrayBuffer>): void;
+  /** The rest of the decode step at `position` that forward() began, masked: its token. */
+  sample(position: number): Promise<number>;
   /** Those of the last decode step. */
   logits(): Promise<Float32Array>;
   idle(): Promise<void>;
@@ -74,7 +84,8 @@ export function recorded(program: readonly Dispatch[], buffers: readonly BufferH
   return program.map(({ kernel, bind, grid }) => ({ kernel, buffers: bind.map((i) => handleOf(buffers, i)), grid }));
 }
 
-const bytesOf = (words: Uint32Array<ArrayBuffer>) => new Uint8Array(words.buffer, words.byteOffset, words.byteLength);
+const bytesOf = (words: Uint32Array<ArrayBuffer> | Float32Array<ArrayBuffer>) =>
+  new Uint8Array(words.buffer, words.byteOffset, words.byteLength);
 
 export class Replay implements PlanRunner {
   readonly vocabSize: number;
@@ -82,7 +93,10 @@ export class Replay implements PlanRunner {
   readonly prefillChunks: readonly number[];
   readonly padding: boolean;
   readonly overlaps: boolean;
+  readonly masks: boolean;
   private readonly decodeProgram: ProgramHandle;
+  /** A decode step in two: made when first wanted. */
+  private halves: { forward: ProgramHandle; sample: ProgramHandle } | undefined;
   private readonly prefillPrograms = new Map<number, ProgramHandle>();
   readonly rowBytes: number;
   private readonly cache: { buffer: BufferHandle; rowBytes: number }[];
@@ -92,7 +106,7 @@ export class Replay implements PlanRunner {
   /** @param buffers from allocate(); kernels are compiled */
   constructor(
     private readonly backend: Backend,
-    plan: Plan,
+    private readonly plan: Plan,
     private readonly buffers: readonly BufferHandle[],
     private rows: number,
   ) {
@@ -105,6 +119,7 @@ export class Replay implements PlanRunner {
       buffer.kind === "kv" ? [{ buffer: handleOf(buffers, i), rowBytes: buffer.bytesPerPosition }] : [],
     );
     this.rowBytes = this.cache.reduce((sum, { rowBytes }) => sum + rowBytes, 0);
+    this.masks = plan.mask !== undefined;
     let state: BufferHandle | undefined;
     plan.buffers.forEach((buffer, i) => {
       if (buffer.kind === "state") state = handleOf(buffers, i);
@@ -180,6 +195,25 @@ export class Replay implements PlanRunner {
     return new Uint32Array(await this.backend.submitAndRead(this.decodeProgram, steps, slices, parts));
   }
 
+  forward(parts = 1): void {
+    for (let index = 0; index < parts; index++) this.backend.submit(this.inHalves().forward, 1, { index, of: parts });
+  }
+
+  writeMask(words: Uint32Array<ArrayBuffer>): void {
+    this.backend.write(this.ioHandle("logit_mask"), 0, bytesOf(words));
+  }
+
+  writeBias(bias: Float32Array<ArrayBuffer>): void {
+    this.backend.write(this.ioHandle("logit_bias"), 0, bytesOf(bias));
+  }
+
+  async sample(position: number): Promise<number> {
+    const slice = { buffer: this.ioHandle("token_ring"), offset: 4 * ((position + 1) % this.ringSize), bytes: 4 };
+    const [token] = new Uint32Array(await this.backend.submitAndRead(this.inHalves().sample, 1, [slice]));
+    if (token === undefined) throw new Error("a step without its token");
+    return token;
+  }
+
   async logits(): Promise<Float32Array> {
     return new Float32Array(await this.backend.read({ buffer: this.ioHandle("logits"), offset: 0, bytes: 4 * this.vocabSize }));
   }
@@ -190,6 +224,18 @@ export class Replay implements PlanRunner {
 
   async roundTrip(): Promise<void> {
     await this.backend.read({ buffer: this.state, offset: 0, bytes: 4 });
+  }
+
+  private inHalves(): { forward: ProgramHandle; sample: ProgramHandle } {
+    if (this.halves !== undefined) return this.halves;
+    const { decode, mask } = this.plan;
+    const end = decode.findIndex(({ endsLogits }) => endsLogits === true) + 1;
+    if (mask === undefined || end === 0) throw new Error("the plan has no mask");
+    this.halves = {
+      forward: this.record("decode up to the logits", decode.slice(0, end), true),
+      sample: this.record("masked sampling", [mask, ...decode.slice(end)], true),
+    };
+    return this.halves;
   }
 
   private record(label: string, program: readonly Dispatch[], steady = false): ProgramHandle {

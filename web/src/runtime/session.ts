@@ -4,9 +4,11 @@
 // Knows token ids and positions; sees neither text nor the GPU. One call at a time: the caller queues.
 // Invariant between calls: rows 0..resident.length-1 of the KV cache are those of the ids `resident`.
 
+import type { Constraint } from "../api/constraint";
 import { RequestError } from "../api/errors";
 import type { EngineStats } from "../api/types";
 import { type Clock, systemClock } from "./clock";
+import { decodeConstrained } from "./constraint";
 import { type Paces, pacesOf } from "./paces";
 import { type Chunk, chunkCost, commonPrefix, coverPrompt } from "./prefill";
 import { Prefixes } from "./prefixes";
@@ -29,6 +31,8 @@ export interface GenerateRequest {
   onToken?: (token: number) => boolean;
   /** Looks at the logits of each step, which are read back then, one step at a time. */
   watch?: Watch | undefined;
+  /** What the tokens must be. */
+  constraint?: Constraint | undefined;
 }
 
 /**
@@ -169,6 +173,8 @@ export class Session {
   async generate(request: GenerateRequest): Promise<Generation> {
     const { ids, sampling, signal } = request;
     this.checkIds(ids);
+    const constrained = request.constraint !== undefined;
+    if (constrained && !this.runner.masks) throw noMask();
     const startedAt = this.clock.now();
     this.counters.requests += 1;
     if (!signal.aborted) this.counters.promptTokens += ids.length;
@@ -190,8 +196,12 @@ export class Session {
         this.runner.writeCounts(answerCounts(...answerOf(request, progress), this.runner.vocabSize, request.repetitionWindow));
       this.runner.seek(rows.length - 1, rows.at(-1) ?? 0);
       if (progress.sampled.length > 0) progress.lastAt = this.clock.now(); // The way to here is no measure of the pace.
-      await (request.watch === undefined ? this.decode(request, progress) : this.decodeWatched(request, progress, request.watch));
-      this.settle(ids, progress);
+      if (constrained) {
+        await this.decodeConstrained(request, progress);
+      } else {
+        await (request.watch === undefined ? this.decode(request, progress) : this.decodeWatched(request, progress, request.watch));
+        this.settle(ids, progress);
+      }
       return true;
     });
     if (ended !== true) progress.finishReason = "abort";
@@ -382,6 +392,55 @@ export class Session {
     }
   }
 
+  /** As decode(), for answers that are constrained. Leaves no row behind that is not resident. */
+  private async decodeConstrained(request: GenerateRequest, progress: Progress): Promise<void> {
+    const { runner } = this;
+    const { ids, signal, constraint } = request;
+    const rows = [...ids, ...progress.sampled];
+    const gone = aborted(signal);
+    const parts = runner.overlaps ? Math.max(1, Math.ceil((this.paces.decode.unitMs ?? 0) / PART_MS)) : 1;
+    runner.writeBias(new Float32Array(runner.vocabSize));
+    /** Rows that are resident, or will be once their token is known. */
+    let begun = rows.length - 1;
+    const outcome = await decodeConstrained(
+      {
+        overlaps: runner.overlaps,
+        left: () => {
+          const most = () => Math.min(request.maxTokens ?? Infinity, runner.capacity - ids.length + 1) - progress.sampled.length;
+          if (most() > 0) runner.makeRoom(rows.length);
+          return most(); // There may be no memory for one more.
+        },
+        prefill: async () => {
+          if (!(await this.prefill(rows, signal))) return false;
+          runner.seek(rows.length - 1, rows.at(-1) ?? 0);
+          begun = rows.length - 1;
+          if (penalizes(request.sampling))
+            runner.writeCounts(answerCounts(ids, progress.sampled, runner.vocabSize, request.repetitionWindow));
+          return true;
+        },
+        forward: () => {
+          runner.forward(parts);
+          const token = rows[begun++];
+          if (token !== undefined) this.resident.push(token);
+          this.counters.decodeSteps += 1;
+        },
+        writeMask: (words) => runner.writeMask(words),
+        sample: async () => {
+          const token = await Promise.race([runner.sample(rows.length - 1), gone]);
+          return token === false ? undefined : token;
+        },
+        take: (token) => {
+          rows.push(token);
+          if (this.resident.length < begun) this.resident.push(token);
+          return this.take(token, request, progress);
+        },
+      },
+      constraint,
+      new Uint32Array(Math.ceil(runner.vocabSize / 32)).fill(0xffffffff),
+    );
+    progress.finishReason = outcome;
+  }
+
   /**
    * After an early stop the device may have run further than was read back. Rows of unread tokens are dead: the next
    * request writes its own position, after everything submitted so far.
@@ -423,6 +482,14 @@ function windowOf({ sampling, repetitionWindow = Infinity }: GenerateRequest): n
 /** What was asked, and what is answered so far. */
 function answerOf({ ids, answered = 0 }: GenerateRequest, { sampled }: Progress): [asked: readonly number[], answer: readonly number[]] {
   return [ids.slice(0, ids.length - answered), [...ids.slice(ids.length - answered), ...sampled]];
+}
+
+function noMask(): RequestError {
+  return new RequestError({
+    what: "The artifact's plan cannot constrain an answer",
+    got: "a plan without the program mask, of an earlier compiler",
+    remedy: "Compile the model again; answers without a constraint work as they are.",
+  });
 }
 
 /** False, once the signal aborts. */

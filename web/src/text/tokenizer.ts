@@ -5,6 +5,7 @@
 
 import { Tokenizer as HfTokenizer } from "@huggingface/tokenizers";
 import { type AddedToken, NO_ORIGINALS, type Originals, restored } from "./contents";
+import { type Vocabulary, vocabularyOf } from "./grammar/vocabulary";
 import { spellingOf, tokenBytes, type TokenSpelling } from "./token-bytes";
 import { announced } from "./work";
 
@@ -61,6 +62,7 @@ export class Tokenizer {
   private readonly spelling: TokenSpelling;
   /** Of the text that is being encoded. */
   private originals = NO_ORIGINALS;
+  private readonly decoder: unknown;
 
   /** @param tokenizer, config the parsed tokenizer.json and tokenizer_config.json */
   constructor(tokenizer: Json, config: Json) {
@@ -72,6 +74,7 @@ export class Tokenizer {
     this.special = new Set(this.addedTokens.filter(({ special }) => special).map(({ id }) => id));
     this.spelling = spellingOf(tokenizer["decoder"]);
     this.restorePrivate();
+    this.decoder = tokenizer["decoder"];
     const names = Object.keys(config).filter((key) => key.endsWith("_token"));
     this.specialTokens = Object.fromEntries(
       names.flatMap((name) => {
@@ -134,5 +137,12 @@ export class Tokenizer {
   /** The token's own text; undefined for an id outside the vocabulary. */
   tokenText(id: number): string | undefined {
     return this.inner.id_to_token(id);
+  }
+
+  /** As grammars are matched over it. @param size of the logits */
+  vocabulary(size: number, stopTokenIds: readonly number[]): Vocabulary {
+    const { decoder, addedTokens: added } = this;
+    const tokenText = (id: number) => this.tokenText(id);
+    return vocabularyOf({ decoder, added, tokenText, encode: (text) => this.encode(text, false) }, size, stopTokenIds);
   }
 }

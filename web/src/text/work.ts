@@ -1,7 +1,7 @@
 // Says when work on text begins and ends. A stranger's template or pattern may run for ever, and while it does this thread
 // hears nothing: whoever watches it must know beforehand. Knows neither of them.
 
-export type TextWork = "template" | "tokenizer" | "building the tokenizer";
+export type TextWork = "template" | "tokenizer" | "building the tokenizer" | "grammar";
 
 let listener: ((work: TextWork | undefined) => void) | undefined;
 

@@ -1,5 +1,6 @@
 // Answers: what the session makes of a prompt's ids, as text that is read while it comes. Knows no messages and no order of calls.
 
+import { RequestError } from "../api/errors";
 import { checkNumber } from "../api/options";
 import type { SamplingOptions, TokenLogprob } from "../api/types";
 import type { AnswerCall, AnswerDelta, Calls, ChatCall, ChatResult, CompletionCall } from "../protocol/messages";
@@ -9,6 +10,7 @@ import { Detokenizer } from "../text/detokenizer";
 import { StopStrings } from "../text/stop-strings";
 import type { Tokenizer } from "../text/tokenizer";
 import { SAMPLING_OFF } from "../api/sampling";
+import { constraintOf } from "./grammar";
 import type { LoadedModel } from "./load/load";
 import { type Process, watchOf } from "./logits";
 import { forgetting, generateOn, type Shorten } from "./overflow";
@@ -123,6 +125,7 @@ async function answer(model: LoadedModel, asked: Asked, call: AnswerCall, { sign
   const stopIds = call.stop.map((text) => texts.addedTokenId(text)).filter((id) => id !== undefined);
   const stops = new StopStrings(call.stop);
   const gathered = new Gathered(call.stream ? onDelta : undefined);
+  const constraint = call.format === undefined ? undefined : await constraintOf(model, texts, call.format);
   gathered.take(reader.push(opening));
   const sampling = resolveSampling(call.sampling, defaults(model), call.seed);
   const repetitionWindow = checkWindow(call.repetitionWindow);
@@ -130,21 +133,28 @@ async function answer(model: LoadedModel, asked: Asked, call: AnswerCall, { sign
   const onLogprob = (found: TokenLogprob, token: number) => {
     if (!stopTokenIds.has(token)) gathered.logprobs.push(found);
   };
+  const watch = watchOf(call, artifact.manifest.vocabSize, { tokenizer: texts, sampling, repetitionWindow, ids, process, onLogprob });
+  if (watch !== undefined && constraint !== undefined)
+    throw new RequestError({
+      what: "response_format together with logprobs, logit_bias or a logits_processor is not supported",
+      remedy: "Ask for one of them.",
+    });
   const request: GenerateRequest = {
     ids,
+    constraint,
     sampling,
     repetitionWindow,
     maxTokens: checkMaxTokens(call.maxTokens),
     stopTokenIds,
     signal,
-    watch: watchOf(call, artifact.manifest.vocabSize, { tokenizer: texts, sampling, repetitionWindow, ids, process, onLogprob }),
+    watch,
     onToken: (token) => {
       gathered.take(reader.push(stops.push(detokenizer.push(token))));
       return stops.stopped || reader.ended;
     },
   };
-  // Who watches the logits counts by the prompt that was asked.
-  const generation = await generateOn(session, request, request.watch === undefined ? shorten : undefined);
+  // Who watches the logits counts by the prompt that was asked, and what was constrained is one whole.
+  const generation = await generateOn(session, request, watch === undefined && constraint === undefined ? shorten : undefined);
   gathered.take(reader.push(stops.push(detokenizer.flush()) + stops.flush()));
   gathered.take(reader.flush(), true);
   const { tokens, finishReason: reason, promptTokens, reusedTokens, prefillMs, decodeMs, decodedTokens } = generation;

@@ -77,6 +77,28 @@ test("a plan may have alternatives", () => {
   expect(plan.kernels).toHaveLength(3);
 });
 
+const MASK: Operation[] = [
+  {
+    op: "add",
+    path: "/kernels/3",
+    value: { entry: "mask", workgroup_size: [64, 1, 1], workgroup_bytes: 0, bindings: ["read", "read", "read_write"] },
+  },
+  { op: "add", path: "/buffers/11", value: { kind: "io", name: "logit_mask", bytes: 16 } },
+  { op: "add", path: "/buffers/12", value: { kind: "io", name: "logit_bias", bytes: 512 } },
+  { op: "add", path: "/programs/mask", value: [{ kernel: 3, bind: [11, 12, 9], grid: [2, 1, 1] }] },
+];
+
+test("a plan may have a mask, between the logits and the sampler", () => {
+  const documents = read("base.json") as Documents;
+  expect(validate(documents).plan.mask).toBeUndefined();
+  documents.plan = applyPatch(documents.plan, MASK);
+  const { plan } = validate(documents);
+  expect(plan.mask).toEqual({ kernel: 3, bind: [11, 12, 9], grid: [2, 1, 1], endsLogits: true });
+  expect(plan.decode.map(({ endsLogits }) => endsLogits === true)).toEqual([false, false, true]);
+  const { plan: made } = compose(plan, "own.wgsl", {});
+  expect(made.kernels[made.mask?.kernel ?? -1]?.entry).toBe("mask");
+});
+
 test("a choice of programs takes the kernels that they need, and no others", () => {
   const { plan } = validate(read("base_alternatives.json") as Documents);
   const entries = ({ modules }: Composition) => modules.map(({ file, kernels }) => [file, kernels.map(({ entry }) => entry)]);

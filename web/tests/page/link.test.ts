@@ -77,6 +77,7 @@ const ANSWER = {
   repetitionWindow: undefined,
   maxTokens: undefined,
   stop: [],
+  format: undefined,
   stream: true,
   logprobs: undefined,
   bias: [],

@@ -33,6 +33,7 @@ describe("a chat request", () => {
       seed: 4,
       maxTokens: 7,
       stop: ["x"],
+      format: undefined,
       stream: true,
       logprobs: undefined,
       bias: [],
@@ -54,6 +55,13 @@ describe("a chat request", () => {
     ],
     [{ tools: [weather], tool_choice: { type: "function", function: { name: "get_weather" } } }, { toolChoice: { name: "get_weather" } }],
     [{ logprobs: true }, { logprobs: 0 }],
+    [{ response_format: { type: "json_object" } }, { format: { type: "json_object" } }],
+    [
+      { response_format: { type: "json_schema", json_schema: { name: "a", strict: true, schema: { type: "integer" } } } },
+      { format: { type: "json_schema", schema: { type: "integer" } } },
+    ],
+    [{ response_format: { type: "grammar", grammar: "g" } }, { format: { type: "grammar", grammar: "g" } }],
+    [{ response_format: { type: "regex", regex: "a+" } }, { format: { type: "regex", regex: "a+" } }],
     [{ logprobs: true, top_logprobs: 20 }, { logprobs: 20 }],
     [
       { logit_bias: { 5: 1, 70: -100 } },
@@ -90,6 +98,10 @@ describe("a chat request", () => {
     ["tools\\[0\\].function.parameters", { tools: [{ type: "function", function: { name: "f", parameters: "none" } }] }],
     ["logit_bias", { logit_bias: { 5: 101 } }],
     ["logit_bias", { logit_bias: { the: 1 } }],
+    ["response_format", { response_format: { type: "xml" } }],
+    ["response_format", { response_format: "json" }],
+    ["response_format", { response_format: { type: "json_schema", json_schema: { name: "a" } } }],
+    ["response_format", { response_format: { type: "regex" } }],
     ["top_logprobs", { logprobs: true, top_logprobs: 21 }],
     ["top_logprobs", { top_logprobs: 2 }],
     ["modalities", { modalities: ["text", "audio"] }],
@@ -126,7 +138,7 @@ describe("a chat request", () => {
   test("may name what is off anyway", () => {
     const off = {
       ...{ n: 1, logprobs: false, top_logprobs: 0, tools: [], functions: null, tool_choice: "auto", function_call: "none" },
-      ...{ logit_bias: {}, response_format: { type: "text" }, modalities: ["text"], store: true, metadata: { a: "b" } },
+      ...{ logit_bias: {}, response_format: { type: "text" as const }, modalities: ["text"], store: true, metadata: { a: "b" } },
       ...{ service_tier: "auto", safety_identifier: "x", prompt_cache_key: "y", user: "u", parallel_tool_calls: true },
       ...{ stream_options: null, chat_template_kwargs: {}, extra_body: {}, continue_final_message: null, special_tokens_in_content: null },
     };

@@ -26,6 +26,15 @@ class Device {
   logits = new Float32Array(VOCAB);
 }
 
+/** What a runner has of a plan without a mask. */
+const WITHOUT_MASK = {
+  masks: false,
+  forward: () => undefined,
+  writeMask: () => undefined,
+  writeBias: () => undefined,
+  sample: () => Promise.reject(new Error("no mask")),
+};
+
 interface Behaviour {
   decodeMs?: number;
   /** Of a token. */
@@ -51,6 +60,7 @@ function runner(
     makeRoom: () => undefined,
     rowBytes: 4,
     save: () => Promise.resolve(undefined),
+    ...WITHOUT_MASK,
     writeSampling: () => undefined,
     writeCounts: () => undefined,
     writeCount: () => undefined,

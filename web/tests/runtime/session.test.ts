@@ -1,6 +1,7 @@
 // The session on a runner without a GPU, whose next token depends on every KV row, so that a stale row shows.
 import { describe, expect, test, vi } from "vitest";
 import type { PlanRunner, SavedRows } from "../../src/runtime/replay";
+import type { Constraint, Next } from "../../src/api/constraint";
 import { GREEDY, type Sampling } from "../../src/runtime/sampling";
 import { Session } from "../../src/runtime/session";
 
@@ -35,6 +36,10 @@ class FakeRunner implements PlanRunner {
   onDraw: (rows: number[]) => void = () => undefined;
   /** Decode steps until it fails. */
   lasts = Infinity;
+  readonly masks = true;
+  mask: Uint32Array | undefined;
+  bias: Float32Array | undefined;
+  readonly calls: string[] = [];
   private position = 0;
   private token = 0;
 
@@ -91,6 +96,33 @@ class FakeRunner implements PlanRunner {
     }
     await new Promise((resolve) => setTimeout(resolve, 0));
     return out;
+  }
+  forward(): void {
+    this.calls.push("forward");
+    expect(this.position).toBeLessThan(this.capacity);
+    this.kv[this.position] = this.token;
+  }
+  writeMask(words: Uint32Array<ArrayBuffer>): void {
+    this.calls.push("mask");
+    this.mask = words.slice();
+  }
+  writeBias(bias: Float32Array<ArrayBuffer>): void {
+    this.bias = bias.slice();
+  }
+  /** Of the tokens that the mask has the nearest behind the free one, biases being steps that a token is nearer. */
+  async sample(position: number): Promise<number> {
+    this.calls.push("sample");
+    if ((this.lasts -= 1) < 0) throw new Error("lost");
+    expect(position).toBe(this.position);
+    const free = next(this.kv.slice(0, this.position + 1));
+    const score = (id: number) => (this.bias?.[id] ?? 0) - ((id + VOCAB - free) % VOCAB);
+    const allowed = Array.from({ length: VOCAB }, (_, id) => id).filter((id) => ((this.mask?.[id >> 5] ?? 0) >>> (id & 31)) & 1);
+    this.token = allowed.reduce((best, id) => (score(id) > score(best) ? id : best));
+    this.position += 1;
+    const { token } = this;
+    await new Promise((resolve) => setTimeout(resolve, 0));
+    this.calls.push("token");
+    return token;
   }
   logits(): Promise<Float32Array> {
     return Promise.resolve(new Float32Array([this.token]));
@@ -417,5 +449,99 @@ describe("a session whose logits are watched", () => {
     const { finishReason, tokens } = await ask(session, START, 5, { watch, signal: controller.signal });
     expect([finishReason, tokens]).toEqual(["abort", []]);
     expect((await ask(session, START, 3)).tokens).toEqual(reference(START, 3));
+  });
+});
+
+/** Tokens 10 to 19; after every third of them 90, 91, 92, which are forced; ends with `most` tokens. */
+class Bursts implements Constraint {
+  readonly tokens: number[] = [];
+  constructor(readonly most = Infinity) {}
+  next(): Next {
+    if (this.tokens.length >= this.most) return { kind: "ended" };
+    const tokens = this.forced();
+    if (tokens.length > 0) return { kind: "forced", tokens };
+    const mask = new Uint32Array(Math.ceil(VOCAB / 32));
+    for (let id = 10; id < 20; id++) mask[id >> 5] = (mask[id >> 5] ?? 0) | (1 << (id & 31));
+    return { kind: "some", mask };
+  }
+  private forced(): number[] {
+    const place = this.tokens.length % 6;
+    return place < 3 ? [] : [90, 91, 92].slice(place - 3);
+  }
+  accept(token: number): void {
+    const [forced] = this.forced();
+    if (forced === undefined ? token < 10 || token > 19 : token !== forced) throw new Error(`${token} is not allowed`);
+    this.tokens.push(token);
+  }
+}
+
+/** What FakeRunner draws when only 10 to 19 are allowed, and Bursts forces the rest. */
+function bursts(ids: readonly number[], count: number): number[] {
+  const out: number[] = [];
+  while (out.length < count) {
+    const place = out.length % 6;
+    const free = next([...ids, ...out]);
+    out.push(place < 3 ? (free >= 10 && free < 20 ? free : 10) : 87 + place);
+  }
+  return out;
+}
+
+describe("a constrained answer", () => {
+  test.each([true, false])("holds allowed and forced tokens (a device that overlaps: %s)", async (overlaps) => {
+    const runner = Object.assign(new FakeRunner(), { overlaps, padding: overlaps });
+    const session = new Session(runner);
+    const { tokens, finishReason } = await ask(session, PROMPT, 20, { constraint: new Bursts() });
+    expect(tokens).toEqual(bursts(PROMPT, 20));
+    expect(finishReason).toBe("length");
+    checkResident(session, runner);
+    // Forced tokens are appended, never drawn.
+    expect(runner.calls.filter((call) => call === "sample")).toHaveLength(tokens.filter((token) => token < 90).length);
+    const again = await ask(session, [...PROMPT, ...tokens, 4], 8);
+    expect(again.reusedTokens).toBeGreaterThanOrEqual(PROMPT.length + 19);
+    expect(again.tokens).toEqual(reference([...PROMPT, ...tokens, 4], 8));
+  });
+
+  test("begins the next step before it waits for this one's token, where the device overlaps", async () => {
+    const overlapping = new FakeRunner();
+    const one = Object.assign(new FakeRunner(), { overlaps: false });
+    for (const runner of [overlapping, one]) await ask(new Session(runner), PROMPT, 3, { constraint: new Bursts() });
+    const ahead = ["mask", "sample", "forward", "token"];
+    expect(overlapping.calls).toEqual(["forward", ...ahead, ...ahead, "mask", "sample", "token"]);
+    expect(one.calls).toEqual([1, 2, 3].flatMap(() => ["forward", "mask", "sample", "token"]));
+  });
+
+  test("is whole when the constraint says so, and cut where the tokens or the context end", async () => {
+    const stop = await ask(new Session(new FakeRunner()), PROMPT, undefined, { constraint: new Bursts(12) });
+    expect([stop.tokens, stop.finishReason]).toEqual([bursts(PROMPT, 12), "stop"]);
+    const cut = await ask(new Session(new FakeRunner()), PROMPT, 5, { constraint: new Bursts(12) });
+    expect([cut.tokens, cut.finishReason]).toEqual([bursts(PROMPT, 5), "length"]);
+    const full = await ask(new Session(new FakeRunner(16)), PROMPT, undefined, { constraint: new Bursts() });
+    expect([full.tokens, full.finishReason]).toEqual([bursts(PROMPT, 11), "length"]);
+    const said = await ask(new Session(new FakeRunner()), PROMPT, 30, { constraint: new Bursts(), stopTokenIds: new Set([91]) });
+    expect([said.tokens, said.finishReason]).toEqual([bursts(PROMPT, 4), "stop"]);
+  });
+
+  test("goes on where it was on another device", async () => {
+    const first = Object.assign(new FakeRunner(), { lasts: 5 });
+    const second = new FakeRunner();
+    const session = new Session(first, () => Promise.resolve(second));
+    const { tokens } = await ask(session, PROMPT, 20, { constraint: new Bursts() });
+    expect(tokens).toEqual(bursts(PROMPT, 20));
+    checkResident(session, second);
+  });
+
+  test("is given up at once", async () => {
+    const runner = Object.assign(new FakeRunner(), { sample: () => new Promise<number>(() => undefined) });
+    const controller = new AbortController();
+    const session = new Session(runner);
+    const answer = ask(session, PROMPT, 20, { constraint: new Bursts(), signal: controller.signal });
+    setTimeout(() => controller.abort(), 5);
+    expect(await answer).toMatchObject({ tokens: [], finishReason: "abort" });
+    checkResident(session, runner);
+  });
+
+  test("needs a plan with a mask", async () => {
+    const runner = Object.assign(new FakeRunner(), { masks: false });
+    await expect(ask(new Session(runner), PROMPT, 4, { constraint: new Bursts() })).rejects.toThrow(/compile the model again/i);
   });
 });

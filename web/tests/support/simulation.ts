@@ -136,6 +136,19 @@ export class SimulatedRunner implements PlanRunner {
     this.inFlight -= steps;
     return Uint32Array.from({ length: steps }, (_, i) => position + i + 1);
   }
+  readonly masks = false;
+  forward(): void {
+    throw new Error("no mask");
+  }
+  writeMask(): void {
+    throw new Error("no mask");
+  }
+  writeBias(): void {
+    throw new Error("no mask");
+  }
+  sample(): Promise<number> {
+    throw new Error("no mask");
+  }
   logits(): Promise<Float32Array> {
     return Promise.resolve(new Float32Array(1));
   }

@@ -1,0 +1,21 @@
+// A model's grammars: the file that knows them is loaded with the first request that has one.
+
+import type { AnswerFormat, Constraint } from "../api/constraint";
+import type { GrammarEngine } from "../text/grammar/engine";
+import type { Tokenizer } from "../text/tokenizer";
+import type { LoadedModel } from "./load/load";
+
+type Grammars = typeof import("../text/grammar/engine");
+const loadGrammars = () => import(/* @vite-ignore */ new URL(/* @vite-ignore */ "./grammar.js", import.meta.url).href) as Promise<Grammars>;
+
+const engines = new WeakMap<LoadedModel, Promise<GrammarEngine>>();
+
+/** @throws RequestError naming what of the format is not supported */
+export async function constraintOf(model: LoadedModel, tokenizer: Tokenizer, format: AnswerFormat): Promise<Constraint> {
+  const { vocabSize, stopTokenIds } = model.artifact.manifest;
+  const known =
+    engines.get(model) ?? loadGrammars().then((grammars) => new grammars.GrammarEngine(tokenizer.vocabulary(vocabSize, stopTokenIds)));
+  engines.set(model, known);
+  known.catch(() => engines.delete(model)); // A file that did not come may come the next time.
+  return (await known).constraint(format);
+}

@@ -1,0 +1,106 @@
+// GBNF and regular expressions as answers, what is forced, and the machine's own corners.
+import { expect, test } from "vitest";
+import { RequestError } from "../../../src/api/errors";
+import type { AnswerFormat } from "../../../src/api/constraint";
+import { GrammarEngine, grammarOf } from "../../../src/text/grammar/engine";
+import { DEAD, Machine } from "../../../src/text/grammar/machine";
+import { answer, demoVocabulary, random } from "../../support/random-answers";
+
+const engine = new GrammarEngine(demoVocabulary());
+
+/** Whether the whole of `text` is of the format. */
+function accepts(format: AnswerFormat, text: string): boolean {
+  const machine = new Machine(grammarOf(format));
+  let state = 0;
+  for (const byte of new TextEncoder().encode(text)) {
+    state = machine.after(state, byte);
+    if (state === DEAD) return false;
+  }
+  return machine.ends(state);
+}
+
+test.each([
+  ["[a-c]{2,3}-\\d+", ["ab-1", "abc-123"], ["a-1", "abcd-1", "ab-", "ab-1x"]],
+  ["(yes|no)?", ["", "yes", "no"], ["y", "yesno"]],
+  ["^\\p{L}+$", ["été", "日本"], ["a1", ""]],
+  ["[^a]", ["b", "é", "😀", "\n"], ["a", "bb"]],
+  [".", ["b", "é", "😀"], ["\n", "ab"]],
+  ["a$|^b", ["a", "b"], ["ab"]],
+  ["\\x41\\u{1F600}\\u00e9", ["A😀é"], ["A"]],
+  ["(?<year>\\d{4})(?:-\\d\\d)??", ["2026", "2026-11"], ["2026-"]],
+])("the regular expression %s", (regex, right, wrong) => {
+  for (const text of right) expect(accepts({ type: "regex", regex }, text), text).toBe(true);
+  for (const text of wrong) expect(accepts({ type: "regex", regex }, text), text).toBe(false);
+});
+
+test.each([
+  ['root ::= "a" | "b" root', ["a", "bba"], ["b", "ab"]],
+  ['root ::= item (", " item)* # a list\nitem ::= [a-z]+', ["a", "ab, c"], ["a,", ""]],
+  ['root ::= (\n  "x"\n  | "y"\n){2}', ["xy", "yy"], ["x", "xyx"]],
+  ['root ::= [^\\n"\\\\] "\\x41" "\\u00e9\\n"', ["zAé\n", "😀Aé\n"], ['"Aé\n', "\nAé\n"]],
+  ['root ::= expr\nexpr ::= term ("+" term)*\nterm ::= [0-9] | "(" expr ")"', ["1+2", "((1)+2)+3"], ["(1", "1+"]],
+  ['root ::= a? a{2,} b{1}\na ::= "a"\nb ::= "" | "b"', ["aa", "aaaab"], ["a", "b"]],
+  // What the machine must not mix up: alternatives of several lengths before an optional tail.
+  [
+    'root ::= "-" ("2" ("" | "x" [0-9]{1,11}) | ([3] | [4-8] | [1] [0-9]) ("x" [0-9]{1,11})? | "1000")',
+    ["-3", "-3x1", "-19x22", "-1000", "-2"],
+    ["-30", "-308281", "-1", "-1000x1"],
+  ],
+])("the grammar %s", (grammar, right, wrong) => {
+  for (const text of right) expect(accepts({ type: "grammar", grammar }, text), text).toBe(true);
+  for (const text of wrong) expect(accepts({ type: "grammar", grammar }, text), text).toBe(false);
+});
+
+test.each([
+  ["no rule root", 'start ::= "a"'],
+  ["no rule b", "root ::= b"],
+  ["begins with itself", 'root ::= root "a" | "b"'],
+  ["begins with itself", 'root ::= a\na ::= b? a "c" | "d"\nb ::= "b"'],
+  ["nothing that its root matches", 'root ::= "a" root'],
+  ["line 2", 'root ::= "a"\nb ::= )'],
+  ["twice", 'root ::= "a"\nroot ::= "b"'],
+  ["too large", `root ::= ${"[a-z]{10000} ".repeat(60)}`],
+])("a grammar is refused: %s", (word, grammar) => {
+  const make = () => engine.constraint({ type: "grammar", grammar });
+  expect(make).toThrow(RequestError);
+  expect(make).toThrow(word);
+});
+
+test.each([
+  ["lookaround", "(?!a)b"],
+  ["a reference back", "(a)\\1"],
+  ["a [ without its ]", "[a"],
+  ["matches no text", "a^b"],
+])("a regular expression is refused: %s", (word, regex) => {
+  expect(() => grammarOf({ type: "regex", regex })).toThrow(word);
+});
+
+test("answers drawn at random are of the regular expression", async () => {
+  const draw = random(1);
+  const regex = "[A-Z][a-zé]{2,9}( [0-9]{1,3}|, (twenty|thirty) \\p{L}{3})";
+  for (let i = 0; i < 40; i++) {
+    const { text, ended } = await answer(engine.constraint({ type: "regex", regex }), draw);
+    expect(ended).toBe(true);
+    expect(text).toMatch(new RegExp(`^${regex}$`, "u"));
+  }
+});
+
+test("what has to come is not drawn, and a word that it may end in the middle of is left to the model", async () => {
+  const schema = { type: "object", properties: { temperature: { enum: ["warm", "warmer"] } }, required: ["temperature"] };
+  const { text, forced, tokens } = await answer(engine.constraint({ type: "json_schema", schema }), random(2));
+  expect(JSON.parse(text)).toHaveProperty("temperature");
+  expect(forced).toBeGreaterThan(tokens.length / 3);
+  const next = engine.constraint({ type: "regex", regex: "(redder|reddest)" }).next();
+  const bytes = next.kind === "forced" ? next.tokens.flatMap((token) => [...(demoVocabulary().bytes[token] ?? [])]) : [];
+  expect("redde").toContain(new TextDecoder().decode(Uint8Array.from(bytes)));
+  expect(bytes.length).toBeLessThan("redde".length);
+});
+
+test("a machine that is crowded begins anew and goes on where it was", () => {
+  const machine = new Machine(grammarOf({ type: "json_object" }));
+  const walk = (from: number, text: string) =>
+    [...new TextEncoder().encode(text)].reduce((state, byte) => machine.after(state, byte), from);
+  const state = machine.restart(walk(0, '{"a": [1, {"b": "x'));
+  expect(machine.ends(walk(state, 'y"}, 2]}'))).toBe(true);
+  expect(walk(state, 'y"]')).toBe(DEAD);
+});
