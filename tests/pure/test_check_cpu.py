@@ -43,7 +43,7 @@ def test_the_cpu_is_checked_without_a_gpu(llama: Path, artifact: Path, capsys: p
     assert skipped["reason"] == "there is no GPU adapter for wgpu"
     assert (passed["name"], passed["status"], passed["bound"]) == ("wasm-simd", "passed", BOUNDS["float16"])
     assert 0 < passed["max_error"] < BOUNDS["float16"]
-    assert set(passed["prefill_max_error"]) == {"9", "17", "24", "65"}, "full chunks of either backend, and a part of one"
+    assert set(passed["prefill_max_error"]) == {"9", "17", "24", "65"}, "full chunks of either, and parts"
     assert exit_status(report) == 0
     print_report(report)
     text = capsys.readouterr().out
