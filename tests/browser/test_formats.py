@@ -55,20 +55,34 @@ MORE = """
   for await (const chunk of await ask(schema, { temperature: 0, stream: true }))
     out.streamed += chunk.choices[0]?.delta.content ?? "";
   const unknown = { type: "json_schema", json_schema: { name: "a", schema: { type: "string", format: "idn-email" } } };
+  const clock = { type: "object", properties: { zone: { enum: ["UTC", "CET"] } }, required: ["zone"] };
+  const functions = [{ name: "weather", parameters: SCHEMA }, { name: "clock", parameters: clock }];
+  const tools = functions.map((it) => ({ type: "function", function: it }));
+  out.called = [];
+  for (const name of ["", "weather", "clock"]) {
+    const tool_choice = name === "" ? "required" : { type: "function", function: { name } };
+    const { choices: [choice] } = await ask(undefined, { tools, tool_choice, temperature: 1.3 });
+    const calls = (choice.message.tool_calls ?? []).map(({ function: it }) => [it.name, it.arguments]);
+    out.called.push([name, choice.finish_reason, choice.message.content, calls]);
+  }
   out.refused = await ask(unknown, {}).catch((error) => String(error));
-"""
+""".replace("SCHEMA", json.dumps(SCHEMA))
+
+
+def check_weather(answer: dict[str, Any]) -> None:
+    """It is of `SCHEMA`."""
+    assert list(answer) == ["city", "celsius", "sky", "days"]
+    assert 1 <= len(answer["city"]) <= 20
+    assert -60 <= answer["celsius"] <= 60
+    assert answer["sky"] in ("clear", "cloudy", "dark blue")
+    assert 1 <= len(answer["days"]) <= 2
+    assert all(re.fullmatch(r"\d{4}-\d\d-\d\d", day) for day in answer["days"])
 
 
 def check(out: dict[str, Any]) -> None:
     for content, reason in out["schema"]:
         assert reason == "stop"
-        answer = json.loads(content)
-        assert list(answer) == ["city", "celsius", "sky", "days"]
-        assert 1 <= len(answer["city"]) <= 20
-        assert -60 <= answer["celsius"] <= 60
-        assert answer["sky"] in ("clear", "cloudy", "dark blue")
-        assert 1 <= len(answer["days"]) <= 2
-        assert all(re.fullmatch(r"\d{4}-\d\d-\d\d", day) for day in answer["days"])
+        check_weather(json.loads(content))
     # What the schema leaves no choice in is appended, not decoded.
     assert out["steps"] < out["tokens"]
     assert re.fullmatch(r"It is (sunny|rainy) and \d{1,2} degrees\.", out["regex"][0])
@@ -86,6 +100,15 @@ def check_more(out: dict[str, Any]) -> None:
     assert out["grammar"][0] in ("yes", "no")
     assert out["cut"][1] == "length"
     assert "idn-email" in out["refused"]
+    for asked, reason, said, calls in out["called"]:
+        ((name, arguments),) = calls
+        assert (reason, said) == ("tool_calls", None), "a function is called, and nothing is said besides"
+        assert name == asked or asked == ""
+        given = json.loads(arguments)
+        if name == "weather":
+            check_weather(given)
+        else:
+            assert given["zone"] in ("UTC", "CET")
 
 
 PAGE = """async (variant) => {

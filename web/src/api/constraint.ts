@@ -1,12 +1,22 @@
 // What an answer's tokens must be, told as they come: the interface between what knows a meaning (a grammar, a tool's arguments)
 // and the session, which knows tokens. No code.
 
+/** A text, a value of a schema, a text. */
+export interface Alternative {
+  before: string;
+  schema: unknown;
+  after: string;
+  /** Taken in its place where a grammar cannot hold all that it says. */
+  otherwise?: unknown;
+}
+
 /** What an answer has to be, as a request says it. */
 export type AnswerFormat =
   | { type: "json_object" }
   | { type: "json_schema"; schema: unknown }
   | { type: "grammar"; grammar: string }
-  | { type: "regex"; regex: string };
+  | { type: "regex"; regex: string }
+  | { type: "alternatives"; alternatives: readonly Alternative[] };
 
 export type Next =
   /** Any token may come. */

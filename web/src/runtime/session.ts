@@ -123,6 +123,11 @@ export class Session {
     return this.runner.capacity;
   }
 
+  /** Whether requests may have a constraint. */
+  get constrains(): boolean {
+    return this.runner.masks;
+  }
+
   /** Ids whose KV rows are there. */
   get residentIds(): readonly number[] {
     return this.resident;

@@ -12,6 +12,8 @@ export interface ToolFormat {
   readonly bare: boolean;
   /** How a call begins, up to its name, or to the arguments of the function that is named. */
   readonly opening: (name: string | undefined) => string;
+  /** What surrounds the arguments behind that, where they are JSON: of the function that is named, or up to its name. */
+  readonly around: ((name: string, isNamed: boolean) => { before: string; after: string }) | undefined;
   /** Calls as the model writes them, for templates that do not. */
   readonly write: (calls: readonly ToolCall[]) => string;
 }
@@ -19,17 +21,23 @@ export interface ToolFormat {
 const object = (key: string, name: string | undefined) => `{"name": "${name === undefined ? "" : `${name}", "${key}": `}`;
 const parsed = ({ function: { name, arguments: given } }: ToolCall) => `{"name": ${JSON.stringify(name)}, "arguments": ${given}}`;
 
+const aroundObject =
+  (key: string): ToolFormat["around"] =>
+  (name, isNamed) => ({ before: isNamed ? "" : `${name}", "${key}": `, after: "}" });
+
 const HERMES: ToolFormat = {
   name: "hermes", // Qwen 2.5 and 3, Hermes, SmolLM 2 and 3, Granite 4
   starts: ["<tool_call>"],
   ends: ["</tool_call>"],
   bare: false,
   opening: (name) => `<tool_call>\n${object("arguments", name)}`,
+  around: aroundObject("arguments"),
   write: (calls) => calls.map((call) => `<tool_call>\n${parsed(call)}\n</tool_call>`).join("\n"),
 };
 const HERMES_XML: ToolFormat = {
   ...HERMES, // Qwen3-Coder
   opening: (name) => `<tool_call>\n<function=${name === undefined ? "" : `${name}>\n`}`,
+  around: undefined,
 };
 const MISTRAL: ToolFormat = {
   name: "mistral",
@@ -37,11 +45,13 @@ const MISTRAL: ToolFormat = {
   ends: [],
   bare: false,
   opening: (name) => `[TOOL_CALLS][${object("arguments", name)}`,
+  around: aroundObject("arguments"),
   write: (calls) => `[TOOL_CALLS][${calls.map(parsed).join(", ")}]`,
 };
 const MISTRAL_NAMES: ToolFormat = {
   ...MISTRAL, // since its eleventh tokenizer
   opening: (name) => `[TOOL_CALLS]${name === undefined ? "" : `${name}[ARGS]`}`,
+  around: undefined, // [ARGS] is a token, not a text
 };
 const LIST: ToolFormat = {
   name: "list", // Phi-4-mini, Granite 3
@@ -49,6 +59,7 @@ const LIST: ToolFormat = {
   ends: ["<|/tool_call|>", "</tool_call>"],
   bare: false,
   opening: (name) => `<|tool_call|>[${object("arguments", name)}`,
+  around: aroundObject("arguments"),
   write: (calls) => `<|tool_call|>[${calls.map(parsed).join(", ")}]<|/tool_call|>`,
 };
 const LLAMA: ToolFormat = {
@@ -57,6 +68,7 @@ const LLAMA: ToolFormat = {
   ends: [],
   bare: true,
   opening: (name) => object("parameters", name),
+  around: aroundObject("parameters"),
   write: (calls) => calls.map(parsed).join("; "),
 };
 

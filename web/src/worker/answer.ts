@@ -1,5 +1,6 @@
 // Answers: what the session makes of a prompt's ids, as text that is read while it comes. Knows no messages and no order of calls.
 
+import type { AnswerFormat } from "../api/constraint";
 import { RequestError } from "../api/errors";
 import { checkNumber } from "../api/options";
 import type { SamplingOptions, TokenLogprob } from "../api/types";
@@ -57,19 +58,26 @@ export function chat(
   asker: Asker,
   promptOf: (messages: ChatCall["messages"]) => ChatPrompt,
 ): Promise<ChatResult> {
-  const { ids, format, opening } = prompt;
+  const { ids, format, opening, calls } = prompt;
+  // A function that has to be called is called, whatever form other answers are to have.
+  const form: Form = opening === "" ? { format: call.format, isAsked: true } : { format: calls, isAsked: false };
   const reader = new AnswerReader(format);
   const marks = [...(format.tools?.starts ?? []), ...(format.tools?.ends ?? []), "[ARGS]", "[CALL_ID]", "<think>", "</think>"];
   const capacity = () => model.session.capacity;
   const shorten = call.slides ? forgetting(call.messages, capacity, (messages) => promptOf(messages).ids) : undefined;
-  return answer(model, { ids, kept: keptIds(tokenizerOf(model), marks), reader, opening, shorten }, call, asker);
+  return answer(model, { ids, kept: keptIds(tokenizerOf(model), marks), reader, opening, shorten, form }, call, asker);
 }
 
 /** Text that goes on with a text. */
 export function complete(model: LoadedModel, ids: readonly number[], call: CompletionCall, asker: Asker): Promise<ChatResult> {
   const plain = { push: (text: string) => ({ content: text, reasoning: "", calls: [] }), flush: () => NOTHING, calls: [], ended: false };
   const opening = !call.echo ? "" : typeof call.prompt === "string" ? call.prompt : tokenizerOf(model).decode(call.prompt, true);
-  return answer(model, { ids, kept: new Set(), reader: plain, opening, shorten: undefined }, call, asker);
+  return answer(
+    model,
+    { ids, kept: new Set(), reader: plain, opening, shorten: undefined, form: { format: call.format, isAsked: true } },
+    call,
+    asker,
+  );
 }
 
 const NOTHING: AnswerPiece = { content: "", reasoning: "", calls: [] };
@@ -77,6 +85,12 @@ const NOTHING: AnswerPiece = { content: "", reasoning: "", calls: [] };
 /** Special tokens that the reader of an answer looks for: other ones are no text. */
 function keptIds(tokenizer: Tokenizer, marks: readonly string[]): ReadonlySet<number> {
   return new Set(marks.map((mark) => tokenizer.addedTokenId(mark)).filter((id) => id !== undefined));
+}
+
+/** What an answer's tokens are held to; what the request itself does not say goes where it cannot be. */
+interface Form {
+  format: AnswerFormat | undefined;
+  isAsked: boolean;
 }
 
 interface Asked {
@@ -87,6 +101,7 @@ interface Asked {
   opening: string;
   /** When the context is full. */
   shorten: Shorten | undefined;
+  form: Form;
 }
 
 /** An answer as far as it has come, and the way of each piece to who waits for it. */
@@ -118,14 +133,13 @@ class Gathered {
 
 async function answer(model: LoadedModel, asked: Asked, call: AnswerCall, { signal, onDelta, process }: Asker): Promise<ChatResult> {
   const { session, artifact } = model;
-  const { ids, kept, reader, opening, shorten } = asked;
+  const { ids, kept, reader, opening, shorten, form } = asked;
   const texts = tokenizerOf(model);
   const detokenizer = new Detokenizer((window) => texts.decode(window, true, kept));
   // A stop string that is a token of the model's, which text may not show, is that token.
   const stopIds = call.stop.map((text) => texts.addedTokenId(text)).filter((id) => id !== undefined);
   const stops = new StopStrings(call.stop);
   const gathered = new Gathered(call.stream ? onDelta : undefined);
-  const constraint = call.format === undefined ? undefined : await constraintOf(model, texts, call.format);
   gathered.take(reader.push(opening));
   const sampling = resolveSampling(call.sampling, defaults(model), call.seed);
   const repetitionWindow = checkWindow(call.repetitionWindow);
@@ -134,11 +148,13 @@ async function answer(model: LoadedModel, asked: Asked, call: AnswerCall, { sign
     if (!stopTokenIds.has(token)) gathered.logprobs.push(found);
   };
   const watch = watchOf(call, artifact.manifest.vocabSize, { tokenizer: texts, sampling, repetitionWindow, ids, process, onLogprob });
-  if (watch !== undefined && constraint !== undefined)
+  if (watch !== undefined && form.format !== undefined && form.isAsked)
     throw new RequestError({
       what: "response_format together with logprobs, logit_bias or a logits_processor is not supported",
       remedy: "Ask for one of them.",
     });
+  const isHeld = form.isAsked || (watch === undefined && session.constrains);
+  const constraint = form.format === undefined || !isHeld ? undefined : await constraintOf(model, texts, form.format);
   const request: GenerateRequest = {
     ids,
     constraint,

@@ -1,17 +1,24 @@
 // From messages to the ids of a prompt, and how the answer to it is to be read. Knows a loaded model's texts; runs nothing.
 
+import type { AnswerFormat as Format } from "../api/constraint";
 import { RequestError } from "../api/errors";
 import type { ChatCall, CompletionCall, TemplateCall } from "../protocol/messages";
 import type { AnswerFormat } from "../text/answer";
 import type { Tokenizer } from "../text/tokenizer";
+import type { ToolFormat } from "../text/tools";
 import type { TurnWriter } from "../text/turns";
 import type { LoadedModel } from "./load/load";
+
+type CallsFormat = Extract<Format, { type: "alternatives" }>;
+const ANY_ARGUMENTS = { type: "object" };
 
 export interface ChatPrompt {
   ids: number[];
   format: AnswerFormat;
   /** The answer's beginning where it is given: the model goes on behind it. */
   opening: string;
+  /** What that has to be, where a function has to be called: one of them, its arguments valid. */
+  calls: CallsFormat | undefined;
 }
 
 /** @throws RequestError */
@@ -58,6 +65,22 @@ export function chatPrompt(model: LoadedModel, call: ChatCall): ChatPrompt {
       single: named !== undefined || !call.parallelToolCalls,
     },
     opening,
+    calls: opening === "" ? undefined : callsOf(tools, format, named),
+  };
+}
+
+function callsOf(tools: ChatCall["tools"], format: ToolFormat, named: string | undefined): CallsFormat | undefined {
+  const { around } = format;
+  if (around === undefined) return undefined;
+  const possible = named === undefined ? tools : tools.filter((tool) => tool.function.name === named);
+  return {
+    type: "alternatives",
+    alternatives: possible.map(({ function: { name, parameters, strict } }) => ({
+      ...around(name, named !== undefined),
+      schema: parameters ?? ANY_ARGUMENTS,
+      // What a schema says that a grammar cannot hold is an error where the function is strict.
+      ...(strict === true ? {} : { otherwise: ANY_ARGUMENTS }),
+    })),
   };
 }
 

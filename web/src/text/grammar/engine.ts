@@ -8,6 +8,7 @@
 
 import type { AnswerFormat, Constraint, Next } from "../../api/constraint";
 import { RequestError } from "../../api/errors";
+import { grammarOfAlternatives } from "./alternatives";
 import { type Expression, type Grammar, productive, ROOT } from "./expression";
 import { parseGbnf } from "./gbnf";
 import { grammarOfSchema } from "./json-schema";
@@ -30,6 +31,8 @@ export function grammarOf(format: AnswerFormat): Grammar {
       return grammarOfSchema(format.schema);
     case "grammar":
       return parseGbnf(format.grammar);
+    case "alternatives":
+      return grammarOfAlternatives(format.alternatives);
     case "regex": {
       const rules = new Map<string, Expression>();
       const add = (make: (name: string) => Expression): string => {

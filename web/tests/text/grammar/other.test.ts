@@ -51,6 +51,23 @@ test.each([
   for (const text of wrong) expect(accepts({ type: "grammar", grammar }, text), text).toBe(false);
 });
 
+test("what is around a value of a schema is one of the alternatives", () => {
+  const zone = { type: "object", properties: { zone: { enum: ["UTC", "CET"] } }, required: ["zone"], additionalProperties: false };
+  const format: AnswerFormat = {
+    type: "alternatives",
+    alternatives: [
+      { before: 'clock", "arguments": ', schema: zone, after: "}" },
+      { before: 'stop", "arguments": ', schema: { type: "string", format: "idn-email" }, otherwise: { type: "object" }, after: "}" },
+    ],
+  };
+  expect(accepts(format, 'clock", "arguments": {"zone": "UTC"}}')).toBe(true);
+  expect(accepts(format, 'stop", "arguments": {"a": [1, {}]}}')).toBe(true);
+  for (const text of ['clock", "arguments": {"zone": "EST"}}', 'clock", "arguments": {"zone": "UTC"}', 'other", "arguments": {}}', ""])
+    expect(accepts(format, text), text).toBe(false);
+  const strict = { before: "", schema: { type: "string", format: "idn-email" }, after: "" };
+  expect(() => grammarOf({ type: "alternatives", alternatives: [strict] })).toThrow("idn-email");
+});
+
 test.each([
   ["no rule root", 'start ::= "a"'],
   ["no rule b", "root ::= b"],
