@@ -51,7 +51,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 log = logging.getLogger("wisp.server")
 
 WEB = Path(__file__).resolve().parent / "web"
-BUILT_FILES = ("check.js", "page.js", "page.css", "wisp.js", "isolation.js")
+BUILT_FILES = (
+    *("check.js", "page.js", "page.css", "wisp.js", "worker.js", "thread.js"),
+    *("template.js", "grammar.js", "isolation.js", "offline.js"),
+)
 
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self'; connect-src 'self'; "
@@ -299,7 +302,7 @@ class ArtifactFile(FileResponse):
 
 
 def _is_range(text: str) -> bool:
-    match = re.fullmatch(r"\s*(?:-\s*\d+|(\d+)\s*-\s*(\d*))\s*", text)
+    match = re.fullmatch(r"\s*(?:-\s*\d{1,18}|(\d{1,18})\s*-\s*(\d{0,18}))\s*", text)
     return match is not None and (not match[2] or int(match[1]) <= int(match[2]))
 
 

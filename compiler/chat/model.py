@@ -175,9 +175,20 @@ class _Pieces:
 
     def push(self, token: int) -> str:
         self._ids.append(token)
-        piece: str = self._stream.step(self._tokenizer, token) or ""
+        piece = self._step(token)
         self._written += piece
         return piece
+
+    def _step(self, token: int) -> str:
+        """Bytes that never become a character make the stream lose its place: it begins anew at this token."""
+        try:
+            piece: str | None = self._stream.step(self._tokenizer, token)
+        except Exception as error:
+            if "Invalid prefix" not in str(error):  # `tokenizers` has no class for it
+                raise
+            self._stream = DecodeStream(skip_special_tokens=True)
+            piece = self._stream.step(self._tokenizer, token)
+        return piece or ""
 
     def rest(self) -> str:
         """Half a character, at the end of the answer."""

@@ -5,6 +5,8 @@ that answers; nothing of devices.
 """
 
 import contextlib
+import io
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -13,6 +15,7 @@ from typing import TextIO
 from compiler.chat.model import ChatModel, Message, Rates, Request
 from compiler.errors import WispError
 
+CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tabs and ends of lines
 HELP = "/new begins anew, Ctrl+C stops an answer, Ctrl+D leaves"
 
 
@@ -22,6 +25,8 @@ def chat(model: ChatModel, request: Request, *, prompt: str | None = None, syste
     Raises WispError when `prompt` cannot be answered, and KeyboardInterrupt when its answer was stopped.
     """
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # nothing is half-written here, and only Ctrl+C is to stop an answer
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")  # what is no text is replaced, not refused
     _say(model.about)
     for note in model.notes:
         _say(note)
@@ -29,9 +34,9 @@ def chat(model: ChatModel, request: Request, *, prompt: str | None = None, syste
         _say("it has no chat template: it continues what you write, and remembers nothing")
         if system is not None:
             raise WispError("a model without a chat template takes no system prompt", got="--system")
-    conversation: list[Message] = [] if system is None else [{"role": "system", "content": system}]
+    conversation: list[Message] = [] if system is None else [{"role": "system", "content": _text(system)}]
     if prompt is not None:
-        if _answer(model, request, conversation, prompt).finish == "interrupted":
+        if _answer(model, request, conversation, _text(prompt)).finish == "interrupted":
             raise KeyboardInterrupt
         return
     _converse(model, request, conversation)
@@ -97,7 +102,7 @@ def _read_line(prompt: str) -> str | None:
     """The next line, None at the end. Ctrl+C takes what was typed back."""
     while True:
         try:
-            return input(prompt)
+            return _text(input(prompt))
         except EOFError:
             _say("")
             return None
@@ -105,8 +110,14 @@ def _read_line(prompt: str) -> str | None:
             _say("")
 
 
+def _text(typed: str) -> str:
+    """What was typed or given as an argument, without bytes that are no text."""
+    return typed.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
 def _write(stream: TextIO, text: str) -> None:
-    stream.write(text)
+    """What a model says moves no cursor and writes no clipboard: control characters are left out."""
+    stream.write(CONTROLS.sub("", text))
     stream.flush()
 
 

@@ -56,13 +56,13 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def run(parsed: argparse.Namespace) -> None:
+    if parsed.prompt is not None and not parsed.prompt.strip():
+        raise WispError("the prompt is empty", remedy="give a text with --prompt, or leave it out to chat")
     artifact = find_artifact(parsed.model)
     import_tvm()
     from compiler.chat.model import Request, load_model
     from compiler.chat.terminal import chat
 
-    if parsed.prompt is not None and not parsed.prompt.strip():
-        raise WispError("the prompt is empty", remedy="give a text with --prompt, or leave it out to chat")
     request = Request(
         temperature=parsed.temperature,
         top_p=parsed.top_p,

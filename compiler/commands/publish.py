@@ -23,6 +23,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 def run(parsed: argparse.Namespace) -> None:
     from compiler.progress import Terminal
+    from compiler.site.files import artifact_directory
     from compiler.site.hub import publish_to_hub
     from compiler.site.publish import publish
 
@@ -36,4 +37,4 @@ def run(parsed: argparse.Namespace) -> None:
         raise WispError("the target is no repository", got=parsed.target, expected="hf://org/name")
     if len(parsed.model) != 1:
         raise WispError("a repository holds one model", got=", ".join(parsed.model) or None, expected="--model ID")
-    publish_to_hub(parsed.artifacts / parsed.model[0], repo, Terminal(), parity=parsed.parity)
+    publish_to_hub(artifact_directory(parsed.artifacts, parsed.model[0]), repo, Terminal(), parity=parsed.parity)

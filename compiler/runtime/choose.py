@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import wgpu
 from numpy.typing import NDArray
 
 from compiler.artifact.writer import Artifact
@@ -52,7 +53,7 @@ def open_best(artifact: Artifact, variant: str | None = None) -> Running:
     for entry in wanted:
         try:
             opened = _open(artifact, entry, adapter)
-        except WispError as error:
+        except (WispError, RuntimeError, wgpu.GPUError) as error:  # also a shader that is refused, or no memory
             skipped.append(f"{entry['name']}: {error}")
             continue
         if opened is not None:

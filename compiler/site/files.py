@@ -95,6 +95,13 @@ def site_files(artifacts: Path, models: Collection[str] = (), note: Callable[[st
     return sorted(files, key=lambda file: (file.rank, file.name))
 
 
+def artifact_directory(artifacts: Path, model: str) -> Path:
+    """Where the artifact of a model's id lies. Raises WispError."""
+    _, chosen = _choose(artifacts, [model], lambda note: None)
+    (artifact,) = chosen.values()
+    return artifact.directory
+
+
 def _choose(
     artifacts: Path, models: Collection[str], note: Callable[[str], None]
 ) -> tuple[list[dict[str, Any]], dict[str, server.Artifact]]:

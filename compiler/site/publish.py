@@ -1,9 +1,10 @@
 """`wisp publish`: the site where people get it, through any fsspec file system: object storage, or a directory.
 
 Only what has changed is sent. What points at a file is sent after it, `model.json` after its artifact's files and the
-page last: whoever comes in between finds no `model.json` and no page whose files are not all there. `published.json`
-beside the site says what is there; before a file is replaced it is struck off, so that what an interrupted run has left
-is sent again.
+page last: whoever comes in between finds no new `model.json` and no new page whose files are not all there. Who loads
+the former version meanwhile may meet a file of the new one under the same name: its hash tells, and the load begins
+anew when `model.json` has come. `published.json` beside the site says what is there; before a file is replaced it is
+struck off, so that what an interrupted run has left is sent again.
 """
 
 import contextlib
@@ -14,6 +15,7 @@ from typing import Any
 
 import fsspec
 
+import server
 from compiler.errors import WispError
 from compiler.progress import Report, human_bytes
 from compiler.site.export import check_file
@@ -95,7 +97,7 @@ def _reported(target: str) -> Iterator[None]:
         raise WispError(
             f"{target} refuses",
             got=str(error) or type(error).__name__,
-            remedy="check the address and your credentials; publishing again sends what is missing",
+            remedy="check the address and your credentials; publishing again makes it whole",
         ) from error
 
 
@@ -110,7 +112,11 @@ def _read_record(system: Any, root: str) -> dict[str, str]:
         return {}
     match found:
         case {"files": dict(files), "gone": list(gone)}:
-            return dict.fromkeys(gone, "") | files
+            # Whoever can write there may have written it: it names nothing outside.
+            there = {**{name: "" for name in gone if isinstance(name, str)}, **files}
+            return {
+                name: sha for name, sha in there.items() if server.is_safe_name(name)
+            }  # anybody may have written it
     return {}
 
 

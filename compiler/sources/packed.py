@@ -224,7 +224,8 @@ class PackedCheckpoint(HuggingFaceCheckpoint):
             groups = -(-columns // size)
             right = index.shape == (columns,) and ((index >= 0) & (index < groups)).all()
             if not right or (not stated and not form.ordered):
-                told = f"{form.index} of shape {list(index.shape)}, {index.min()} to {index.max()}"
+                extent = f", {index.min()} to {index.max()}" if index.size else ""
+                told = f"{form.index} of shape {list(index.shape)}{extent}"
                 raise WispError(
                     f"nothing says of which group each column of {stem} is",
                     got=told if stated else f"no {form.index}",

@@ -38,16 +38,16 @@ EXPECTED = {
     Type.Q6_K: "q6f16_g16",
     Type.IQ4_NL: "q8f16_1",
     Type.IQ4_XS: "q8f16_1",
-    Type.IQ1_S: "q8f16_1",
-    Type.IQ1_M: "q8f16_g16",
+    Type.IQ1_S: "q5f16_g32",
+    Type.IQ1_M: "q6f16_g16",
     Type.IQ2_XXS: "q8f16_1",
     Type.IQ2_XS: "q8f16_g16",
     Type.IQ2_S: "q8f16_g16",
     Type.IQ3_XXS: "q8f16_1",
-    Type.IQ3_S: "q8f16_1",
+    Type.IQ3_S: "q5f16_g32",
     Type.TQ1_0: "q4af16_g128",
     Type.TQ2_0: "q4af16_g128",
-    Type.MXFP4: "q8f16_1",
+    Type.MXFP4: "q5f16_g32",
 }
 EXACT = {Type.Q4_0, Type.Q4_1, Type.Q5_0, Type.Q5_1, Type.Q8_0, Type.IQ4_NL, Type.TQ1_0, Type.TQ2_0}
 

@@ -173,6 +173,7 @@ DOWN = "model.layers.1.mlp.down_proj"
         ),
         ("gptq", lambda t: t[f"{DOWN}.g_idx"].__setitem__(5, -1), rf"column of {DOWN} .*-1 to 3"),
         ("gptq", lambda t: t.update({f"{DOWN}.g_idx": np.zeros(255, np.int32)}), r"shape \[255\]"),
+        ("gptq", lambda t: t.update({f"{DOWN}.g_idx": np.zeros(0, np.int32)}), r"shape \[0\]"),
         ("gptq-v2", lambda t: t.pop(f"{DOWN}.g_idx"), r"no g_idx.*order of their activations"),
         ("compressed", lambda t: t[f"{DOWN}.weight_shape"].__setitem__(1, 250), r"shape of .*down_proj.*250"),
         ("compressed", lambda t: t.update({f"{DOWN}.weight_g_idx": np.full(256, 2, np.int32)}), r"2 to 2.*from 0 to 1"),

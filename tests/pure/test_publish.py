@@ -186,7 +186,7 @@ def test_a_record_that_is_none_is_no_record(artifacts: Path, tmp_path: Path, sen
         ("s3://no-such-bucket/x", [], "refuses"),
         ("hf://name", ["--model", "toy"], "is no repository"),
         ("hf://org/name", [], "holds one model"),
-        ("hf://org/name", ["--model", "missing"], "is not an artifact"),
+        ("hf://org/name", ["--model", "missing"], "no such model"),
         ("s3://wisp/x", ["--parity", "report.json"], "--parity is for"),
         ("s3://wisp/x", ["--model", "missing"], "no such model"),
     ],

@@ -336,6 +336,11 @@ def test_a_range_outside_the_file_is_416(client: TestClient) -> None:
     assert response.headers["content-range"] == "bytes */4096"
 
 
+def test_a_range_of_absurd_numbers_is_416(client: TestClient) -> None:
+    response = client.get("/models/demo/params_shard_0.bin", headers={"range": f"bytes=0-{'9' * 5000}"})
+    assert response.status_code == 416
+
+
 def test_if_range(client: TestClient) -> None:
     wanted = {"range": "bytes=0-9"}
     same = client.get("/models/demo/params_shard_0.bin", headers=wanted | {"if-range": f'"{sha256(SHARD)}"'})

@@ -43,6 +43,8 @@ def prepare(folder: Path, recipes: list[Path], compress: bool = True) -> int:
     if node is None or not (DAWN / DAWN_BINARY).is_file():
         raise WispError("Node or Dawn for Node is missing", expected=str(DAWN), remedy="run make setup")
     if folder.exists():
+        if any(folder.iterdir()) and not (folder / SCRIPTS[0]).is_file():
+            raise WispError(f"{folder} holds other things", expected="an empty folder, or one that was made here")
         shutil.rmtree(folder)
     (folder / "lib").mkdir(parents=True)
     for library in _libraries():
