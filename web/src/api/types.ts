@@ -18,7 +18,7 @@ export interface LoadProgress {
 }
 
 /** Where an artifact lies: its directory's address; or a folder of the visitor's, as a handle or as a list of its files. */
-export type ArtifactSource = string | URL | FileSystemDirectoryHandle | readonly File[];
+export type ArtifactSource = string | URL | FileSystemDirectoryHandle | ArrayLike<File>;
 
 export interface EngineOptions {
   /** `"auto"` takes the best variant that the device satisfies; a variant's name takes that one or fails. */

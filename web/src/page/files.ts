@@ -13,8 +13,12 @@ type Read = (path: string) => Promise<File | undefined>;
  *
  * @throws RequestError when there is no model.json among the files, or more than one at the same depth
  */
-export function fetchFromFiles(source: FileSystemDirectoryHandle | readonly File[]): (url: string, init: RequestInit) => Promise<Response> {
-  const read = "getFileHandle" in source ? fromDirectory(source) : fromList(source);
+export function fetchFromFiles(source: FileSystemDirectoryHandle | ArrayLike<File>): (url: string, init: RequestInit) => Promise<Response> {
+  const given = source as Partial<FileSystemDirectoryHandle & ArrayLike<File>> | null | undefined;
+  const isFolder = given?.getFileHandle !== undefined;
+  if (!isFolder && typeof given?.length !== "number")
+    throw new RequestError({ what: "the artifact", got: String(source), expected: "its address, a directory handle or a list of files" });
+  const read = isFolder ? fromDirectory(source as FileSystemDirectoryHandle) : fromList(Array.from(source as ArrayLike<File>));
   return async (url, { headers }) => {
     const path = decodeURIComponent(new URL(url).pathname.slice(new URL(FOLDER).pathname.length));
     const file = await read(path);

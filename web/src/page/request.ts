@@ -166,9 +166,13 @@ function chatLogprobs({ logprobs, top_logprobs: top }: ChatRequest): number | un
 
 // --------------------------------------------------------------------------------------------------------------- chat
 
+/** What is not the model's to know: how its answer is handed on. */
+const BESIDE_THE_CALL = ["n", "stream", "stream_options", "logits_processor", "signal", "extra_body"];
+
 /** @throws RequestError naming the parameter, what was got and what is supported */
 export function toCall(given: ChatRequest): ChatCall {
-  const more = optional("extra_body", given.extra_body, isObject, "an object");
+  const more = optional("extra_body", given.extra_body, isObject, "an object") ?? {};
+  for (const name of BESIDE_THE_CALL) if (name in more) refuse(`extra_body.${name}`, more[name], "it in the request itself");
   const request = { ...given, ...more };
   checkNames(request, CHAT);
   const tools = checkTools(request.tools ?? []);

@@ -15,8 +15,8 @@ export interface ConstrainedSteps {
   sample(): Promise<number | undefined>;
   /** A token of the answer. True: it ends it. */
   take(token: number): boolean;
-  /** How many tokens may still come. */
-  left(): number;
+  /** How many tokens may still come; of `wanted` ones, those that there is memory for. */
+  left(wanted?: number): number;
 }
 
 const FREE: Constraint = { next: () => ({ kind: "any" }), accept: () => undefined };
@@ -39,7 +39,7 @@ export async function decodeConstrained(
     const next = await constraint.next();
     if (next.kind === "ended") return "stop";
     if (next.kind === "forced") {
-      for (const token of next.tokens.slice(0, steps.left())) {
+      for (const token of next.tokens.slice(0, steps.left(next.tokens.length))) {
         constraint.accept(token);
         if (steps.take(token)) return "stop";
       }

@@ -193,7 +193,10 @@ export class Session {
       const rows = [...ids, ...progress.sampled];
       // The next runner may have memory for fewer rows.
       if (progress.sampled.length === 0) this.checkIds(ids);
-      else if (rows.length > this.runner.capacity) return true;
+      else {
+        this.runner.makeRoom(rows.length);
+        if (rows.length > this.runner.capacity) return true;
+      }
       progress.submitted = progress.sampled.length;
       if (!(await this.prefill(rows, signal))) return false;
       this.runner.writeSampling(sampling);
@@ -381,8 +384,10 @@ export class Session {
       progress.submitted += 1;
       this.counters.decodeSteps += 1;
       const step = runner.decode(1, position, parts).then(async ([sampled = 0]) => {
-        const token = await watch(await runner.logits(), sampled, position + 1, progress.sampled);
-        if (token !== sampled) runner.seek(position + 1, token);
+        const logits = signal.aborted ? undefined : await runner.logits();
+        if (logits === undefined || signal.aborted) return sampled; // The device is the next request's.
+        const token = await watch(logits, sampled, position + 1, progress.sampled);
+        if (token !== sampled && !signal.aborted) runner.seek(position + 1, token);
         return token;
       });
       const token = await Promise.race([step, gone]);
@@ -410,10 +415,10 @@ export class Session {
     const outcome = await decodeConstrained(
       {
         overlaps: runner.overlaps,
-        left: () => {
+        left: (wanted = 1) => {
           const most = () => Math.min(request.maxTokens ?? Infinity, runner.capacity - ids.length + 1) - progress.sampled.length;
-          if (most() > 0) runner.makeRoom(rows.length);
-          return most(); // There may be no memory for one more.
+          if (most() > 0) runner.makeRoom(rows.length - 1 + Math.min(wanted, most()));
+          return most(); // There may be no memory for so many.
         },
         prefill: async () => {
           if (!(await this.prefill(rows, signal))) return false;

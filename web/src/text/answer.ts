@@ -49,8 +49,9 @@ export class AnswerReader {
   private readonly tagged: ToolCallReader;
   private reader: ToolCallReader;
   private readonly finished: ToolCall[] = [];
-  /** The text that began the calls, should they be none. */
+  /** The mark that began the calls; and the text since, should they be none. */
   private opened = "";
+  private raw = "";
 
   constructor(private readonly format: AnswerFormat) {
     this.mode = format.thinks === "open" ? "thinking" : "start";
@@ -116,6 +117,7 @@ export class AnswerReader {
     if (tools?.bare !== true || !text.startsWith("{")) return this.to("content");
     this.held = text;
     this.opened = "";
+    this.raw = "";
     this.reader = new ToolCallReader(new Set(this.format.names), this.format.newId ?? newCallId);
     return this.to("call");
   }
@@ -145,8 +147,10 @@ export class AnswerReader {
       .filter(({ at }) => at >= 0)
       .sort((a, b) => a.at - b.at || b.mark.length - a.mark.length)[0];
     if (found !== undefined) {
-      piece.content += this.held.slice(0, found.at).trimEnd();
+      const before = this.held.slice(0, found.at);
+      piece.content += before.trimEnd();
       this.opened = found.mark;
+      this.raw = before.slice(before.trimEnd().length) + found.mark;
       this.held = this.held.slice(found.at + found.mark.length);
       this.reader = this.tagged;
       return this.to("between");
@@ -172,6 +176,7 @@ export class AnswerReader {
     }
     const again = starts.find((mark) => text.startsWith(mark));
     if (again !== undefined) {
+      this.raw += this.held.slice(0, this.held.length - text.length) + again;
       this.held = text.slice(again.length);
       return true;
     }
@@ -185,6 +190,7 @@ export class AnswerReader {
       this.held = text;
       return this.to("content");
     }
+    this.raw += this.held.slice(0, this.held.length - text.length);
     this.held = text;
     return this.to("call");
   }
@@ -198,10 +204,11 @@ export class AnswerReader {
     if (state === "more") return false;
     if (state === "none") {
       // No call after all: a part of what the model says.
-      if (before === this.finished.length) piece.content += this.opened + this.held.slice(0, 1);
+      if (before === this.finished.length) piece.content += this.raw + this.held.slice(0, 1);
       this.held = this.held.slice(1);
       return this.to("content", this.held !== "" || last);
     }
+    this.raw = "";
     if (this.format.single) this.ended = true;
     return this.to("between");
   }

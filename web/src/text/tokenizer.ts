@@ -33,6 +33,20 @@ function addByteFallback(model: NonNullable<HfTokenizer["model"]>): void {
     });
 }
 
+/**
+ * What is encoded here is text: special tokens were found before. A vocabulary may hold them as pieces too (Unigram's, and BPE's
+ * that merges nothing in words it knows); what somebody wrote like one is encoded in two halves.
+ */
+function withoutSpecialPieces(model: NonNullable<HfTokenizer["model"]>, specials: ReadonlySet<string>): void {
+  const encode = model.encode.bind(model);
+  const apart = (piece: string): string[] => {
+    if (!specials.has(piece) || piece.length < 2) return [piece];
+    const half = Math.ceil(piece.length / 2);
+    return [piece.slice(0, half), piece.slice(half)].flatMap((part) => encode([part]).flatMap(apart));
+  };
+  model.encode = (tokens) => encode(tokens).flatMap(apart);
+}
+
 // Unicode's white space, for character classes: with U+0085 and without U+FEFF, where JavaScript's `\s` is the other way round.
 const SPACES = "\\t-\\r\\x20\\x85\\xA0\\u1680\\u2000-\\u200A\\u2028\\u2029\\u202F\\u205F\\u3000";
 /** GPT-2's expression, by which `ByteLevel` splits unless it says otherwise. */
@@ -71,6 +85,8 @@ export class Tokenizer {
     const { type, byte_fallback: byteFallback } = tokenizer["model"] as Json;
     if (type === "Unigram" && byteFallback === true && this.inner.model !== null) addByteFallback(this.inner.model);
     this.addedTokens = ((tokenizer["added_tokens"] ?? []) as AddedToken[]).map(({ id, content, special }) => ({ id, content, special }));
+    const specials = this.addedTokens.filter(({ special }) => special).map(({ content }) => content);
+    if (this.inner.model !== null) withoutSpecialPieces(this.inner.model, new Set(specials));
     this.special = new Set(this.addedTokens.filter(({ special }) => special).map(({ id }) => id));
     this.spelling = spellingOf(tokenizer["decoder"]);
     this.restorePrivate();

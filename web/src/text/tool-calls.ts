@@ -14,6 +14,15 @@ const NAME_SO_FAR = /^[\w.-]+(?:\[[[\w\]-]*)?\s*$/;
 const PYTHON = /^([\w.]+)\.call\(([^]*)\)\s*$/;
 const ID_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
 
+/** Of a quoted text; undefined where it is no JSON. */
+function nameOf(quoted: string): string | undefined {
+  try {
+    return JSON.parse(quoted) as string;
+  } catch {
+    return undefined;
+  }
+}
+
 /** Nine letters and digits: Mistral's templates take no others. */
 export function newCallId(): string {
   return Array.from(crypto.getRandomValues(new Uint8Array(9)), (byte) => ID_LETTERS[byte % ID_LETTERS.length]).join("");
@@ -51,7 +60,8 @@ export class ToolCallReader {
       this.object ??= new JsonScan();
       const head = HEAD.exec(this.text);
       if (head?.[1] !== undefined) {
-        const name = JSON.parse(head[1]) as string;
+        const name = nameOf(head[1]);
+        if (name === undefined) return this.none();
         if (this.names?.has(name) === false) return this.none();
         deltas.push(this.begin(name));
         this.startArguments(head[0].length);

@@ -137,7 +137,8 @@ export class TurnWriter {
       const calls = message["tool_calls"] as Parameters<typeof support.format.write>[0] | undefined;
       if (support.calls || calls === undefined || calls.length === 0) return message;
       const text = support.format.write(calls.map(withText));
-      const content = typeof message.content === "string" && message.content !== "" ? `${message.content}\n${text}` : text;
+      const said = plain(message.content);
+      const content = said === "" ? text : `${said}\n${text}`;
       return { ...message, tool_calls: undefined, content };
     });
     const answered = support.results ? written : withResponses(written);
@@ -191,6 +192,10 @@ export class TurnWriter {
   }
 }
 
+/** A message's text, whether it came whole or in parts. */
+const plain = (content: Message["content"]): string =>
+  Array.isArray(content) ? content.map(({ text }) => text).join("") : (content ?? "");
+
 const withObject = (call: { function: { name: string; arguments: string } }) => {
   let given: unknown = call.function.arguments;
   try {
@@ -238,7 +243,7 @@ function withResponses(messages: readonly Message[]): Message[] {
       open = false;
       continue;
     }
-    const text = toolResponse(typeof content === "string" ? content : "");
+    const text = toolResponse(plain(content));
     const last = found.at(-1);
     if (open && typeof last?.content === "string") last.content += `\n${text}`;
     else found.push({ role: "user", content: text });
@@ -251,6 +256,7 @@ function withResponses(messages: readonly Message[]): Message[] {
 function withInstructions(messages: readonly Message[], text: string, role: "system" | "user"): Message[] {
   const [first, ...rest] = messages;
   if (first?.role !== role) return [{ role, content: text }, ...messages];
-  const content = typeof first.content === "string" && first.content !== "" ? `${first.content}\n\n${text}` : text;
+  const said = plain(first.content);
+  const content = said === "" ? text : `${said}\n\n${text}`;
   return [{ ...first, content }, ...rest];
 }

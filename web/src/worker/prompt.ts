@@ -59,7 +59,8 @@ export function chatPrompt(model: LoadedModel, call: ChatCall): ChatPrompt {
   return {
     ids: tokenizerOf(model).encode(text + opening, false, originals),
     format: {
-      thinks: opening !== "" ? "none" : turns.thinks(text),
+      // What is held to a form from its first token on is all answer.
+      thinks: opening !== "" || call.format !== undefined ? "none" : turns.thinks(text),
       tools: tools.length === 0 ? undefined : format,
       names: tools.map((tool) => tool.function.name),
       single: named !== undefined || !call.parallelToolCalls,

@@ -450,6 +450,19 @@ describe("a session whose logits are watched", () => {
     expect([finishReason, tokens]).toEqual(["abort", []]);
     expect((await ask(session, START, 3)).tokens).toEqual(reference(START, 3));
   });
+
+  test("leaves the next request alone when what it waited for comes late", async () => {
+    const session = new Session(new FakeRunner());
+    const controller = new AbortController();
+    let late: (token: number) => void = () => undefined;
+    const watch = () => {
+      controller.abort();
+      return new Promise<number>((resolve) => (late = resolve));
+    };
+    await ask(session, START, 5, { watch, signal: controller.signal });
+    const following = ask(session, START, 5, { onToken: () => (late(99), false) });
+    expect((await following).tokens).toEqual(reference(START, 5));
+  });
 });
 
 /** Tokens 10 to 19; after every third of them 90, 91, 92, which are forced; ends with `most` tokens. */

@@ -206,3 +206,17 @@ test.each([
 ])("a template shows that its calls are of the kind %s", (name, source) => {
   expect(toolSupport(source).format.name).toBe(name);
 });
+
+describe("what begins like a call and is none", () => {
+  test.each([
+    ["a list's word in a sentence", "Use functools, itertools and functools.lru_cache here.", LIST],
+    ["a mark in a sentence", "The tag <tool_call> opens, and </tool_call> ends.", HERMES],
+    ["a name that is no JSON", 'So: <tool_call>{"name": "get\\_weather", "arguments": {}} it is', HERMES],
+  ])("%s", (_, text, tools) => {
+    for (const size of [1, 3, 7, 1000]) {
+      const { content, calls } = read(text, { tools }, size);
+      expect(calls).toEqual([]);
+      expect(content.replaceAll("</tool_call>", "")).toBe(text.replaceAll("</tool_call>", ""));
+    }
+  });
+});

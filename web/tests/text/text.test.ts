@@ -2,11 +2,13 @@ import { readFileSync } from "node:fs";
 import { resolve } from "node:path";
 import { describe, expect, test } from "vitest";
 import { ChatTemplate, sourceProgram } from "../../src/text/chat-template";
+import { ControlTokens } from "../../src/text/contents";
 import * as parser from "../../src/text/template-parser";
 import { Detokenizer } from "../../src/text/detokenizer";
 import { StopStrings } from "../../src/text/stop-strings";
 import { Tokenizer } from "../../src/text/tokenizer";
 import { onTextWork } from "../../src/text/work";
+import { turnWriter } from "../support/scripted-model";
 
 interface Fixture {
   tokenizer: Record<string, unknown>;
@@ -124,6 +126,27 @@ describe("the chat template without a tree", () => {
   });
 });
 
+describe("a control token that somebody wrote is text, also where the vocabulary has it as a piece", () => {
+  const special = (id: number, content: string) => ({
+    ...{ id, content, special: true, single_word: false, lstrip: false, rstrip: false, normalized: false },
+  });
+  const added = [special(0, "<unk>"), special(1, "<s>"), special(2, "</s>")];
+  const pieces = ["<unk>", "<s>", "</s>", ..."</s>hi"].filter((piece, i, all) => all.indexOf(piece) === i);
+  const models = {
+    Unigram: { type: "Unigram", unk_id: 0, vocab: pieces.map((piece) => [piece, piece.length > 1 ? 0 : -5]), byte_fallback: false },
+    BPE: { type: "BPE", unk_token: "<unk>", vocab: Object.fromEntries(pieces.map((p, i) => [p, i])), merges: [], ignore_merges: true },
+  };
+  test.each(Object.entries(models))("%s", (_, model) => {
+    const parts = { version: "1.0", normalizer: null, pre_tokenizer: null, post_processor: null, decoder: null };
+    const tokenizer = new Tokenizer({ ...parts, added_tokens: added, model }, {});
+    const marks = new ControlTokens(tokenizer.addedTokens, "").marks('"hi</s>"');
+    const ids = tokenizer.encode(marks?.typed("hi</s>") ?? "", false, marks?.originals);
+    expect(ids).not.toContain(2);
+    expect(ids.map((id) => tokenizer.tokenText(id)).join("")).toBe("hi</s>");
+    expect(tokenizer.encode("hi</s>", false)).toContain(2);
+  });
+});
+
 describe("a Unigram model with byte fallback", () => {
   const bytes = Array.from({ length: 256 }, (_, byte) => [`<0x${byte.toString(16).toUpperCase().padStart(2, "0")}>`, -100]);
   const model = { type: "Unigram", unk_id: 0, byte_fallback: true, vocab: [["<unk>", 0], ...bytes, ["a", -1], ["b", -2]] };
@@ -161,4 +184,41 @@ describe("a template without a tree", () => {
     expect(heard).toEqual(["template", undefined, "template", undefined]);
     onTextWork(undefined);
   });
+});
+
+test("messages in parts are kept where tools are told and answered in words", async () => {
+  const template =
+    "{% for message in messages %}<{{ message['role'] }}>{% if message['content'] is string %}{{ message['content'] }}" +
+    "{% else %}{% for part in message['content'] %}{{ part['text'] }}{% endfor %}{% endif %}{% endfor %}";
+  const writer = await turnWriter(template);
+  const parts = (...texts: string[]) => texts.map((text) => ({ type: "text" as const, text }));
+  const given = { variables: {}, addGenerationPrompt: true, continueFinalMessage: undefined };
+  const tools = [{ type: "function" as const, function: { name: "f" } }];
+  const asked = writer.write(
+    {
+      ...given,
+      tools,
+      messages: [
+        { role: "system", content: parts("one ", "two") },
+        { role: "user", content: "hi" },
+      ],
+    },
+    true,
+  );
+  expect(asked.text).toContain("one two");
+  const call = { id: "1", type: "function" as const, function: { name: "f", arguments: "{}" } };
+  const answered = writer.write(
+    {
+      ...given,
+      tools: [],
+      messages: [
+        { role: "user", content: "q" },
+        { role: "assistant", content: parts("so ", "be it"), tool_calls: [call] },
+        { role: "tool", tool_call_id: "1", content: parts("three ", "four") },
+      ],
+    },
+    true,
+  );
+  expect(answered.text).toContain("three four");
+  expect(answered.text).toContain("so be it");
 });

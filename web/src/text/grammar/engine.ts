@@ -21,6 +21,8 @@ import type { Vocabulary } from "./vocabulary";
 /** Machines that are kept, with the masks that each has made. */
 const MOST_MACHINES = 8;
 const MOST_MASKS = 256;
+/** Bytes that are appended at once: a grammar may force as many as it likes. */
+const MOST_FORCED = 4096;
 
 /** @throws RequestError naming what is not supported */
 export function grammarOf(format: AnswerFormat): Grammar {
@@ -138,7 +140,7 @@ export class GrammarConstraint implements Constraint {
     const { machine } = this.compiled;
     const bytes: number[] = [];
     let { state } = this;
-    for (let byte = machine.onlyByte(state); byte !== undefined; byte = machine.onlyByte(state)) {
+    for (let byte = machine.onlyByte(state); byte !== undefined && bytes.length < MOST_FORCED; byte = machine.onlyByte(state)) {
       bytes.push(byte);
       state = machine.after(state, byte);
     }

@@ -221,7 +221,7 @@ export class Machine {
 
   /** Forgets all numbers but that of `state`, whose new one it returns. */
   restart(state: number): number {
-    const { places } = this.set(state);
+    const { places, ends } = this.set(state);
     const chains = places.map(({ state: at, node }) => ({ at, chain: this.chain(node) }));
     this.begin();
     const found = new Places();
@@ -231,6 +231,7 @@ export class Machine {
         at,
         chain.reduceRight((parent, one) => this.node(one, parent), 0),
       );
+    found.ends ||= ends; // A place where the text ends may have no byte, and then is none of the places.
     return this.number(found);
   }
 

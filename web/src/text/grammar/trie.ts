@@ -36,10 +36,11 @@ export function buildTrie(tokens: readonly Uint8Array[]): Trie {
     firstToken[node + 1] = i + 1;
   });
   for (const closed of open) skip[closed] = count;
+  const longest = ids.reduce((most, id) => Math.max(most, at(id).length), 0);
   // A node on the way to a longer token has none of its own: it ends where the next begins.
   return {
     allowed(machine, state, words) {
-      const states = new Int32Array(Math.max(1, ...tokens.map((bytes) => bytes.length)) + 1);
+      const states = new Int32Array(longest + 1);
       states[0] = state;
       for (let i = 0; i < count;) {
         const d = depth[i] ?? 0;

@@ -121,3 +121,25 @@ test("a machine that is crowded begins anew and goes on where it was", () => {
   expect(machine.ends(walk(state, 'y"}, 2]}'))).toBe(true);
   expect(walk(state, 'y"]')).toBe(DEAD);
 });
+
+test("a vocabulary may be as large as models have them", () => {
+  const letters = "abcdefghijklmnopqrstuvwxyz";
+  const bytes = Array.from({ length: 200_000 }, (_, id) => new TextEncoder().encode(`${letters[id % 26] ?? ""}${id}`));
+  const large = new GrammarEngine({ ...demoVocabulary(), bytes, stopTokenIds: [] });
+  const next = large.constraint({ type: "regex", regex: "[b-c]\\d*" }).next();
+  expect(next.kind).toBe("some");
+  const allowed = next.kind === "some" ? Array.from(bytes, (_, id) => ((next.mask[id >> 5] ?? 0) >>> (id & 31)) & 1) : [];
+  expect(allowed.reduce((sum, bit) => sum + bit, 0)).toBe(bytes.filter((text) => text[0] === 98 || text[0] === 99).length);
+});
+
+test("what is forced comes in portions", () => {
+  const next = engine.constraint({ type: "regex", regex: "(a{200}){200}x" }).next();
+  expect(next.kind === "forced" ? next.tokens.length : 0).toBeLessThanOrEqual(4096);
+});
+
+test("a machine that begins anew knows whether the text may end", () => {
+  const machine = new Machine(grammarOf({ type: "grammar", grammar: 'root ::= "a" | "ab"' }));
+  const state = machine.after(0, 97);
+  expect(machine.ends(state)).toBe(true);
+  expect(machine.ends(machine.restart(state))).toBe(true);
+});
