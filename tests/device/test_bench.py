@@ -143,7 +143,9 @@ def test_random_weights_are_valid_and_of_order_one(shape: str, scheme: str) -> N
     assert {name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()} == described
     values = dequantize(spec, tensors, SCHEMES[scheme])
     assert values.std() * spec.shape[1] ** 0.5 == pytest.approx(1, rel=0.05)
-    assert abs(values.mean()) * spec.shape[1] ** 0.5 < 0.05
+    assert abs(values.mean()) * spec.shape[1] ** 0.5 < 0.06, (
+        "half a step, where there is one more below zero than above"
+    )
 
 
 def test_the_byte_tokenizer_keeps_any_text() -> None:

@@ -39,14 +39,14 @@ def test_inspect_prints_json(built: Path, capsys: pytest.CaptureFixture[str]) ->
     summary = json.loads(capsys.readouterr().out)
     keys = {"id", "parameters", "weight_bytes", "kv_bytes_per_token", "context", "variants"}
     assert keys <= set(summary)
-    assert summary["variants"]["webgpu-f32"]["prefill_dispatches"].keys() == {"64", "16"}
+    assert summary["variants"]["webgpu-f32"]["prefill_dispatches"].keys() == {"64", "16", "8"}
 
 
 def test_inspect_prints_text(built: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", str(built), "--verify"]) == 0
     output = capsys.readouterr().out
     assert "webgpu-f32: needs nothing beyond core WebGPU" in output
-    assert "q4f16_1" in output
+    assert "q4af16_g64" in output
 
 
 @pytest.mark.parametrize(

@@ -128,12 +128,12 @@ def test_the_largest_context_that_is_named_fits(tmp_path: Path) -> None:
     geometry = geometry_of(model, SCHEMES["q4f16_1"], VARIANTS["webgpu-f32"], MOST, (64,))
     assert obstacle(geometry) is None
     assert obstacle(dataclasses.replace(geometry, context=MOST + 1)) is not None
-    cpu = geometry_of(model, SCHEMES["q4f16_1"], VARIANTS["wasm-simd"], 65535, (64,))
+    cpu = geometry_of(model, SCHEMES["q4f16_1"], VARIANTS["wasm-simd"], 131071, (64,))
     assert obstacle(cpu) is None
-    refused = obstacle(dataclasses.replace(cpu, context=65536))
+    refused = obstacle(dataclasses.replace(cpu, context=131072))
     assert refused is not None
     assert "wasm-simd can address" in str(refused)
-    assert "--context 65535" in str(refused)
+    assert "--context 131071" in str(refused)
     # With no variant left there is nothing to leave out.
     config, network = plan_recipe(Path(wide(tmp_path / "wide.toml")))
     config = dataclasses.replace(config, variants=("webgpu-f32-sg", "webgpu-f32"), variants_named=False)

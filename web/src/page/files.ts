@@ -17,7 +17,7 @@ export function fetchFromFiles(source: FileSystemDirectoryHandle | ArrayLike<Fil
   const given = source as Partial<FileSystemDirectoryHandle & ArrayLike<File>> | null | undefined;
   const isFolder = given?.getFileHandle !== undefined;
   if (!isFolder && typeof given?.length !== "number")
-    throw new RequestError({ what: "the artifact", got: String(source), expected: "its address, a directory handle or a list of files" });
+    throw new RequestError({ what: "the artifact", got: typeof source, expected: "its address, a directory handle or a list of files" });
   const read = isFolder ? fromDirectory(source as FileSystemDirectoryHandle) : fromList(Array.from(source as ArrayLike<File>));
   return async (url, { headers }) => {
     const path = decodeURIComponent(new URL(url).pathname.slice(new URL(FOLDER).pathname.length));

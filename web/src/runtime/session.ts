@@ -375,6 +375,7 @@ export class Session {
     const { runner } = this;
     const { ids, signal } = request;
     const gone = aborted(signal);
+    const isGone = () => signal.aborted;
     for (;;) {
       const position = ids.length - 1 + progress.submitted;
       const most = () => Math.min(request.maxTokens ?? Infinity, runner.capacity - ids.length + 1) - progress.submitted;
@@ -384,10 +385,10 @@ export class Session {
       progress.submitted += 1;
       this.counters.decodeSteps += 1;
       const step = runner.decode(1, position, parts).then(async ([sampled = 0]) => {
-        const logits = signal.aborted ? undefined : await runner.logits();
-        if (logits === undefined || signal.aborted) return sampled; // The device is the next request's.
+        const logits = isGone() ? undefined : await runner.logits();
+        if (logits === undefined || isGone()) return sampled; // The device is the next request's.
         const token = await watch(logits, sampled, position + 1, progress.sampled);
-        if (token !== sampled && !signal.aborted) runner.seek(position + 1, token);
+        if (token !== sampled && !isGone()) runner.seek(position + 1, token);
         return token;
       });
       const token = await Promise.race([step, gone]);
