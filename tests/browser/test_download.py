@@ -447,16 +447,25 @@ device.popErrorScope = async function () {
 """
 
 
-@pytest.mark.parametrize("backend", ["wasm-simd", "webgpu-f32"])
+def test_the_cpu_takes_memory_for_a_context_as_it_is_used(net: FaultServer, page: Page, tmp_path: Path) -> None:
+    context = 2**20  # 4 MiB of KV cache, where there are 1.5
+    write(tmp_path / "toy", context=context)
+    net.worker_prelude = SMALL_MEMORY.replace("PAGES", str(20 + 3 * 2**19 // 65536))
+    got = load(page, backend="wasm-simd")
+    assert got.get("ids") == EXPECTED, got
+    assert got["info"]["contextLength"] == context
+    net.worker_prelude = SMALL_MEMORY.replace("PAGES", "0")
+    got = load(page, backend="wasm-simd")
+    assert (got["error"], got["kind"]) == ("DeviceError", "out-of-memory")
+
+
 def test_a_context_without_memory_is_lowered_and_said(
-    net: FaultServer, page: Page, tmp_path: Path, backend: str, webgpu_adapter: dict[str, Any]
+    net: FaultServer, page: Page, tmp_path: Path, webgpu_adapter: dict[str, Any]
 ) -> None:
-    context = 2**20  # 4 MiB of KV cache
+    context, backend = 2**20, "webgpu-f32"  # 4 MiB of KV cache
     write(tmp_path / "toy", context=context)
 
     def small(size: int) -> str:
-        if backend == "wasm-simd":
-            return SMALL_MEMORY.replace("PAGES", str(20 + size // 65536))
         return SMALL_GPU.replace("BYTES", str(size))
 
     net.worker_prelude = small(3 * 2**19)
@@ -468,7 +477,7 @@ def test_a_context_without_memory_is_lowered_and_said(
     assert len([asked for asked in net.asked if SHARD_0 in asked.path]) == 1, "no weight is fetched in vain"
     got = load(page, backend=backend, contextLength=context // 2)
     assert (got["error"], f"expected at most {context // 4}" in got["message"]) == ("RequestError", True), got
-    net.worker_prelude = small(-20 * 65536 if backend == "wasm-simd" else 0)
+    net.worker_prelude = small(0)
     got = load(page, backend=backend)
     assert (got["error"], got["kind"]) == ("DeviceError", "out-of-memory")
 

@@ -122,6 +122,11 @@ def test_a_new_version_is_taken_whole_once_the_old_one_is_closed(
     page.close()
     other = context.new_page()
     other.add_init_script(NO_GPU)
+    # Beside the site, until nobody uses the old version any more.
+    other.goto(host.url.removesuffix("sub/site/"))
+    other.wait_for_function(
+        "async (scope) => (await navigator.serviceWorker.getRegistration(scope)).waiting === null", arg=host.url
+    )
     other.goto(host.url)
     expect(other.locator("input[name=model]")).to_have_count(2)
     other.wait_for_function("async (old) => !(await caches.keys()).includes(old)", arg=cache)

@@ -121,4 +121,5 @@ def test_what_a_token_costs(plain_page: Page, artifact_demo: Path) -> None:
     assert spent["bindGroupsCreated"] == 0
     assert spent["bytesReadBack"] <= 8 * steps
     assert spent["bytesUploaded"] <= 16 * steps + 256
-    assert got["after"]["gpuBytes"] >= sum(buffer["bytes"] for buffer in plan["buffers"])
+    # The cache has the rows that were needed.
+    assert got["after"]["gpuBytes"] >= sum(buffer["bytes"] for buffer in plan["buffers"] if buffer["kind"] != "kv")

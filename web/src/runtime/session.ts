@@ -158,7 +158,7 @@ export class Session {
     this.checkIds(ids);
     const signal = new AbortController().signal;
     const logits = await this.persist(signal, async () => {
-      this.checkIds(ids); // The next runner may have memory for fewer rows.
+      this.placeFor(ids); // The next runner may have memory for fewer rows.
       this.resident = [];
       await this.prefill(ids, signal);
       this.runner.writeSampling(GREEDY);
@@ -192,7 +192,7 @@ export class Session {
       // What a runner that failed had sampled is prompt to the next one: the sampler knows seed and position only.
       const rows = [...ids, ...progress.sampled];
       // The next runner may have memory for fewer rows.
-      if (progress.sampled.length === 0) this.checkIds(ids);
+      if (progress.sampled.length === 0) this.placeFor(ids);
       else {
         this.runner.makeRoom(rows.length);
         if (rows.length > this.runner.capacity) return true;
@@ -232,9 +232,14 @@ export class Session {
     return generation;
   }
 
-  /** @throws RequestError for ids that are none, out of the vocabulary or more than there is memory for */
-  private checkIds(ids: readonly number[]): void {
+  /** Makes room for them. @throws RequestError when there is none */
+  private placeFor(ids: readonly number[]): void {
     this.runner.makeRoom(ids.length);
+    this.checkIds(ids);
+  }
+
+  /** Of a runner that may have failed: asks the device for nothing. @throws RequestError for ids that are none, or too many */
+  private checkIds(ids: readonly number[]): void {
     const { vocabSize, capacity } = this.runner;
     if (ids.length === 0) throw new RequestError({ what: "the prompt", got: "no token", expected: "at least one" });
     const wrong = ids.find((id) => !Number.isInteger(id) || id < 0 || id >= vocabSize);
