@@ -4,6 +4,7 @@ import os
 import pty
 import re
 import select
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -49,6 +50,11 @@ class Terminal:
         return found
 
 
+def _hears_interrupts() -> None:
+    """The processes that tests run in ignore them, and what they start would too."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @contextmanager
 def chatting(*arguments: str) -> Iterator[tuple[Terminal, "subprocess.Popen[bytes]"]]:
     try:
@@ -64,6 +70,7 @@ def chatting(*arguments: str) -> Iterator[tuple[Terminal, "subprocess.Popen[byte
         stdout=slave,
         stderr=slave,
         start_new_session=True,
+        preexec_fn=_hears_interrupts,
     )
     os.close(slave)
     try:
