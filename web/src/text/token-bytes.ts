@@ -1,7 +1,7 @@
 // The bytes that a token stands for, which may be a part of a character. Knows how tokens are written; no ids.
 
 /** GPT-2's letters for bytes: those that can be seen stand for themselves, the others are numbered on from U+0100. */
-const BYTE_OF_LETTER: ReadonlyMap<string, number> = (() => {
+export const BYTE_OF_LETTER: ReadonlyMap<string, number> = (() => {
   const shown = (byte: number) => (byte >= 33 && byte <= 126) || (byte >= 161 && byte !== 173);
   let next = 256;
   return new Map(Array.from({ length: 256 }, (_, byte) => [String.fromCharCode(shown(byte) ? byte : next++), byte]));

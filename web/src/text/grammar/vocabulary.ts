@@ -1,5 +1,8 @@
 // A tokenizer's vocabulary as the engine of grammars takes it. Knows tokens and how their texts are written; no grammar.
 
+import type { AddedToken } from "../contents";
+import { BYTE_OF_LETTER } from "../token-bytes";
+
 export interface Vocabulary {
   /** Of each token, by id; none for what no answer may hold: control tokens, and ids without a token. */
   bytes: readonly Uint8Array[];
@@ -8,23 +11,8 @@ export interface Vocabulary {
   encode(text: string): number[];
 }
 
-/** GPT-2's characters for bytes: those that can be printed for themselves, the others from U+0100 on. */
-const BYTE_CHARACTERS: readonly string[] = (() => {
-  const printable = (byte: number) => (byte >= 0x21 && byte <= 0x7e) || (byte >= 0xa1 && byte <= 0xac) || byte >= 0xae;
-  let next = 0x100;
-  return Array.from({ length: 256 }, (_, byte) => String.fromCodePoint(printable(byte) ? byte : next++));
-})();
-
-const BYTES_OF = new Map(BYTE_CHARACTERS.map((character, byte) => [character, byte]));
-
 /** SentencePiece's space. */
 const SPACE = "\u2581";
-
-interface AddedToken {
-  id: number;
-  content: string;
-  special: boolean;
-}
 
 /** @param decoder, added `decoder` and `added_tokens` of tokenizer.json; @param size of the logits */
 export function vocabularyOf(
@@ -45,7 +33,7 @@ export function vocabularyOf(
     const single = byteFallback ? /^<0x([0-9A-F]{2})>$/.exec(token)?.[1] : undefined;
     if (single !== undefined) return Uint8Array.of(parseInt(single, 16));
     if (!byteLevel) return utf8(token.replaceAll(SPACE, " "));
-    return Uint8Array.from(Array.from(token).flatMap((character) => BYTES_OF.get(character) ?? [...utf8(character)]));
+    return Uint8Array.from(Array.from(token).flatMap((character) => BYTE_OF_LETTER.get(character) ?? [...utf8(character)]));
   };
   const bytes = Array.from({ length: size }, (_, id) => bytesOf(tokenText(id) ?? ""));
   // Added tokens are written as they are, whatever the others are.
