@@ -79,6 +79,16 @@ GPUQueue.prototype.submit = function (...args) {
 };
 """
 
+# In the worker: answers of error scopes come late, so that a Stop finds rows being set aside, which waits for one.
+LATE_SCOPES = """
+const pop = GPUDevice.prototype.popErrorScope;
+GPUDevice.prototype.popErrorScope = async function () {
+  const error = await pop.call(this);
+  await new Promise((resolve) => setTimeout(resolve, 50));
+  return error;
+};
+"""
+
 # The toy's decode kernel, some milliseconds longer.
 SLOW_KERNELS = toy_artifact.KERNELS.replace(
     "  state[1] = next;",
@@ -214,9 +224,10 @@ INTERRUPTED = """async ([url, backend]) => {
 }"""
 
 
-def test_stop_is_heard_with_many_steps_in_flight(page: Page, toy_url: str) -> None:
+@pytest.mark.parametrize("first", ["", LATE_SCOPES], ids=["in decode", "while rows are set aside"])
+def test_stop_is_heard_with_many_steps_in_flight(page: Page, toy_url: str, first: str) -> None:
     """Of a model whose steps take a few milliseconds, of which the engine keeps many in flight."""
-    run_in_worker(page, COUNT_SUBMITS)
+    run_in_worker(page, COUNT_SUBMITS + first)
     page.goto(toy_url + "healthz")
     got = page.evaluate(INTERRUPTED, ["/models/slow/", "webgpu-f32"])
     assert max(got["stopped"]) < got["whole"], got

@@ -88,7 +88,7 @@ export interface Backend {
   submitAndRead(program: ProgramHandle, times: number, slices: readonly Slice[], parts?: number): Promise<ArrayBuffer>;
   read(slice: Slice): Promise<ArrayBuffer>;
   /** Slices as they are after everything handed over so far; undefined where there is no memory for a copy. */
-  save(slices: readonly Slice[]): Promise<Saved | undefined>;
+  save(slices: readonly Slice[], signal: AbortSignal): Promise<Saved | undefined>;
   /** Everything handed over so far has run. */
   idle(): Promise<void>;
   dispose(): void;

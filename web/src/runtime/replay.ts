@@ -33,8 +33,8 @@ export interface PlanRunner {
   makeRoom(rows: number): void;
   /** What a row of the KV cache takes, of all layers. */
   readonly rowBytes: number;
-  /** The first `rows` as they are after everything so far; undefined where there is no memory for a copy. */
-  save(rows: number): Promise<SavedRows | undefined>;
+  /** The first `rows` as they are after everything so far; undefined where there is no memory for a copy, or `signal` came first. */
+  save(rows: number, signal: AbortSignal): Promise<SavedRows | undefined>;
   writeSampling(sampling: Sampling): void;
   writeCounts(counts: Uint32Array<ArrayBuffer>): void;
   writeCount(token: number, count: number): void;
@@ -141,8 +141,9 @@ export class Replay implements PlanRunner {
     if (room < wanted) this.rows = room;
   }
 
-  async save(rows: number): Promise<SavedRows | undefined> {
-    const saved = await this.backend.save(this.cache.map(({ buffer, rowBytes }) => ({ buffer, offset: 0, bytes: rows * rowBytes })));
+  async save(rows: number, signal: AbortSignal): Promise<SavedRows | undefined> {
+    const slices = this.cache.map(({ buffer, rowBytes }) => ({ buffer, offset: 0, bytes: rows * rowBytes }));
+    const saved = await this.backend.save(slices, signal);
     if (saved === undefined) return undefined;
     return {
       bytes: rows * this.rowBytes,

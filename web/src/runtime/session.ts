@@ -188,7 +188,9 @@ export class Session {
     const ended = await this.persist(signal, async () => {
       // A request that was given up while it waited leaves no trace in the KV cache.
       if (signal.aborted) return false;
-      reusedTokens ??= await this.rewind(ids);
+      const kept = await this.rewind(ids, signal);
+      if (kept === undefined) return false;
+      reusedTokens ??= kept;
       // What a runner that failed had sampled is prompt to the next one: the sampler knows seed and position only.
       const rows = [...ids, ...progress.sampled];
       // The next runner may have memory for fewer rows.
@@ -259,14 +261,19 @@ export class Session {
 
   /**
    * Keeps the KV rows that `ids` shares with what is resident, or with what was set aside, and sets aside what would be lost;
-   * the last id is always decoded anew. The number of rows that are there.
+   * the last id is always decoded anew. The number of rows that are there;
+   * undefined, with all as it was, when `signal` came while rows were set aside.
    */
-  private async rewind(ids: readonly number[]): Promise<number> {
+  private async rewind(ids: readonly number[], signal: AbortSignal): Promise<number | undefined> {
     const { runner, resident, prefixes } = this;
     const shared = Math.min(commonPrefix(resident, ids), ids.length - 1);
     const lost = resident.length - shared;
     const worth = lost >= LEAST_LOST && lost >= shared / MOST_SHARED && prefixes.wants(resident, resident.length * runner.rowBytes);
-    const saved = worth ? await runner.save(resident.length) : undefined;
+    const saved = worth ? await runner.save(resident.length, signal) : undefined;
+    if (signal.aborted) {
+      saved?.drop();
+      return undefined;
+    }
     const kept = prefixes.take(ids, shared + LEAST_RESTORED);
     const length = kept === undefined ? shared : Math.min(kept.length, ids.length - 1);
     kept?.rows.restore(length);

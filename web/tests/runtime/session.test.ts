@@ -51,7 +51,10 @@ class FakeRunner implements PlanRunner {
   readonly rowBytes = 4;
   /** Rows that were set aside and not dropped since. */
   saved = 0;
+  /** Called while rows are being set aside. */
+  whileSaving = () => {};
   save(rows: number): Promise<SavedRows | undefined> {
+    this.whileSaving();
     const copy = this.kv.slice(0, rows);
     this.saved += rows;
     return Promise.resolve({
@@ -191,6 +194,23 @@ describe("a session", () => {
     checkResident(session, runner);
     expect((await ask(session, talk(0), 1)).reusedTokens).toBe(0);
     expect(runner.saved).toBe(140);
+  });
+
+  test("leaves all as it was when it is stopped while rows are set aside", async () => {
+    const runner = new FakeRunner(1000);
+    const session = new Session(runner);
+    const first = Array.from({ length: 100 }, (_, i) => (i * 37) % VOCAB);
+    await ask(session, first, 5);
+    const controller = new AbortController();
+    runner.whileSaving = () => controller.abort();
+    const { length } = runner.calls;
+    const other = first.map((id) => (id + 1) % VOCAB);
+    const { tokens, finishReason } = await ask(session, other, 5, { signal: controller.signal });
+    expect([tokens, finishReason]).toEqual([[], "abort"]);
+    expect(runner.calls.slice(length)).toEqual([]);
+    expect(runner.saved).toBe(0);
+    checkResident(session, runner);
+    expect((await ask(session, [...first, 3], 5)).reusedTokens).toBe(100);
   });
 
   test("sets nothing aside for an answer that is asked for again", async () => {

@@ -211,7 +211,7 @@ export class WasmBackend implements Backend {
   }
 
   /** Outside of the memory of the kernels, which reaches no further than 32 bits. */
-  async save(slices: readonly Slice[]): Promise<Saved | undefined> {
+  async save(slices: readonly Slice[], signal: AbortSignal): Promise<Saved | undefined> {
     this.check();
     let copy: ArrayBuffer;
     try {
@@ -220,6 +220,7 @@ export class WasmBackend implements Backend {
       if (error instanceof RangeError && this.failure === undefined) return undefined;
       throw error;
     }
+    if (signal.aborted) return undefined;
     this.counters.gpuBytes += copy.byteLength;
     const restore = (bytes: readonly number[]) => {
       let at = 0;

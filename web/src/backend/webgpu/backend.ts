@@ -167,12 +167,12 @@ export class WebGPUBackend implements Backend {
     return this.copyOut(this.device.createCommandEncoder(), [slice]);
   }
 
-  async save(slices: readonly Slice[]): Promise<Saved | undefined> {
+  async save(slices: readonly Slice[], signal: AbortSignal): Promise<Saved | undefined> {
     this.check();
     this.device.pushErrorScope("out-of-memory");
     const copies = slices.map(({ bytes }) => this.device.createBuffer({ size: align4(bytes), usage: COPY, label: "saved" }));
     const drop = () => copies.forEach((copy) => copy.destroy());
-    if ((await this.device.popErrorScope()) !== null) {
+    if ((await this.device.popErrorScope()) !== null || signal.aborted) {
       drop();
       return undefined;
     }
