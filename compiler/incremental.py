@@ -11,10 +11,10 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
-import compiler
 from compiler.config import BuildConfig
 from compiler.errors import WispError
 from compiler.lowering.tvm_import import import_tvm
+from compiler.places import PACKAGE
 from compiler.progress import Report, Silent
 from compiler.sources.gguf.reader import part_names
 
@@ -101,7 +101,7 @@ def _is_fresh(output: Path, stamp: Path, inputs: str) -> bool:
 def _inputs_digest(config: BuildConfig) -> str | None:
     """A digest of the configuration, of the compiler itself and of the source's files; None when those may change."""
     stated = hashlib.sha256(json.dumps(asdict(config), default=str, sort_keys=True).encode()).hexdigest()
-    own, source = Path(compiler.__file__).parent, Path(config.source)
+    own, source = PACKAGE, Path(config.source)
     read = [_digest(own.rglob("*.py"), own)]
     if config.source_kind == "directory":
         read.append(_digest((path for pattern in CHECKPOINT_FILES for path in source.glob(pattern)), source))

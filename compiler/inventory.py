@@ -15,11 +15,11 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-import server
 from compiler.artifact.inspect import inspect
 from compiler.errors import WispError
 from compiler.progress import human_bytes
 from compiler.runtime.wasmtime import LIMIT
+from compiler.serving.catalogue import Catalogue
 
 LEAST_POSITIONS = 512  # a shorter context is of no use
 SLACK = 64 << 20  # bytes for activations, tables and the process itself
@@ -74,7 +74,7 @@ def cpu_context(weight_bytes: int, kv_bytes_per_token: int, context: int) -> int
 def artifacts(root: Path) -> list[Stored]:
     """What `wisp serve` would offer of a directory, by name. What cannot be read is left out."""
     found = []
-    for directory in sorted({artifact.directory for artifact in server.Catalogue([root]).read().by_key.values()}):
+    for directory in sorted({artifact.directory for artifact in Catalogue([root]).read().by_key.values()}):
         try:
             summary = inspect(directory)
         except WispError:

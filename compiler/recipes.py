@@ -18,10 +18,10 @@ from compiler.build import Network, open_source, plan_network
 from compiler.config import BuildConfig, resolve_config
 from compiler.errors import WispError
 from compiler.lowering.lower import geometry_of, lower_variant
+from compiler.places import CONFIGS
 from compiler.progress import human_bytes
 from compiler.target.variants import VARIANTS
 
-RECIPES = Path(__file__).resolve().parent.parent / "configs"
 MEBIBYTE = 1 << 20
 # What `figures` writes, to be found again.
 FIGURES = re.compile(r"^# [\d,]+ parameters: .*\n# GPU memory at .*\n", re.MULTILINE)
@@ -51,11 +51,11 @@ class RecipeSummary:
 
 def recipe_paths() -> tuple[Path, ...]:
     """The recipes of this project, or of the working directory where the project's are not installed, by name."""
-    for directory in (RECIPES, Path("configs")):
+    for directory in (CONFIGS, Path("configs")):
         paths = tuple(sorted(directory.glob("*.toml")))
         if paths:
             return paths
-    raise WispError("there are no recipes", got=RECIPES, remedy="run this where configs/ is, in a clone of the project")
+    raise WispError("there are no recipes", got=CONFIGS, remedy="run this where configs/ is, in a clone of the project")
 
 
 def plan_recipe(path: Path) -> tuple[BuildConfig, Network]:

@@ -36,6 +36,7 @@ from compiler.bench.native import (
     timed_programs,
 )
 from compiler.errors import WispError
+from compiler.places import PACKAGE
 
 COMMANDS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FLAGS = (
@@ -51,7 +52,6 @@ FLAGS = (
 # Tried in order until the browser has a WebGPU adapter: the machine's GPU (Vulkan on Linux), then a software one.
 ADAPTER_FLAGS = (("--enable-features=Vulkan",), ("--use-webgpu-adapter=swiftshader",))
 
-SERVE = "import sys, server; server.serve(sys.argv[1], '127.0.0.1', 0)"
 HAS_ADAPTER = "async () => Boolean(await navigator.gpu?.requestAdapter())"
 LOAD = """async ([url, options]) => {
   await window.bench?.dispose();
@@ -265,10 +265,19 @@ def _call(page: Any, script: str, argument: Any) -> Any:
 @contextlib.contextmanager
 def serving(artifact: Path) -> Iterator[str]:
     """The server over one artifact, in a process of its own on a free port; yields its URL."""
-    command = [sys.executable, "-u", "-c", SERVE, str(artifact)]
+    command = [
+        sys.executable,
+        "-u",
+        "-m",
+        f"{__name__.partition('.')[0]}.cli",
+        "serve",
+        str(artifact.absolute()),
+        "--port",
+        "0",
+    ]
     with (
         tempfile.TemporaryFile("w+") as complaints,
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=complaints, text=True) as process,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=complaints, text=True, cwd=PACKAGE.parent) as process,
     ):
         try:
             assert process.stdout is not None

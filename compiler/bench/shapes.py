@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-import compiler
 from compiler.artifact.writer import MANIFEST, ArtifactWriter, check_output, tensor_metadata
 from compiler.build import Source, Text, describe, fitting_variants, lower, plan_network, write_text, write_variants
 from compiler.config import generation_defaults, resolve_config
 from compiler.errors import WispError
 from compiler.models.base import WeightSpec
+from compiler.places import PACKAGE
 from compiler.progress import Report, Silent
 from compiler.sources.protocol import CheckpointSource
 from compiler.target.variants import VARIANTS
@@ -217,6 +217,6 @@ def _byte_characters() -> list[str]:
 def _inputs(model: RandomModel) -> str:
     """A digest of the model's numbers and of the compiler."""
     digest = hashlib.sha256(json.dumps(model.config, sort_keys=True).encode())
-    for file in sorted(Path(compiler.__file__).parent.rglob("*.py")):
+    for file in sorted(PACKAGE.rglob("*.py")):
         digest.update(file.read_bytes())
     return digest.hexdigest()

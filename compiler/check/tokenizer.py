@@ -17,9 +17,10 @@ from typing import Any, BinaryIO, NoReturn
 
 from compiler.check.conversations import PLAIN, Variables, sample_variables
 from compiler.errors import WispError
+from compiler.places import WEB
 from compiler.sources.sandbox import Outcome, Tree, encode_all, render_all
 
-CHECKER = Path(__file__).resolve().parents[2] / "web" / "dist" / "check-tokenizer.mjs"
+CHECKER = WEB / "dist" / "check-tokenizer.mjs"
 TIMEOUT = 120.0  # seconds; a vocabulary of 128,000 takes about one
 NODE_MEGABYTES = 4096
 FILES = ("tokenizer.json", "tokenizer_config.json")

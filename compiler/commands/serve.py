@@ -6,6 +6,8 @@ from pathlib import Path
 
 from compiler.config import ARTIFACTS
 from compiler.errors import WispError
+from compiler.serving.app import ServeError
+from compiler.serving.listen import bind, serve
 
 HELP = "serve the page and a directory of artifacts"
 
@@ -32,10 +34,8 @@ def run(parsed: argparse.Namespace) -> None:
 
 def serve_directories(artifacts: Sequence[Path], parsed: argparse.Namespace, first: str | None = None) -> None:
     """Serves until interrupted; `first` is the id of the model that leads the list."""
-    import server
-
     try:
-        server.serve(
+        serve(
             artifacts,
             parsed.host,
             parsed.port,
@@ -44,15 +44,13 @@ def serve_directories(artifacts: Sequence[Path], parsed: argparse.Namespace, fir
             base=parsed.base,
             access_log=parsed.access_log,
         )
-    except server.ServeError as error:
+    except ServeError as error:
         raise WispError(str(error)) from error
 
 
 def check_address(host: str, port: int) -> None:
     """Raises WispError when nothing can listen there."""
-    import server
-
     try:
-        server.bind(host, port).close()
-    except server.ServeError as error:
+        bind(host, port).close()
+    except ServeError as error:
         raise WispError(str(error)) from error

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from compiler.errors import WispError
 from compiler.progress import Report, human_bytes
+from compiler.serving.app import is_base
 from compiler.site.files import SiteFile, site_files, total_bytes
 from compiler.site.hosts import host_files
 
@@ -37,9 +38,7 @@ def export(artifacts: Path, output: Path, report: Report, *, models: Sequence[st
 
 def check_base(base: str) -> None:
     """Raises WispError for what is no path with slashes at both ends."""
-    parts = base.strip("/").split("/") if base.strip("/") else []
-    plain = all(part.replace("-", "").replace("_", "").replace(".", "").isalnum() for part in parts)
-    if not plain or not all(part.isascii() for part in parts) or base != "/".join(["", *parts, ""]):
+    if not is_base(base):
         raise WispError("--base is no path", got=base, expected="something like /sub/, of letters, digits, ., _ and -")
 
 

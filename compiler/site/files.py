@@ -18,19 +18,22 @@ from typing import Any
 
 from starlette.templating import Jinja2Templates
 
-import server
 from compiler.errors import WispError
+from compiler.places import WEB
+from compiler.serving.app import CONTENT_SECURITY_POLICY, SECURITY_HEADERS, ServeError, check_built
+from compiler.serving.catalogue import Artifact, Catalogue
+from compiler.serving.files import IMMUTABLE, MEDIA_TYPES, static_url
 
-BUILT = server.WEB / "dist"
-ICONS = server.WEB / "icons"
+BUILT = WEB / "dist"
+ICONS = WEB / "icons"
 # Of web/dist what a page uses; the rest is for Node, for `wisp bench`, and for the served page.
 NOT_OF_THE_PAGE = re.compile(r"(.*\.map|.*\.mjs|bench\.js|isolation\.js|offline\.js)")
 HASHED = re.compile(r"static/shared-[\w-]+\.js")  # a name that changes with its content
 VERSION = b"wisp-version"  # in offline.js, for what files.json holds
-POLICY = f"{server.CONTENT_SECURITY_POLICY}; manifest-src 'self'"
+POLICY = f"{CONTENT_SECURITY_POLICY}; manifest-src 'self'"
 # A page cannot say this one of itself.
 POLICY_OF_THE_PAGE = "; ".join(part for part in POLICY.split("; ") if not part.startswith("frame-ancestors"))
-HEADERS = {**server.SECURITY_HEADERS, "content-security-policy": POLICY}
+HEADERS = {**SECURITY_HEADERS, "content-security-policy": POLICY}
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ class SiteFile:
     @property
     def media_type(self) -> str:
         """What it is, with the encoding of what is text."""
-        kind = MEDIA_TYPES.get(Path(self.name).suffix, "application/octet-stream")
+        kind = TYPES.get(Path(self.name).suffix, "application/octet-stream")
         return f"{kind}; charset=utf-8" if kind.startswith("text/") else kind
 
     @property
@@ -57,7 +60,7 @@ class SiteFile:
     @property
     def cache_control(self) -> str:
         """For hosts that have one answer for an address, whatever its query."""
-        return server.IMMUTABLE if self.immutable else "no-cache"
+        return IMMUTABLE if self.immutable else "no-cache"
 
     @property
     def rank(self) -> int:
@@ -68,7 +71,7 @@ class SiteFile:
         return 1 if self.name.endswith("/model.json") else 0
 
 
-MEDIA_TYPES = {**server.MEDIA_TYPES, ".png": "image/png", ".md": "text/markdown"}
+TYPES = {**MEDIA_TYPES, ".png": "image/png", ".md": "text/markdown"}
 
 
 def site_files(artifacts: Path, models: Collection[str] = (), note: Callable[[str], None] = print) -> list[SiteFile]:
@@ -77,8 +80,8 @@ def site_files(artifacts: Path, models: Collection[str] = (), note: Callable[[st
     Raises WispError when the page is not built, a model is not there, or there is none.
     """
     try:
-        server.check_built(BUILT)
-    except server.ServeError as error:
+        check_built(BUILT)
+    except ServeError as error:
         raise WispError(str(error)) from error
     offered, chosen = _choose(artifacts, models, note)
     files = [*_static(), *_icons()]
@@ -104,10 +107,10 @@ def artifact_directory(artifacts: Path, model: str) -> Path:
 
 def _choose(
     artifacts: Path, models: Collection[str], note: Callable[[str], None]
-) -> tuple[list[dict[str, Any]], dict[str, server.Artifact]]:
+) -> tuple[list[dict[str, Any]], dict[str, Artifact]]:
     if not artifacts.is_dir():
         raise WispError(f"{artifacts} is not a directory", remedy="compile a model into it first, or name another one")
-    snapshot = server.Catalogue([artifacts]).read()
+    snapshot = Catalogue([artifacts]).read()
     for entry in snapshot.invalid:
         note(f"{entry['id']} is left out: {entry['error']}")
     known = [model["id"] for model in snapshot.models]
@@ -141,8 +144,8 @@ APP_MANIFEST = {
 
 
 def _page() -> str:
-    templates = Jinja2Templates(directory=server.WEB / "templates")
-    templates.env.globals["static"] = lambda name: server.static_url(BUILT, name).removeprefix("/")
+    templates = Jinja2Templates(directory=WEB / "templates")
+    templates.env.globals["static"] = lambda name: static_url(BUILT, name).removeprefix("/")
     facts = {
         "catalogue": "models.json",
         "service_worker": "offline.js",

@@ -6,8 +6,8 @@ hash (`?v=`) is kept for ever, others are asked for again.
 
 from collections.abc import Sequence
 
-import server
-from compiler.site.files import HEADERS, MEDIA_TYPES, SiteFile
+from compiler.serving.files import IMMUTABLE
+from compiler.site.files import HEADERS, TYPES, SiteFile
 
 PLACE = "/srv/wisp"  # where the administrator puts the directory
 MOST_RULES = 100  # of Cloudflare's
@@ -30,7 +30,7 @@ def headers_file(base: str, files: Sequence[SiteFile]) -> str:
 
 def nginx_part(base: str) -> str:
     """For a `server` block: `include .../nginx.conf;`."""
-    types = "".join(f"    {kind} {suffix.removeprefix('.')};\n" for suffix, kind in sorted(MEDIA_TYPES.items()))
+    types = "".join(f"    {kind} {suffix.removeprefix('.')};\n" for suffix, kind in sorted(TYPES.items()))
     headers = "".join(f'  add_header {name} "{value}" always;\n' for name, value in HEADERS.items())
     return (
         f"# For a server block of nginx; the directory is expected at {PLACE}.\n"
@@ -41,7 +41,7 @@ def nginx_part(base: str) -> str:
         "  charset utf-8;\n"
         f"{headers}"
         '  set $wisp_cache "no-cache";\n'
-        f'  if ($arg_v) {{ set $wisp_cache "{server.IMMUTABLE}"; }}\n'
+        f'  if ($arg_v) {{ set $wisp_cache "{IMMUTABLE}"; }}\n'
         "  add_header cache-control $wisp_cache;\n"
         "  gzip on;\n"
         "  gzip_vary on;\n"
@@ -55,7 +55,7 @@ def caddy_part(base: str) -> str:
     headers = "".join(f'    {name} "{value}"\n' for name, value in HEADERS.items())
     types = "".join(
         f'  @wisp{i} path *{suffix}\n  header @wisp{i} content-type "{kind}"\n'
-        for i, (suffix, kind) in enumerate(sorted(MEDIA_TYPES.items()))
+        for i, (suffix, kind) in enumerate(sorted(TYPES.items()))
         if suffix in (".bin", ".wgsl", ".map")
     )
     return (
@@ -65,7 +65,7 @@ def caddy_part(base: str) -> str:
         f"  header {{\n{headers}  }}\n"
         f"{types}"
         "  @versioned query v=*\n"
-        f'  header @versioned cache-control "{server.IMMUTABLE}"\n'
+        f'  header @versioned cache-control "{IMMUTABLE}"\n'
         "  @unversioned not query v=*\n"
         '  header @unversioned cache-control "no-cache"\n'
         "  encode gzip\n"

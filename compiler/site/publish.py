@@ -15,9 +15,9 @@ from typing import Any
 
 import fsspec
 
-import server
 from compiler.errors import WispError
 from compiler.progress import Report, human_bytes
+from compiler.serving.catalogue import is_safe_name
 from compiler.site.export import check_file
 from compiler.site.files import SiteFile, site_files, total_bytes
 
@@ -114,9 +114,7 @@ def _read_record(system: Any, root: str) -> dict[str, str]:
         case {"files": dict(files), "gone": list(gone)}:
             # Whoever can write there may have written it: it names nothing outside.
             there = {**{name: "" for name in gone if isinstance(name, str)}, **files}
-            return {
-                name: sha for name, sha in there.items() if server.is_safe_name(name)
-            }  # anybody may have written it
+            return {name: sha for name, sha in there.items() if is_safe_name(name)}
     return {}
 
 

@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from compiler.errors import WispError
+from compiler.places import PACKAGE
 from compiler.sources.jinja import parse, render
 
 if sys.platform != "win32":  # there the wait alone is bounded
     import resource
 
-ROOT = Path(__file__).resolve().parents[2]
 OUT_OF_MEMORY = 3  # the child's exit status
 LONGEST_WAIT = 600.0  # seconds, for a child that uses no processor time
 LONGEST_TEXT = 1 << 20  # characters of a short conversation
@@ -126,7 +126,7 @@ def _ask(request: Mapping[str, Any], what: str, limits: Limits) -> dict[str, Any
     command, content = [sys.executable, "-m", __name__], json.dumps({**request, "limits": asdict(limits)}).encode()
     try:
         done = subprocess.run(
-            command, input=content, capture_output=True, cwd=ROOT, env=environment, timeout=LONGEST_WAIT
+            command, input=content, capture_output=True, cwd=PACKAGE.parent, env=environment, timeout=LONGEST_WAIT
         )
     except subprocess.TimeoutExpired:
         _refuse(what, f"no answer in {LONGEST_WAIT:g} s", limits)

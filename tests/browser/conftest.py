@@ -25,7 +25,7 @@ if (globalThis.GPUAdapterInfo !== undefined) {
 }
 """
 
-SERVE = "import sys, server; server.serve(sys.argv[1], '127.0.0.1', 0)"
+SERVE = "import sys; from compiler.serving.listen import serve; serve(sys.argv[1], '127.0.0.1', 0)"
 
 
 def run_in_worker(page: Page, script: str) -> None:

@@ -15,7 +15,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from server import MEDIA_TYPES, SECURITY_HEADERS, WEB
+from compiler.places import WEB
+from compiler.serving.app import SECURITY_HEADERS
+from compiler.serving.files import MEDIA_TYPES
 
 PORTAL = b"<!doctype html><title>Welcome</title>Accept the terms to go on."
 OCTETS = "application/octet-stream"

@@ -13,7 +13,8 @@ from starlette.datastructures import MutableHeaders
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-import server
+from compiler.serving.app import create_app
+from compiler.serving.listen import bind
 
 WITHOUT_ISOLATION = ("cross-origin-opener-policy", "cross-origin-embedder-policy")
 
@@ -71,9 +72,9 @@ class _Spoiled:
 @contextlib.contextmanager
 def serving_site(artifacts: Path) -> Iterator[Site]:
     site = Site()
-    listener = server.bind("127.0.0.1", 0)
+    listener = bind("127.0.0.1", 0)
     site.url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
-    app = _Spoiled(server.create_app(artifacts), site)
+    app = _Spoiled(create_app(artifacts), site)
     running = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2))
     thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()

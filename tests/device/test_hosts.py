@@ -8,8 +8,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-import server
 from compiler.progress import Silent
+from compiler.serving.files import IMMUTABLE
 from compiler.site.export import export
 from compiler.site.files import HEADERS
 from compiler.site.hosts import PLACE
@@ -73,7 +73,7 @@ def test_types_and_headers(client: httpx.Client, site: Path, name: str, media_ty
 
 def test_what_is_asked_for_by_its_hash_is_kept_for_ever(client: httpx.Client) -> None:
     response = client.get("models/toy/params_shard_0.bin", params={"v": "0123456789abcdef"})
-    assert response.headers.get_list("cache-control") == [server.IMMUTABLE]
+    assert response.headers.get_list("cache-control") == [IMMUTABLE]
     assert client.get("nothing", params={"v": "1"}).status_code == 404
     assert client.get("nothing").status_code == 404
 

@@ -18,7 +18,8 @@ from compiler.lowering.lower import geometry_of
 from compiler.models import weight_specs
 from compiler.network.graph import Graph
 from compiler.network.webgpu import WebGpu
-from compiler.recipes import RECIPES, plan_recipe
+from compiler.places import CONFIGS
+from compiler.recipes import plan_recipe
 from compiler.target.variants import VARIANTS
 from compiler.weights.schemes import SCHEMES
 from tests.device.isa.counts import Counts, count
@@ -31,7 +32,7 @@ REGISTERS = 128
 
 def kernels(recipe: str, alternative: str | None = None, scheme: str | None = None) -> dict[str, wgsl.KernelInfo]:
     """The kernels with a loop over weights of a network of two layers, by name: one ends with its cache in prefill."""
-    _, network = plan_recipe(RECIPES / f"{recipe}.toml")
+    _, network = plan_recipe(CONFIGS / f"{recipe}.toml")
     model = replace(network.model, num_hidden_layers=2, layers=network.model.layers[:2])
     chosen = SCHEMES[scheme or "q4f16_1"]
     geometry = geometry_of(model, chosen, VARIANTS[VARIANT], network.context, (256, 4))

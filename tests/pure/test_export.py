@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-import server
 from compiler.cli import main
 from compiler.errors import WispError
 from compiler.progress import Silent
+from compiler.serving.files import IMMUTABLE
 from compiler.site.export import export
 from compiler.site.files import site_files
 from compiler.site.hosts import MOST_RULES, headers_file
@@ -103,7 +103,7 @@ def test_one_rule_sets_how_long_a_path_is_kept(artifacts: Path) -> None:
     assert rules[0] == "/sub/*"
     assert len(rules) == len(set(rules)) == MOST_RULES
     assert not [line for line in lines[: lines.index(rules[1])] if "cache-control" in line]
-    assert f"  cache-control: {server.IMMUTABLE}" in lines
+    assert f"  cache-control: {IMMUTABLE}" in lines
 
 
 @pytest.mark.parametrize(

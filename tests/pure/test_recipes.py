@@ -17,8 +17,8 @@ import pytest
 from compiler.cli import main
 from compiler.errors import WispError
 from compiler.lowering.lower import lower_variant
+from compiler.places import CONFIGS
 from compiler.recipes import (
-    RECIPES,
     RecipeSummary,
     figures,
     plan_recipe,
@@ -88,7 +88,7 @@ WORKGROUPS = 65535
 
 
 def recipe(name: str) -> Path:
-    return RECIPES / f"{name}.toml"
+    return CONFIGS / f"{name}.toml"
 
 
 def cases() -> Iterator[tuple[str, str]]:
@@ -265,7 +265,7 @@ def test_wisp_models_lists_them(capsys: pytest.CaptureFixture[str]) -> None:
 def test_without_recipes_it_says_where_they_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("compiler.recipes.RECIPES", tmp_path)
+    monkeypatch.setattr("compiler.recipes.CONFIGS", tmp_path)
     monkeypatch.chdir(tmp_path)
     assert main(["models"]) == 2
     assert "there are no recipes" in capsys.readouterr().err
@@ -286,7 +286,7 @@ def test_a_bad_recipe_is_one_clear_line(
     text: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "broken.toml").write_text(text)
-    monkeypatch.setattr("compiler.recipes.RECIPES", tmp_path)
+    monkeypatch.setattr("compiler.recipes.CONFIGS", tmp_path)
     assert main(["models"]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""

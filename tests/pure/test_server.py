@@ -1,4 +1,4 @@
-"""server.py through its public client, on a tiny artifact directory. No device, no built page."""
+"""The server through its public client, on a tiny artifact directory. No device, no built page."""
 
 import asyncio
 import gzip
@@ -21,9 +21,14 @@ import pytest
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-import server
+from compiler.places import PACKAGE
+from compiler.serving import files as serving_files
+from compiler.serving import listen
+from compiler.serving.app import BUILT_FILES, ServeError, create_app
+from compiler.serving.files import IMMUTABLE, CompressedFiles
+from compiler.serving.listen import allowed_hosts, bind, serve
 
-ROOT = Path(server.__file__).resolve().parent
+ROOT = PACKAGE.parent
 SHARD = bytes(range(256)) * 16
 WGSL = b"// a shader\n" + b"fn f() { let x = 1 + 1; }\n" * 100
 
@@ -71,7 +76,7 @@ def root(tmp_path: Path) -> Path:
     (tmp_path / "secret.txt").write_text("private")
     static = tmp_path / "dist"
     static.mkdir()
-    for name in server.BUILT_FILES:
+    for name in BUILT_FILES:
         (static / name).write_text("/* built */ " * 100)
     (static / ".vite").mkdir()
     (static / ".vite" / "manifest.json").write_text("private")
@@ -80,7 +85,7 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def app(root: Path) -> Starlette:
-    return server.create_app(root / "artifacts", root / "dist")
+    return create_app(root / "artifacts", root / "dist")
 
 
 @pytest.fixture
@@ -107,7 +112,7 @@ def test_page_loads_only_its_own_files(client: TestClient) -> None:
 
 def test_page_assets_are_immutable_at_the_url_the_page_names(client: TestClient) -> None:
     url = found(r'src="(/static/page\.js[^"]*)"', client.get("/").text)
-    assert client.get(url).headers["cache-control"] == server.IMMUTABLE
+    assert client.get(url).headers["cache-control"] == IMMUTABLE
     assert client.get("/static/page.js").headers["cache-control"] == "no-cache"
 
 
@@ -165,7 +170,7 @@ def test_one_model_may_lead_the_list(root: Path) -> None:
     write_artifact(root / "artifacts" / "larger", "larger", weight_bytes=1 << 30)
     write_artifact(root / "artifacts" / "smaller", "smaller", weight_bytes=1)
     for first, expected in {None: "smaller", "larger": "larger", "no-such": "smaller"}.items():
-        client = TestClient(server.create_app(root / "artifacts", root / "dist", first=first))
+        client = TestClient(create_app(root / "artifacts", root / "dist", first=first))
         assert client.get("/models").json()["models"][0]["id"] == expected
 
 
@@ -195,13 +200,13 @@ def test_an_artifact_answers_to_its_id_and_to_its_directory(root: Path, client: 
 
 
 def test_the_directory_of_one_artifact_may_be_given(root: Path) -> None:
-    client = TestClient(server.create_app(root / "artifacts" / "demo", root / "dist"))
+    client = TestClient(create_app(root / "artifacts" / "demo", root / "dist"))
     assert client.get("/models").json()["models"][0]["url"] == "/models/demo/"
     assert client.get("/models/demo/params_shard_0.bin").content == SHARD
 
 
 def test_a_missing_artifacts_directory_is_an_empty_catalogue(root: Path) -> None:
-    client = TestClient(server.create_app(root / "nowhere", root / "dist"))
+    client = TestClient(create_app(root / "nowhere", root / "dist"))
     assert client.get("/models").json() == {"models": [], "invalid": []}
 
 
@@ -404,7 +409,7 @@ class Counted:
 
         monkeypatch.setattr(gzip, "compress", compress)
         monkeypatch.setattr("starlette.middleware.gzip.GZipResponder.apply_compression", refuse)
-        monkeypatch.setattr(server, "compressed_files", server.CompressedFiles())
+        monkeypatch.setattr(serving_files, "compressed_files", CompressedFiles())
 
 
 def test_a_file_is_compressed_once(client: TestClient, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -425,13 +430,13 @@ def test_those_who_ask_at_once_wait_for_one_compression(
     counted = Counted(monkeypatch)
     path = root / "artifacts" / "demo" / "tokenizer.json"
     with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(lambda _: server.compressed_files.get(path, path.stat()), range(8)))
+        answers = list(pool.map(lambda _: serving_files.compressed_files.get(path, path.stat()), range(8)))
     assert len(set(answers)) == 1
     assert len(counted.sizes) == 1
 
 
 def test_compressed_copies_are_bounded(tmp_path: Path) -> None:
-    files = server.CompressedFiles(capacity=1000)
+    files = CompressedFiles(capacity=1000)
     for i in range(20):
         path = tmp_path / str(i)
         path.write_bytes(os.urandom(300))
@@ -459,7 +464,7 @@ def answers(app: Starlette, host: str, path: str = "/models") -> bool:
 
 
 def local_app(root: Path, *names: str, host: str = "127.0.0.1", address: str = "127.0.0.1") -> Starlette:
-    return server.create_app(root / "artifacts", root / "dist", server.allowed_hosts(host, address, names))
+    return create_app(root / "artifacts", root / "dist", allowed_hosts(host, address, names))
 
 
 @pytest.mark.parametrize("path", ["/", "/models", "/models/demo/model.json", "/static/wisp.js", "/healthz"])
@@ -509,8 +514,8 @@ def test_a_refused_name_comes_with_the_security_headers(root: Path) -> None:
 
 @pytest.mark.parametrize("name", ["", "a b", "http://wisp.example", "wisp.example:80", "*evil", "a*", "x/y"])
 def test_what_is_no_name_is_refused_at_start(root: Path, name: str) -> None:
-    with pytest.raises(server.ServeError, match="--allowed-host"):
-        server.allowed_hosts("127.0.0.1", "127.0.0.1", [name])
+    with pytest.raises(ServeError, match="--allowed-host"):
+        allowed_hosts("127.0.0.1", "127.0.0.1", [name])
 
 
 # ---------------------------------------------------------------------------------------------------- nothing escapes
@@ -654,8 +659,8 @@ def test_security_headers_are_on_errors(app: Starlette, client: TestClient, monk
 
 def test_an_unbuilt_page_is_said_at_start(root: Path) -> None:
     (root / "dist" / "page.js").unlink()
-    client = TestClient(server.create_app(root / "artifacts", root / "dist"))
-    with pytest.raises(server.ServeError, match=r"lacks page\.js; run `make build`"):
+    client = TestClient(create_app(root / "artifacts", root / "dist"))
+    with pytest.raises(ServeError, match=r"lacks page\.js; run `make build`"):
         client.__enter__()
 
 
@@ -665,16 +670,16 @@ def test_a_built_page_starts(app: Starlette) -> None:
 
 
 def test_serve_refuses_a_missing_directory(root: Path) -> None:
-    with pytest.raises(server.ServeError, match="is not a directory; compile a model"):
-        server.serve(root / "nowhere")
+    with pytest.raises(ServeError, match="is not a directory; compile a model"):
+        serve(root / "nowhere")
 
 
 def test_a_busy_port_is_named(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "WEB", root)
+    monkeypatch.setattr(listen, "WEB", root)
     with socket.create_server(("127.0.0.1", 0)) as holder:
         port = holder.getsockname()[1]
-        with pytest.raises(server.ServeError) as error:
-            server.serve(root / "artifacts", "127.0.0.1", port)
+        with pytest.raises(ServeError) as error:
+            serve(root / "artifacts", "127.0.0.1", port)
     message = str(error.value)
     assert f"port {port}" in message
     assert "--port" in message
@@ -684,16 +689,16 @@ def test_a_busy_port_is_named(root: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.mark.parametrize(("host", "port"), [("127.0.0.1", 70_000), ("no.such.host.invalid", 0), ("203.0.113.1", 0)])
 def test_an_impossible_address_is_one_line(host: str, port: int) -> None:
-    with pytest.raises(server.ServeError) as error:
-        server.bind(host, port)
+    with pytest.raises(ServeError) as error:
+        bind(host, port)
     assert host in str(error.value)
     assert "\n" not in str(error.value)
 
 
 def test_serve_says_where_it_is_and_stops_on_interrupt(root: Path) -> None:
     code = (
-        "import pathlib, sys, server; root = pathlib.Path(sys.argv[1]); server.WEB = root; "
-        "server.serve(root / 'artifacts', port=0)"
+        "import pathlib, sys; from compiler.serving import listen; "
+        "root = listen.WEB = pathlib.Path(sys.argv[1]); listen.serve(root / 'artifacts', port=0)"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code, str(root)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

@@ -1,4 +1,4 @@
-"""`server.serve` as a process: asleep when idle, several directories, a path of its own, no torn answers."""
+"""`serve()` as a process: asleep when idle, several directories, a path of its own, no torn answers."""
 
 import contextlib
 import json
@@ -18,22 +18,26 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-import server
+from compiler.places import PACKAGE, WEB
+from compiler.serving import listen
+from compiler.serving.app import BUILT_FILES, ServeError, create_app
+from compiler.serving.listen import serve
 from tests.pure.test_server import SHARD, write_artifact
 
 CODE = """
-import json, pathlib, sys, server
-server.WEB = pathlib.Path(sys.argv[1])
-server.serve([pathlib.Path(each) for each in sys.argv[3:]], port=0, **json.loads(sys.argv[2]))
+import json, pathlib, sys
+from compiler.serving import app, listen
+app.WEB = listen.WEB = pathlib.Path(sys.argv[1])
+listen.serve([pathlib.Path(each) for each in sys.argv[3:]], port=0, **json.loads(sys.argv[2]))
 """
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     (tmp_path / "dist").mkdir()
-    for name in server.BUILT_FILES:
+    for name in BUILT_FILES:
         (tmp_path / "dist" / name).write_text("/* built */ " * 100)
-    (tmp_path / "templates").symlink_to(server.WEB / "templates")
+    (tmp_path / "templates").symlink_to(WEB / "templates")
     write_artifact(tmp_path / "one" / "demo")
     return tmp_path
 
@@ -42,7 +46,7 @@ def root(tmp_path: Path) -> Path:
 def serving(root: Path, *artifacts: str, **options: Any) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
     directories = [str(root / name) for name in artifacts or ("one",)]
     command = [sys.executable, "-u", "-c", CODE, str(root), json.dumps(options), *directories]
-    process = subprocess.Popen(command, cwd=Path(server.__file__).parent, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, cwd=PACKAGE.parent, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
         address = re.search(r"http://\S+", process.stdout.readline())
@@ -163,15 +167,15 @@ def test_below_a_path(root: Path) -> None:
 
 @pytest.mark.parametrize("base", ["sub/", "/sub", "//", "/../", "/a b/", "/a{b}/", "/.hidden/"])
 def test_what_is_no_path_is_refused(root: Path, base: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "WEB", root)
-    with pytest.raises(server.ServeError, match="is no path"):
-        server.serve(root / "one", port=0, base=base)
+    monkeypatch.setattr(listen, "WEB", root)
+    with pytest.raises(ServeError, match="is no path"):
+        serve(root / "one", port=0, base=base)
 
 
 def test_several_directories(root: Path) -> None:
     write_artifact(root / "two" / "demo", context=2048)
     write_artifact(root / "two" / "other", "other")
-    client = TestClient(server.create_app([root / "one", root / "two", root / "none"], root / "dist"))
+    client = TestClient(create_app([root / "one", root / "two", root / "none"], root / "dist"))
     models = {model["id"]: model for model in client.get("/models").json()["models"]}
     assert sorted(models) == ["demo", "demo-2", "other"]
     assert (models["demo"]["context"], models["demo-2"]["context"]) == (1024, 2048)

@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 
 from compiler.errors import WispError
-from compiler.recipes import RECIPES
+from compiler.places import CONFIGS
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[2]
@@ -103,7 +103,7 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, default=HERE / "bundle")
     parser.add_argument("--shapes", nargs="+", default=list(SHAPES), help="recipes of configs/, or files")
     arguments = parser.parse_args()
-    recipes = [Path(name) if name.endswith(".toml") else RECIPES / f"{name}.toml" for name in arguments.shapes]
+    recipes = [Path(name) if name.endswith(".toml") else CONFIGS / f"{name}.toml" for name in arguments.shapes]
     size = prepare(arguments.output, recipes)
     print(f"{arguments.output}: {size / 2**20:.1f} MiB", file=sys.stderr)
 
