@@ -17,6 +17,7 @@ from compiler.artifact.state import SAMPLING_RANGES
 from compiler.errors import WispError
 from compiler.models.base import Role
 from compiler.models.fields import shortened
+from compiler.places import CONFIGS
 from compiler.sources.files import checked_file
 from compiler.sources.hub import gguf_in_hub, is_hub_id
 from compiler.target.variants import FORMER, VARIANTS
@@ -126,6 +127,7 @@ def resolve_config(
 
     `recipe_for_source` is a recipe without a source of its own. Raises WispError for whatever is not understood.
     """
+    source = _that_comes_along(source)
     recipe_path = Path(source) if source.endswith(".toml") else None
     recipe: dict[str, Any] = _read_recipe(recipe_path) if recipe_path is not None else {"source": source}
     if recipe_for_source is not None:
@@ -197,7 +199,7 @@ def _read_recipe(path: Path, allowed: Collection[str] = RECIPE_TYPES) -> dict[st
         recipe = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise WispError(
-            "there is no such recipe", got=path, remedy="see configs/ for the ones that come along"
+            "there is no such recipe", got=path, remedy="`wisp models` lists the ones that come along"
         ) from None
     except (OSError, ValueError) as error:
         raise WispError(f"the recipe {path} cannot be read", got=str(error), expected="a TOML file") from error
@@ -222,6 +224,16 @@ def _read_recipe(path: Path, allowed: Collection[str] = RECIPE_TYPES) -> dict[st
                 f"recipe key '{key}' is not usable", got=shortened(recipe[key]), expected="a list of strings"
             )
     return recipe
+
+
+def _that_comes_along(source: str) -> str:
+    """Where the recipe or checkpoint of this name lies, `phi-2` or `configs/demo`, where no such file is here."""
+    name = source.removeprefix("configs/")
+    if re.fullmatch(r"\w[\w.-]*", name) and _what_is(Path(source)) is None:
+        for path in (CONFIGS / name, CONFIGS / f"{name}.toml"):
+            if _what_is(path) is not None:
+                return str(path)
+    return source
 
 
 def _locate(source: Any, recipe_directory: Path | None) -> tuple[str, Literal["directory", "hub", "gguf"], str | None]:
@@ -252,7 +264,7 @@ def _locate(source: Any, recipe_directory: Path | None) -> tuple[str, Literal["d
         "there is no such source",
         got=source[:200],
         expected="a recipe (.toml), a directory or GGUF file that exists, or a Hub id, org/name[/FILE.gguf][@revision]",
-        remedy="check the spelling",
+        remedy="check the spelling; `wisp models` lists the recipes that come along",
     )
 
 

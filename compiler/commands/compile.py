@@ -11,7 +11,7 @@ from compiler.weights.scales import RULES
 from compiler.weights.schemes import SCHEMES
 
 HELP = "compile a checkpoint into an artifact"
-SOURCES = "recipe.toml, a Hub id org/name[/FILE.gguf][@revision], a directory or a GGUF file"
+SOURCES = "recipe.toml, its name if it comes along, a Hub id org/name[/FILE.gguf][@revision], a directory or GGUF file"
 QUANTIZATION_HELP = (
     f"{AUTO} (what the source has quantized is kept, floats become {DEFAULT_QUANTIZATION}) | {' | '.join(SCHEMES)}"
 )

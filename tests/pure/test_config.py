@@ -203,6 +203,18 @@ def test_the_recipes_that_come_along(name: str, parameters: int) -> None:
     assert sum(math.prod(spec.shape) for spec in weight_specs(model)) == parameters, "as the model's card says"
 
 
+@pytest.mark.parametrize("name", ["phi-2", "phi-2.toml", "configs/phi-2", "configs/phi-2.toml"])
+def test_what_comes_along_is_known_by_name(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert resolve_config(name) == resolve_config(str(RECIPES / "phi-2.toml"))
+    assert resolve_config("configs/demo").source == resolve_config("demo").source == str(RECIPES / "demo")
+    (tmp_path / "demo").mkdir()
+    assert resolve_config("demo").source == "demo", "what is here comes first"
+    for other in ("phi-2000", "configs/../demo", "../configs/phi-2", "configs/phi/2"):
+        with pytest.raises(WispError):
+            resolve_config(other)
+
+
 def test_a_directory_may_hold_a_recipe(tmp_path: Path) -> None:
     assert resolve_config(str(tmp_path)).scales == "search"
     text = 'name = "A title"\nscales = "absmax"\ncontext = 64\nsuggestions = ["Hi"]\n'
