@@ -201,7 +201,7 @@ def fitting_variants(config: BuildConfig, network: Network, report: Report) -> t
 
 def _scheme(config: BuildConfig, source: Source, model: ModelConfig, specs: Sequence[WeightSpec]) -> Scheme:
     """The scheme with its exceptions, by the request and by what the source holds."""
-    if model.tie_word_embeddings and "lm_head" in config.quantization_overrides:
+    if not model.has_head and "lm_head" in config.quantization_overrides:
         raise WispError(
             "the model has no lm_head of its own",
             got="[quantization_overrides] lm_head",
@@ -238,9 +238,9 @@ def check_weights(config: BuildConfig, source: Source, network: Network) -> None
     """Every tensor is there, of its shape, and the disk has room for what they become. Reads no weights."""
     if source.checkpoint is None or config.weights == "none":
         return
-    source.checkpoint.check_weights(network.specs, tied=network.model.tie_word_embeddings)
+    source.checkpoint.check_weights(network.specs, tied=not network.model.has_head)
     if source.adapter is not None:
-        source.adapter.check(network.specs, tied=network.model.tie_word_embeddings)
+        source.adapter.check(network.specs, tied=not network.model.has_head)
     ancestor = next(path for path in (config.output, *config.output.absolute().parents) if path.exists())
     free = shutil.disk_usage(ancestor).free
     if free < network.weight_bytes:
@@ -262,7 +262,7 @@ def read_text(config: BuildConfig, source: Source, network: Network) -> Text:
         start = None if bos is None else checked_token_id(bos, "config.json bos_token_id")
         text = Text((), None, None, start, stops, generation_defaults({}, config.generation))
     else:
-        template = checkpoint.chat_template
+        template = checkpoint.chat_template if network.model.pooling is None else None
         text = Text(
             files=checkpoint.tokenizer_files,
             chat_template=template,
@@ -439,6 +439,7 @@ def describe(
             "vocab_size": model.vocab_size,
             "tie_word_embeddings": model.tie_word_embeddings,
         },
+        **({} if model.pooling is None else {"embedding": {"pooling": model.pooling}}),
         "parameters": network.parameters,
         "quantization": network.scheme.name,
         **_quantized_how(config, source, network, findings),

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -42,6 +42,7 @@ from transformers import (
     Qwen2ForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
+    Qwen3Model,
     SmolLM3Config,
     SmolLM3ForCausalLM,
     StableLmConfig,
@@ -243,6 +244,47 @@ def make_family(name: str, path: Path, **overrides: Any) -> Path:
             renamed = _with_grouped_heads(renamed, config)
         save_file(renamed, path / "model.safetensors", metadata={"format": "pt"})
     return path
+
+
+EMBEDDING_ROPE = {"rope_type": "default", "rope_theta": 10000.0}
+
+
+def make_embedding(path: Path, pooling: str = "lasttoken", **overrides: Any) -> Path:
+    """A random checkpoint as Qwen3-Embedding is published: a body alone, sentence-transformers' files, an end token."""
+    special = {"head_dim": 48, "tie_word_embeddings": True, "rope_parameters": EMBEDDING_ROPE}
+    config = Qwen3Config(**{**FAMILY_DEFAULTS, **special, **overrides})
+    _write(path, Qwen3Model, config, "float32", seed=0)
+    stated = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps({**stated, "architectures": ["Qwen3ForCausalLM"]}))
+    package = "sentence_transformers.models"
+    modules = (("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize"))
+    listed = [{"idx": i, "name": str(i), "path": p, "type": f"{package}.{c}"} for i, (p, c) in enumerate(modules)]
+    (path / "modules.json").write_text(json.dumps(listed))
+    kinds = ("cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens", "lasttoken")
+    modes = {f"pooling_mode_{kind}": kind == pooling for kind in kinds}
+    (path / "1_Pooling").mkdir()
+    settings = {"word_embedding_dimension": config.hidden_size, **modes, "include_prompt": True}
+    (path / "1_Pooling" / "config.json").write_text(json.dumps(settings))
+    prompts = {"query": "Instruct: Given a web search query, retrieve relevant passages\nQuery:", "document": ""}
+    described = {"prompts": prompts, "default_prompt_name": None, "similarity_fn_name": "cosine"}
+    (path / "config_sentence_transformers.json").write_text(json.dumps(described))
+    tokenizer = Tokenizer.from_file(str(path / "tokenizer.json"))
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 2)])
+    tokenizer.save(str(path / "tokenizer.json"))
+    return path
+
+
+def text_ids(path: Path, text: str) -> list[int]:
+    """What a checkpoint's tokenizer makes of a text, with the tokens that it adds."""
+    return Tokenizer.from_file(str(path / "tokenizer.json")).encode(text).ids
+
+
+def reference_embedding(model: PreTrainedModel, ids: Sequence[int], pooling: str = "lasttoken") -> NDArray[np.float64]:
+    """The embedding of a text (hidden) as sentence-transformers computes it of a decoder of transformers."""
+    with torch.inference_mode():
+        hidden = model.model(torch.tensor([list(ids)])).last_hidden_state[0].numpy().astype(np.float64)
+    pooled = hidden[-1] if pooling == "lasttoken" else hidden.mean(axis=0)
+    return pooled / np.linalg.norm(pooled)
 
 
 def _with_grouped_heads(tensors: dict[str, torch.Tensor], config: Any) -> dict[str, torch.Tensor]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from compiler.artifact.writer import Artifact, load_artifact
+from compiler.errors import WispError
 from compiler.progress import human_bytes
 
 LAYER = re.compile(r"\.\d+\.")
@@ -16,6 +17,7 @@ def summarize(artifact: Artifact) -> dict[str, Any]:
     model = artifact.model
     return {
         "id": model["id"],
+        "task": task_of(model),
         "source": model["source"],
         "architecture": model["architecture"],
         "parameters": model["parameters"],
@@ -41,6 +43,21 @@ def summarize(artifact: Artifact) -> dict[str, Any]:
             for variant in model["variants"]
         },
     }
+
+
+def task_of(model: Mapping[str, Any]) -> str:
+    """What `model.json` describes: a model for `embedding`, or for `text-generation`."""
+    return "embedding" if "embedding" in model else "text-generation"
+
+
+def require_generation(artifact: Artifact, what: str) -> None:
+    """Raises WispError for an embedding model, which `what` has no use for."""
+    if task_of(artifact.model) == "embedding":
+        raise WispError(
+            f"{what} is for models that generate text",
+            got=f"{artifact.path}, a model that gives embeddings",
+            remedy="use engine.embed() or engine.embeddings.create() with it",
+        )
 
 
 def schemes_by_kind(artifact: Artifact) -> dict[str, dict[str, int]]:
@@ -84,6 +101,7 @@ def print_summary(summary: dict[str, Any]) -> None:
     source, adapter = summary["source"], summary["source"].get("adapter")
     merged = f" with the adapter {adapter['id']}" if adapter else ""
     print(f"{summary['id']}: {summary['architecture']['model_type']}, from {source['id']}{merged}")
+    print(f"  task         {summary['task']}")
     print(f"  parameters   {summary['parameters']:,}")
     print(f"  weights      {weights}, {summary['bits_per_weight']:.2f} bits a weight")
     for kind, schemes in summary["schemes"].items():

@@ -200,6 +200,9 @@ def validate_model(model: Any) -> None:
     for key in ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim"):
         _integer(architecture.get(key), f"model.json architecture.{key}", minimum=1)
     vocab_size = _integer(architecture.get("vocab_size"), "model.json architecture.vocab_size", 1, 2**31 - 1)
+    if "embedding" in model:
+        pooling = _object(model["embedding"], "model.json embedding").get("pooling")
+        _one_of(pooling, "model.json embedding.pooling", ("last", "mean"))
     for key in ("parameters", "weight_bytes"):
         _integer(model.get(key), f"model.json {key}")
     _integer(model.get("context"), "model.json context", 1, 2**31 - 1)
@@ -222,7 +225,7 @@ def validate_model(model: Any) -> None:
     if model.get("weights", "") is not None:
         _listed(model.get("weights"), files, "model.json weights")
     if "smoke" in model:
-        _validate_smoke(model["smoke"], vocab_size, model["context"])
+        _validate_smoke(model["smoke"], vocab_size, output_size(model), model["context"])
     _validate_variants(model.get("variants"), files)
 
 
@@ -254,7 +257,13 @@ def _validate_generation(generation: Any) -> None:
             _integer(value, f"{where}.{name}", int(least), int(most))
 
 
-def _validate_smoke(smoke: Any, vocab_size: int, context: int) -> None:
+def output_size(model: Mapping[str, Any]) -> int:
+    """How many numbers a step computes: logits, or what an embedding has."""
+    size: int = model["architecture"]["hidden_size" if "embedding" in model else "vocab_size"]
+    return size
+
+
+def _validate_smoke(smoke: Any, vocab_size: int, outputs: int, context: int) -> None:
     where = "model.json smoke"
     ids = _list(_object(smoke, where).get("ids"), f"{where}.ids")
     if not 1 <= len(ids) <= min(SMOKE_IDS, context):
@@ -275,7 +284,7 @@ def _validate_smoke(smoke: Any, vocab_size: int, context: int) -> None:
         for i, pair in enumerate(pairs):
             if len(_list(pair, f"{where}.{key}[{i}]")) != 2:
                 fail(f"{where}.{key}[{i}]", pair, "an id and its logit")
-            token = _integer(pair[0], f"{where}.{key}[{i}]", maximum=vocab_size - 1)
+            token = _integer(pair[0], f"{where}.{key}[{i}]", maximum=outputs - 1)
             if token in seen:
                 fail(f"{where}.{key}[{i}]", token, "an id that comes once")
             seen.add(token)
@@ -468,7 +477,7 @@ def validate_plan(plan: Any, variant: dict[str, Any], model: dict[str, Any], ten
     programs = _object(plan.get("programs"), f"{where} programs")
     expected_programs = {"decode": variant["dispatches_per_token"]}
     expected_programs |= {f"prefill_{chunk}": variant["prefill_dispatches"].get(str(chunk)) for chunk in chunks}
-    if "mask" in programs:  # optional: artifacts of earlier compilers have none
+    if "mask" in programs and "embedding" not in model:  # optional: artifacts of earlier compilers have none
         expected_programs["mask"] = 1
     if programs.keys() != expected_programs.keys() or len(variant["prefill_dispatches"]) != len(chunks):
         different = sorted(programs.keys() ^ expected_programs.keys())
@@ -570,10 +579,15 @@ def _validate_buffers(
     required = {
         "state": ("state", STATE_BYTES),
         "input_ids": ("io", 4 * max(plan["prefill_chunks"], default=0)),
-        "token_ring": ("io", 4 * plan["ring_size"]),
-        "token_counts": ("io", 4 * vocab_size),
-        "logits": ("io", 4 * vocab_size),
     }
+    if "embedding" in model:
+        required["embedding"] = ("io", 4 * output_size(model))
+    else:
+        required |= {
+            "token_ring": ("io", 4 * plan["ring_size"]),
+            "token_counts": ("io", 4 * vocab_size),
+            "logits": ("io", 4 * vocab_size),
+        }
     if "mask" in _object(plan.get("programs"), f"{where} programs"):
         required |= {"logit_mask": ("io", 4 * -(-vocab_size // 32)), "logit_bias": ("io", 4 * vocab_size)}
     for name, (kind, least) in required.items():

@@ -12,11 +12,12 @@ import platform
 from pathlib import Path
 from typing import Any, Literal
 
+from compiler.artifact.inspect import require_generation
 from compiler.artifact.writer import Artifact, load_artifact
 from compiler.bench.browser import bench_browser
 from compiler.bench.native import bench_native, dispatch_bytes
 from compiler.bench.shapes import shape_artifact
-from compiler.check.parity import adapter_name, choose_variants
+from compiler.check.inputs import adapter_name, choose_variants
 from compiler.errors import WispError
 from compiler.models import config_from_huggingface, weight_specs
 from compiler.models.base import ModelConfig
@@ -48,6 +49,7 @@ def bench(
     if threads is not None and backend != "wasm":
         raise WispError("--threads is for the CPU", got=f"--backend {backend}", expected="--backend wasm")
     artifact = load_artifact(choose_artifact(artifact_path, shape, quantization, progress))
+    require_generation(artifact, "wisp bench")
     candidates = backend_variants(artifact, backend, variant)
     with progress.stage(f"bench, {backend}", 1) as advance:
         match backend:

@@ -15,6 +15,7 @@ from typing import Any
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
+from compiler.artifact.inspect import require_generation
 from compiler.artifact.state import SamplingParameters
 from compiler.artifact.writer import load_artifact
 from compiler.check.tokenizer import special_tokens
@@ -200,6 +201,7 @@ def load_model(path: Path, variant: str | None = None) -> ChatModel:
     """An artifact on the device that runs it best. Raises WispError for what cannot be loaded, or cannot read text."""
     artifact = load_artifact(path, verify=False)
     model = artifact.model
+    require_generation(artifact, "wisp chat")
     if "tokenizer.json" not in model["tokenizer"]:
         raise WispError(f"{path} has no tokenizer", expected="tokenizer.json", remedy="compile it with its weights")
     text = (path / "tokenizer.json").read_text(encoding="utf-8")

@@ -97,7 +97,8 @@ def reference_logits(model: ModelConfig, rows: ReadRows, ids: Sequence[int]) -> 
     """What numpy makes of the stored weights: for artifacts without kernels of the CPU. Holds a matrix in float32."""
     reference = ReferenceModel(model, rows)
     with np.errstate(all="ignore"):
-        return reference.logits(reference.hidden_states(ids)[-1:])[0]
+        hidden = reference.hidden_states(ids)
+        return reference.embedding(hidden) if model.pooling is not None else reference.logits(hidden[-1:])[0]
 
 
 def summary(ids: Sequence[int], logits: NDArray[np.float32]) -> Smoke:

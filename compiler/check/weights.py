@@ -43,6 +43,7 @@ def match(artifact: Artifact, reference: str, lora: Path | None) -> tuple[ModelC
     checkpoint, adapter = open_requested(request)
     config = config_from_huggingface(checkpoint.config, artifact.model["context"])
     ours = artifact.model["architecture"]
+    ours = {**ours, "pooling": artifact.model.get("embedding", {}).get("pooling")}
     different = [key for key in ours if ours[key] != getattr(config, key)]
     if different:
         raise WispError(
@@ -51,9 +52,9 @@ def match(artifact: Artifact, reference: str, lora: Path | None) -> tuple[ModelC
             expected=", ".join(f"{key} {getattr(config, key)}" for key in different),
             remedy="give the checkpoint that it was compiled from as --reference",
         )
-    checkpoint.check_weights(weight_specs(config), tied=config.tie_word_embeddings)
+    checkpoint.check_weights(weight_specs(config), tied=not config.has_head)
     if adapter is not None:
-        adapter.check(weight_specs(config), tied=config.tie_word_embeddings)
+        adapter.check(weight_specs(config), tied=not config.has_head)
     scheme = scheme_of_model(artifact.model, SCHEMES[artifact.model["quantization"]], weight_specs(config))
     return config, scheme, Reference(checkpoint, adapter)
 

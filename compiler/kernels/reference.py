@@ -155,6 +155,12 @@ def mask(logits: NDArray[np.float32], words: Ids, bias: NDArray[np.float32]) -> 
     return np.where(bits == 1, logits + bias, np.float32(MASKED)).astype(np.float32)
 
 
+def pool(x: NDArray[np.float32], before: NDArray[np.float32] | None) -> NDArray[np.float32]:
+    """The sum of the rows of x (T, K), added to `before` where there is one -> (K)."""
+    total = x.sum(axis=0, dtype=np.float32)
+    return total if before is None else before + total
+
+
 def penalize(
     logits: NDArray[np.float32], counts: NDArray[np.uint32], sampling: SamplingParameters
 ) -> NDArray[np.float32]:

@@ -1,7 +1,8 @@
 """The architectures that can be compiled, one module a `model_type`. A new one is a file and a line here."""
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Protocol
+from dataclasses import replace
+from typing import Any, Protocol, get_args
 
 from compiler.errors import WispError
 from compiler.models import (
@@ -23,7 +24,7 @@ from compiler.models import (
     smollm3,
     stablelm,
 )
-from compiler.models.base import ModelConfig, WeightSpec
+from compiler.models.base import ModelConfig, Pooling, WeightSpec
 from compiler.models.fields import UnknownField, shortened
 from compiler.models.weights import Names
 from compiler.models.weights import weight_specs as specs_by_name
@@ -74,6 +75,9 @@ UNSUPPORTED: dict[str, str] = {
     "minicpm3": "latent attention",
 }
 
+# Not of Hugging Face: what a source knows of a checkpoint that was trained to give embeddings (`sources/pooling.py`).
+POOLING = "embedding_pooling"
+
 # The language models of checkpoints that also see, by their `model_type` and that of their `text_config`.
 TEXT_MODELS = {"gemma3": "gemma3_text", "mistral3": "ministral3"}
 
@@ -99,7 +103,15 @@ def architecture(model_type: object) -> Architecture:
 
 def config_from_huggingface(raw: Mapping[str, Any], context: int) -> ModelConfig:
     """The network that a Hugging Face `config.json` describes, for sequences of up to `context` tokens."""
-    return architecture(raw.get("model_type")).config_from_huggingface(raw, context)
+    fields = {name: value for name, value in raw.items() if name != POOLING}
+    config = architecture(raw.get("model_type")).config_from_huggingface(fields, context)
+    pooling = raw.get(POOLING)
+    if pooling is None:
+        return config
+    if pooling not in get_args(Pooling):
+        expected = " or ".join(map(repr, get_args(Pooling)))
+        raise WispError(f"the field {POOLING} is not usable", got=shortened(pooling), expected=expected)
+    return replace(config, pooling=pooling)
 
 
 def text_fields(raw: Mapping[str, Any]) -> Mapping[str, Any]:

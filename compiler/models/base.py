@@ -37,6 +37,9 @@ Role = Literal[
     "lm_head_bias",
 ]
 
+# Of which tokens an embedding is: the last one, or all alike.
+Pooling = Literal["last", "mean"]
+
 
 @dataclass(frozen=True)
 class Norm:
@@ -143,6 +146,12 @@ class ModelConfig(Dimensions):
     embedding_scale: float = 1.0
     logits_scale: float = 1.0
     logits_soft_cap: float | None = None  # c: c * tanh(logit / c)
+    pooling: Pooling | None = None  # of an embedding model, which gives hidden states in place of logits
+
+    @property
+    def has_head(self) -> bool:
+        """Whether it has a vocabulary projection of its own."""
+        return self.pooling is None and not self.tie_word_embeddings
 
     @property
     def qkv_size(self) -> int:

@@ -51,9 +51,9 @@ def weight_specs(config: ModelConfig, names: Names) -> tuple[WeightSpec, ...]:
     for i, layer in enumerate(config.layers):
         specs += weights.of_layer(layer, i)
     specs += weights.norm("final_norm", config.final_norm, config.hidden_size)
-    if not config.tie_word_embeddings:
+    if config.has_head:
         specs.append(weights.matrix("lm_head", config.hidden_size, (config.vocab_size,)))
-    if config.head_bias:
+    if config.head_bias and config.pooling is None:
         specs.append(weights.bias("lm_head", (config.vocab_size,)))
     return tuple(specs)
 

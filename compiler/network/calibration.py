@@ -78,6 +78,8 @@ def column_importance(
     model = _Recording(config, read_rows)
     with np.errstate(all="ignore"):  # a model that overflows is refused by what it computes, once it is stored
         hidden = model.hidden_states(ids)
-        model.squares["embedding" if config.tie_word_embeddings else "lm_head", None] = np.square(hidden).mean(axis=0)
+        if config.pooling is None:
+            head = "lm_head" if config.has_head else "embedding"
+            model.squares[head, None] = np.square(hidden).mean(axis=0)
         found = {key: squares + FLOOR * squares.mean() + 1e-20 for key, squares in model.squares.items()}
     return {key: value if np.isfinite(value).all() else np.ones_like(value) for key, value in found.items()}

@@ -14,6 +14,8 @@ and 5 around them:
     norm + vocabulary projection          x -> logits
     scan, limit, draw                     logits -> token, ring, position
 
+An embedding model ends in its final norm and `pool`, which writes the embedding in place of logits.
+
 The program `mask` is one dispatch that a runtime puts before these three, for a request with a grammar or with biases.
 
 Norms of query and key heads are one dispatch more, and so is a norm of what a projection gives; layer norm has a
@@ -31,7 +33,7 @@ from tvm.relax.frontend import nn
 from compiler.errors import WispError
 from compiler.kernels import epilogue
 from compiler.kernels.epilogue import HalfRows, PairRows
-from compiler.kernels.webgpu import embed, mask
+from compiler.kernels.webgpu import embed, mask, pool
 from compiler.kernels.webgpu.attention import Shape
 from compiler.models.base import ModelConfig, Norm, Role, WeightSpec
 from compiler.network.backend import ACTIVATION, Backend, Operand, Parts, Product
@@ -73,19 +75,26 @@ class Graph(nn.Module):
     # programs
 
     def decode(self) -> nn.Tensor:
-        """One token: reads the state, leaves logits, and the next token in the state and the ring."""
+        """One token: reads the state, leaves logits, and the next token in the state and the ring; or an embedding."""
         x = self.embed_token()
         for layer in range(self.geometry.model.num_hidden_layers):
             x = self.layer(layer, x, 1)
+        if self.geometry.model.pooling is not None:
+            return self.pool(x, 1)
         self.logits(x)
         return self.sample()
 
     def prefill(self, chunk: int) -> nn.Tensor:
-        """`chunk` tokens, `chunk_length` of them valid: appends their keys and values to the cache, nothing else."""
+        """`chunk` tokens, `chunk_length` of them valid: appends their keys and values to the cache, nothing else.
+
+        Where all tokens are pooled it adds them to the embedding.
+        """
         x = self.embed_chunk(chunk)
         last = self.geometry.model.num_hidden_layers - 1
         for layer in range(last):
             x = self.layer(layer, x, chunk)
+        if self.geometry.model.pooling == "mean":
+            return self.pool(self.layer(last, x, chunk), chunk)
         attention = self.geometry.model.layers[last].attention
         return self.query_and_cache(last, chunk, self.normed("input_norm", attention.norm, last, chunk, x))[1]
 
@@ -239,6 +248,19 @@ class Graph(nn.Module):
         declare = epilogue.Store(1, m.vocab_size, 0, m.logits_scale, m.logits_soft_cap)
         product = Product("lm_head", role, None, 1, declare, m.vocab_size, biased_as="lm_head")
         self.backend.logits(self.parts, product, self.normed("final_norm", m.final_norm, None, 1, x))
+
+    def pool(self, x: nn.Tensor, chunk: int) -> nn.Tensor:
+        """x `[chunk, hidden]` through the final norm, into the embedding buffer."""
+        g, r = self.geometry, self.runtime
+        read = self.normed("final_norm", g.model.final_norm, None, chunk, x)
+        rows, hidden = read.x, g.model.hidden_size
+        if read.norm is not None:
+            name = self.kernels.build("rms_norm", self.backend.rms_norm, chunk, hidden, read.norm, g.state_words)
+            arguments = [rows, *self.parts.gamma(read, None), r.state]
+            (rows,) = self.kernels.call(name, arguments, [((chunk, hidden), ACTIVATION)])
+        values = (chunk, hidden, g.model.pooling == "mean", g.state_words, self.backend.kernel_type)
+        name = self.kernels.build("pool", pool.pool, *values)
+        return self.kernels.call(name, [rows, r.state, r.embedding], [2])[0]
 
     def sample(self) -> nn.Tensor:
         """The next token, from the logits, into state and ring."""

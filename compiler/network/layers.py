@@ -82,7 +82,7 @@ class Geometry:
         """The names of the programs, each a method of the graph."""
         decode, prefill = ("decode",), tuple(f"prefill_{chunk}" for chunk in self.prefill_chunks)
         if self.alternative is None:
-            return decode + prefill + ("mask",)
+            return decode + prefill + (("mask",) if self.model.pooling is None else ())
         own_prefill = self.alternative.tiling or self.alternative.attention or self.alternative.packed
         return (decode if self.alternative.vectors else ()) + (prefill if own_prefill else ())
 
@@ -199,11 +199,14 @@ class Runtime(nn.Module):
         self.state = nn.Parameter((g.state_words,), "uint32")
         self.rope = nn.Parameter((embed.rope_words(g.rope_pairs, g.context),), "float32")
         self.input_ids = nn.Parameter((max(g.prefill_chunks, default=1),), "uint32")
-        self.token_ring = nn.Parameter((RING_SIZE,), "uint32")
-        self.token_counts = nn.Parameter((m.vocab_size,), "uint32")
-        self.logits = nn.Parameter((m.vocab_size,), "float32")
-        self.logit_mask = nn.Parameter((mask.mask_words(m.vocab_size),), "uint32")
-        self.logit_bias = nn.Parameter((m.vocab_size,), "float32")
+        if m.pooling is not None:
+            self.embedding = nn.Parameter((m.hidden_size,), "float32")
+        else:
+            self.token_ring = nn.Parameter((RING_SIZE,), "uint32")
+            self.token_counts = nn.Parameter((m.vocab_size,), "uint32")
+            self.logits = nn.Parameter((m.vocab_size,), "float32")
+            self.logit_mask = nn.Parameter((mask.mask_words(m.vocab_size),), "uint32")
+            self.logit_bias = nn.Parameter((m.vocab_size,), "float32")
         row = (g.context, g.cache.row_words)
         for layer in range(m.num_hidden_layers):
             setattr(self, f"kv.{layer}", nn.Parameter(row, "uint32" if g.cache.halves else "float32"))

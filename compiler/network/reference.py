@@ -64,6 +64,10 @@ class ReferenceModel:
         logits = (logits + self._bias("lm_head", None)) * np.float32(self.config.logits_scale)
         return soft_capped(logits, self.config.logits_soft_cap)
 
+    def embedding(self, hidden: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(T, hidden) of a whole text -> (hidden): as of its last token, or the sum over all, as the network pools."""
+        return hidden[-1] if self.config.pooling == "last" else hidden.sum(axis=0)
+
     # ------------------------------------------------------------------------------------------------------- the parts
 
     def _embed(self, ids: Sequence[int]) -> NDArray[np.float32]:

@@ -101,14 +101,23 @@ class Session:
         self._set_state(len(self.history), int(ids[-1]), 0)
         return True
 
+    @property
+    def output(self) -> str:
+        """The buffer that a decode step leaves its result in: `logits`, or `embedding` in plans of embedding models."""
+        names = {buffer["name"] for buffer in self.plan["buffers"] if buffer["kind"] == "io"}
+        return "embedding" if "embedding" in names else "logits"
+
     def logits(self, ids: Sequence[int], one_by_one: bool = False) -> np.ndarray:
-        """Logits (f32, `[vocab]`) after the last of `ids`, from a fresh sequence."""
+        """What a step computes after the last of `ids`, from a fresh sequence: logits (f32, `[vocab]`).
+
+        Of an embedding model (f32, `[hidden]`) the pooled hidden state, of any length: who compares it, normalizes it.
+        """
         self.reset()
         self.set_sampling(SamplingParameters())
         self.prefill(ids, one_by_one)
         self.run("decode")
         self.history.append(int(ids[-1]))
-        return self.read("logits")
+        return self.read(self.output)
 
     def next_logits(self, token: int) -> np.ndarray:
         """Append one token to the resident sequence and return the logits after it (forced decoding)."""

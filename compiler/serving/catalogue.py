@@ -91,6 +91,7 @@ def read_artifact(directory: Path) -> Artifact:
     summary = {
         "id": identifier,
         "name": str(manifest.get("name") or identifier),
+        "task": "embedding" if "embedding" in manifest else "text-generation",
         "parameters": manifest["parameters"],
         "quantization": str(manifest.get("quantization")),
         "context": manifest["context"],

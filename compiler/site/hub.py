@@ -11,6 +11,7 @@ from typing import Any
 
 from huggingface_hub import CommitOperationAdd, HfApi, ModelCardData, errors
 
+from compiler.artifact.inspect import task_of
 from compiler.artifact.writer import MANIFEST, load_artifact
 from compiler.errors import WispError
 from compiler.progress import Report, human_bytes
@@ -46,7 +47,8 @@ def publish_to_hub(artifact: Path, repo: str, report: Report, *, parity: Path | 
 def model_card(model: Mapping[str, Any], parity: Mapping[str, Any] | None) -> str:
     """README.md: what the Hub reads of it, source and license, the weights' scheme, sizes, and how exact it is."""
     source, license_name = model["source"], model.get("license")
-    about: dict[str, Any] = {"library_name": "wisp", "pipeline_tag": "text-generation", "tags": ["webgpu", "wisp"]}
+    task = "text-generation" if task_of(model) == "text-generation" else "feature-extraction"  # as the Hub calls it
+    about: dict[str, Any] = {"library_name": "wisp", "pipeline_tag": task, "tags": ["webgpu", "wisp"]}
     if license_name is not None:
         about["license"] = license_name.lower()
     if source["kind"] == "hub":
@@ -95,7 +97,11 @@ def _facts(model: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _measured(parity: Mapping[str, Any]) -> Iterator[str]:
-    perplexity, cost = parity["perplexity"], parity["quantization_error"]
+    cost = parity["quantization_error"]
+    if parity.get("task") == "embedding":
+        yield f"By `wisp check`: embeddings as stored are {cost['max_error']:.2g} from the source's (1 - cosine)."
+        return
+    perplexity = parity["perplexity"]
     yield f"By `wisp check`, {parity['evaluated_tokens']} tokens: perplexity of the source {perplexity['source']:.4g},"
     yield f"as stored {perplexity['stored']:.4g}; KL divergence {cost['kl_mean']:.3g} nats a token, the same"
     yield f"first choice at {100 * cost['top1_agreement']:.1f} % of them."

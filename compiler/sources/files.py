@@ -50,11 +50,26 @@ def read_object(path: Path, optional: bool = False, strict: bool = False) -> dic
 
     Raises WispError for anything else, and for a link that leads out of the file's directory.
     """
-    checked_file(path)
-    if optional and not path.is_file():
+    if optional and not is_file(path):
         return {}
+    value = _read_json(path, strict)
+    if not isinstance(value, dict):
+        raise WispError(f"{path.name} is not usable", got=type(value).__name__, expected="a JSON object")
+    return value
+
+
+def read_list(path: Path) -> list[Any]:
+    """A JSON list. Raises WispError like `read_object`."""
+    value = _read_json(path)
+    if not isinstance(value, list):
+        raise WispError(f"{path.name} is not usable", got=type(value).__name__, expected="a JSON list")
+    return value
+
+
+def _read_json(path: Path, strict: bool = False) -> Any:
+    checked_file(path)
     try:
-        value = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_constant if strict else None)
+        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_constant if strict else None)
     except FileNotFoundError:
         raise WispError(
             f"the checkpoint has no {path.name}",
@@ -64,9 +79,6 @@ def read_object(path: Path, optional: bool = False, strict: bool = False) -> dic
         ) from None
     except (OSError, ValueError, RecursionError) as error:
         raise WispError(f"{path.name} cannot be read", got=str(error), remedy="repair the checkpoint") from error
-    if not isinstance(value, dict):
-        raise WispError(f"{path.name} is not usable", got=type(value).__name__, expected="a JSON object")
-    return value
 
 
 def _no_constant(name: str) -> NoReturn:

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from compiler.artifact.manifest import is_safe_id
 from compiler.errors import WispError
-from compiler.models import text_fields
+from compiler.models import POOLING, text_fields
 from compiler.models.base import WeightSpec
 from compiler.models.fields import shortened
-from compiler.sources import pytorch, safetensors
+from compiler.sources import pooling, pytorch, safetensors
 from compiler.sources.files import checked_token_id, is_file, is_unicode, read_object
 from compiler.sources.protocol import CheckpointSource, Request, TensorInfo
 from compiler.sources.safetensors import DTYPES
@@ -31,7 +31,7 @@ from compiler.weights.schemes import Scheme
 CONFIG_FILES = ("config.json", "generation_config.json")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 TEMPLATE_FILE = "chat_template.jinja"
-SMALL_FILES = (*CONFIG_FILES, *TOKENIZER_FILES, TEMPLATE_FILE)
+SMALL_FILES = (*CONFIG_FILES, *TOKENIZER_FILES, TEMPLATE_FILE, *pooling.FILES)
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 # In order of preference, each beside the index of its shards.
@@ -66,6 +66,9 @@ class HuggingFaceCheckpoint:
         stated = read_object(directory / "config.json")
         self.config = dict(text_fields(stated))
         self._sees = self.config != stated  # a language model is a part of it
+        self._pooling = pooling.read_pooling(directory)
+        if self._pooling is not None:
+            self.config[POOLING] = self._pooling
         self.generation_config = read_object(directory / "generation_config.json", optional=True)
         self.tokenizer_config = read_object(directory / "tokenizer_config.json", optional=True)
 
@@ -164,7 +167,9 @@ class HuggingFaceCheckpoint:
             raise WispError(
                 "the checkpoint holds tensors twice", got=", ".join(twice), remedy="save the checkpoint again"
             )
-        return _language_part(tensors) if self._sees else tensors
+        if self._sees:
+            return _language_part(tensors)
+        return tensors if self._pooling is None else _as_of_a_decoder(tensors)
 
     def _fetch_weights(self) -> None:
         """Fetches what the indexes list, whatever it is called, and nothing else."""
@@ -284,6 +289,13 @@ def _language_part(tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
         if not VISION_TENSORS.fullmatch(name):
             found[LANGUAGE_MODEL.get(begin, "") + name.removeprefix(begin)] = replace(info, stored_as=name)
     return found
+
+
+def _as_of_a_decoder(tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
+    """The tensors of a body that was saved without its head, under the names that they have beside one."""
+    if any(name.startswith("model.") for name in tensors):
+        return dict(tensors)
+    return {f"model.{name}": replace(info, stored_as=name) for name, info in tensors.items()}
 
 
 def _tensors_of(file: Path) -> dict[str, TensorInfo]:

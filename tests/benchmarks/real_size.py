@@ -29,7 +29,8 @@ from compiler.artifact.writer import Artifact, load_artifact
 from compiler.bench.browser import GENERATE, LOAD, open_page, serving
 from compiler.bench.native import random_ids
 from compiler.bench.shapes import SHAPES, shape_artifact
-from compiler.check.parity import adapter_name, wide_console
+from compiler.check.inputs import adapter_name
+from compiler.check.parity import wide_console
 from compiler.progress import Terminal, human_bytes
 from compiler.runtime.wasmtime import open_wasm_variant
 from compiler.runtime.wgpu import NativeRuntime, open_variant

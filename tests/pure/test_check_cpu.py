@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-import compiler.check.parity
+import compiler.check.inputs
 from compiler.build import build
 from compiler.check.parity import BOUNDS, check, exit_status, print_report
 from compiler.config import resolve_config
@@ -32,7 +32,7 @@ def no_adapter(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse() -> None:
         raise WispError("there is no adapter", remedy="install a driver")
 
-    monkeypatch.setattr(compiler.check.parity, "request_adapter", refuse)
+    monkeypatch.setattr(compiler.check.inputs, "request_adapter", refuse)
 
 
 def test_the_cpu_is_checked_without_a_gpu(llama: Path, artifact: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,8 @@ from safetensors.numpy import save_file
 from compiler.artifact.inspect import inspect
 from compiler.artifact.writer import Artifact, load_artifact
 from compiler.build import build
-from compiler.check.parity import check, choose_ids
+from compiler.check.inputs import choose_ids
+from compiler.check.parity import check
 from compiler.cli import main
 from compiler.config import resolve_config
 from compiler.errors import WispError

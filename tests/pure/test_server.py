@@ -135,6 +135,7 @@ def test_catalogue(client: TestClient) -> None:
             {
                 "id": "demo",
                 "name": "demo",
+                "task": "text-generation",
                 "parameters": 5_000_000,
                 "quantization": "q4f16_1",
                 "context": 1024,

@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compiler.errors import WispError
+from compiler.models import POOLING
+from compiler.models.base import Pooling
 from compiler.sources.gguf.metadata import Metadata
 
 # Reads a small tensor whole, by its GGUF name; None when it is not there.
@@ -139,6 +141,8 @@ FAMILIES: dict[str, Family] = {
     ),
 }
 
+_POOLING: dict[int, Pooling] = {1: "mean", 3: "last"}  # llama.cpp's numbers; 0: no embedding model
+
 # Keys that never change the network: how it was trained, how its tensors lie, how it sees.
 _INERT = (".rope.scaling.finetuned", ".tensor_data_layout", ".mm.tokens_per_image")
 # What a dense decoder without scaled activations or caps says, where it says anything.
@@ -201,6 +205,11 @@ def huggingface_config(
         arch.refuse(".vocab_size", f"{config['vocab_size']}, the rows of token_embd.weight")
     if not arch.boolean(".attention.causal", default=True):
         arch.refuse(".attention.causal", "true", "compile a decoder")
+    pooling = arch.integer(".pooling_type", default=0)
+    if pooling:
+        config[POOLING] = (
+            _POOLING[pooling] if pooling in _POOLING else arch.refuse(".pooling_type", "1 (mean) or 3 (last)")
+        )
     if kind.model_type in ("llama", "qwen3") and "blk.0.attn_q.bias" in tensors:
         config["attention_bias"] = True
     if kind.model_type == "llama" and "blk.0.ffn_up.bias" in tensors:

@@ -255,3 +255,24 @@ export interface TextCompletions {
   create(request: CompletionRequest & { stream: true }, options?: { signal?: AbortSignal }): Streaming<TextCompletion>;
   create(request: CompletionRequest & { stream?: false | null }, options?: { signal?: AbortSignal }): Promise<TextCompletion>;
 }
+
+/** `input` is one text, several, the ids of one or those of several. */
+export interface EmbeddingRequest {
+  input: string | string[] | number[] | number[][];
+  model?: string;
+  /** `base64`: the bytes of 32-bit floats, little-endian, as OpenAI's client asks for by itself. */
+  encoding_format?: "float" | "base64" | null;
+  dimensions?: number | null;
+  user?: string;
+}
+
+export interface EmbeddingList {
+  object: "list";
+  data: { object: "embedding"; index: number; embedding: number[] | string }[];
+  model: string;
+  usage: { prompt_tokens: number; total_tokens: number };
+}
+
+export interface Embeddings {
+  create(request: EmbeddingRequest, options?: { signal?: AbortSignal }): Promise<EmbeddingList>;
+}

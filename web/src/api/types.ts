@@ -1,7 +1,7 @@
 // The types of the public API: what a page passes to the engine and gets back. No code.
 
 import type { WispError } from "./errors";
-import type { ChatCompletions, ChatMessage, FunctionTool, TextCompletions } from "./openai";
+import type { ChatCompletions, ChatMessage, Embeddings, FunctionTool, TextCompletions } from "./openai";
 
 export type * from "./openai";
 
@@ -95,6 +95,9 @@ export interface Tuning {
 export interface EngineInfo {
   /** The model's id. */
   model: string;
+  task: "text-generation" | "embedding";
+  /** Of an embedding model: how many numbers an embedding has. */
+  embeddingSize: number | undefined;
   variant: string;
   backend: "webgpu" | "wasm";
   adapter: AdapterInfo;
@@ -220,19 +223,31 @@ export interface TemplateOptions {
   signal?: AbortSignal | undefined;
 }
 
+export interface EmbedOptions {
+  /** The first so many numbers, made to have length 1 again: for models that were trained for it. Default: all. */
+  dimensions?: number | undefined;
+  signal?: AbortSignal | undefined;
+}
+
 export interface Engine {
   /** A new object after each recovery from a lost device. */
   readonly info: EngineInfo;
   readonly chat: { readonly completions: ChatCompletions };
   /** Text that goes on with a text; no chat template. */
   readonly completions: TextCompletions;
+  readonly embeddings: Embeddings;
   /**
-   * OpenAI's API at no address: answers requests for `chat/completions`, `completions` and `models` whatever their host, as a
+   * OpenAI's API at no address: answers requests for `chat/completions`, `completions`, `embeddings` and `models` whatever their host, as a
    * client that takes a `fetch` function makes them, and asks no network.
    */
   readonly fetch: (input: string | URL | Request, init?: RequestInit) => Promise<Response>;
   /** f32 logits (vocabSize) after the last of `ids`, run from position 0; forgets the conversation held so far. */
   logits(ids: readonly number[]): Promise<Float32Array>;
+  /**
+   * The embeddings of texts, or of ids, in their order: each of length 1, so that the sum of products is the cosine. Of an embedding
+   * model alone. A query's instruction is written before it, as the model's publisher says ("Instruct: ...\nQuery:...").
+   */
+  embed(input: string | readonly string[] | readonly (readonly number[])[], options?: EmbedOptions): Promise<Float32Array[]>;
   /** The generated ids, without the prompt and without the stop token. */
   generateIds(ids: readonly number[], options?: GenerateOptions): Promise<number[]>;
   /** Special tokens in `text` become their ids; `addSpecialTokens` (default true) adds what the tokenizer adds, such as BOS. */

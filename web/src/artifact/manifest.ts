@@ -41,7 +41,10 @@ export function parseManifest(json: unknown): Manifest {
   const root = new Node(MODEL, "", json);
   root.get("format").exactly("wisp");
   root.get("format_version").exactly(FORMAT_VERSION);
-  const vocabSize = parseArchitecture(root.get("architecture"));
+  const { vocabSize, hiddenSize } = parseArchitecture(root.get("architecture"));
+  const embeds = root.get("embedding").value !== undefined;
+  if (embeds) root.get("embedding").get("pooling").oneOf(["last", "mean"]);
+  const embeddingSize = embeds ? hiddenSize : undefined;
   const files = parseFiles(root.get("files"));
   const listed = (node: Node): string => {
     const path = node.filePath();
@@ -65,6 +68,7 @@ export function parseManifest(json: unknown): Manifest {
     sourceValues: parseSourceValues(root.get("source_values")),
     weightBytes: root.get("weight_bytes").int(0, MOST_BYTES),
     context,
+    embeddingSize,
     bosTokenId: bos.value === null ? null : bos.int(0, vocabSize - 1),
     stopTokenIds: root
       .get("stop_token_ids")
@@ -76,7 +80,7 @@ export function parseManifest(json: unknown): Manifest {
       tree.value === undefined ? undefined : checkTree(tree.value, tree.path, (path, got, expected) => fail(MODEL, path, got, expected)),
     tokenizer: root.get("tokenizer").list(32).map(listed),
     weights: parseWeights(root.get("weights"), listed),
-    smoke: smoke.value === undefined ? undefined : parseSmoke(smoke, vocabSize, context),
+    smoke: smoke.value === undefined ? undefined : parseSmoke(smoke, { vocabSize, outputs: embeddingSize ?? vocabSize, context }),
     variants: parseVariants(root.get("variants"), listed),
     files,
   };
@@ -115,11 +119,11 @@ function parseWeights(node: Node, listed: (node: Node) => string): string {
   return listed(node);
 }
 
-function parseArchitecture(node: Node): number {
+function parseArchitecture(node: Node): { vocabSize: number; hiddenSize: number } {
   node.get("model_type").string();
   for (const key of ["hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim"])
     node.get(key).int(1, MOST_DIMENSION);
-  return node.get("vocab_size").int(1, 2 ** 24);
+  return { vocabSize: node.get("vocab_size").int(1, 2 ** 24), hiddenSize: node.get("hidden_size").int() };
 }
 
 function parseFiles(node: Node): Map<string, FileEntry> {
@@ -153,7 +157,7 @@ function parseGeneration(node: Node): GenerationDefaults {
   };
 }
 
-function parseSmoke(node: Node, vocabSize: number, context: number): Smoke {
+function parseSmoke(node: Node, { vocabSize, outputs, context }: { vocabSize: number; outputs: number; context: number }): Smoke {
   const ids = node
     .get("ids")
     .list(Math.min(SMOKE_IDS, context))
@@ -164,7 +168,7 @@ function parseSmoke(node: Node, vocabSize: number, context: number): Smoke {
   const pair = (item: Node, most: number): [number, number] => {
     const [id, logit, ...more] = item.list(SMOKE_LOGITS);
     if (id === undefined || logit === undefined || more.length > 0) return item.fail("an id and its logit");
-    if (seen.has(id.int(0, vocabSize - 1))) id.fail("an id that comes once");
+    if (seen.has(id.int(0, outputs - 1))) id.fail("an id that comes once");
     seen.add(id.int());
     return [id.int(), logit.number(-scale, most)];
   };

@@ -55,10 +55,12 @@ export function parsePlan(json: unknown, manifest: Manifest, variant: Variant, w
   const chunks = root.get("prefill_chunks");
   const prefillChunks = chunks.list(64).map((chunk) => chunk.int(1, manifest.context));
   if (new Set(prefillChunks).size !== prefillChunks.length) chunks.fail("each chunk size once");
+  const { vocabSize, embeddingSize } = manifest;
   const plan: Plan = {
     variant: variant.name,
     context: manifest.context,
-    vocabSize: manifest.vocabSize,
+    vocabSize,
+    output: embeddingSize === undefined ? { name: "logits", size: vocabSize } : { name: "embedding", size: embeddingSize },
     ringSize: root.get("ring_size").int(1, 2 ** 20),
     prefillChunks: prefillChunks.toSorted((a, b) => b - a),
     buffers: root
@@ -156,21 +158,28 @@ function checkBuffers(file: string, plan: Plan, manifest: Manifest, variant: Var
   const states = plan.buffers.filter((buffer) => buffer.kind === "state");
   if (states.length !== 1 || (states[0]?.bytes ?? 0) < STATE_BYTES)
     fail(file, "state buffers", states, `one, of at least ${STATE_BYTES} bytes`);
+  const wanted = ioNames(plan, masks);
   const least: Record<IoName, number> = {
     input_ids: 4 * (plan.prefillChunks[0] ?? 0),
     token_ring: 4 * plan.ringSize,
     token_counts: 4 * plan.vocabSize,
-    logits: 4 * plan.vocabSize,
+    logits: 4 * plan.output.size,
+    embedding: 4 * plan.output.size,
     logit_mask: 4 * Math.ceil(plan.vocabSize / 32),
     logit_bias: 4 * plan.vocabSize,
   };
-  for (const name of IO_NAMES) {
-    if (!masks && (name === "logit_mask" || name === "logit_bias")) continue;
+  for (const name of wanted) {
     const buffer = plan.buffers.find((candidate) => candidate.kind === "io" && candidate.name === name);
     if (buffer === undefined && name === "input_ids" && plan.prefillChunks.length === 0) continue;
     if (buffer === undefined || buffer.bytes < least[name])
       fail(file, `io buffer ${name}: bytes`, buffer?.bytes, `at least ${least[name]}`);
   }
+}
+
+/** What a plan has to have. */
+function ioNames({ output }: Plan, masks: boolean): IoName[] {
+  if (output.name === "embedding") return ["input_ids", "embedding"];
+  return IO_NAMES.filter((name) => name !== "embedding" && (masks || (name !== "logit_mask" && name !== "logit_bias")));
 }
 
 function checkWeight(file: string, buffer: Extract<PlanBuffer, { kind: "weight" }>, weights: TensorCache): void {
@@ -201,7 +210,8 @@ function parsePrograms(node: Node, plan: Plan, limits: Limits, variant: Variant)
   }
   for (const [name, program] of node.entries(100)) {
     if (name === "decode" || wanted.has(name)) continue;
-    if (name !== "mask") fail(node.file, "programs", name, "decode, mask and prefill_N of prefill_chunks");
+    if (name !== "mask" || plan.output.name === "embedding")
+      fail(node.file, "programs", name, "decode, mask of what generates, and prefill_N of prefill_chunks");
     const [mask, ...rest] = parseProgram(program, plan, plan.kernels, limits, variant);
     if (mask === undefined || rest.length > 0) program.fail("one dispatch");
     plan.mask = mask;

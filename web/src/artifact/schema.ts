@@ -57,6 +57,8 @@ export interface Manifest {
   sourceValues: SourceValues | undefined;
   weightBytes: number;
   context: number;
+  /** Of an embedding model: how many numbers an embedding has. */
+  embeddingSize: number | undefined;
   bosTokenId: number | null;
   stopTokenIds: number[];
   generation: GenerationDefaults;
@@ -98,8 +100,8 @@ export interface TensorCache {
   tensors: Map<string, Tensor>;
 }
 
-/** The last two are there with the program `mask` alone. */
-export const IO_NAMES = ["input_ids", "token_ring", "token_counts", "logits", "logit_mask", "logit_bias"] as const;
+/** `embedding` stands in place of all behind `input_ids` in plans of embedding models; the last two come with the program `mask`. */
+export const IO_NAMES = ["input_ids", "token_ring", "token_counts", "logits", "embedding", "logit_mask", "logit_bias"] as const;
 export type IoName = (typeof IO_NAMES)[number];
 
 interface BufferBase {
@@ -147,6 +149,8 @@ export interface Plan {
   context: number;
   vocabSize: number;
   ringSize: number;
+  /** The buffer with what a decode step computes, and its numbers. */
+  output: { name: "logits" | "embedding"; size: number };
   /** Largest first. */
   prefillChunks: number[];
   buffers: PlanBuffer[];

@@ -13,6 +13,7 @@ import type {
 } from "../api/types";
 import type { AnswerDelta, AnswerCall, Calls, ChatResult } from "../protocol/messages";
 import { chunk, completion, deltaChunk, newEnvelope, textChoice, textCompletion, usageChunk, usageOf } from "./chat";
+import { requireTask } from "./embeddings";
 import type { WorkerLink } from "./link";
 import { PushStream } from "./push-stream";
 import { countOf, toCall, toCompletionCall } from "./request";
@@ -47,6 +48,7 @@ export class Answers {
   /** Both forms of create(): a promise of a completion, or a promise of a stream that can be iterated itself. */
   chat(request: ChatRequest, options: Options = {}): Promise<ChatCompletion> | Streaming<ChatCompletionChunk> {
     const asked = (): Asked<"chat"> => {
+      requireTask(this.info(), "text-generation", "chat.completions.create()");
       this.checkTemplate();
       return { name: "chat", call: toCall(request), ...this.common(request, options) };
     };
@@ -65,7 +67,10 @@ export class Answers {
   }
 
   text(request: CompletionRequest, options: Options = {}): Promise<TextCompletion> | Streaming<TextCompletion> {
-    const asked = (): Asked<"complete"> => ({ name: "complete", call: toCompletionCall(request), ...this.common(request, options) });
+    const asked = (): Asked<"complete"> => {
+      requireTask(this.info(), "text-generation", "completions.create()");
+      return { name: "complete", call: toCompletionCall(request), ...this.common(request, options) };
+    };
     const envelope = () => newEnvelope(this.info().model, "cmpl");
     const wanted = ({ call }: { call: AnswerCall }, { logprobs }: ChatResult) => (call.logprobs === undefined ? undefined : logprobs);
     if (request.stream !== true)

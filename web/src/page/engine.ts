@@ -14,6 +14,7 @@ import type {
 import { SAMPLING_NAMES } from "../api/sampling";
 import { RequestError } from "../api/errors";
 import { Answers } from "./answers";
+import { Embedder, requireTask } from "./embeddings";
 import { fetchFromFiles, FOLDER } from "./files";
 import { addressOf, checkPlatform } from "./host";
 import { WorkerLink } from "./link";
@@ -39,7 +40,9 @@ const GENERATE_OPTIONS = new Set<string>([
 class PageEngine implements Engine {
   readonly chat: Engine["chat"];
   readonly completions: Engine["completions"];
+  readonly embeddings: Engine["embeddings"];
   readonly fetch: Engine["fetch"];
+  private readonly embedder: Embedder;
   private disposal: Promise<void> | undefined;
 
   constructor(
@@ -49,6 +52,8 @@ class PageEngine implements Engine {
     const answers = new Answers(link, () => this.info);
     this.chat = { completions: { create: answers.chat.bind(answers) as Engine["chat"]["completions"]["create"] } };
     this.completions = { create: answers.text.bind(answers) as Engine["completions"]["create"] };
+    this.embedder = new Embedder(link, () => this.info);
+    this.embeddings = { create: this.embedder.create.bind(this.embedder) };
     this.fetch = openaiFetch(this);
   }
 
@@ -56,16 +61,21 @@ class PageEngine implements Engine {
     return this.link.latestInfo ?? this.loadedInfo;
   }
 
-  logits(ids: readonly number[]): Promise<Float32Array> {
+  async logits(ids: readonly number[]): Promise<Float32Array> {
+    requireTask(this.info, "text-generation", "engine.logits()");
     return this.link.call("logits", { ids: [...ids] });
   }
 
-  generateIds(ids: readonly number[], options: GenerateOptions = {}): Promise<number[]> {
+  embed(...asked: Parameters<Engine["embed"]>): Promise<Float32Array[]> {
+    return this.embedder.embed(...asked);
+  }
+
+  async generateIds(ids: readonly number[], options: GenerateOptions = {}): Promise<number[]> {
+    requireTask(this.info, "text-generation", "engine.generateIds()");
     const { signal, ...rest } = options;
     const unknown = Object.keys(rest).find((name) => !GENERATE_OPTIONS.has(name));
     if (unknown !== undefined) {
-      const error = { what: "an option of generateIds()", got: unknown, expected: [...GENERATE_OPTIONS].join(", ") };
-      return Promise.reject(new RequestError(error));
+      throw new RequestError({ what: "an option of generateIds()", got: unknown, expected: [...GENERATE_OPTIONS].join(", ") });
     }
     return this.link.call("generate", { ids: [...ids], options: rest }, { signal });
   }

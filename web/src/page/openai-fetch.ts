@@ -2,9 +2,9 @@
 // the engine's own API; here is what HTTP adds: paths, JSON, events, statuses and the shape of errors.
 
 import { WispError } from "../api/errors";
-import type { ChatRequest, CompletionRequest, Engine } from "../api/types";
+import type { ChatRequest, CompletionRequest, EmbeddingRequest, Engine } from "../api/types";
 
-type Routes = Pick<Engine, "chat" | "completions" | "info">;
+type Routes = Pick<Engine, "chat" | "completions" | "embeddings" | "info">;
 
 const JSON_TYPE = { "content-type": "application/json" };
 
@@ -36,6 +36,8 @@ async function answer(engine: Routes, request: Request): Promise<Response> {
     if (body.stream === true) return events(engine.completions.create({ ...body, stream: true }, { signal }));
     return json(await engine.completions.create({ ...body, stream: false }, { signal }));
   }
+  if (path.endsWith("/embeddings"))
+    return json(await engine.embeddings.create((await bodyOf(request)) as unknown as EmbeddingRequest, { signal }));
   return noRoute(request.method, path);
 }
 
@@ -119,7 +121,7 @@ function failed(error: unknown): Response {
 }
 
 function noRoute(method: string, path: string): Response {
-  const message = `There is no ${method} ${path}: the engine answers chat/completions, completions and models`;
+  const message = `There is no ${method} ${path}: the engine answers chat/completions, completions, embeddings and models`;
   const body: Shape["body"] = { error: { message, type: "invalid_request_error", param: null, code: "unknown_url" } };
   return json(body, 404);
 }

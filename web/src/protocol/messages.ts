@@ -88,6 +88,19 @@ export interface CompletionCall extends AnswerCall {
   echo: boolean;
 }
 
+export interface EmbedCall {
+  /** Each as text or as ids. */
+  inputs: (string | number[])[];
+  /** How many numbers of each embedding are wanted; undefined: all. */
+  dimensions: number | undefined;
+}
+
+export interface Embedded {
+  /** In the order of the inputs, each of length 1. */
+  embeddings: Float32Array[];
+  promptTokens: number;
+}
+
 /** What has come of an answer since the last one; what is absent is empty. */
 export interface AnswerDelta {
   content?: string;
@@ -116,6 +129,7 @@ export interface ChatResult {
 export interface Calls {
   load: { args: { url: string; options: LoadOptions }; result: EngineInfo };
   logits: { args: { ids: number[] }; result: Float32Array };
+  embed: { args: EmbedCall; result: Embedded };
   generate: { args: { ids: number[]; options: Omit<GenerateOptions, "signal"> }; result: number[] };
   chat: { args: ChatCall; result: ChatResult };
   complete: { args: CompletionCall; result: ChatResult };

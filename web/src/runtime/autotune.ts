@@ -212,7 +212,7 @@ function prefillTask(program: string, size: number, length: number, own: PlanRun
       runner.prefill(size, 0, ids);
       own.seek(length, 3 % own.vocabSize);
       await own.decode(1, length);
-      return own.logits();
+      return own.output();
     },
   };
 }
@@ -236,7 +236,7 @@ function decodeTask(own: PlanRunner): Task {
       await step(own, 0, first);
       await step(own, 1, other); // A row that a program does not write must not be right.
       await step(runner, 1, token);
-      return runner.logits();
+      return runner.output();
     },
   };
 }

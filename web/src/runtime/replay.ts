@@ -54,8 +54,10 @@ export interface PlanRunner {
   writeBias(bias: Float32Array<ArrayBuffer>): void;
   /** The rest of the decode step at `position` that forward() began, masked: its token. */
   sample(position: number): Promise<number>;
-  /** Those of the last decode step. */
-  logits(): Promise<Float32Array>;
+  /** What the last decode step computed: logits (vocabSize), or the embedding so far, of any length. */
+  output(): Promise<Float32Array>;
+  /** It gives embeddings: nothing is drawn, and decode() resolves with zeros. */
+  readonly embeds: boolean;
   idle(): Promise<void>;
   /** A submit without work, and the way back. */
   roundTrip(): Promise<void>;
@@ -94,6 +96,7 @@ export class Replay implements PlanRunner {
   readonly padding: boolean;
   readonly overlaps: boolean;
   readonly masks: boolean;
+  readonly embeds: boolean;
   private readonly decodeProgram: ProgramHandle;
   /** A decode step in two: made when first wanted. */
   private halves: { forward: ProgramHandle; sample: ProgramHandle } | undefined;
@@ -120,6 +123,7 @@ export class Replay implements PlanRunner {
     );
     this.rowBytes = this.cache.reduce((sum, { rowBytes }) => sum + rowBytes, 0);
     this.masks = plan.mask !== undefined;
+    this.embeds = plan.output.name === "embedding";
     let state: BufferHandle | undefined;
     plan.buffers.forEach((buffer, i) => {
       if (buffer.kind === "state") state = handleOf(buffers, i);
@@ -187,6 +191,10 @@ export class Replay implements PlanRunner {
 
   async decode(steps: number, position: number, parts = 1): Promise<Uint32Array> {
     this.makeRoom(position + steps);
+    if (this.embeds) {
+      await this.backend.submitAndRead(this.decodeProgram, steps, [{ buffer: this.state, offset: 0, bytes: 4 }], parts);
+      return new Uint32Array(steps);
+    }
     // Step i writes its token to ring[(position + i + 1) % ringSize]; a range that wraps is two slices.
     const buffer = this.ioHandle("token_ring");
     const start = (position + 1) % this.ringSize;
@@ -215,8 +223,9 @@ export class Replay implements PlanRunner {
     return token;
   }
 
-  async logits(): Promise<Float32Array> {
-    return new Float32Array(await this.backend.read({ buffer: this.ioHandle("logits"), offset: 0, bytes: 4 * this.vocabSize }));
+  async output(): Promise<Float32Array> {
+    const { name, size } = this.plan.output;
+    return new Float32Array(await this.backend.read({ buffer: this.ioHandle(name), offset: 0, bytes: 4 * size }));
   }
 
   idle(): Promise<void> {

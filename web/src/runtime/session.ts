@@ -153,24 +153,34 @@ export class Session {
     }
   }
 
-  /** f32 logits (vocabSize) after the last id, from position 0. @throws RequestError */
-  async logits(ids: readonly number[]): Promise<Float32Array> {
+  /**
+   * What a step computes after the last id, from position 0: f32 logits (vocabSize), or the pooled hidden state of all ids.
+   * Undefined: aborted.
+   * @throws RequestError
+   */
+  async output(ids: readonly number[], signal: AbortSignal): Promise<Float32Array | undefined> {
     this.checkIds(ids);
-    const signal = new AbortController().signal;
-    const logits = await this.persist(signal, async () => {
+    const output = await this.persist(signal, async () => {
       this.placeFor(ids); // The next runner may have memory for fewer rows.
       this.resident = [];
-      await this.prefill(ids, signal);
+      if (!(await this.prefill(ids, signal))) return undefined;
       this.runner.writeSampling(GREEDY);
       this.runner.seek(ids.length - 1, ids.at(-1) ?? 0);
       await this.runner.decode(1, ids.length - 1);
-      return this.runner.logits();
+      return this.runner.output();
     });
-    if (logits === undefined) throw new Error("aborted by nobody");
+    if (output === undefined) return undefined;
     this.counters.requests += 1;
     this.counters.promptTokens += ids.length;
     this.counters.decodeSteps += 1;
     this.resident = [...ids];
+    return output;
+  }
+
+  /** f32 logits (vocabSize) after the last id, from position 0. @throws RequestError */
+  async logits(ids: readonly number[]): Promise<Float32Array> {
+    const logits = await this.output(ids, new AbortController().signal);
+    if (logits === undefined) throw new Error("aborted by nobody");
     return logits;
   }
 
@@ -397,7 +407,7 @@ export class Session {
       progress.submitted += 1;
       this.counters.decodeSteps += 1;
       const step = runner.decode(1, position, parts).then(async ([sampled = 0]) => {
-        const logits = isGone() ? undefined : await runner.logits();
+        const logits = isGone() ? undefined : await runner.output();
         if (logits === undefined || isGone()) return sampled; // The device is the next request's.
         const token = await watch(logits, sampled, position + 1, progress.sampled);
         if (token !== sampled && !isGone()) runner.seek(position + 1, token);

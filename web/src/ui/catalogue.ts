@@ -6,6 +6,8 @@ import { address, bytes, count, parameters } from "./format";
 export interface Model {
   id: string;
   name: string;
+  /** Absent on servers of earlier versions, which know models that generate text alone. */
+  task?: "text-generation" | "embedding";
   parameters: number;
   quantization: string;
   context: number;
@@ -59,12 +61,17 @@ export class Picker {
     return this.#models.find((model) => model.id === chosen);
   }
 
-  show({ models, invalid }: Catalogue, preselected: string | null): void {
+  show({ models: all, invalid }: Catalogue, preselected: string | null): void {
+    const models = all.filter(({ task }) => task !== "embedding");
     this.#models = models;
     const chosen = models.find((model) => model.id === preselected) ?? models[0];
     const legend = el("legend", { class: "visually-hidden" }, "Model");
     const options = models.map((model) => this.#option(model, model === chosen));
     const broken = invalid.map(({ id, error }) => el("p", { class: "notice bad" }, `${id} is not offered: ${error}`));
+    const embedding = all.filter(({ task }) => task === "embedding");
+    const others = embedding.map(({ id, name }) =>
+      el("p", { class: "notice", "data-testid": `embeds-${id}` }, `${name} is not offered for chat: it gives embeddings of texts.`),
+    );
     const empty = el(
       "p",
       { class: "notice", "data-testid": "no-models" },
@@ -72,7 +79,7 @@ export class Picker {
       el("code", {}, "wisp compile configs/demo"),
       ", then reload.",
     );
-    this.#fieldset.replaceChildren(legend, ...options, ...(models.length === 0 ? [empty] : []), ...broken);
+    this.#fieldset.replaceChildren(legend, ...options, ...(models.length === 0 ? [empty] : []), ...others, ...broken);
     this.#fieldset.setAttribute("aria-busy", "false");
     this.refresh();
   }

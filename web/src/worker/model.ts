@@ -10,6 +10,8 @@ export function describe(loaded: LoadedModel): EngineInfo {
   const { variant, adapter, threads, hints, tuning, runner } = supervisor.running;
   return {
     model: manifest.id,
+    task: manifest.embeddingSize === undefined ? "text-generation" : "embedding",
+    embeddingSize: manifest.embeddingSize,
     variant: variant.name,
     backend: variant.backend,
     adapter,

@@ -6,6 +6,7 @@ import type { Call, CallName, Calls, ChatCall, FromWorker, ToWorker } from "../p
 import { announced, onTextWork } from "../text/work";
 import { load, type LoadedModel, type LoadEvents } from "./load/load";
 import { type Asker, chat, complete, generate } from "./answer";
+import { embed } from "./embed";
 import { describe, statsOf } from "./model";
 import { chatPrompt, completionPrompt, render, tokenizerOf } from "./prompt";
 import { PageFetch } from "./page-fetch";
@@ -123,6 +124,8 @@ class Server {
         return describe(this.model);
       case "logits":
         return this.loaded().session.logits(call.args.ids);
+      case "embed":
+        return embed(this.loaded(), call.args, signal, (make) => this.textWork(id, make));
       case "generate":
         return generate(this.loaded(), call.args, signal);
       case "chat": {
@@ -199,6 +202,7 @@ function isExclusive(name: CallName): boolean {
   switch (name) {
     case "load":
     case "logits":
+    case "embed":
     case "generate":
     case "chat":
     case "complete":

@@ -269,7 +269,7 @@ describe("what is wrong", () => {
     });
     const stream = client.chat.completions.create({ model: "m", messages: [], stream: true });
     await expect(stream).rejects.toBeInstanceOf(OpenAI.BadRequestError);
-    await expect(client.embeddings.create({ model: "m", input: "a" })).rejects.toBeInstanceOf(OpenAI.NotFoundError);
+    await expect(client.moderations.create({ input: "a" })).rejects.toBeInstanceOf(OpenAI.NotFoundError);
   });
   test("is an error of the engine's own in its own API", async () => {
     await expect(engine.chat.completions.create({ messages: [] })).rejects.toBeInstanceOf(RequestError);

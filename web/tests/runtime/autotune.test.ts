@@ -78,7 +78,8 @@ function runner(
       device.logits = device.logits.map((__, i) => Math.sin(sum + i) + error);
       return answered().then(() => new Uint32Array(steps));
     },
-    logits: () => Promise.resolve(device.logits.slice()),
+    embeds: false,
+    output: () => Promise.resolve(device.logits.slice()),
     idle: answered,
     roundTrip: answered,
   };

@@ -127,7 +127,8 @@ class FakeRunner implements PlanRunner {
     this.calls.push("token");
     return token;
   }
-  logits(): Promise<Float32Array> {
+  readonly embeds = false;
+  output(): Promise<Float32Array> {
     return Promise.resolve(new Float32Array([this.token]));
   }
   roundTrip(): Promise<void> {

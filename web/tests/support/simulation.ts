@@ -149,7 +149,8 @@ export class SimulatedRunner implements PlanRunner {
   sample(): Promise<number> {
     throw new Error("no mask");
   }
-  logits(): Promise<Float32Array> {
+  readonly embeds = false;
+  output(): Promise<Float32Array> {
     return Promise.resolve(new Float32Array(1));
   }
   idle(): Promise<void> {

@@ -33,6 +33,7 @@ export const PLAN: Plan = {
   context: CONTEXT,
   vocabSize: VOCAB,
   ringSize: RING,
+  output: { name: "logits", size: VOCAB },
   prefillChunks: [16, 4],
   buffers: [
     { kind: "state", name: "state", bytes: 256 },
