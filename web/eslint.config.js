@@ -20,6 +20,7 @@ const MAY_IMPORT = {
   page: ["api", "protocol"],
   "page/device.ts": ["api", "backend"],
   react: ["api", "page/entry"],
+  adapters: ["api"], // an engine is given to them
   ui: ["api", "page/device", "page/engine"], // what any page could import, and what the device offers
   bench: ["api", "artifact", "backend", "runtime", "worker/load"],
   node: ["api", "artifact", "page/host", "protocol", "text", "worker"],

@@ -2,7 +2,7 @@
 //   wisp.js    the engine as an ES module          worker.js  the worker that wisp.js starts by its URL
 //   page.js    the chat page (with page.css)       thread.js  a helper thread of the CPU, which worker.js starts likewise
 //   template.js is built by vite.template.config.ts, grammar.js by vite.grammar.config.ts, offline.js by vite.offline.config.ts
-//   react.js   a hook for React apps (React is theirs)
+//   react.js   a hook for React apps (React is theirs)      ai-sdk.js, prompt-api.js  an engine in the shapes of others
 //   isolation.js  a service worker for hosts that cannot send headers; it belongs beside the page
 // No entry is inlined into another: the page's Content-Security-Policy allows neither blob: workers nor inline scripts.
 import { resolve } from "node:path";
@@ -38,6 +38,8 @@ export default defineConfig({
         thread: source("backend/wasm/thread.ts"),
         page: source("ui/main.ts"),
         react: source("react/use-wisp.ts"),
+        "ai-sdk": source("adapters/ai-sdk.ts"),
+        "prompt-api": source("adapters/prompt-api.ts"),
         isolation: source("service-worker/isolation.ts"),
       },
       formats: ["es"],

@@ -21,6 +21,18 @@ EXAMPLES = WEB / "examples"
 QUESTION = "What is 2 plus 3?"
 ON = "demo on wasm-simd"  # what "auto" takes where the GPU is software
 
+# What a program for the SDK, or for the Prompt API, expects.
+ADAPTERS = """
+import type { LanguageModelV4 } from "@ai-sdk/provider";
+import { createEngine } from "wisp";
+import { wisp } from "wisp/ai-sdk";
+import { promptApi } from "wisp/prompt-api";
+
+export const model: LanguageModelV4 = wisp(() => createEngine("/model/"));
+const session = await promptApi((options) => createEngine("/model/", options)).create({ temperature: 1, topK: 3 });
+export const answer: Promise<string> = session.prompt("Hi", { responseConstraint: /yes|no/ });
+"""
+
 Install = Callable[..., Path]
 
 
@@ -66,17 +78,21 @@ def ask(page: Page, url: str, artifact: str) -> None:
     expect(page.get_by_role("status")).to_have_text(artifact)
 
 
-def test_one_html_file(context: BrowserContext, install: Install, package: Path, artifact_demo: Path) -> None:
+@pytest.mark.parametrize("name", ["plain", "prompt-api"])
+def test_one_html_file(
+    context: BrowserContext, install: Install, package: Path, artifact_demo: Path, name: str
+) -> None:
     """Under a sub-path, where nothing of it may lie at the root."""
-    app = install("plain")
+    app = install(name)
     shutil.copytree(package / "dist", app / "wisp")
     (app / "model").symlink_to(artifact_demo)
     with hosting(app.parent, ISOLATED) as url:
-        ask(context.new_page(), f"{url}plain/", ON)
+        ask(context.new_page(), f"{url}{name}/", ON)
 
 
 @pytest.mark.parametrize(
-    ("name", "others"), [("vite-typescript", ()), ("vite-react", ("react", "react-dom", "scheduler"))]
+    ("name", "others"),
+    [("vite-typescript", ()), ("vite-react", ("react", "react-dom", "scheduler")), ("ai-sdk", ("ai",))],
 )
 def test_vite(
     context: BrowserContext, install: Install, artifact_demo: Path, name: str, others: tuple[str, ...]
@@ -90,7 +106,8 @@ def test_vite(
 
 @pytest.mark.parametrize("resolution", ["bundler", "nodenext"])
 def test_its_types_are_found(install: Install, resolution: str) -> None:
-    app = install("vite-typescript")
+    app = install("vite-typescript", "@ai-sdk/provider")
+    (app / "src" / "adapters.ts").write_text(ADAPTERS)
     tsc = str(WEB / "node_modules" / "typescript" / "bin" / "tsc")
     by = [] if resolution == "bundler" else ["--module", resolution, "--moduleResolution", resolution]
     run(["node", tsc, "--project", ".", "--skipLibCheck", "false", *by], app)
@@ -137,7 +154,8 @@ def test_what_the_package_holds(package: Path) -> None:
     """No file of the page or of the compiler, and what a page pays before it loads a model is small."""
     names = {path.name for path in (package / "dist").iterdir()}
     assert names.isdisjoint({"page.js", "page.css", "check.js", "bench.js", "check-tokenizer.mjs"})
-    assert {"wisp.js", "wisp.d.ts", "react.js", "react.d.ts", "worker.js", "thread.js", "wisp-node.mjs"} <= names
+    entries = {f"{name}.{kind}" for name in ("wisp", "react", "ai-sdk", "prompt-api") for kind in ("js", "d.ts")}
+    assert {*entries, "worker.js", "thread.js", "wisp-node.mjs"} <= names
     stated = json.loads((package / "package.json").read_text())
     assert not stated.get("dependencies"), "all that it needs is in it"
     assert "postinstall" not in stated.get("scripts", {})

@@ -247,13 +247,13 @@ export type TextStream = AsyncIterableIterator<TextCompletion>;
 export type Streaming<T> = Promise<AsyncIterableIterator<T>> & AsyncIterable<T>;
 
 export interface ChatCompletions {
-  create(request: ChatRequest & { stream: true }, options?: { signal?: AbortSignal }): Streaming<ChatCompletionChunk>;
-  create(request: ChatRequest & { stream?: false | null }, options?: { signal?: AbortSignal }): Promise<ChatCompletion>;
+  create(request: ChatRequest & { stream: true }, options?: { signal?: AbortSignal | undefined }): Streaming<ChatCompletionChunk>;
+  create(request: ChatRequest & { stream?: false | null }, options?: { signal?: AbortSignal | undefined }): Promise<ChatCompletion>;
 }
 
 export interface TextCompletions {
-  create(request: CompletionRequest & { stream: true }, options?: { signal?: AbortSignal }): Streaming<TextCompletion>;
-  create(request: CompletionRequest & { stream?: false | null }, options?: { signal?: AbortSignal }): Promise<TextCompletion>;
+  create(request: CompletionRequest & { stream: true }, options?: { signal?: AbortSignal | undefined }): Streaming<TextCompletion>;
+  create(request: CompletionRequest & { stream?: false | null }, options?: { signal?: AbortSignal | undefined }): Promise<TextCompletion>;
 }
 
 /** `input` is one text, several, the ids of one or those of several. */

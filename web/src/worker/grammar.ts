@@ -3,10 +3,8 @@
 import type { AnswerFormat, Constraint } from "../api/constraint";
 import type { GrammarEngine } from "../text/grammar/engine";
 import type { Tokenizer } from "../text/tokenizer";
+import { loadGrammars } from "./grammar-file";
 import type { LoadedModel } from "./load/load";
-
-type Grammars = typeof import("../text/grammar/engine");
-const loadGrammars = () => import(/* @vite-ignore */ new URL(/* @vite-ignore */ "./grammar.js", import.meta.url).href) as Promise<Grammars>;
 
 const engines = new WeakMap<LoadedModel, Promise<GrammarEngine>>();
 

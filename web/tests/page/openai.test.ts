@@ -4,34 +4,15 @@ import { beforeAll, describe, expect, test, vi } from "vitest";
 import type { Engine } from "../../src/api/types";
 import { RequestError } from "../../src/api/errors";
 import { createEngine } from "../../src/page/engine";
-import type { WorkerEvents } from "../../src/page/host";
-import type { FromWorker, ToWorker } from "../../src/protocol/messages";
-import { serve } from "../../src/worker/serve";
-import { ScriptedModel } from "../support/scripted-model";
+import { scripted } from "../support/scripted-model";
 
-const { model } = vi.hoisted((): { model: { current: unknown } } => ({ model: { current: undefined } }));
-vi.mock("../../src/worker/load/load", () => ({ load: () => (model.current as ScriptedModel).loaded() }));
-vi.mock("../../src/page/host", () => ({
-  checkPlatform: () => undefined,
-  addressOf: String,
-  watchLock: () => ({ stop: () => undefined }),
-  startWorker: ({ onMessage }: WorkerEvents) => {
-    let receive: ((message: ToWorker) => void) | undefined;
-    const later = (run: () => void) => void Promise.resolve().then(run);
-    serve({
-      post: (message: FromWorker) => later(() => onMessage(structuredClone(message))),
-      listen: (listener) => (receive = listener),
-    });
-    return { post: (message: ToWorker) => later(() => receive?.(structuredClone(message))), terminate: () => undefined };
-  },
-}));
+vi.mock("../../src/worker/load/load", async () => ({ load: (await import("../support/scripted-model")).load }));
+vi.mock("../../src/page/host", () => import("../support/in-process"));
 
-const scripted = new ScriptedModel();
 let engine: Engine;
 let client: OpenAI;
 
 beforeAll(async () => {
-  model.current = scripted;
   engine = await createEngine("http://nowhere.invalid/");
   client = new OpenAI({ apiKey: "none", baseURL: "http://engine.invalid/v1", fetch: engine.fetch, maxRetries: 0 });
 });

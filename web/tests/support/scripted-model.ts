@@ -54,6 +54,8 @@ export class ScriptedModel {
   readonly tokenizer = tokenizer();
   /** Of the token that comes next, and of the one after it by number; those of all others are 0. */
   logits = [8, 7] as const;
+  /** Of the context. */
+  capacity = 4096;
 
   async loaded(source = TEMPLATE): Promise<LoadedModel> {
     const running = {
@@ -65,7 +67,7 @@ export class ScriptedModel {
         notices: [],
         tuning: {},
       },
-      ...{ runner: { capacity: 4096 }, compileMs: 0, tuneMs: 0 },
+      ...{ runner: { capacity: this.capacity }, compileMs: 0, tuneMs: 0 },
     };
     const manifest = {
       ...{ id: "scripted", vocabSize: 6000, quantization: "none", schemes: new Map(), parameters: 1, weightBytes: 1, bosTokenId: null },
@@ -104,3 +106,7 @@ export class ScriptedModel {
     return { tokens, finishReason, ...numbers };
   }
 }
+
+/** In place of worker/load/load.ts: there is one. */
+export const scripted = new ScriptedModel();
+export const load = () => scripted.loaded();
