@@ -315,6 +315,8 @@ def calibrate(config: BuildConfig, source: Source, network: Network, report: Rep
         return None
     tokenizer, vocab_size = source.checkpoint.tokenizer_files[0], network.model.vocab_size
     text = read_calibration_text(config.calibration, tokenizer, vocab_size, network.context)
+    if text is None:
+        return None
     with report.stage("calibrating", 1) as advance:
         rows = float_rows(source.checkpoint, source.adapter)
         calibration = Calibration(text.described(), column_importance(network.model, rows, text.ids))

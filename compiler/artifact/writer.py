@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 
 from compiler.artifact.manifest import (
     FORMAT_VERSION,
-    SHARD_BYTES,
     SPLIT_ROWS,
     Tensor,
     fail,
@@ -32,6 +31,8 @@ from compiler.artifact.manifest import (
     validate_tensor_cache,
 )
 from compiler.errors import WispError
+
+SHARD_BYTES = 24 * 1024 * 1024  # less than the format allows: there are hosts that take 25 MiB a file
 
 MANIFEST = "model.json"
 TENSOR_CACHE = "tensor-cache.json"

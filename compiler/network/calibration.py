@@ -21,6 +21,7 @@ from compiler.network.reference import ReferenceModel
 from compiler.sources.sandbox import encode
 
 CALIBRATION_TOKENS = 256
+LEAST_TOKENS = 16
 # A column that the text leaves silent still counts this much of the mean one.
 FLOOR = 0.01
 
@@ -49,10 +50,11 @@ class _Recording(ReferenceModel):
         return super()._linear(role, layer, x)
 
 
-def read_calibration_text(path: Path | None, tokenizer: Path, vocab_size: int, context: int) -> CalibrationText:
+def read_calibration_text(path: Path | None, tokenizer: Path, vocab_size: int, context: int) -> CalibrationText | None:
     """The first tokens of a text, of our own when `path` is None.
 
-    Raises WispError when it cannot be read or holds next to nothing.
+    None when our own has next to no tokens that the model knows, or its context holds next to none.
+    Raises WispError when a text cannot be read or holds next to nothing.
     """
     try:
         content = TEXT.encode() if path is None else path.read_bytes()
@@ -62,11 +64,14 @@ def read_calibration_text(path: Path | None, tokenizer: Path, vocab_size: int, c
             "the calibration text cannot be read", got=f"{path}: {error}", expected="a UTF-8 file"
         ) from error
     ids = [token for token in encode(tokenizer, text) if token < vocab_size][: min(CALIBRATION_TOKENS, context)]
-    if len(ids) < 16:
+    if len(ids) < LEAST_TOKENS and path is None:
+        return None
+    if len(ids) < LEAST_TOKENS:
         raise WispError(
-            f"the calibration text {path or 'of our own'} is too short",
+            f"the calibration text {path} is too short",
             got=f"{len(ids)} tokens",
-            expected="at least 16",
+            expected=f"at least {LEAST_TOKENS}",
+            remedy="give a longer one; no more of it is read than the context holds",
         )
     return CalibrationText(tuple(ids), hashlib.sha256(content).hexdigest())
 

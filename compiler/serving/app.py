@@ -19,7 +19,7 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 from starlette.applications import Starlette
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
@@ -111,6 +111,15 @@ def internal_error(request: Request, error: Exception) -> Response:
     return PlainTextResponse("Internal Server Error", status_code=500, headers=SECURITY_HEADERS)
 
 
+def _without_refused_encodings(scope: Scope) -> Scope:
+    """As if gzip was not named where the request gives it no weight (RFC 9110, 12.5.3): the rest looks for the name."""
+    accepted = Headers(scope=scope).get("accept-encoding", "")
+    if not re.search(r"gzip\s*;\s*q=0(\.0*)?\s*(,|$)", accepted, re.IGNORECASE):
+        return scope
+    others = [(name, value) for name, value in scope["headers"] if name != b"accept-encoding"]
+    return {**scope, "headers": [*others, (b"accept-encoding", b"identity")]}
+
+
 class ResponseHeaders:
     """Security headers on every response, and an honest ETag on compressed ones.
 
@@ -125,6 +134,8 @@ class ResponseHeaders:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+
+        scope = _without_refused_encodings(scope)
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":

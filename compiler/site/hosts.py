@@ -64,7 +64,7 @@ def caddy_part(base: str) -> str:
         f"  root * {PLACE}\n"
         f"  header {{\n{headers}  }}\n"
         f"{types}"
-        "  @versioned query v=*\n"
+        "  @versioned {\n    query v=*\n    file\n  }\n"
         f'  header @versioned cache-control "{IMMUTABLE}"\n'
         "  @unversioned not query v=*\n"
         '  header @unversioned cache-control "no-cache"\n'

@@ -16,6 +16,18 @@ from compiler.artifact.writer import MANIFEST, load_artifact
 from compiler.errors import WispError
 from compiler.progress import Report, human_bytes
 
+# The identifiers that the Hub knows; what else a model says of its license is a name.
+HUB_LICENSES = """
+afl-3.0 agpl-3.0 apache-2.0 apple-amlr apple-ascl artistic-2.0 bigcode-openrail-m bigscience-bloom-rail-1.0
+bigscience-openrail-m bsd bsd-2-clause bsd-3-clause bsd-3-clause-clear bsl-1.0 c-uda cc cc-by-2.0 cc-by-2.5
+cc-by-3.0 cc-by-4.0 cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0 cc-by-nc-nd-3.0 cc-by-nc-nd-4.0 cc-by-nc-sa-2.0
+cc-by-nc-sa-3.0 cc-by-nc-sa-4.0 cc-by-nd-4.0 cc-by-sa-3.0 cc-by-sa-4.0 cc0-1.0 cdla-permissive-1.0
+cdla-permissive-2.0 cdla-sharing-1.0 creativeml-openrail-m deepfloyd-if-license ecl-2.0 epl-1.0 epl-2.0
+etalab-2.0 eupl-1.1 eupl-1.2 fair-noncommercial-research-license gemma gfdl gpl gpl-2.0 gpl-3.0
+grok2-community h-research intel-research isc lgpl lgpl-2.1 lgpl-3.0 lgpl-lr llama2 llama3 llama3.1 llama3.2
+llama3.3 llama4 lppl-1.3c mit mpl-2.0 ms-pl ncsa odbl odc-by ofl-1.1 openmdw-1.0 openrail openrail++ osl-3.0
+other pddl postgresql unknown unlicense wtfpl zlib
+"""
 UNMEASURED = "Not measured (`wisp check ARTIFACT --reference SOURCE`)."
 
 
@@ -50,7 +62,10 @@ def model_card(model: Mapping[str, Any], parity: Mapping[str, Any] | None) -> st
     task = "text-generation" if task_of(model) == "text-generation" else "feature-extraction"  # as the Hub calls it
     about: dict[str, Any] = {"library_name": "wisp", "pipeline_tag": task, "tags": ["webgpu", "wisp"]}
     if license_name is not None:
-        about["license"] = license_name.lower()
+        known = license_name.lower()
+        about |= (
+            {"license": known} if known in HUB_LICENSES.split() else {"license": "other", "license_name": license_name}
+        )
     if source["kind"] == "hub":
         about["base_model"] = "/".join(source["id"].split("/")[:2])  # behind them a file may be named
     return "\n".join(

@@ -54,7 +54,9 @@ def test_importance_is_the_mean_square_of_the_inputs(skewed: Path) -> None:
 
 def test_calibration_lowers_the_error_of_the_logits(skewed: Path, tmp_path: Path) -> None:
     """Calibrated on one text, measured on another."""
-    ids = read_calibration_text(text_file(tmp_path, OTHER), skewed / "tokenizer.json", 331, 64).ids
+    read = read_calibration_text(text_file(tmp_path, OTHER), skewed / "tokenizer.json", 331, 64)
+    assert read is not None
+    ids = read.ids
     checkpoint = open_checkpoint(skewed)
     config, error = config_from_huggingface(checkpoint.config, 64), {}
     exact = ReferenceModel(config, float_rows(checkpoint))
@@ -88,6 +90,18 @@ def test_calibration_lowers_the_error_of_the_logits(skewed: Path, tmp_path: Path
     assert error["calibrated"] < 0.9 * error["search"] < 0.9 * error["absmax"]
     assert error["auto"] < 0.9 * error["range"]
     assert error["auto"] < 0.9 * error["calibrated"], "as many bits, and a better use of them"
+
+
+def test_a_tokenizer_that_makes_little_of_the_text_of_our_own_goes_without(
+    skewed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert read_calibration_text(None, skewed / "tokenizer.json", 331, 64) is not None
+    monkeypatch.setattr("compiler.network.calibration.TEXT", "Few words.")
+    assert read_calibration_text(None, skewed / "tokenizer.json", 331, 64) is None
+    request = resolve_config(str(skewed), output=tmp_path / "short", variants=["webgpu-f32"], context=64)
+    artifact = load_artifact(build(request))
+    assert "calibration" not in artifact.model
+    assert artifact.model["quantization"] == "q4af16_g64"
 
 
 def test_what_cannot_calibrate_is_refused(skewed: Path, tmp_path: Path) -> None:

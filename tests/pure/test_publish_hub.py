@@ -87,6 +87,14 @@ def test_an_artifact_arrives_as_one_commit_with_a_card(artifact: Path, stand_in:
     assert "no adapter" not in card
 
 
+def test_a_license_that_the_hub_does_not_know_is_named(artifact: Path, stand_in: hub.Hub) -> None:
+    manifest = json.loads((artifact / "model.json").read_bytes()) | {"license": "Falcon LLM License"}
+    (artifact / "model.json").write_text(json.dumps(manifest))
+    assert published(artifact) == 0
+    front = (stand_in.repositories["me/toy"] / "README.md").read_text().split("---")[1].splitlines()
+    assert {"license: other", "license_name: Falcon LLM License"} <= set(front)
+
+
 def test_what_was_not_measured_is_not_claimed(artifact: Path, stand_in: hub.Hub) -> None:
     assert published(artifact) == 0
     assert "Not measured" in (stand_in.repositories["me/toy"] / "README.md").read_text()

@@ -413,6 +413,14 @@ class Counted:
         monkeypatch.setattr(serving_files, "compressed_files", CompressedFiles())
 
 
+@pytest.mark.parametrize("accepted", ["gzip;q=0", "br, GZIP ; q=0.0", "gzip;q=0, identity"])
+@pytest.mark.parametrize("path", ["/", "/models/demo/webgpu-f32/kernels.wgsl"])
+def test_an_encoding_that_is_refused_is_not_sent(client: TestClient, path: str, accepted: str) -> None:
+    assert "content-encoding" not in client.get(path, headers={"accept-encoding": accepted}).headers
+    accepted = accepted.replace("q=0", "q=0.5").replace("0.5.0", "0.5")
+    assert client.get(path, headers={"accept-encoding": accepted.lower()}).headers["content-encoding"] == "gzip"
+
+
 def test_a_file_is_compressed_once(client: TestClient, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     counted = Counted(monkeypatch)
     paths = ["/models/demo/tokenizer.json", "/models/demo/webgpu-f32/kernels.wgsl", "/static/page.js"]
