@@ -17,7 +17,10 @@ const MAY_IMPORT = {
   runtime: ["api", "artifact", "backend/backend"], // the interface, and neither of the two behind it
   protocol: ["api", "text/work"],
   worker: ["api", "artifact", "backend", "protocol", "runtime", "text"],
+  storage: ["api", "artifact", "backend/negotiate", "worker/load"],
   page: ["api", "protocol"],
+  "page/entry.ts": ["api", "artifact/locks", "page"],
+  "page/models.ts": ["api", "artifact", "page", "storage"],
   "page/device.ts": ["api", "backend"],
   react: ["api", "page/entry"],
   adapters: ["api"], // an engine is given to them
@@ -27,7 +30,7 @@ const MAY_IMPORT = {
   "service-worker": [],
 };
 /** The parts that run where there is no document, in browsers and in Node. */
-const WITHOUT_DOCUMENT = ["api", "artifact", "backend", "protocol", "runtime", "text", "worker"];
+const WITHOUT_DOCUMENT = ["api", "artifact", "backend", "protocol", "runtime", "storage", "text", "worker"];
 
 const PARTS = readdirSync(join(import.meta.dirname, "src"));
 const unknown = PARTS.filter((part) => !(part in MAY_IMPORT));

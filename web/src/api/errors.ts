@@ -18,6 +18,7 @@ export type ErrorKind =
   | "wrong-results" // the device computes something else than the artifact says: DeviceError
   | "gpu" // WebGPU reported an error that nobody expected: DeviceError
   | "worker" // the engine's worker ended, or was ended because it did not answer: WispError
+  | "storage" // models.*: the browser keeps nothing, or has no room: WispError
   | "request" // the caller asked for something impossible: RequestError
   | "context-overflow" // the prompt is longer than the context: RequestError
   | "disposed" // use after dispose(): RequestError

@@ -4,6 +4,7 @@ import type { WispError } from "./errors";
 import type { ChatCompletions, ChatMessage, Embeddings, FunctionTool, TextCompletions } from "./openai";
 
 export type * from "./openai";
+export type * from "./storage";
 
 export interface LoadProgress {
   /** `manifest`: the small files; `weights`: download and upload; `kernels`: waiting for the shader compiler; `ready`. */
@@ -16,9 +17,6 @@ export interface LoadProgress {
   /** Why nothing comes at the moment, in plain words ("HTTP status 503; trying again in 8 s"); null otherwise. */
   waiting: string | null;
 }
-
-/** Where an artifact lies: its directory's address; or a folder of the visitor's, as a handle or as a list of its files. */
-export type ArtifactSource = string | URL | FileSystemDirectoryHandle | ArrayLike<File>;
 
 export interface EngineOptions {
   /** `"auto"` takes the best variant that the device satisfies; a variant's name takes that one or fails. */

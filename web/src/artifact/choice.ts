@@ -17,6 +17,13 @@ export interface Composition {
   modules: Module[];
 }
 
+/** What this browser's WGSL lacks for the alternative. */
+export function lacking({ languageFeatures }: Alternative): string[] {
+  const { navigator } = globalThis as { navigator?: { gpu?: { wgslLanguageFeatures?: ReadonlySet<string> } } };
+  const features = navigator?.gpu?.wgslLanguageFeatures;
+  return languageFeatures.filter((feature) => features?.has(feature) !== true);
+}
+
 /** The programs that `choice` names, and no kernel that they do not need. @param file the module of the plan's own kernels */
 export function compose(plan: Plan, file: string, choice: Choice): Composition {
   const modules = [file, ...plan.alternatives.map(({ kernelsFile }) => kernelsFile)].map((name) => ({

@@ -90,14 +90,19 @@ export class Fetcher {
   async description(parse: (json: unknown) => Manifest): Promise<Description> {
     const kept = await this.kept(parse);
     try {
-      const bytes = await this.download("model.json", this.url("model.json"), undefined, "no-cache", kept !== undefined);
-      const manifest = parse(this.parse("model.json", bytes));
-      if (kept === undefined || !sameBytes(kept.bytes, bytes)) await this.options.store.begin(bytes);
-      return { manifest, bytes, notice: undefined };
+      return await this.latest(parse, kept);
     } catch (error) {
       if (kept === undefined || !(error instanceof WispError)) throw error;
       return { ...kept, notice: `The copy of the model in this browser is used: ${error.message}` };
     }
+  }
+
+  /** model.json as the network gives it. @param kept what is here of it, so that nobody waits long */
+  async latest(parse: (json: unknown) => Manifest, kept?: Description): Promise<Description> {
+    const bytes = await this.download("model.json", this.url("model.json"), undefined, "no-cache", kept !== undefined);
+    const manifest = parse(this.parse("model.json", bytes));
+    if (kept === undefined || !sameBytes(kept.bytes, bytes)) await this.options.store.begin(bytes);
+    return { manifest, bytes, notice: undefined };
   }
 
   /** What an earlier load has kept: the latest that was loaded whole, if there is one. */

@@ -8,7 +8,8 @@
 // before the first of its files, so that loads in several tabs leave each other's alone, and an artifact that is being
 // replaced stays whole until the new one is.
 
-import type { FileCache } from "./cache";
+import type { FileCache } from "./file-cache";
+import { alone, announceChange } from "./locks";
 import type { FileEntry } from "./schema";
 import type { Bytes } from "./transfer";
 
@@ -25,25 +26,34 @@ export class ArtifactStore {
     private readonly base: string,
   ) {}
 
+  static keyOf({ sha256 }: FileEntry): string {
+    return FILES + sha256;
+  }
+
   get stores(): boolean {
     return this.cache.stores;
   }
 
   /** Unchecked. */
   file(entry: FileEntry): Promise<Bytes | undefined> {
-    return this.cache.get(FILES + entry.sha256);
+    return this.cache.get(ArtifactStore.keyOf(entry));
   }
 
   has(entry: FileEntry): Promise<boolean> {
-    return this.cache.has(FILES + entry.sha256);
+    return this.cache.has(ArtifactStore.keyOf(entry));
   }
 
   putFile(entry: FileEntry, bytes: Bytes): Promise<void> {
-    return this.cache.put(FILES + entry.sha256, bytes);
+    return this.cache.put(ArtifactStore.keyOf(entry), bytes);
+  }
+
+  /** Not read yet, and unchecked. */
+  blob(entry: FileEntry): Promise<Blob | undefined> {
+    return this.cache.blob(ArtifactStore.keyOf(entry));
   }
 
   deleteFile(entry: FileEntry): Promise<void> {
-    return this.cache.delete(FILES + entry.sha256);
+    return this.cache.delete(ArtifactStore.keyOf(entry));
   }
 
   /** model.json, unchecked. */
@@ -52,36 +62,34 @@ export class ArtifactStore {
   }
 
   /** This model.json is being loaded. */
-  begin(description: Bytes): Promise<void> {
-    return this.cache.put(this.key("pending"), description);
+  async begin(description: Bytes): Promise<void> {
+    await alone(() => this.cache.put(this.key("pending"), description));
+    if (this.stores) announceChange(this.base);
   }
 
   /** All that this model.json needed here is there: it takes the place of the one before, whose files go. */
   async complete(description: Bytes): Promise<void> {
-    await this.cache.put(this.key("complete"), description);
-    const pending = await this.description("pending");
-    if (pending !== undefined && sameBytes(pending, description)) await this.cache.delete(this.key("pending"));
-    await this.prune();
+    await alone(async () => {
+      await this.cache.put(this.key("complete"), description);
+      const pending = await this.description("pending");
+      if (pending !== undefined && sameBytes(pending, description)) await this.cache.delete(this.key("pending"));
+      await prune(this.cache);
+    });
+    if (this.stores) announceChange(this.base);
+  }
+
+  /** The artifact is forgotten, whole or begun, and with it every file that no other one has. */
+  async remove(states: readonly ArtifactState[] = ["complete", "pending"]): Promise<void> {
+    await alone(async () => {
+      for (const state of states) await this.cache.delete(this.key(state));
+      await prune(this.cache);
+    });
+    announceChange(this.base);
   }
 
   /** Deletes what belongs to no artifact. */
-  async prune(): Promise<void> {
-    const keys = await this.cache.keys();
-    const owned = new Set<string>();
-    for (const key of keys.filter((candidate) => candidate.startsWith(ARTIFACTS))) {
-      const description = await this.cache.get(key);
-      const hashes = description === undefined ? undefined : hashesOf(description);
-      if (hashes === undefined) await this.cache.delete(key);
-      else for (const hash of hashes) owned.add(hash);
-    }
-    const beginnings = new Set([...owned].map((hash) => hash.slice(0, 16)));
-    for (const key of keys) {
-      if (key.startsWith(ARTIFACTS)) continue;
-      const belongs = key.startsWith(FILES)
-        ? owned.has(key.slice(FILES.length))
-        : beginnings.has(new URL(key).searchParams.get("v")?.slice(0, 16) ?? "");
-      if (!belongs) await this.cache.delete(key);
-    }
+  prune(): Promise<void> {
+    return alone(() => prune(this.cache));
   }
 
   private key(state: ArtifactState): string {
@@ -89,15 +97,55 @@ export class ArtifactStore {
   }
 }
 
+/** A model.json that is kept. */
+export interface KeptDescription {
+  base: string;
+  state: ArtifactState;
+  bytes: Bytes;
+}
+
+/** All that is kept, by its content: the hashes of files, and the descriptions of artifacts. */
+export async function inventory(cache: FileCache): Promise<{ files: ReadonlySet<string>; descriptions: KeptDescription[] }> {
+  const keys = await cache.keys();
+  const files = new Set(keys.filter((key) => key.startsWith(FILES)).map((key) => key.slice(FILES.length)));
+  const descriptions: KeptDescription[] = [];
+  for (const key of keys.filter((candidate) => candidate.startsWith(ARTIFACTS))) {
+    const bytes = await cache.get(key);
+    const { pathname, searchParams } = new URL(key);
+    const state = pathname.endsWith("/complete") ? "complete" : "pending";
+    if (bytes !== undefined) descriptions.push({ base: searchParams.get("of") ?? "", state, bytes });
+  }
+  return { files, descriptions };
+}
+
+async function prune(cache: FileCache): Promise<void> {
+  const keys = await cache.keys();
+  const owned = new Set<string>();
+  for (const key of keys.filter((candidate) => candidate.startsWith(ARTIFACTS))) {
+    const description = await cache.get(key);
+    const listed = description === undefined ? undefined : listedFiles(description);
+    if (listed === undefined) await cache.delete(key);
+    else for (const { sha256 } of listed) owned.add(sha256);
+  }
+  const beginnings = new Set([...owned].map((hash) => hash.slice(0, 16)));
+  for (const key of keys) {
+    if (key.startsWith(ARTIFACTS)) continue;
+    const belongs = key.startsWith(FILES)
+      ? owned.has(key.slice(FILES.length))
+      : beginnings.has(new URL(key).searchParams.get("v")?.slice(0, 16) ?? "");
+    if (!belongs) await cache.delete(key);
+  }
+}
+
 export function sameBytes(a: Uint8Array, b: Uint8Array): boolean {
   return a.byteLength === b.byteLength && a.every((byte, i) => byte === b[i]);
 }
 
-/** Every hash in `files`; undefined when this is no model.json. */
-function hashesOf(description: Bytes): string[] | undefined {
+/** The files that a model.json lists; undefined when it is none. */
+export function listedFiles(description: Bytes): (FileEntry & { path: string })[] | undefined {
   try {
-    const json = JSON.parse(new TextDecoder().decode(description)) as { files?: Record<string, { sha256?: unknown }> };
-    return Object.values(json.files ?? {}).map(({ sha256 }) => String(sha256));
+    const json = JSON.parse(new TextDecoder().decode(description)) as { files?: Record<string, Partial<FileEntry>> };
+    return Object.entries(json.files ?? {}).map(([path, { bytes, sha256 }]) => ({ path, bytes: Number(bytes), sha256: String(sha256) }));
   } catch {
     return undefined;
   }

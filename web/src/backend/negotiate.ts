@@ -5,7 +5,7 @@ import type { Variant } from "../artifact/schema";
 import { BROWSERS } from "../api/browsers";
 import { DeviceError } from "../api/errors";
 import { nameOf, probe, type Probe, UNNAMED } from "./webgpu/adapter";
-import { wasmSupport, type WasmSupport } from "./wasm/backend";
+import { wasmSupport, type WasmSupport } from "./wasm/module";
 
 /** `gpu` undefined: nobody asked, as no variant needs to know. */
 export interface Device {

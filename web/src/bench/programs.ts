@@ -1,7 +1,7 @@
 // The programs of an artifact's variant on a device of their own: what each dispatch takes, and a step of many. Knows the plan
 // and the engine's backend; nothing of sessions.
 
-import { noCache } from "../artifact/cache";
+import { noCache } from "../artifact/file-cache";
 import { addressOf, Fetcher } from "../artifact/fetch";
 import { parseManifest, parseTensorCache } from "../artifact/manifest";
 import { parsePlan } from "../artifact/plan";
@@ -14,7 +14,8 @@ import { type Step, usage, WebGPUBackend } from "../backend/webgpu/backend";
 import { median } from "../runtime/median";
 import { allocate, recorded } from "../runtime/replay";
 import { STATE } from "../runtime/sampling";
-import { entryOf, uploadWeights } from "../worker/load/weights";
+import { entryOf } from "../worker/load/needs";
+import { uploadWeights } from "../worker/load/weights";
 import { RUNS } from "./device";
 
 /** WebGPU's most. */

@@ -15,7 +15,8 @@ import { SAMPLING_NAMES } from "../api/sampling";
 import { RequestError } from "../api/errors";
 import { Answers } from "./answers";
 import { Embedder, requireTask } from "./embeddings";
-import { fetchFromFiles, FOLDER } from "./files";
+import { fetchFromFiles, FOLDER, readerOf } from "./files";
+import { checkHeaders } from "./headers";
 import { addressOf, checkPlatform } from "./host";
 import { WorkerLink } from "./link";
 import { openaiFetch } from "./openai-fetch";
@@ -135,7 +136,7 @@ export async function createEngine(source: ArtifactSource, options: EngineOption
       throw new RequestError({ what: name, got: typeof given, expected: "a function" });
   signal?.throwIfAborted();
   const isAddress = typeof source === "string" || source instanceof URL;
-  const fetch = isAddress ? options.fetch : fetchFromFiles(source);
+  const fetch = isAddress ? options.fetch : fetchFromFiles(readerOf(source));
   const url = isAddress ? addressOf(source) : FOLDER;
   const { cache = isAddress } = options;
   const link = new WorkerLink({ ...options, ...(fetch === undefined ? {} : { fetch }) });
@@ -149,17 +150,5 @@ export async function createEngine(source: ArtifactSource, options: EngineOption
   } catch (error) {
     link.terminate();
     throw error;
-  }
-}
-
-function checkHeaders(headers: Record<string, string>): Record<string, string> {
-  try {
-    return Object.fromEntries(new Headers(headers));
-  } catch (error) {
-    throw new RequestError({
-      what: "headers",
-      got: error instanceof Error ? error.message : String(error),
-      expected: "names and values of HTTP headers",
-    });
   }
 }

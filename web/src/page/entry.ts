@@ -1,7 +1,8 @@
 // What `import ... from "wisp"` gives: small, so that a page that may never load a model pays little. The engine comes when
-// createEngine() is called.
+// createEngine() is called, what `models` does when one of its methods is.
 
-import type { ArtifactSource, Engine, EngineOptions } from "../api/types";
+import type { ArtifactSource, Engine, EngineOptions, Models } from "../api/types";
+import { onChange } from "../artifact/locks";
 
 export type * from "../api/types";
 export { ArtifactError, DeviceError, NetworkError, RequestError, WispError } from "../api/errors";
@@ -16,3 +17,16 @@ export async function createEngine(source: ArtifactSource, options: EngineOption
   const engine = await import("./engine");
   return engine.createEngine(source, options);
 }
+
+type Later = Omit<Models, "onChange">;
+type Method = (...args: unknown[]) => unknown;
+
+const later =
+  (name: keyof Later) =>
+  async (...args: unknown[]) =>
+    ((await import("./models")).models[name] as Method)(...args);
+
+const METHODS = ["list", "has", "size", "prefetch", "delete", "verify", "export", "exportTo", "import", "estimate", "persist"] as const;
+
+/** The models that this browser keeps for the page's site. */
+export const models: Models = { ...(Object.fromEntries(METHODS.map((name) => [name, later(name)])) as unknown as Later), onChange };

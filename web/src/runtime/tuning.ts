@@ -4,8 +4,8 @@
 // programs are compared is autotune.ts's business.
 
 import type { AdapterInfo, Tuning } from "../api/types";
-import type { FileCache } from "../artifact/cache";
-import { type Choice, replaced } from "../artifact/choice";
+import type { FileCache } from "../artifact/file-cache";
+import { type Choice, lacking, replaced } from "../artifact/choice";
 import type { Alternative, Manifest, Plan, Variant } from "../artifact/schema";
 import type { Backend, BufferHandle } from "../backend/backend";
 import { DeviceError } from "../api/errors";
@@ -107,15 +107,12 @@ export async function decide(
     memory.keep(key, remembered);
     return { kind: "remembered", choice: remembered.choice };
   }
-  const { navigator } = globalThis as { navigator?: { gpu?: { wgslLanguageFeatures?: ReadonlySet<string> } } };
-  const features = navigator?.gpu?.wgslLanguageFeatures;
-  const lacks = ({ languageFeatures }: Alternative) => languageFeatures.filter((feature) => features?.has(feature) !== true);
   return {
     kind: "measure",
-    alternatives: plan.alternatives.filter((alternative) => lacks(alternative).length === 0),
+    alternatives: plan.alternatives.filter((alternative) => lacking(alternative).length === 0),
     missing: plan.alternatives
-      .filter((alternative) => lacks(alternative).length > 0)
-      .map((alternative) => ({ alternative: alternative.name, reason: `the browser's WGSL lacks ${lacks(alternative).join(" and ")}` })),
+      .filter((alternative) => lacking(alternative).length > 0)
+      .map((alternative) => ({ alternative: alternative.name, reason: `the browser's WGSL lacks ${lacking(alternative).join(" and ")}` })),
     key,
     before: remembered ?? { choice: {}, tries: 0, final: false },
     budgetMs: wanted === true ? FORCED_BUDGET_MS : BUDGET_MS,

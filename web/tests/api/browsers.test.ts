@@ -15,6 +15,7 @@ const built = new Map<string, string>();
 const ASKED_FIRST: Record<string, string> = {
   ".createPolicy()": "trusted types: DOMPurify asks whether there are any",
   ".getAttributeType()": "trusted types likewise",
+  ".createWritable()": "exports to a folder ask whether it is there (page/models.ts)",
   ".estimate()": "the loader asks whether it is there (worker/load/room.ts)",
   ":has": "a highlight of the chosen model",
 };

@@ -1,7 +1,7 @@
 // The fetcher and its store: what is asked of the network, what is kept, for whom, and what takes the network's place.
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
-import type { FileCache } from "../../src/artifact/cache";
-import { noCache } from "../../src/artifact/cache";
+import type { FileCache } from "../../src/artifact/file-cache";
+import { noCache } from "../../src/artifact/file-cache";
 import { addressOf, Fetcher, isOutdated } from "../../src/artifact/fetch";
 import type { FileEntry, Manifest } from "../../src/artifact/schema";
 import { ArtifactStore } from "../../src/artifact/store";

@@ -1,6 +1,6 @@
 // What one load learns of a plan's alternatives and the next one believes.
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
-import type { FileCache } from "../../src/artifact/cache";
+import type { FileCache } from "../../src/artifact/file-cache";
 import type { Manifest, Plan } from "../../src/artifact/schema";
 import { decide, type Decision, measure, TuningMemory } from "../../src/runtime/tuning";
 import { allocate, Replay } from "../../src/runtime/replay";

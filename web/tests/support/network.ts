@@ -2,7 +2,7 @@
 // fast as the code under test waits. Nothing here takes real time.
 import { createHash } from "node:crypto";
 import { vi } from "vitest";
-import type { FileCache } from "../../src/artifact/cache";
+import type { FileCache } from "../../src/artifact/file-cache";
 import type { FileEntry } from "../../src/artifact/schema";
 import type { FetchFunction } from "../../src/artifact/transfer";
 
@@ -117,6 +117,10 @@ export class MemoryCache implements FileCache {
     this.refusal ??= reason;
   }
   get = (key: string) => Promise.resolve(this.entries.get(key)?.slice());
+  blob = async (key: string) => {
+    const bytes = await this.get(key);
+    return bytes === undefined ? undefined : new Blob([bytes]);
+  };
   has = (key: string) => Promise.resolve(this.entries.has(key));
   put = async (key: string, bytes: Bytes) => {
     await this.beforePut();

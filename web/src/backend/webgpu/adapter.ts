@@ -11,8 +11,8 @@ export type Probe =
   | { adapter: undefined; error: DeviceError; reason: string };
 
 export async function probe(): Promise<Probe> {
-  // The types promise `gpu`; browsers do not.
-  const gpu = (navigator as { gpu?: GPU }).gpu;
+  // The types promise both; browsers do not, nor does Node.
+  const gpu = (globalThis as { navigator?: { gpu?: GPU } }).navigator?.gpu;
   if (gpu === undefined) return noWebGPU();
   const found = await findAdapter(gpu);
   if (found === null) {

@@ -7,8 +7,10 @@
 
 import { anySignal } from "../../artifact/abort";
 import type { LoadProgress } from "../../api/types";
-import { noCache, openCache } from "../../artifact/cache";
-import { addressOf, type Description, Fetcher, isOutdated } from "../../artifact/fetch";
+import { openCache } from "../../artifact/cache";
+import { noCache } from "../../artifact/file-cache";
+import { type Address, addressOf, type Description, Fetcher, isOutdated } from "../../artifact/fetch";
+import { inUse } from "../../artifact/locks";
 import { parseManifest, parseTensorCache } from "../../artifact/manifest";
 import type { Manifest } from "../../artifact/schema";
 import { ArtifactStore, sameBytes } from "../../artifact/store";
@@ -17,10 +19,11 @@ import { checkThreads } from "../../backend/wasm/pool";
 import { eligible, inspect, negotiate } from "../../backend/negotiate";
 import { DeviceError, NetworkError, RequestError, type WispError } from "../../api/errors";
 import { checkNumber } from "../../api/options";
+import { entryOf, textFiles, TEXTS } from "./needs";
 import { ProgressMeter } from "./progress";
 import { storageNotices } from "./room";
 import { type Artifact, startVariant } from "./variant";
-import { entryOf } from "./weights";
+
 import type { LoadOptions } from "../../protocol/messages";
 import { Supervisor, type SupervisorOptions } from "../supervisor";
 import { Session } from "../../runtime/session";
@@ -62,7 +65,7 @@ const MOST_RESTARTS = 3;
  * @param fetch in place of the worker's own
  * @throws ArtifactError, NetworkError, DeviceError, RequestError; whatever was made is disposed of then
  */
-export async function load(
+export function load(
   url: string,
   options: LoadOptions,
   signal: AbortSignal,
@@ -70,11 +73,22 @@ export async function load(
   events: LoadEvents = {},
   fetch?: FetchFunction,
 ): Promise<LoadedModel> {
+  const address = addressOf(url);
+  return inUse(address.base, () => loadFrom(address, options, signal, onProgress, events, fetch));
+}
+
+async function loadFrom(
+  address: Address,
+  options: LoadOptions,
+  signal: AbortSignal,
+  onProgress: (progress: LoadProgress) => void,
+  events: LoadEvents,
+  fetch: FetchFunction | undefined,
+): Promise<LoadedModel> {
   const startedAt = performance.now();
   const checked = { threads: checkThreads(options.threads), autotune: checkAutotune(options.autotune) };
   const meter = new ProgressMeter(onProgress);
   meter.enter("manifest");
-  const address = addressOf(url);
   const cache = options.cache ? await openCache() : noCache;
   if (cache.stores) events.onKeeping?.();
   const store = new ArtifactStore(cache, address.base);
@@ -184,12 +198,6 @@ function capacity(wanted: number | undefined, manifest: Manifest): number {
   return wanted === undefined
     ? manifest.context
     : checkNumber("contextLength", wanted, { least: 1, most: manifest.context, integer: true });
-}
-
-const TEXTS = ["tokenizer.json", "tokenizer_config.json"] as const;
-
-function textFiles({ tokenizer }: Manifest): string[] {
-  return TEXTS.filter((name) => tokenizer.includes(name));
 }
 
 async function loadTexts(fetcher: Fetcher, manifest: Manifest): Promise<Texts> {

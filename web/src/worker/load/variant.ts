@@ -18,7 +18,8 @@ import { decide, measure, type TuningMemory, UNTUNED } from "../../runtime/tunin
 import { isOutOfMemory, lowered, startWithin, type WantedContext, withinWasm } from "./context";
 import type { ProgressMeter, ProgressPart } from "./progress";
 import { checkRoom } from "./room";
-import { entryOf, uploadWeights, variantFiles } from "./weights";
+import { entryOf, kernelsPath, variantFiles } from "./needs";
+import { uploadWeights } from "./weights";
 
 /** What is read of an artifact whichever variant runs, once; validated. */
 export interface Artifact {
@@ -230,8 +231,4 @@ async function compile(
     const bytes = await load(file);
     await backend.compile(variant.backend === "wasm" ? bytes : new TextDecoder().decode(bytes), kernels);
   }
-}
-
-function kernelsPath({ kernels, kernelsRelaxed }: Variant): string {
-  return kernelsRelaxed !== undefined && wasmSupport().relaxedSimd ? kernelsRelaxed : kernels;
 }

@@ -1,32 +1,16 @@
-// The weights of a variant: which files it needs, and their way from the fetcher into the device's buffers.
+// The way of a variant's weights from the fetcher into the device's buffers.
 
-import { fail } from "../../artifact/checks";
 import type { Fetcher } from "../../artifact/fetch";
 import type { FileEntry, Manifest, Plan, TensorCache } from "../../artifact/schema";
 import type { Backend, BufferHandle } from "../../backend/backend";
 import { type Piece, planUploads } from "../../runtime/upload";
+import { CONSTANTS, entryOf, needsConstants } from "./needs";
 
 /** The most of the weights that is in JavaScript's memory, from the first byte of a file until it is uploaded and stored. */
 const MOST_HELD_BYTES = 64 * 2 ** 20;
 const MOST_HELD_FILES = 6;
 /** The most that the device has been handed and has not yet taken. Enough for queues that say so ten times a second. */
 const MOST_QUEUED_BYTES = 128 * 2 ** 20;
-const CONSTANTS = "constants.bin";
-
-export function entryOf(manifest: Manifest, path: string): FileEntry {
-  return manifest.files.get(path) ?? fail("model.json", `files has no ${path}`, undefined, "its size and SHA-256");
-}
-
-function needsConstants(plan: Plan): boolean {
-  return plan.buffers.some((buffer) => buffer.kind === "constant");
-}
-
-/** What the plan needs beside itself and its own kernels. @param kernels the files of others */
-export function variantFiles(manifest: Manifest, plan: Plan, weights: TensorCache, kernels: readonly string[]): FileEntry[] {
-  const shards = [...planUploads(plan, weights).keys()].map((shard) => shard.path);
-  const paths = [...kernels, ...(needsConstants(plan) ? [CONSTANTS] : []), ...shards];
-  return paths.map((path) => entryOf(manifest, path));
-}
 
 /** A file, and where its bytes go. */
 interface Upload {
