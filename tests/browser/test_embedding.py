@@ -200,4 +200,4 @@ def test_a_worker_of_the_pages_own(own_page: Page) -> None:
     got = own_page.evaluate(script)
     assert (got["ids"], got["started"]) == (TOY.generate(PROMPT, 9), 1)
     assert got["wrong"].startswith("worker")
-    assert "expected a function" in got["wrong"]
+    assert "a function that makes a worker" in got["wrong"]

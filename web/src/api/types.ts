@@ -57,8 +57,12 @@ export interface EngineOptions {
   /**
    * Starts the engine's worker in place of the engine itself, where the page knows better where `worker.js` lies. Called again
    * when a worker ended or hung. It may be a module worker of the page's own whose script is `import "wisp/worker"`.
+   *
+   * `"shared"`, or a SharedWorker: tabs of the site that load the same artifact with the same options have one model, which is in
+   * the device's memory once; their requests take turns. Statistics are the model's, whoever asked. Another artifact, or other
+   * options, is a model beside it. Where tabs cannot share, `info.notices` says why this one has its own.
    */
-  worker?: () => Worker;
+  worker?: "shared" | SharedWorker | (() => Worker | SharedWorker);
 }
 
 export interface AdapterInfo {

@@ -14,7 +14,7 @@ export function checkPlatform(): void {
 
 export function startWorker({ onMessage, onError, start }: WorkerEvents): EngineWorker {
   if (start !== undefined)
-    throw new RequestError({ what: "worker", got: "a function", expected: "nothing: in Node the engine starts its own" });
+    throw new RequestError({ what: "worker", got: typeof start, expected: "nothing: in Node the engine starts its own" });
   // Not the options of this process: with --input-type, for one, a thread does not start.
   const thread = new Worker(new URL(/* @vite-ignore */ "./wisp-node-worker.mjs", import.meta.url), { execArgv: [] });
   thread.on("message", onMessage);

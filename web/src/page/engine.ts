@@ -131,9 +131,9 @@ export async function createEngine(source: ArtifactSource, options: EngineOption
   const { backend = "auto", contextLength, threads, autotune, signal, worker } = options;
   checkPlatform();
   const headers = checkHeaders(options.headers ?? {});
-  for (const [name, given] of Object.entries({ fetch: options.fetch, worker }))
-    if (given !== undefined && typeof given !== "function")
-      throw new RequestError({ what: name, got: typeof given, expected: "a function" });
+  if (options.fetch !== undefined && typeof options.fetch !== "function")
+    throw new RequestError({ what: "fetch", got: typeof options.fetch, expected: "a function" });
+  checkWorker(worker);
   signal?.throwIfAborted();
   const isAddress = typeof source === "string" || source instanceof URL;
   const fetch = isAddress ? options.fetch : fetchFromFiles(readerOf(source));
@@ -151,4 +151,11 @@ export async function createEngine(source: ArtifactSource, options: EngineOption
     link.terminate();
     throw error;
   }
+}
+
+function checkWorker(worker: unknown): void {
+  const isShared = worker === "shared" || (typeof SharedWorker !== "undefined" && worker instanceof SharedWorker);
+  if (worker === undefined || typeof worker === "function" || isShared) return;
+  const got = typeof worker === "string" ? JSON.stringify(worker) : typeof worker;
+  throw new RequestError({ what: "worker", got, expected: '"shared", a SharedWorker, or a function that makes a worker' });
 }

@@ -4,11 +4,14 @@
 import { BROWSERS, tooOld } from "../api/browsers";
 import { DeviceError } from "../api/errors";
 import { foreignWorker, isForeign } from "../api/foreign";
+import type { EngineOptions } from "../api/types";
 import type { FromWorker, ToWorker } from "../protocol/messages";
 
 export interface EngineWorker {
   post(message: ToWorker): void;
   terminate(): void;
+  /** What is otherwise than was asked for, in plain words. */
+  readonly notice?: string;
 }
 
 export interface WorkerEvents {
@@ -16,7 +19,9 @@ export interface WorkerEvents {
   /** It could not be started (then without a word, in browsers) or failed. */
   onError: (message: string) => void;
   /** Starts it in place of this module. */
-  start?: (() => Worker) | undefined;
+  start?: EngineOptions["worker"];
+  /** One before it has failed. */
+  again?: boolean;
 }
 
 /** Before anything is fetched or started. @throws DeviceError("old-browser") */
@@ -40,12 +45,54 @@ function newWorker(): Worker {
   return new Worker(new URL(/* @vite-ignore */ "./worker.js", import.meta.url), { type: "module", name: "wisp" });
 }
 
-export function startWorker({ onMessage, onError, start = newWorker }: WorkerEvents): EngineWorker {
-  const worker = start();
-  worker.onmessage = ({ data }: MessageEvent<FromWorker>) => onMessage(data);
-  worker.onerror = ({ message }) => onError(message);
-  worker.onmessageerror = () => onError("a message of it could not be read");
-  return { post: (message) => worker.postMessage(message), terminate: () => worker.terminate() };
+export function startWorker({ start = newWorker, again = false, ...events }: WorkerEvents): EngineWorker {
+  if (start !== "shared") return connect(typeof start === "function" ? start() : start, events);
+  const obstacle = again ? "the shared one failed" : sharedObstacle();
+  if (obstacle === undefined) return connect(newSharedWorker(), events);
+  return { ...connect(newWorker(), events), notice: `This tab has a worker and a model of its own: ${obstacle}.` };
+}
+
+/** Why tabs cannot share a worker. */
+function sharedObstacle(): string | undefined {
+  if (!("SharedWorker" in globalThis)) return "this browser has no shared workers";
+  return isForeign(import.meta.url) ? "the engine's files lie at another origin, where tabs cannot start one together" : undefined;
+}
+
+function newSharedWorker(): SharedWorker {
+  return new SharedWorker(new URL(/* @vite-ignore */ "./worker.js", import.meta.url), { type: "module", name: "wisp" });
+}
+
+/** Whose ports are closed. */
+const left = new WeakSet<SharedWorker>();
+
+function connect(worker: Worker | SharedWorker, { onMessage, onError }: Pick<WorkerEvents, "onMessage" | "onError">): EngineWorker {
+  const port = "port" in worker ? worker.port : worker;
+  port.onmessage = ({ data }: MessageEvent<FromWorker>) => onMessage(data);
+  port.onmessageerror = () => onError("a message of it could not be read");
+  worker.onerror = ({ message }: Partial<ErrorEvent>) => onError(message ?? "");
+  const post = (message: ToWorker) => port.postMessage(message);
+  if (!("port" in worker)) return { post, terminate: () => worker.terminate() };
+  if (left.has(worker)) queueMicrotask(() => onError("one SharedWorker serves one engine: give createEngine() a function that makes it"));
+  const release = holdLock((lock) => post({ type: "client", lock }));
+  const terminate = () => {
+    left.add(worker);
+    post({ type: "bye" });
+    worker.port.close();
+    release();
+  };
+  return { post, terminate };
+}
+
+/** A lock that others get when this page has ended, however it ended. @returns what lets go of it */
+function holdLock(onHeld: (lock: string) => void): () => void {
+  const lock = `wisp-page-${crypto.randomUUID()}`;
+  let release: () => void = () => undefined;
+  const released = new Promise<void>((resolve) => (release = resolve));
+  void (navigator as { locks?: LockManager }).locks?.request(lock, () => {
+    onHeld(lock);
+    return released;
+  });
+  return release;
 }
 
 /** Calls `onGone` when the worker that holds the lock has ended: browsers send no event when they end one. */

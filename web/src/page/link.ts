@@ -191,7 +191,7 @@ export class WorkerLink {
     return total;
   }
 
-  private start(): void {
+  private start(again = false): void {
     const onError = (message: string) => {
       const started = this.loaded !== undefined;
       const what =
@@ -207,6 +207,7 @@ export class WorkerLink {
         if (worker === this.worker) onError(message);
       },
       start: this.events.worker,
+      again,
     });
     this.worker = worker;
     this.textOf = undefined;
@@ -236,7 +237,7 @@ export class WorkerLink {
     if (this.stopped !== undefined && this.pending.has(this.stopped)) this.endFirst();
     this.spent = { ...this.stats, recoveries: (this.stats?.recoveries ?? 0) + 1 };
     if (this.latestStats !== undefined) this.latestStats = zeros(this.latestStats);
-    this.start();
+    this.start(true);
     this.events.onRecovering?.(error);
     this.reload(args).catch((failure: unknown) => {
       if (this.closed !== undefined) return;
@@ -280,6 +281,12 @@ export class WorkerLink {
     }
   }
 
+  /** With what is to be said of the worker. */
+  private noticed(info: EngineInfo): EngineInfo {
+    const { notice } = this.worker;
+    return notice === undefined ? info : { ...info, notices: [...info.notices, notice] };
+  }
+
   private send(message: ToWorker): void {
     this.worker.post(message);
   }
@@ -318,8 +325,8 @@ export class WorkerLink {
       }
       case "moved":
         if (this.closed !== undefined) return;
-        this.latestInfo = message.info;
-        this.events.onBackendChange?.(message.info);
+        this.latestInfo = this.noticed(message.info);
+        this.events.onBackendChange?.(this.latestInfo);
         return;
       case "lost": {
         if (this.closed !== undefined) return;
@@ -342,8 +349,10 @@ export class WorkerLink {
       case "result": {
         this.latestStats = message.stats;
         const pending = this.pending.get(message.id);
-        if (pending?.call.name === "load") this.loaded = pending.call.args;
-        pending?.resolve(message.value as never);
+        if (pending?.call.name === "load") {
+          this.loaded = pending.call.args;
+          pending.resolve(this.noticed(message.value as EngineInfo) as never);
+        } else pending?.resolve(message.value as never);
         this.pending.delete(message.id);
         return;
       }

@@ -152,6 +152,10 @@ export type ToWorker =
   | PageAnswer
   /** The logits of the call `id` as its processor left them, or why it failed. */
   | { type: "logits"; id: number; logits: Float32Array<ArrayBuffer> | undefined; error: SerializedError | undefined }
+  /** Of a page that may end before the worker does: whoever gets this Web Lock knows that it has. */
+  | { type: "client"; lock: string }
+  /** The page wants nothing any more. */
+  | { type: "bye" }
   /** Answered as soon as the worker's event loop turns. */
   | { type: "ping" };
 

@@ -1,18 +1,28 @@
-// The engine's worker in a browser; built as worker.js, which page/host.ts starts.
+// The engine's worker in a browser, a page's own or a shared one; built as worker.js, which page/host.ts starts.
 
 import type { FromWorker, ToWorker } from "../protocol/messages";
-import { serve } from "./serve";
+import { Models } from "./clients";
+import { serve, type WorkerPort } from "./serve";
 
-/** The part of DedicatedWorkerGlobalScope that is used: TypeScript's DOM and worker libraries exclude each other. */
-interface WorkerScope {
+/** What is used of a worker's scope, or of a port to a shared one's: TypeScript's DOM and worker libraries exclude each other. */
+interface Port {
   postMessage(message: FromWorker, transfer?: Transferable[]): void;
   onmessage: ((event: MessageEvent<ToWorker>) => void) | null;
 }
-const scope = globalThis as unknown as WorkerScope;
+interface SharedScope {
+  onconnect: (event: { ports: readonly [Port] }) => void;
+}
 
-serve({
-  post: (message, transfer) => scope.postMessage(message, transfer),
-  listen: (receive) => {
-    scope.onmessage = ({ data }) => receive(data);
-  },
-});
+function portOf(port: Port): WorkerPort {
+  return {
+    post: (message, transfer) => port.postMessage(message, transfer),
+    listen: (receive) => {
+      port.onmessage = ({ data }) => receive(data);
+    },
+  };
+}
+
+if ("onconnect" in globalThis) {
+  const models = new Models();
+  (globalThis as unknown as SharedScope).onconnect = ({ ports: [port] }) => serve(portOf(port), models);
+} else serve(portOf(globalThis as unknown as Port));

@@ -1,9 +1,11 @@
-// The worker's end of the protocol: one model, one queue. Knows messages and their order; what a model answers is model.ts's, how
-// it comes to be load/'s. Calls that use the KV cache run one after another in the order of arrival, never interleaved.
+// The worker's end of the protocol: one model a port, which ports may have in common (clients.ts). Knows messages and their order;
+// what a model answers is model.ts's, how it comes to be load/'s. Calls that use a model's KV cache run one after another, those of
+// a port in the order of arrival, never interleaved.
 
-import { deserializeError, serializeError } from "../api/errors";
+import { abortError, deserializeError, serializeError } from "../api/errors";
 import type { Call, CallName, Calls, ChatCall, FromWorker, ToWorker } from "../protocol/messages";
 import { announced, onTextWork } from "../text/work";
+import { type Client, Models, type SharedModel } from "./clients";
 import { load, type LoadedModel, type LoadEvents } from "./load/load";
 import { type Asker, chat, complete, generate } from "./answer";
 import { embed } from "./embed";
@@ -20,40 +22,59 @@ export interface WorkerPort {
   listen: (receive: (message: ToWorker) => void) => void;
 }
 
-/** Answers what comes through `port`, for as long as the worker lives. Once in a worker: it hears all work on text there. */
-export function serve(port: WorkerPort): void {
-  const server = new Server(port);
-  onTextWork((work) => port.post({ type: "text", work, id: server.textOf }));
-  holdLock(port);
+const servers = new Set<Server>();
+onTextWork((work) => {
+  // All hear of it: while it lasts, none of them is answered.
+  for (const server of servers) server.post({ type: "text", work, id: server.textOf });
+});
+
+/**
+ * Answers what comes through `port`, until the worker ends or whoever is behind the port does.
+ *
+ * @param models what ports have in common
+ */
+export function serve(port: WorkerPort, models = new Models()): void {
+  const server = new Server(port, models);
+  servers.add(server);
   port.listen((message) => server.receive(message));
 }
 
-/** Held until the worker ends, however it ends. */
-function holdLock({ post }: WorkerPort): void {
-  const { locks } = (globalThis.navigator as { locks?: LockManager } | undefined) ?? {};
-  if (locks === undefined) return;
-  const lock = `wisp-worker-${crypto.randomUUID()}`;
-  void locks.request(lock, () => {
-    post({ type: "started", lock });
-    return new Promise(() => undefined);
-  });
-}
-
-class Server {
+class Server implements Client {
   /** The call whose text is being worked on. */
   textOf: number | undefined;
-  private model: LoadedModel | undefined;
-  /** The end of the queue. */
-  private queue: Promise<unknown> = Promise.resolve();
+  readonly post: WorkerPort["post"];
+  private shared: SharedModel | undefined;
+  /** The load, when there was one. */
+  private joined: Promise<unknown> = Promise.resolve();
   /** Of every call that is running or waits; an abort reaches both. */
   private readonly aborts = new Map<number, AbortController>();
-  private running: number | undefined;
   /** Of calls whose logits the page has. */
   private readonly processing = new Map<number, { resolve: (logits: Float32Array) => void; reject: (error: Error) => void }>();
   private readonly pageFetch: PageFetch;
 
-  constructor(private readonly port: WorkerPort) {
-    this.pageFetch = new PageFetch((message) => port.post(message));
+  /** Lets go of the lock that says that the worker lives. */
+  private release: () => void = () => undefined;
+
+  constructor(
+    port: WorkerPort,
+    private readonly models: Models,
+  ) {
+    this.post = port.post;
+    this.pageFetch = new PageFetch((message) => this.post(message));
+    this.holdLock();
+  }
+
+  private get model(): LoadedModel | undefined {
+    return this.shared?.model;
+  }
+
+  /** Held until the worker ends, however it ends. */
+  private holdLock(): void {
+    const lock = `wisp-worker-${crypto.randomUUID()}`;
+    void lockManager()?.request(lock, () => {
+      this.post({ type: "started", lock });
+      return new Promise<void>((resolve) => (this.release = resolve));
+    });
   }
 
   receive(message: ToWorker): void {
@@ -64,8 +85,17 @@ class Server {
       case "abort":
         this.aborts.get(message.id)?.abort();
         return;
-      case "interrupt":
-        if (this.running !== undefined) this.aborts.get(this.running)?.abort();
+      case "interrupt": {
+        const running = this.shared?.queue.running;
+        if (running?.client === this) this.aborts.get(running.id)?.abort();
+        return;
+      }
+      case "client":
+        // To be had when the page has ended, however it ended.
+        void lockManager()?.request(message.lock, () => this.close());
+        return;
+      case "bye":
+        this.close();
         return;
       case "response":
       case "piece":
@@ -81,7 +111,7 @@ class Server {
         return;
       }
       case "ping":
-        this.port.post({ type: "pong" });
+        this.post({ type: "pong" });
         return;
       default:
         message satisfies never;
@@ -94,34 +124,25 @@ class Server {
     this.aborts.set(id, controller);
     try {
       const value = await (isExclusive(call.name) ? this.enqueue(call, controller.signal) : this.perform(call, controller.signal));
-      this.port.post({ type: "result", id, value, stats: statsOf(this.model) }, value instanceof Float32Array ? [value.buffer] : []);
+      this.post({ type: "result", id, value, stats: statsOf(this.model) }, value instanceof Float32Array ? [value.buffer] : []);
     } catch (error) {
-      this.port.post({ type: "error", id, error: serializeError(error), stats: statsOf(this.model) });
+      this.post({ type: "error", id, error: serializeError(error), stats: statsOf(this.model) });
     } finally {
       this.aborts.delete(id);
       this.processing.delete(id);
     }
   }
 
-  private enqueue(call: Call, signal: AbortSignal): Promise<Result> {
-    const result = this.queue.then(async () => {
-      this.running = call.id;
-      try {
-        return await this.perform(call, signal);
-      } finally {
-        this.running = undefined;
-      }
-    });
-    this.queue = result.catch(() => undefined);
-    return result;
+  private async enqueue(call: Call, signal: AbortSignal): Promise<Result> {
+    await this.joined.catch(() => undefined);
+    return this.shared === undefined ? this.perform(call, signal) : this.shared.queue.run(this, call.id, () => this.perform(call, signal));
   }
 
   private async perform(call: Call, signal: AbortSignal): Promise<Result> {
     const { id } = call;
     switch (call.name) {
       case "load":
-        this.model = await this.load(call.args, signal);
-        return describe(this.model);
+        return describe(await (this.joined = this.load(call.args, signal)));
       case "logits":
         return this.loaded().session.logits(call.args.ids);
       case "embed":
@@ -150,36 +171,66 @@ class Server {
         this.loaded().session.reset();
         return null;
       case "dispose":
-        for (const controller of this.aborts.values()) controller.abort();
-        this.model?.supervisor.dispose();
+        this.leave();
         return null;
     }
+  }
+
+  /** Nobody is behind the port any more. */
+  private close(): void {
+    this.leave();
+    servers.delete(this);
+    this.release();
+  }
+
+  /** What is asked is ended, what was loaded is left. */
+  private leave(): void {
+    for (const controller of this.aborts.values()) controller.abort();
+    for (const { reject } of this.processing.values()) reject(abortError());
+    this.processing.clear();
+    if (this.shared !== undefined) this.models.leave(this, this.shared);
+    this.shared = undefined;
   }
 
   private asker(id: number, signal: AbortSignal): Asker {
     return {
       signal,
-      onDelta: (delta) => this.port.post({ type: "delta", id, delta, stats: statsOf(this.model) }),
+      onDelta: (delta) => this.post({ type: "delta", id, delta, stats: statsOf(this.model) }),
       process: (logits, ids) =>
         new Promise((resolve, reject) => {
           this.processing.set(id, { resolve, reject });
-          this.port.post({ type: "logits", id, logits, ids }, [logits.buffer]);
+          this.post({ type: "logits", id, logits, ids }, [logits.buffer]);
         }),
     };
   }
 
-  private load({ url, options }: Calls["load"]["args"], signal: AbortSignal): Promise<LoadedModel> {
-    const { port } = this;
+  /** An abort ends the wait, and the load itself unless others wait for it. */
+  private async load(args: Calls["load"]["args"], signal: AbortSignal): Promise<LoadedModel> {
+    const shared = this.models.join(this, keyOf(args), (model) => this.start(args, model));
+    this.shared = shared;
+    const aborted = new Promise<never>((_, reject) => {
+      signal.addEventListener("abort", () => reject(abortError(signal)), { once: true });
+    });
+    try {
+      return await Promise.race([shared.loading ?? aborted, aborted]);
+    } catch (error) {
+      this.models.leave(this, shared);
+      this.shared = undefined;
+      throw error;
+    }
+  }
+
+  private start({ url, options }: Calls["load"]["args"], shared: SharedModel): Promise<LoadedModel> {
     const events: LoadEvents = {
-      onKeeping: () => port.post({ type: "keeping" }),
-      onRecovering: (error) => port.post({ type: "recovering", error: serializeError(error) }),
+      onKeeping: () => shared.post({ type: "keeping" }),
+      onRecovering: (error) => shared.post({ type: "recovering", error: serializeError(error) }),
       onMoved: () => {
-        if (this.model !== undefined) port.post({ type: "moved", info: describe(this.model) });
+        if (shared.model !== undefined) shared.post({ type: "moved", info: describe(shared.model) });
       },
-      onLost: (error) => port.post({ type: "lost", error: serializeError(error) }),
+      onLost: (error) => shared.post({ type: "lost", error: serializeError(error) }),
     };
     const fetch = options.fetchesOnPage ? (address: string, init: RequestInit) => this.pageFetch.fetch(address, init) : undefined;
-    return load(url, options, signal, (progress) => port.post({ type: "progress", progress }), events, fetch);
+    return load(url, options, shared.ends.signal, (progress) => shared.post({ type: "progress", progress }), events, fetch);
   }
 
   private loaded(): LoadedModel {
@@ -198,9 +249,18 @@ class Server {
   }
 }
 
+/** What makes two loads one; a page's own fetch function makes it the page's own. */
+function keyOf({ url, options }: Calls["load"]["args"]): string | undefined {
+  const { backend, contextLength, threads, autotune, fetchesOnPage } = options;
+  return fetchesOnPage ? undefined : JSON.stringify([url, backend, contextLength, threads, autotune]);
+}
+
+function lockManager(): LockManager | undefined {
+  return ((globalThis as { navigator?: object }).navigator as { locks?: LockManager } | undefined)?.locks;
+}
+
 function isExclusive(name: CallName): boolean {
   switch (name) {
-    case "load":
     case "logits":
     case "embed":
     case "generate":
@@ -208,6 +268,7 @@ function isExclusive(name: CallName): boolean {
     case "complete":
     case "reset":
       return true;
+    case "load":
     case "tokenize":
     case "detokenize":
     case "template":

@@ -35,16 +35,27 @@ test("calls of the KV cache are answered in their order, each by its id, and a f
     { type: "call", id: 7, name: "load", args: { url: "http://nowhere.invalid/", options: OPTIONS } },
     { type: "call", id: 8, name: "logits", args: { ids: [1] } },
     { type: "call", id: 9, name: "reset", args: null },
-    { type: "call", id: 3, name: "dispose", args: null },
   ];
   for (const call of calls) tell(call);
-  await vi.waitFor(() => expect(answered(said)).toHaveLength(4));
-  const ids = answered(said).map((message) => ("id" in message ? message.id : undefined));
-  expect(ids.filter((id) => id !== 3)).toEqual([7, 8, 9]);
-  expect(ids[0], "dispose() waits for nobody").toBe(3);
-  expect(answered(said).find((message) => "id" in message && message.id === 7)).toMatchObject({
+  await vi.waitFor(() => expect(answered(said)).toHaveLength(3));
+  expect(answered(said).map((message) => ("id" in message ? message.id : undefined))).toEqual([7, 8, 9]);
+  expect(answered(said)[0]).toMatchObject({
     type: "error",
     error: { name: "RequestError", what: "threads", got: "0", expected: "an integer from 1 to 64" },
     stats: { tokens: 0, recoveries: 0 },
   });
+});
+
+test("dispose() waits for nobody, and ends the load", async () => {
+  const { said, tell } = start();
+  const options = { ...OPTIONS, threads: undefined, fetchesOnPage: true }; // The page does not answer.
+  tell({ type: "call", id: 1, name: "load", args: { url: "http://nowhere.invalid/", options } });
+  await vi.waitFor(() => expect(said.some(({ type }) => type === "fetch")).toBe(true));
+  tell({ type: "call", id: 2, name: "dispose", args: null });
+  await vi.waitFor(() => expect(answered(said)).toHaveLength(2));
+  expect(answered(said)).toMatchObject([
+    { type: "result", id: 2 },
+    { type: "error", id: 1, error: { name: "AbortError" } },
+  ]);
+  expect(said.some(({ type }) => type === "fetch-abort")).toBe(true);
 });

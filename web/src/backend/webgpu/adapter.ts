@@ -64,7 +64,7 @@ function noWebGPU(): Probe {
     remedy: secure ? "Update the browser or use another." : "Browsers offer WebGPU to secure pages only: serve the page over HTTPS.",
   });
   const reason = secure
-    ? "this browser does not offer WebGPU"
+    ? `this browser does not offer WebGPU${"onconnect" in globalThis ? " in shared workers" : ""}`
     : "browsers offer WebGPU only to pages from https:// addresses and from localhost";
   return { adapter: undefined, error, reason };
 }
