@@ -19,12 +19,19 @@ def unavailable(reason: str) -> NoReturn:
 
 @pytest.fixture(scope="session", autouse=True)
 def _lowered_once() -> Iterator[None]:
-    """Builds of the tests keep what they lower by what it was lowered from."""
-    from compiler import build
-    from tests.lowering import lower_once
+    """Builds of the tests keep what they lower by what it was lowered from, and have no alternatives."""
+    from tests.lowering import builds_lower_once
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(build, "lower_variant", lower_once)
+    with builds_lower_once():
+        yield
+
+
+@pytest.fixture
+def with_alternatives(_lowered_once: None) -> Iterator[None]:
+    """Builds of a test have the alternatives that those of a user have."""
+    from tests.lowering import builds_lower_once
+
+    with builds_lower_once(alternatives=True):
         yield
 
 
@@ -36,11 +43,12 @@ def artifacts_dir(request: pytest.FixtureRequest) -> Path:
 
 @pytest.fixture(scope="session")
 def artifact_demo(artifacts_dir: Path) -> Path:
-    """The demo model, compiled for every variant; once, however many processes the tests run in."""
+    """The demo model, as a user compiles it; once, however many processes the tests run in."""
     from filelock import FileLock
 
     from compiler.config import resolve_config
     from compiler.incremental import build_if_stale
+    from tests.lowering import builds_lower_once
 
-    with FileLock(artifacts_dir / ".demo.lock"):
+    with FileLock(artifacts_dir / ".demo.lock"), builds_lower_once(alternatives=True):
         return build_if_stale(resolve_config(str(ROOT / "configs" / "demo"), output=artifacts_dir / "demo"))

@@ -4,15 +4,22 @@ What was lowered is kept as a file, by a digest of the arguments and of the comp
 itself call `compiler.lowering.lower.lower_variant`.
 """
 
+import contextlib
 import copy
+import functools
 import hashlib
 import os
 import pickle
 import shutil
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
+import pytest
+from filelock import FileLock
+
 import compiler
+from compiler import build
 from compiler.lowering.lower import Lowered, lower_variant
 from compiler.models.base import ModelConfig
 from compiler.target.variants import Variant
@@ -49,7 +56,9 @@ class Lowering:
         what = (model, scheme, variant, context, prefill_chunks, None, alternatives)
         key = hashlib.sha256(repr(what).encode()).hexdigest()
         if key not in self._kept:
-            self._kept[key] = self._read(key) or self._write(key, lower_variant(*what))
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with FileLock(self._folder / f"{key}.lock"):  # who comes second waits for what the first one makes
+                self._kept[key] = self._read(key) or self._write(key, lower_variant(*what))
         return copy.deepcopy(self._kept[key])
 
     def _read(self, key: str) -> Lowered | None:
@@ -60,7 +69,6 @@ class Lowering:
         return found
 
     def _write(self, key: str, made: Lowered) -> Lowered:
-        self._folder.mkdir(parents=True, exist_ok=True)
         part = self._folder / f"{key}.{os.getpid()}"
         part.write_bytes(pickle.dumps(made))
         part.replace(self._folder / key)
@@ -68,3 +76,14 @@ class Lowering:
 
 
 lower_once = Lowering(Path(__file__).resolve().parent.parent / ".pytest_cache" / "d" / "wisp-lowered")
+
+
+@contextlib.contextmanager
+def builds_lower_once(alternatives: bool = False) -> Iterator[None]:
+    """Within it `build` lowers through `lower_once`.
+
+    Without alternatives, which take half of the time and which only a page that measures them looks at.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "lower_variant", functools.partial(lower_once, alternatives=alternatives))
+        yield

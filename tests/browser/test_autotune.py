@@ -161,6 +161,7 @@ LOGITS = """async ([options, prompts]) => {
 
 
 @pytest.mark.parametrize("tab", [name for name, variants in BROWSERS.items() if VARIANT in variants], indirect=True)
+@pytest.mark.usefixtures("with_alternatives")
 def test_compiled_alternatives_are_measured_and_right(tab: Tab, tmp_path: Path) -> None:
     """Every alternative compiles and passes the comparison; whatever is chosen gives the reference's logits.
 

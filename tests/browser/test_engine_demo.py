@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from playwright.sync_api import Page
+from playwright.sync_api import Browser, Page
 from tokenizers import Tokenizer
 
 from compiler.artifact.writer import load_artifact
@@ -76,6 +76,11 @@ GPUAdapter.prototype.requestDevice = async function (...args) {
   return device;
 };
 """
+
+
+@pytest.fixture(scope="session")
+def browser(quick_browser: Browser) -> Browser:
+    return quick_browser
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page
+from playwright.sync_api import Browser, Page
 
 from tests.browser.drivers import Tab
 from tests.browser.site import Site
@@ -109,6 +109,11 @@ def check_more(out: dict[str, Any]) -> None:
             check_weather(given)
         else:
             assert given["zone"] in ("UTC", "CET")
+
+
+@pytest.fixture(scope="session")
+def browser(quick_browser: Browser) -> Browser:
+    return quick_browser
 
 
 PAGE = """async (variant) => {

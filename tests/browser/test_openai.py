@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page
+from playwright.sync_api import Browser, Page
 
 from tests.conftest import ROOT
 
@@ -38,6 +38,11 @@ RUN = """async (backend) => {
   return {whole, streamed, text: text.choices[0].text, biased: content(biased), first: first.token,
           drawn: content(drawn), redrawn: content(redrawn), typed: typed.usage, error};
 }"""
+
+
+@pytest.fixture(scope="session")
+def browser(quick_browser: Browser) -> Browser:
+    return quick_browser
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,12 @@
 import re
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Browser, Page, expect
+
+
+@pytest.fixture(scope="session")
+def browser(quick_browser: Browser) -> Browser:
+    return quick_browser
 
 
 @pytest.fixture

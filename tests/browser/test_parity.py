@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from tests.checkpoints import (
 from tests.conftest import ROOT
 
 TOLERANCE = 1e-3  # of the largest logit
+CONTEXT, CHUNKS = 192, (32, 8)  # those of the tests on a device, which have lowered most of these networks
 STEPS = 64
 CHECKPOINTS: dict[str, tuple[Callable[[Path], Path], str]] = {
     "llama": (make_llama, "q8f16_1"),
@@ -49,6 +51,17 @@ GPU_VARIANTS = ("webgpu-f32-sg", "webgpu-f32")
 VARIANTS = (*GPU_VARIANTS, "wasm-simd")
 # Dispatches: of a decode step a layer and around them, of a prefill chunk likewise.
 DISPATCHES = {"webgpu": (6, 5, 9, 6), "wasm": (10, 6, 9, 0)}
+# What `test_a_family_in_chromium` does not reach: other engines, other shader compilers, subgroups of 4.
+ELSEWHERE = [
+    ("chromium", "llama", "webgpu-f32-sg"),
+    ("chromium", "phi3", "webgpu-f32"),
+    *(
+        (browser, name, variant)
+        for browser in ("firefox", "webkit")
+        for name in ("llama", "phi3")
+        for variant in BROWSERS[browser]
+    ),
+]
 MEASURE = """async ([model, backend, prompts, start, steps]) => {
   const { createEngine } = await import("/static/wisp.js");
   const engine = await createEngine(`/models/${model}/`, { backend });
@@ -88,29 +101,49 @@ CHAT = """async ([model, backend, questions]) => {
 }"""
 
 
-@pytest.fixture(scope="module")
-def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Every checkpoint, and beside it its artifact in `artifacts/`."""
-    root = tmp_path_factory.mktemp("parity")
-    for name, (make, scheme) in CHECKPOINTS.items():
-        make(root / name)
-        output = root / "artifacts" / name
-        config = resolve_config(
-            str(root / name),
-            output=output,
-            identifier=name,
-            quantization=scheme,
-            context=192,
-            variants=VARIANTS,
-            scales="absmax",  # the rule that `reference_model` rounds by
-        )
-        build(config)
-    return root
+@pytest.fixture(scope="session")
+def browser(quick_browser: Browser) -> Browser:
+    return quick_browser
+
+
+def gpu_variant(name: str) -> str:
+    """What a family runs as on Chromium's GPU: families take turns."""
+    return GPU_VARIANTS[list(CHECKPOINTS).index(name) % 2]
+
+
+class Artifacts:
+    """Checkpoints in a directory and their artifacts in its `artifacts/`, each made when it is first asked for."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def checkpoint(self, name: str) -> Path:
+        """The checkpoint, compiled for the variants that run somewhere."""
+        path, output = self._root / name, self._root / "artifacts" / name
+        if not path.exists():
+            make, scheme = CHECKPOINTS[name]
+            elsewhere = [variant for _, other, variant in ELSEWHERE if other == name]
+            options: dict[str, Any] = {
+                "quantization": scheme,
+                "context": CONTEXT,
+                "variants": [v for v in VARIANTS if v in (gpu_variant(name), "wasm-simd", *elsewhere)],
+                "scales": "absmax",  # the rule that `reference_model` rounds by
+            }
+            config = resolve_config(str(make(path)), output=output, identifier=name, **options)
+            build(replace(config, prefill_chunks=CHUNKS))
+        return path
 
 
 @pytest.fixture(scope="module")
-def url(checkpoints: Path) -> Iterator[str]:
-    with serving(checkpoints / "artifacts") as address:
+def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Artifacts:
+    return Artifacts(tmp_path_factory.getbasetemp() / "parity")
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    root = tmp_path_factory.getbasetemp() / "parity" / "artifacts"
+    root.mkdir(parents=True)
+    with serving(root) as address:
         yield address
 
 
@@ -128,11 +161,11 @@ def error(got: list[float], want: np.ndarray) -> float:
 @pytest.mark.parametrize("backend", ["webgpu", "wasm"])
 @pytest.mark.parametrize("name", CHECKPOINTS)
 def test_a_family_in_chromium_is_transformers(
-    name: str, backend: str, checkpoints: Path, url: str, bare_page: Page
+    name: str, backend: str, artifacts: Artifacts, url: str, bare_page: Page
 ) -> None:
     """Logits after prompts of several lengths, then 64 greedy steps, each the reference's first choice."""
-    variant = "wasm-simd" if backend == "wasm" else GPU_VARIANTS[list(CHECKPOINTS).index(name) % 2]
-    model = reference_model(checkpoints / name, CHECKPOINTS[name][1])
+    variant = "wasm-simd" if backend == "wasm" else gpu_variant(name)
+    model = reference_model(artifacts.checkpoint(name), CHECKPOINTS[name][1])
     ids = np.random.default_rng(7).integers(3, 300, 90).tolist()
     want = model_logits(model, ids)
     bare_page.goto(url + "healthz")
@@ -153,23 +186,12 @@ def _assert_first_choices(model: Any, prompt: list[int], tokens: list[int]) -> N
     assert (lost == 0).sum() >= STEPS - 1
 
 
-# What `test_a_family_in_chromium` does not reach: other engines, other shader compilers, subgroups of 8.
-ELSEWHERE = [
-    (browser, name, variant)
-    for browser, variants in BROWSERS.items()
-    if browser != "chromium"
-    for name in ("llama", "phi3")
-    for variant in variants
-    if variant in VARIANTS and not (browser == "chromium-lavapipe" and variant != "webgpu-f32-sg")
-]
-
-
 @pytest.mark.parametrize(("tab", "name", "variant"), ELSEWHERE, indirect=["tab"])
 def test_llama_and_phi3_in_other_browsers_are_transformers(
-    tab: Tab, name: str, variant: str, checkpoints: Path, url: str
+    tab: Tab, name: str, variant: str, artifacts: Artifacts, url: str
 ) -> None:
     """Logits after one token and after several chunks, then greedy steps."""
-    model = reference_model(checkpoints / name, CHECKPOINTS[name][1])
+    model = reference_model(artifacts.checkpoint(name), CHECKPOINTS[name][1])
     ids = np.random.default_rng(7).integers(3, 300, 90).tolist()
     want = model_logits(model, ids)
     tab.goto(url + "healthz")

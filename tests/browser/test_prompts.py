@@ -36,6 +36,11 @@ REFUSED = """async (content) => {
 }"""
 
 
+@pytest.fixture(scope="session")
+def browser(quick_browser: Browser) -> Browser:
+    return quick_browser
+
+
 @pytest.fixture(scope="module", params=["webgpu-f32-sg", "wasm-simd"])
 def loaded(
     webgpu_adapter: dict[str, Any], browser: Browser, server_url: str, request: pytest.FixtureRequest

@@ -163,30 +163,30 @@ def changes(page: Page, text: str) -> dict[str, int]:
 # ---------------------------------------------------------------------------------------------------------- smoothness
 
 
-def test_an_answer_changes_little_of_the_page_at_a_time(page: Page, server_url: str) -> None:
+def test_an_answer_changes_little_of_the_page_at_a_time(quick_page: Page, server_url: str) -> None:
     """No task touches more nodes than a turn has, however long the conversation is, and no token costs two tasks."""
-    open_chat(page, server_url)
-    page.evaluate(COUNT_CHANGES)
+    open_chat(quick_page, server_url)
+    quick_page.evaluate(COUNT_CHANGES)
     for _ in range(3):
-        counted = changes(page, "Tell me a story.")
+        counted = changes(quick_page, "Tell me a story.")
         assert 0 < counted["tasks"] <= 2 * counted["chunks"] + FIXED_TASKS, counted
         assert counted["most"] <= NODES_A_TASK, counted
         assert counted["nodes"] <= 4 * counted["chunks"] + 2 * NODES_A_TASK, counted
-    page.evaluate(WASTEFUL)
-    counted = changes(page, "Tell me a story.")
+    quick_page.evaluate(WASTEFUL)
+    counted = changes(quick_page, "Tell me a story.")
     assert counted["most"] > NODES_A_TASK, "a page that is busy is not noticed"
 
 
 @pytest.mark.parametrize("in_worker", [True, False], ids=["as it is", "with an engine on the page, which is noticed"])
-def test_the_page_computes_nothing_itself(page: Page, server_url: str, in_worker: bool) -> None:
-    page.add_init_script(COUNT_ENGINE_CALLS)
+def test_the_page_computes_nothing_itself(quick_page: Page, server_url: str, in_worker: bool) -> None:
+    quick_page.add_init_script(COUNT_ENGINE_CALLS)
     if not in_worker:
-        page.add_init_script(WITHOUT_WORKER)
-    open_chat(page, server_url)
-    ask(page, "My name is Ada.")
-    assert page.evaluate("window.wisp.stats().tokens") > 0
-    assert (page.evaluate("window.engineCalls") == 0) is in_worker
-    assert len(page.workers) == int(in_worker)
+        quick_page.add_init_script(WITHOUT_WORKER)
+    open_chat(quick_page, server_url)
+    ask(quick_page, "My name is Ada.")
+    assert quick_page.evaluate("window.wisp.stats().tokens") > 0
+    assert (quick_page.evaluate("window.engineCalls") == 0) is in_worker
+    assert len(quick_page.workers) == int(in_worker)
 
 
 # ---------------------------------------------------------------------------------------------------------------- stop
@@ -256,14 +256,14 @@ def test_readbacks_are_not_waited_for_one_by_one(page: Page, toy_url: str) -> No
 # ------------------------------------------------------------------------------------------------------------- prefix
 
 
-def test_the_next_turn_starts_from_what_is_cached(page: Page, server_url: str) -> None:
-    open_chat(page, server_url)
+def test_the_next_turn_starts_from_what_is_cached(quick_page: Page, server_url: str) -> None:
+    open_chat(quick_page, server_url)
     texts = ["My name is Ada.", "What is my name?", "Thank you."]
     turns = []
     for text in texts:
-        before = page.evaluate("window.wisp.stats()")
-        ask(page, text)
-        after = page.evaluate("window.wisp.stats()")
+        before = quick_page.evaluate("window.wisp.stats()")
+        ask(quick_page, text)
+        after = quick_page.evaluate("window.wisp.stats()")
         turns.append({key: after[key] - before[key] for key in ("promptTokens", "reusedTokens", "tokens")})
     for previous, turn in itertools.pairwise(turns):
         # All of the previous prompt and answer but the token that was sampled last: it was never fed back.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page
+from playwright.sync_api import Browser, Page
 
 from compiler.kernels.webgpu.tuning import ALTERNATIVES, PACKED
 from compiler.lowering.lower import Lowered
@@ -26,6 +26,11 @@ COMPILE = """async ([source, entries, features]) => {
   const made = await Promise.allSettled(entries.map(make));
   return made.flatMap((result, i) => (result.status === "rejected" ? [`${entries[i]}: ${result.reason.message}`] : []));
 }"""
+
+
+@pytest.fixture(scope="session")
+def browser(quick_browser: Browser) -> Browser:
+    return quick_browser
 
 
 def compile_all(page: Page, lowered: Lowered, variant: str) -> list[str]:

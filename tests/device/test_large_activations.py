@@ -20,10 +20,10 @@ from compiler.weights.schemes import SCHEMES
 from tests.checkpoints import FAMILIES, LARGE, RENAMED_TENSORS, enlarge, model_logits, reference_model
 from tests.conftest import unavailable
 from tests.device.harness import Gpu
-from tests.device.test_parity import CHECKPOINTS, error, loaded, tolerance_of
+from tests.device.test_parity import CHECKPOINTS, CHUNKS, error, loaded, tolerance_of
 from tests.lowering import lower_once
 
-CONTEXT, CHUNKS, SCHEME = 64, (16,), "q4f16_1"
+SCHEME = "q4f16_1"
 NAMES = ("llama-mqa-64", "phi3-mha-96", *(name for name in FAMILIES if name not in RENAMED_TENSORS))
 
 
@@ -45,8 +45,9 @@ class Lowerings:
     def __call__(self, path: Path, variant: str) -> tuple[ModelConfig, Lowered]:
         key = path.name, variant
         if key not in self._made:
-            model = config_from_huggingface(json.loads((path / "config.json").read_text()), CONTEXT)
-            made = lower_once(model, SCHEMES[SCHEME], VARIANTS[variant], CONTEXT, CHUNKS, alternatives=False)
+            context = CHECKPOINTS[path.name].context
+            model = config_from_huggingface(json.loads((path / "config.json").read_text()), context)
+            made = lower_once(model, SCHEMES[SCHEME], VARIANTS[variant], context, CHUNKS, alternatives=False)
             self._made[key] = model, made
         return self._made[key]
 

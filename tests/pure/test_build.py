@@ -18,12 +18,14 @@ from compiler.build import build
 from compiler.config import BuildConfig, resolve_config
 from compiler.errors import WispError
 from compiler.incremental import build_if_stale
+from compiler.kernels.webgpu.tuning import ALTERNATIVES
 from compiler.models import config_from_huggingface, weight_specs
 from compiler.sources.open import open_checkpoint
 from compiler.target.variants import VARIANTS
 from compiler.weights.quantize import dequantize
 from compiler.weights.schemes import SCHEMES
 from tests.checkpoints import CHAT_TEMPLATE, make_llama, make_phi3
+from tests.lowering import builds_lower_once
 
 RECIPES = Path(__file__).resolve().parent.parent.parent / "configs"
 VARIANT = ["webgpu-f32"]  # one is enough where kernels do not matter
@@ -36,9 +38,10 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def built(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """In MLC's scheme, which is named."""
+    """In MLC's scheme, which is named; as a user builds it, with alternatives."""
     output = tmp_path_factory.mktemp("built") / "out"
-    return build(resolve_config(str(llama), output=output, quantization="q4f16_1"))
+    with builds_lower_once(alternatives=True):
+        return build(resolve_config(str(llama), output=output, quantization="q4f16_1"))
 
 
 @pytest.fixture
@@ -66,6 +69,7 @@ def test_the_manifest(built: Path, llama: Path) -> None:
     assert model["tokenizer"] == ["tokenizer.json", "tokenizer_config.json"]
     assert (built / "tokenizer.json").read_bytes() == (llama / "tokenizer.json").read_bytes()
     assert [v["name"] for v in model["variants"]] == list(VARIANTS)
+    assert {f"webgpu-f32/{a.name}.wgsl" for a in ALTERNATIVES["webgpu-f32"]} <= set(model["files"])
     parameters = sum(math.prod(info.shape) for info in open_checkpoint(llama).tensors.values())
     assert model["parameters"] == parameters, "a tied head once"
     assert str(llama.parent) not in (built / "model.json").read_text(), "no path of this machine"

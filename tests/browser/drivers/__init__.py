@@ -24,7 +24,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
 
 
 def launch(name: str, chromium: Callable[[], Browser], browser_type: BrowserType, cache: Path) -> Driver:
-    """The browser of that name; `chromium` gives the one that the other tests share. @raises Unavailable"""
+    """The browser of that name; `chromium` launches the one on SwiftShader. @raises Unavailable"""
     match name:
         case "chromium":
             return Chromium(chromium())

@@ -50,7 +50,7 @@ class Chromium:
     """As the other browser tests launch it: WebGPU on SwiftShader, without shader-f16, subgroups of 4."""
 
     def __init__(self, browser: playwright.Browser) -> None:
-        self._browser = browser
+        self.browser = browser
 
     @classmethod
     def on_lavapipe(cls, browser_type: playwright.BrowserType, cache: Path) -> Chromium:
@@ -67,7 +67,7 @@ class Chromium:
         return cls(launched)
 
     def new_tab(self) -> Tab:
-        return ChromiumTab(self._browser)
+        return ChromiumTab(self.browser)
 
     def close(self) -> None:
-        self._browser.close()
+        self.browser.close()
