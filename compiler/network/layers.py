@@ -105,6 +105,19 @@ class Geometry:
         return self.cache_of(0)
 
 
+# What graphs have built, by what it was made from: variants, alternatives and models have many kernels in common.
+# `repr` tells numbers apart that are equal and print differently, as 1 and 1.0.
+_BUILT: dict[Hashable, tirx.PrimFunc] = {}
+
+
+def _built(kind: str, make: Callable[..., tirx.PrimFunc], values: tuple[Any, ...]) -> tirx.PrimFunc:
+    """The kernel `make(..., *values)`, under a name that is its first builder's."""
+    key = (make, values, repr(values))
+    if key not in _BUILT:
+        _BUILT[key] = make(kind, *values)
+    return _BUILT[key]
+
+
 @dataclass
 class KernelTable:
     """The kernels of a graph by name, each built once. `suffix` ends every name."""
@@ -123,7 +136,7 @@ class KernelTable:
         if key not in self._names:
             name = f"{kind}_{len(self._names)}{self.suffix}"
             self._names[key] = name
-            self.functions[name] = make(name, *values)
+            self.functions[name] = _built(kind, make, values).with_attr("wisp.name", name)
         return self._names[key]
 
     def call(self, name: str, arguments: Sequence[nn.Tensor], results: Sequence[Any]) -> list[nn.Tensor]:
