@@ -320,7 +320,7 @@ def open_page(url: str, needs_adapter: bool = True) -> Iterator[Any]:
     raise WispError(
         "the browser offers no WebGPU adapter",
         got=executable,
-        expected="Chromium 121 or newer",
+        expected="a Chromium that has WebGPU",
         remedy="set WISP_CHROMIUM to another one",
     )
 

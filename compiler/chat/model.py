@@ -159,7 +159,7 @@ class ChatModel:
             "top_k": request.top_k,
             "repetition_penalty": request.repeat_penalty,
         }
-        seed = secrets.randbits(32) if request.seed is None else request.seed % 2**32
+        seed = secrets.randbits(32) if request.seed in (None, -1) else request.seed % 2**32
         known = {name: own[name] for name in (*given, "min_p") if name in own}
         stated = {name: value for name, value in given.items() if value is not None}
         return replace(SamplingParameters(seed=seed), **known | stated)

@@ -46,7 +46,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--temperature", type=_within("temperature"), metavar="X", help=temperature)
     command.add_argument("--top-p", type=_within("top_p"), metavar="X", help=f"1 is off {own}")
     command.add_argument("--top-k", type=_within("top_k"), metavar="N", help=f"0 is off {own}")
-    command.add_argument("--seed", type=int, metavar="N", help="the same seed gives the same answers (drawn)")
+    command.add_argument("--seed", type=int, metavar="N", help="the same seed gives the same answers (-1: drawn)")
     penalty = f"above 1 avoids tokens that were there {own}"
     command.add_argument("--repeat-penalty", type=_within("repetition_penalty"), metavar="X", help=penalty)
     last = "how many of the latest tokens it looks at (all)"

@@ -196,11 +196,6 @@ def f32_to_bits(value: Expr) -> Expr:
     return T.reinterpret("uint32", value)
 
 
-def cast4(value: Expr, dtype: str) -> Expr:
-    """Convert a four-lane vector to `dtype` (a scalar type's name)."""
-    return T.cast(value, f"{dtype}x4")
-
-
 def dot(a: Expr, b: Expr) -> Expr:
     """Inner product of two `vec4<f32>`."""
     return call("float32", "dot", a, b)

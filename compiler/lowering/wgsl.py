@@ -78,7 +78,6 @@ _LOCAL = re.compile(r"^( +)var (\w+) : array<([\w<>]+), (\d+)>;$", re.MULTILINE)
 _INDEXED = re.compile(r"\b(\w+)\[")
 _INDEXED_BY_CONSTANT = re.compile(r"\b(\w+)\[\d+i\]")
 _ELEMENT = re.compile(r"\b(\w+)\[(\d+)i\]")
-_ENTRY = re.compile(r"fn (\w+)\(\n")
 _WORKGROUP = re.compile(r"@workgroup_size\((\d+), (\d+), (\d+)\)")
 _BYTES = {"f32": 4, "u32": 4, "i32": 4, "f16": 2}
 

@@ -129,7 +129,8 @@ def test_options_take_the_place_of_the_models_own(model: ChatModel) -> None:
     drawn = {answer(model, asked, temperature=5.0, seed=seed)[0] for seed in (1, 1, 2)}
     assert len(drawn) == 2
     assert answer(model, asked, temperature=0, repeat_penalty=5.0)[0] != greedy
-    assert len({answer(model, asked, temperature=5.0)[0] for _ in range(4)}) > 1, "a seed is drawn for each"
+    for none in ({}, {"seed": -1}):
+        assert len({answer(model, asked, temperature=5.0, **none)[0] for _ in range(4)}) > 1, "a seed is drawn for each"
 
 
 def test_what_was_reused_is_counted(model: ChatModel) -> None:

@@ -132,6 +132,28 @@ def conversations(seed: int, count: int) -> list[Mapping[str, Any]]:
     ]
 
 
+def assert_encoded(tokenizer: Tokenizer, tried: list[str], page: dict[str, Any]) -> None:
+    for text, got in zip(tried, page["encoded"], strict=True):
+        ids = tokenizer.encode(text, add_special_tokens=False).ids
+        special = tokenizer.encode(text).ids
+        assert got == {"ids": ids, "special": special, "decoded": tokenizer.decode(ids)}, repr(text)
+
+
+@pytest.mark.parametrize("name", ["smollm2", "llama3", "qwen3"])
+def test_a_space_before_every_text(name: str) -> None:
+    """Of fine-tunes whose `ByteLevel` says `add_prefix_space`."""
+    content, config, _ = contents(name)
+    changed = json.loads(content)
+    before = changed["pre_tokenizer"]
+    for each in before.get("pretokenizers", [before]):
+        if each["type"] == "ByteLevel":
+            each |= {"add_prefix_space": True, "use_regex": True}
+    tokenizer = Tokenizer.from_str(json.dumps(changed))
+    tried = texts(tokenizer)
+    request = {"tokenizer": json.dumps(changed), "config": json.dumps(config), "texts": tried, "template": None}
+    assert_encoded(tokenizer, tried, ask_page({**request, "bosTokenId": None, "eosTokenId": None, "given": []}))
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_a_published_tokenizer_and_its_template(name: str) -> None:
     content, config, template = contents(name)
@@ -155,10 +177,7 @@ def test_a_published_tokenizer_and_its_template(name: str) -> None:
             "given": given,
         }
     )
-    for text, got in zip(tried, page["encoded"], strict=True):
-        ids = tokenizer.encode(text, add_special_tokens=False).ids
-        special = tokenizer.encode(text).ids
-        assert got == {"ids": ids, "special": special, "decoded": tokenizer.decode(ids)}, repr(text)
+    assert_encoded(tokenizer, tried, page)
     if template is None:
         return
     expected = rendered_by_transformers(tokenizer, config, template, given)

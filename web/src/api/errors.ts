@@ -106,10 +106,6 @@ export function abortError(signal?: AbortSignal): Error {
   return new DOMException("The operation was aborted", "AbortError");
 }
 
-export function isAbort(error: unknown): boolean {
-  return error instanceof Error && error.name === "AbortError";
-}
-
 export function serializeError(error: unknown): SerializedError {
   if (error instanceof WispError) {
     const { name, kind, message, what, got, expected, remedy, file, stack } = error;

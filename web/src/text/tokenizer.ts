@@ -62,9 +62,9 @@ function unicodeRules(preTokenizer: unknown): unknown {
   if (type === "Sequence" && Array.isArray(pretokenizers)) return { ...preTokenizer, pretokenizers: pretokenizers.map(unicodeRules) };
   const split = (expression: string) => ({ type: "Split", pattern: { Regex: expression }, behavior: "Isolated", invert: false });
   if (type === "Digits") return split(individual === true ? "\\p{N}" : "\\p{N}+");
-  // A prefix has to come before the split, which a sequence cannot say.
-  if (type !== "ByteLevel" || useRegex === false || prefix !== false) return preTokenizer;
-  return { type: "Sequence", pretokenizers: [split(GPT2), { ...preTokenizer, use_regex: false }] };
+  if (type !== "ByteLevel" || useRegex === false) return preTokenizer;
+  const prefixed = prefix === false ? [] : [{ type: "Replace", pattern: { Regex: "(?<![\\s\\S])([^ ])" }, content: " $1" }]; // Before the split.
+  return { type: "Sequence", pretokenizers: [...prefixed, split(GPT2), { ...preTokenizer, use_regex: false, add_prefix_space: false }] };
 }
 
 export class Tokenizer {

@@ -21,7 +21,8 @@ const ASKED_FIRST: Record<string, string> = {
 };
 
 beforeAll(async () => {
-  for (const config of ["vite.config.ts", "vite.check.config.ts"]) {
+  for (const name of ["", "check.", "grammar.", "offline.", "template."]) {
+    const config = `vite.${name}config.ts`;
     const outputs = await build({ root: WEB, configFile: join(WEB, config), logLevel: "error", build: { write: false } });
     for (const { output } of [outputs].flat() as Rolldown.RolldownOutput[])
       for (const file of output) built.set(file.fileName, file.type === "chunk" ? file.code : String(file.source));

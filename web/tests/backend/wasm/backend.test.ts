@@ -373,9 +373,9 @@ describe("threads", () => {
   });
 
   test("that are slow are not taken for dead", async () => {
-    const bench = await Bench.make(2, 1000, { stallMs: 350 });
-    bench.put(bench.a, await bench.calibrate(100));
-    await bench.backend.submitAndRead(bench.record({ kernel: SLOW, items: 8 }), 1, []);
+    const bench = await Bench.make(2, 1000, { stallMs: 1000 });
+    bench.put(bench.a, await bench.calibrate(20)); // An item is far from what counts as dead, all of them are beyond it.
+    await bench.backend.submitAndRead(bench.record({ kernel: SLOW, items: 120 }), 1, []);
   });
 
   test("are as many as suit the processor", async () => {
