@@ -14,17 +14,19 @@ MACHINE_READY := $(VENV)/.machine
 NODE_READY := web/node_modules/.ready
 TOKENIZERS_READY := tests/tokenizers/node_modules/.ready
 ISA_READY := tests/device/isa/node_modules/.ready
+MODEL_READY := $(VENV)/.model
 PAGE := web/dist/page.js
 # A process a core; the tests of a file share what they compile. In the order given: what takes long first.
 PARALLEL := -n auto --dist loadfile --no-loadscope-reorder
+LONGEST := $(addprefix tests/,pure/test_recipes.py device/test_parity.py device/test_smollm2.py)
+LONGEST_IN_BROWSERS := $(addprefix tests/browser/,test_parity.py test_download.py test_page.py)
 PAGE_SOURCES := $(shell find web/src -type f) $(wildcard web/*.config.ts) web/tsconfig.json
 
 .PHONY: help
 help:
 	@head -1 Makefile
 
-setup: $(PYTHON_READY) $(PAGE) $(MACHINE_READY) $(TOKENIZERS_READY) $(ISA_READY)
-	@$(BIN)/python -m tests.smollm2 >/dev/null || { echo "setup: tests on a published model will be skipped" >&2; test -z "$$CI"; }
+setup: $(PYTHON_READY) $(PAGE) $(MACHINE_READY) $(TOKENIZERS_READY) $(ISA_READY) $(MODEL_READY)
 
 build: $(PAGE)
 
@@ -52,6 +54,11 @@ $(PAGE): $(NODE_READY) $(PAGE_SOURCES)
 	cd web && npm run --silent build
 	@touch $@
 
+# The published model of the demo and of the tests.
+$(MODEL_READY): $(PYTHON_READY)
+	@if $(BIN)/python -m tests.smollm2 >/dev/null; then touch $@; \
+		else echo "setup: tests on a published model will be skipped" >&2; test -z "$$CI"; fi
+
 # Drivers and browsers. On CI all of them have to be there; elsewhere tests are skipped without them.
 $(MACHINE_READY): $(PYTHON_READY) tests/machine.py tests/adapter.py tests/chromium.py
 	@if $(BIN)/python -m tests.machine --install; then touch $@; else case "$(CI)" in 1|true) exit 1;; esac; fi
@@ -59,25 +66,26 @@ $(MACHINE_READY): $(PYTHON_READY) tests/machine.py tests/adapter.py tests/chromi
 demo: $(PYTHON_READY) $(PAGE)
 	@$(BIN)/wisp demo --host $(HOST) --port $(PORT)
 
+# With --jobs they run beside each other: those in browsers wait for timers and processes while others compute.
 test: setup lint types test-python test-web test-browser
 
-lint: $(PYTHON_READY) $(NODE_READY)
+lint: $(PYTHON_READY) $(PAGE)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	cd web && npm run --silent lint
 
-types: $(PYTHON_READY) $(NODE_READY)
+types: $(PYTHON_READY) $(PAGE)
 	$(BIN)/mypy
 	cd web && npm run --silent types
 
-test-python: $(PYTHON_READY) $(TOKENIZERS_READY) $(ISA_READY)
-	$(BIN)/pytest $(PARALLEL) tests/device tests/pure
+test-python: $(PYTHON_READY) $(PAGE) $(MACHINE_READY) $(MODEL_READY) $(TOKENIZERS_READY) $(ISA_READY)
+	$(BIN)/pytest $(PARALLEL) $(LONGEST) tests/device tests/pure
 
-test-web: $(NODE_READY)
+test-web: $(PAGE)
 	cd web && npm test
 
-test-browser: $(PYTHON_READY) $(PAGE)
-	$(BIN)/pytest $(PARALLEL) tests/browser
+test-browser: $(PYTHON_READY) $(PAGE) $(MACHINE_READY) $(MODEL_READY)
+	$(BIN)/pytest $(PARALLEL) $(LONGEST_IN_BROWSERS) tests/browser
 
 format: $(PYTHON_READY) $(NODE_READY)
 	$(BIN)/ruff check --fix-only .

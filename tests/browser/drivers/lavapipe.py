@@ -13,6 +13,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from filelock import FileLock
+
 from tests.browser.drivers.native import build_library
 from tests.browser.drivers.tab import Unavailable
 
@@ -37,17 +39,19 @@ class Place:
 
 
 def prepare(chromium: Path, cache: Path) -> Place:
-    """Builds in `cache` what is not there yet. @raises Unavailable naming the package that is missing"""
+    """Builds in `cache` what is not there yet, one process at a time. @raises Unavailable: what package is missing"""
     driver = find_driver()
     cache.mkdir(parents=True, exist_ok=True)
-    _build_layer(cache)
+    with FileLock(cache / ".lock"):
+        _build_layer(cache)
+        executable = _without_swiftshader(chromium, cache / "chromium")
     environment = {
         "VK_DRIVER_FILES": str(driver),
         "VK_ICD_FILENAMES": str(driver),  # the same, for Vulkan loaders before 1.3.207
         "VK_LAYER_PATH": str(cache),
         "VK_INSTANCE_LAYERS": LAYER_NAME,
     }
-    return Place(_without_swiftshader(chromium, cache / "chromium"), environment)
+    return Place(executable, environment)
 
 
 def find_driver() -> Path:
