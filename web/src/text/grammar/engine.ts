@@ -15,7 +15,6 @@ import { grammarOfSchema } from "./json-schema";
 import { regexGrammar } from "./json-string";
 import { DEAD, Machine } from "./machine";
 import { buildTrie, type Trie } from "./trie";
-import { announced } from "../work";
 import type { Vocabulary } from "./vocabulary";
 
 /** Machines that are kept, with the masks that each has made. */
@@ -64,15 +63,25 @@ export class GrammarEngine {
     this.trie = buildTrie(vocabulary.bytes);
   }
 
-  /** @throws RequestError naming what of the format is not supported */
+  /** @throws RequestError naming what of the format is not supported, also where the stack does not reach for what is nested in it */
   constraint(format: AnswerFormat): GrammarConstraint {
+    try {
+      return new GrammarConstraint(this.compiledOf(format), this.trie, this.vocabulary);
+    } catch (error) {
+      // Firefox has an InternalError for it.
+      if (!(error instanceof RangeError) && (error as Error | undefined)?.name !== "InternalError") throw error;
+      throw new RequestError({ what: "The response_format is nested too deeply, or too large", remedy: "Write it with fewer levels." });
+    }
+  }
+
+  private compiledOf(format: AnswerFormat): Compiled {
     const key = JSON.stringify(format);
-    const compiled = this.compiled.get(key) ?? { machine: announced("grammar", () => new Machine(grammarOf(format))), masks: new Map() };
+    const compiled = this.compiled.get(key) ?? { machine: new Machine(grammarOf(format)), masks: new Map() };
     this.compiled.delete(key);
     this.compiled.set(key, compiled);
     const [oldest] = this.compiled.keys();
     if (this.compiled.size > MOST_MACHINES && oldest !== undefined) this.compiled.delete(oldest);
-    return new GrammarConstraint(compiled, this.trie, this.vocabulary);
+    return compiled;
   }
 }
 

@@ -3,7 +3,7 @@
 import { choice, EMPTY, type Expression, optional, repeat, rule, sequence, text } from "./expression";
 import type { Compiler, Together } from "./schema-compiler";
 import { SPACE } from "./json-text";
-import { type AnySchema, numberOf, refuse, type Schema, schemaOf, schemasOf } from "./schema-keywords";
+import { type AnySchema, numberOf, refuse, same, type Schema, schemaOf, schemasOf } from "./schema-keywords";
 
 const COMMA = sequence(text(","), SPACE);
 const MOST_UNIQUE = 7;
@@ -69,13 +69,12 @@ function listFrom(heads: readonly Expression[], rest: Expression, least: number,
 /** Of listed values each at most once: a rule for each set of those that are left. */
 function uniqueList(compiler: Compiler, schemas: readonly AnySchema[], least: number, most: number): Expression {
   const alternatives = compiler.alternatives(schemas.filter((schema) => schema !== true));
-  const values = new Set(
-    alternatives.flatMap((together) => {
-      const listed = compiler.listed(together);
-      if (listed !== undefined) return listed.map((value) => JSON.stringify(value));
-      return refuse("uniqueItems of items that are not listed by enum or const, which is not supported");
-    }),
+  const listed = alternatives.flatMap(
+    (together) => compiler.listed(together) ?? refuse("uniqueItems of items that are not listed by enum or const, which is not supported"),
   );
+  // Objects whose members stand in another order are the same.
+  const apart = listed.filter((value, i) => !listed.slice(0, i).some((other) => same(value, other)));
+  const values = new Set(apart.map((value) => JSON.stringify(value)));
   if (values.size > MOST_UNIQUE) refuse(`uniqueItems of more than ${MOST_UNIQUE} listed values, which is not supported`);
   if (least > values.size) return choice();
   const known = new Map<string, string>();

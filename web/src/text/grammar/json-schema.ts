@@ -6,7 +6,7 @@
 
 import { listOf } from "./json-list";
 import { objectOf } from "./json-object";
-import { integers, multiples, type NumberBounds, numbers, spelled } from "./json-text";
+import { fractional, integers, multiples, type NumberBounds, numbers, spelled } from "./json-text";
 import { grammarOf } from "./automaton";
 import { choice, type Expression, type Grammar, productive, ROOT, rule, text } from "./expression";
 import {
@@ -14,6 +14,7 @@ import {
   DERIVED,
   Document,
   EXCLUDE,
+  FRACTIONAL,
   type Json,
   numberOf,
   refuse,
@@ -193,6 +194,10 @@ class SchemaCompiler implements Compiler {
     const factor = factors.reduce((a, b) => (a / gcd(a, b)) * b, 1);
     if (factors.some((value) => !Number.isInteger(value) || value < 1) || factor > 1000)
       refuse("multipleOf something else than an integer from 1 to 1000, which is not supported", factors);
+    if (together.some((schema) => schema[FRACTIONAL] === true)) {
+      if (factors.length > 0 || name === "integer") return choice();
+      return grammarOf(fractional(numbers(bounds, false)), spelled, this.add);
+    }
     if (factors.length === 0) return name === "integer" ? integers(bounds) : numbers(bounds);
     return grammarOf(multiples(integers(bounds), factor), spelled, this.add);
   }

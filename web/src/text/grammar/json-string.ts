@@ -3,27 +3,10 @@
 import { type Automaton, automatonOf, EVERYTHING, grammarOf, intersect, lengths, words } from "./automaton";
 import { ANY, characterClass, type Expression, mapClasses, repeat, rulesOf, sequence, text } from "./expression";
 import type { Compiler, Together } from "./schema-compiler";
+import { sourceOf } from "./formats";
 import { CHARACTER, spelled } from "./json-text";
 import { END, parseRegex, START } from "./regex";
 import { NOT_PATTERN, numberOf, refuse, type Schema } from "./schema-keywords";
-
-const DATE = "\\d{4}-((0[13578]|1[02])-(0[1-9]|[12]\\d|3[01])|(0[469]|11)-(0[1-9]|[12]\\d|30)|02-(0[1-9]|1\\d|2[0-8]))";
-const TIME = "([01]\\d|2[0-3]):[0-5]\\d:[0-5]\\d(\\.\\d{1,6})?(Z|[+-]([01]\\d|2[0-3]):[0-5]\\d)";
-const LABEL = "[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?";
-const BYTE = "(25[0-5]|2[0-4]\\d|1\\d\\d|[1-9]?\\d)";
-/** Of RFC 3339, 5321, 1123, 2673, 4291, 3986 and 4122 the part that nobody doubts. */
-const FORMATS: Readonly<Record<string, string>> = {
-  date: DATE,
-  time: TIME,
-  "date-time": `${DATE}T${TIME}`,
-  duration: "P(\\d{1,6}W|\\d{1,6}D(T\\d{1,6}H(\\d{1,6}M(\\d{1,6}S)?)?)?|T\\d{1,6}(H(\\d{1,6}M(\\d{1,6}S)?)?|M(\\d{1,6}S)?|S))",
-  email: `[A-Za-z0-9_+-]+(\\.[A-Za-z0-9_+-]+)*@${LABEL}(\\.${LABEL})+`,
-  hostname: `${LABEL}(\\.${LABEL}){0,3}`,
-  ipv4: `${BYTE}(\\.${BYTE}){3}`,
-  ipv6: "([0-9a-fA-F]{1,4}:){7}[0-9a-fA-F]{1,4}",
-  uri: "https?://[A-Za-z0-9-]+(\\.[A-Za-z0-9-]+)*(:[1-9]\\d{0,3})?(/[A-Za-z0-9._~-]+)*/?(\\?[A-Za-z0-9._~=&-]*)?(#[A-Za-z0-9._~-]*)?",
-  uuid: "[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}",
-};
 
 /** A pattern, and whether it is all of the text or anywhere in it. */
 interface Pattern {
@@ -39,9 +22,7 @@ function patternsOf(schema: Schema): Pattern[] {
     else found.push({ expression: parseRegex(pattern), search: true });
   }
   if (format !== undefined) {
-    const source = typeof format === "string" ? FORMATS[format] : undefined;
-    if (source === undefined) return refuse("a format that is not supported", format, `There are ${Object.keys(FORMATS).join(", ")}.`);
-    found.push({ expression: parseRegex(source), search: false });
+    found.push({ expression: parseRegex(sourceOf(format)), search: false });
   }
   return found;
 }

@@ -121,12 +121,17 @@ function sameWidth(low: string, high: string): Expression {
 const MOST_FRACTION = 12;
 
 /** Numbers with decimals; with bounds none with exponents, and only as many digits as keep them apart from a bound. */
-export function numbers(bounds: NumberBounds): Expression {
+export function numbers(bounds: NumberBounds, exponents = true): Expression {
   const { least, most, aboveLeast, belowMost } = bounds;
   if (least === undefined && most === undefined) {
     const whole = choice(text("0"), sequence(digitRange(1, 9), repeat(DIGITS, 0, EXACT_DIGITS - 1)));
     const exponent = sequence(characterClass(characters("eE")), optional(characterClass(characters("+-"))), repeat(DIGITS, 1, 2));
-    return sequence(optional(text("-")), whole, optional(sequence(text("."), repeat(DIGITS, 1, MOST_FRACTION))), optional(exponent));
+    return sequence(
+      optional(text("-")),
+      whole,
+      optional(sequence(text("."), repeat(DIGITS, 1, MOST_FRACTION))),
+      exponents ? optional(exponent) : EMPTY,
+    );
   }
   const low: Edge | undefined = least === undefined ? undefined : { ...decimal(Math.abs(least)), open: aboveLeast };
   const high: Edge | undefined = most === undefined ? undefined : { ...decimal(Math.abs(most)), open: belowMost };
@@ -223,4 +228,17 @@ export function multiples(expression: Expression, factor: number): Automaton {
   first[1] = 0;
   const next = [first, ...Array.from({ length: factor }, (_, remainder) => row(remainder))];
   return intersect(automatonOf(expression, false), { bounds, next, accepts: next.map((_, i) => i === 1) });
+}
+
+/** Of the numerals that `expression` writes, which have no exponents, those that are no integers: a digit behind the point is not 0. */
+export function fractional(expression: Expression): Automaton {
+  const wanted = sequence(
+    optional(text("-")),
+    repeat(DIGITS, 1, Infinity),
+    text("."),
+    repeat(DIGITS, 0, Infinity),
+    digitRange(1, 9),
+    repeat(DIGITS, 0, Infinity),
+  );
+  return intersect(automatonOf(expression, false), automatonOf(wanted, false));
 }

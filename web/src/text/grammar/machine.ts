@@ -1,11 +1,12 @@
 // A grammar as a machine over bytes: in which state a text leaves it, which bytes may follow. Knows no tokens.
 //
 // A rule becomes states with edges: for bytes, for nothing, and for whole rules, which are called and returned from. Where a
-// text may be, at any time, is a set of places: a state, and what to return to, a linked list whose nodes are shared. Such sets
+// text may be, at any time, is a set of places: a state, and what there is to return to (stacks.ts), a place a state. Such sets
 // are numbered when they first occur and their transitions kept, so that a text walks from number to number.
 
 import { RequestError } from "../../api/errors";
 import { codeOf, type Expression, type Grammar, inUtf8, type Range, ROOT } from "./expression";
+import { Stacks, tooAmbiguous } from "./stacks";
 
 interface State {
   bytes: { low: number; high: number; to: number }[];
@@ -17,7 +18,7 @@ interface State {
   onlyEnds: boolean;
 }
 
-/** A place: a state, and the node to return to, 0 for none. */
+/** A place: a state, and the stacks to return by. */
 interface Place {
   state: number;
   node: number;
@@ -30,6 +31,8 @@ const UNKNOWN = -2;
 export const DEAD = -1;
 /** Numbered sets that are kept. */
 const MOST_SETS = 30_000;
+/** Steps without a byte behind one byte: far fewer but in a grammar that may read a text in very many ways. */
+const MOST_STEPS = 300_000;
 
 class Network {
   readonly states: State[] = [];
@@ -201,9 +204,7 @@ class Network {
 /** States are numbers from 0, the start; DEAD is none. */
 export class Machine {
   private readonly network: Network;
-  /** Nodes of what to return to: number 0 is the end of the text. */
-  private nodes: { state: number; parent: number }[] = [];
-  private nodeNumbers = new Map<string, number>();
+  private stacks = new Stacks();
   private sets: { places: Place[]; ends: boolean }[] = [];
   private setNumbers = new Map<string, number>();
   private transitions: Int32Array[] = [];
@@ -212,27 +213,25 @@ export class Machine {
   constructor(grammar: Grammar) {
     this.network = new Network(grammar);
     this.begin();
+    this.number(this.reached([{ state: this.network.startOf(ROOT), node: this.stacks.bottom }]));
   }
 
   /** Sets that were numbered: with many of them a caller should begin anew, by restart(). */
   get crowded(): boolean {
-    return this.sets.length > MOST_SETS;
+    return this.sets.length > MOST_SETS || this.stacks.crowded;
   }
 
   /** Forgets all numbers but that of `state`, whose new one it returns. */
   restart(state: number): number {
     const { places, ends } = this.set(state);
-    const chains = places.map(({ state: at, node }) => ({ at, chain: this.chain(node) }));
+    const before = this.stacks;
     this.begin();
-    const found = new Places();
-    for (const { at, chain } of chains)
-      this.visit(
-        found,
-        at,
-        chain.reduceRight((parent, one) => this.node(one, parent), 0),
-      );
-    found.ends ||= ends; // A place where the text ends may have no byte, and then is none of the places.
-    return this.number(found);
+    this.number(this.reached([{ state: this.network.startOf(ROOT), node: this.stacks.bottom }]));
+    const moved = this.stacks.copied(
+      before,
+      places.map(({ node }) => node),
+    );
+    return this.number({ places: places.map((place, i) => ({ state: place.state, node: moved[i] ?? 0 })), ends });
   }
 
   /** The text may end here. */
@@ -258,29 +257,25 @@ export class Machine {
     return this.set(state).places.length === 0;
   }
 
+  /** @throws RequestError where the text may be read in too many ways */
   after(state: number, byte: number): number {
     const row = this.transitions[state];
     const known = row?.[byte];
     if (row === undefined || known === undefined) throw new Error(`state ${state} does not exist`);
     if (known !== UNKNOWN) return known;
-    const found = new Places();
-    for (const place of this.set(state).places)
-      for (const { low, high, to } of this.network.of(place.state).bytes)
-        if (byte >= low && byte <= high) this.visit(found, to, place.node);
-    const next = found.isEmpty ? DEAD : this.number(found);
+    const found: Place[] = [];
+    for (const { state: from, node } of this.set(state).places)
+      for (const { low, high, to } of this.network.of(from).bytes) if (byte >= low && byte <= high) found.push({ state: to, node });
+    const next = found.length === 0 ? DEAD : this.number(this.reached(found));
     row[byte] = next;
     return next;
   }
 
   private begin(): void {
-    this.nodes = [{ state: -1, parent: -1 }];
-    this.nodeNumbers = new Map();
+    this.stacks = new Stacks();
     this.sets = [];
     this.setNumbers = new Map();
     this.transitions = [];
-    const found = new Places();
-    this.visit(found, this.network.startOf(ROOT), 0);
-    this.number(found);
   }
 
   private set(state: number): { places: Place[]; ends: boolean } {
@@ -289,62 +284,41 @@ export class Machine {
     return found;
   }
 
-  private chain(node: number): number[] {
-    const found: number[] = [];
-    for (let at = this.nodes[node]; at !== undefined && at.parent >= 0; at = this.nodes[at.parent]) found.push(at.state);
-    return found;
+  /** Everything that can be reached without a byte: of it, the places that bytes go on from. Stacks that meet in a state are joined. */
+  private reached(waiting: Place[]): { places: Place[]; ends: boolean } {
+    const { network, stacks } = this;
+    const found = new Map<number, Set<number>>();
+    let ends = false;
+    let steps = 0;
+    for (let place = waiting.pop(); place !== undefined; place = waiting.pop()) {
+      const { state, node } = place;
+      const known = found.get(state) ?? new Set();
+      if (known.has(node)) continue;
+      if (steps++ > MOST_STEPS) tooAmbiguous();
+      found.set(state, known.add(node));
+      const { free, calls, ends: returns } = network.of(state);
+      for (const to of free) waiting.push({ state: to, node });
+      for (const { rule, to } of calls)
+        waiting.push({ state: network.startOf(rule), node: network.of(to).onlyEnds ? node : stacks.push(to, node) });
+      if (!returns) continue;
+      ends ||= stacks.isBottom(node);
+      for (const [to, below] of stacks.entries(node)) waiting.push({ state: to, node: below });
+    }
+    const places: Place[] = [];
+    for (const [state, nodes] of found) if (network.of(state).bytes.length > 0) places.push({ state, node: stacks.join(nodes) });
+    return { places, ends };
   }
 
-  private node(state: number, parent: number): number {
-    const key = `${state},${parent}`;
-    const known = this.nodeNumbers.get(key) ?? this.nodes.push({ state, parent }) - 1;
-    this.nodeNumbers.set(key, known);
-    return known;
-  }
-
-  /** Everything that can be reached without a byte. */
-  private visit(found: Places, state: number, node: number): void {
-    if (!found.add(state, node)) return;
-    const { bytes, free, calls, ends } = this.network.of(state);
-    if (bytes.length > 0) found.kept.push({ state, node });
-    for (const to of free) this.visit(found, to, node);
-    for (const { rule, to } of calls)
-      this.visit(found, this.network.startOf(rule), this.network.of(to).onlyEnds ? node : this.node(to, node));
-    if (!ends) return;
-    const back = this.nodes[node];
-    if (node === 0) found.ends = true;
-    else if (back !== undefined) this.visit(found, back.state, back.parent);
-  }
-
-  private number({ kept, ends }: Places): number {
-    const key = `${ends ? "." : ""}${kept
+  private number({ places, ends }: { places: Place[]; ends: boolean }): number {
+    const key = `${ends ? "." : ""}${places
       .map(({ state, node }) => `${state}:${node}`)
       .sort()
       .join()}`;
     const known = this.setNumbers.get(key);
     if (known !== undefined) return known;
-    const number = this.sets.push({ places: kept, ends }) - 1;
+    const number = this.sets.push({ places, ends }) - 1;
     this.transitions.push(new Int32Array(256).fill(UNKNOWN));
     this.setNumbers.set(key, number);
     return number;
-  }
-}
-
-/** Places under construction. */
-class Places {
-  readonly kept: Place[] = [];
-  ends = false;
-  private readonly seen = new Set<number>();
-
-  get isEmpty(): boolean {
-    return this.kept.length === 0 && !this.ends;
-  }
-
-  /** False where it was there already. */
-  add(state: number, node: number): boolean {
-    const key = node * MOST_STATES + state;
-    if (this.seen.has(key)) return false;
-    this.seen.add(key);
-    return true;
   }
 }

@@ -2,20 +2,23 @@
 // what the opposite of a schema is. Grammars are json-schema.ts's.
 
 import { RequestError } from "../../api/errors";
+import { isOfFormat } from "./formats";
 
 export type Json = null | boolean | number | string | readonly Json[] | { readonly [key: string]: Json };
 export type Schema = Readonly<Record<string, unknown>>;
 export type AnySchema = boolean | Schema;
 
-/** Values that $exclude holds are not valid; texts that $notPattern matches neither. Written by negate() alone. */
+/** Values that $exclude holds are not valid; texts that $notPattern matches neither. The next three are written by negate() alone. */
 export const EXCLUDE = "$exclude";
 export const NOT_PATTERN = "$notPattern";
+/** Of a number: it is no integer. */
+export const FRACTIONAL = "$fractional";
 /** Marks schemas that only take a case apart, and say nothing of what members there are. */
 export const DERIVED = "$derived";
 
 /** What one alternative of a schema is told by; the others of `KNOWN` are taken apart before. */
 const PLAIN = [
-  ...["type", "enum", "const", EXCLUDE, NOT_PATTERN],
+  ...["type", "enum", "const", EXCLUDE, NOT_PATTERN, FRACTIONAL],
   ...["minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"],
   ...["minLength", "maxLength", "pattern", "format"],
   ...["items", "prefixItems", "additionalItems", "minItems", "maxItems", "uniqueItems", "contains", "minContains", "unevaluatedItems"],
@@ -101,7 +104,7 @@ export class Document {
   resolve(reference: unknown): AnySchema {
     if (typeof reference !== "string" || !reference.startsWith("#"))
       return refuse("a $ref that leads out of it", reference, "Put what it refers to under $defs.");
-    const pointer = decodeURIComponent(reference.slice(1));
+    const pointer = decoded(reference) ?? refuse("a $ref that is no fragment of an address", reference, "Write % as %25.");
     if (pointer !== "" && !pointer.startsWith("/"))
       return this.anchored(this.root, pointer) ?? refuse("a $ref to an anchor that is not there", reference);
     let at: unknown = this.root;
@@ -147,7 +150,8 @@ export class Document {
           (name) =>
             !names.includes(name) && !(name === "number" && names.includes("integer")) && !(name === "integer" && names.includes("number")),
         );
-        return others.length === 0 ? [] : [{ type: others }];
+        const fractions = names.includes("integer") && !names.includes("number") ? [{ type: "number", [FRACTIONAL]: true }] : [];
+        return [...(others.length === 0 ? [] : [{ type: others }]), ...fractions];
       }
       case "const":
         return [{ [EXCLUDE]: [value] }];
@@ -184,6 +188,8 @@ export class Document {
         return [{ type: "string", [NOT_PATTERN]: value }];
       case NOT_PATTERN:
         return [{ type: "string", pattern: value }];
+      case FRACTIONAL:
+        return [{ type: "integer" }];
       case "allOf":
         return schemasOf(value, keyword).map((part) => this.negate(part));
       case "anyOf":
@@ -197,7 +203,7 @@ export class Document {
     }
   }
 
-  /** Whether `value` is valid. Formats are not looked at. */
+  /** Whether `value` is valid; a text of a format is where a grammar writes such texts. */
   validates(value: Json, schema: AnySchema): boolean {
     if (typeof schema === "boolean") return schema;
     this.check(schema);
@@ -283,11 +289,11 @@ export class Document {
         return names.every((name) => this.validates(name, schemaOf(wanted, keyword)));
       case "patternProperties":
         return mapOf(wanted, keyword).every(([pattern, part]) =>
-          names.every((name) => !new RegExp(pattern, "u").test(name) || this.validates(object[name] ?? null, part)),
+          names.every((name) => !expressionOf(pattern).test(name) || this.validates(object[name] ?? null, part)),
         );
       case "additionalProperties": {
         const own = Object.keys(schema["properties"] ?? {});
-        const patterns = Object.keys((schema["patternProperties"] ?? {}) as Schema).map((pattern) => new RegExp(pattern, "u"));
+        const patterns = Object.keys((schema["patternProperties"] ?? {}) as Schema).map((pattern) => expressionOf(pattern));
         const others = names.filter((name) => !own.includes(name) && !patterns.some((pattern) => pattern.test(name)));
         return others.every((name) => this.validates(object[name] ?? null, schemaOf(wanted, keyword)));
       }
@@ -299,6 +305,14 @@ export class Document {
       default:
         return true;
     }
+  }
+}
+
+function decoded(reference: string): string | undefined {
+  try {
+    return decodeURIComponent(reference.slice(1));
+  } catch {
+    return undefined;
   }
 }
 
@@ -332,6 +346,8 @@ function numberHolds(value: number, wanted: unknown, keyword: string): boolean {
       return value < bound;
     case "multipleOf":
       return Number.isInteger(value / bound);
+    case FRACTIONAL:
+      return !Number.isInteger(value);
     default:
       return true;
   }
@@ -344,10 +360,20 @@ function textHolds(value: string, wanted: unknown, keyword: string): boolean {
     case "maxLength":
       return Array.from(value).length <= Number(wanted);
     case "pattern":
-      return new RegExp(String(wanted), "u").test(value);
+      return expressionOf(wanted).test(value);
     case NOT_PATTERN:
-      return !new RegExp(String(wanted), "u").test(value);
+      return !expressionOf(wanted).test(value);
+    case "format":
+      return isOfFormat(value, wanted);
     default:
       return true;
+  }
+}
+
+function expressionOf(pattern: unknown): RegExp {
+  try {
+    return new RegExp(String(pattern), "u");
+  } catch {
+    return refuse("a pattern that is no regular expression", pattern);
   }
 }

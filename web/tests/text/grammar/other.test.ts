@@ -143,3 +143,42 @@ test("a machine that begins anew knows whether the text may end", () => {
   expect(machine.ends(state)).toBe(true);
   expect(machine.ends(machine.restart(state))).toBe(true);
 });
+
+// Read in exponentially many ways, or through very many states.
+test.each([
+  ['root ::= a\na ::= "x" a | "x" a | "x"', "x".repeat(2000), true],
+  ['root ::= a\na ::= "x" a "y" | "x" a "z" | "x"', "x".repeat(400) + "yz".repeat(199) + "y", true],
+  ['root ::= a\na ::= "x" a "y" | "x" "x" a "z" | "x"', "x".repeat(301) + "yz".repeat(100), true],
+  ['root ::= a\na ::= "x" a "y" | "x" a "z" | "x"', "x".repeat(400) + "y".repeat(400), false],
+  ['root ::= s\ns ::= "a" s s | "a"', "a".repeat(301), true],
+  ['root ::= (("a"?){10}){10} "b"', "a".repeat(90) + "b", true],
+  ['root ::= expr\nexpr ::= term op expr | term\nop ::= [+*-]\nterm ::= [0-9]+ | "(" expr ")" | "(" term ")"', "((((1))))+2*((3))", true],
+])("an ambiguous grammar is walked as any other: %s", (grammar, text, right) => {
+  expect(accepts({ type: "grammar", grammar }, text)).toBe(right);
+});
+
+test("very many parts may lack, but the ways to read a text by rules within rules are counted", () => {
+  expect(accepts({ type: "regex", regex: "(a?){9000}" }, "a".repeat(20))).toBe(true);
+  const rules = Array.from({ length: 24 }, (_, i) => `r${i} ::= r${i + 1} "y" | r${i + 1} "z"`);
+  const grammar = `root ::= r0\n${rules.join("\n")}\nr24 ::= "x"`;
+  expect(() => accepts({ type: "grammar", grammar }, "x")).toThrow(/too many ways/);
+});
+
+test("what is nested too deeply is refused, and no error of the engine's own", () => {
+  const schema = JSON.parse(`${'{"items":'.repeat(20_000)}{}${"}".repeat(20_000)}`) as unknown;
+  const deep = [
+    { type: "regex", regex: `${"(".repeat(50_000)}a${")".repeat(50_000)}` },
+    { type: "grammar", grammar: `root ::= ${"(".repeat(50_000)}"a"${")".repeat(50_000)}` },
+    { type: "json_schema", schema },
+  ] as const;
+  for (const format of deep) expect(() => engine.constraint(format)).toThrow(RequestError);
+});
+
+test("a machine that begins anew keeps stacks that have much in common", () => {
+  const grammar = 'root ::= a\na ::= "x" a "y" | "x" a "z" | "x"';
+  const machine = new Machine(grammarOf({ type: "grammar", grammar }));
+  const walk = (from: number, text: string) => [...new TextEncoder().encode(text)].reduce((at, byte) => machine.after(at, byte), from);
+  const state = machine.restart(walk(0, "xxxx"));
+  expect(machine.ends(walk(state, "yzy"))).toBe(true);
+  expect(walk(state, "yzyy")).toBe(DEAD);
+});
