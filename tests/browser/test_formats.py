@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,11 @@ MORE = """
     const calls = (choice.message.tool_calls ?? []).map(({ function: it }) => [it.name, it.arguments]);
     out.called.push([name, choice.finish_reason, choice.message.content, calls]);
   }
+  const regex = { type: "regex", regex: "(?:yes|no)!" };
+  const yes = { logprobs: true, top_logprobs: 5, temperature: 0 };
+  const plain = await ask(regex, { temperature: 0 });
+  const told = await ask(regex, yes);
+  out.told = [told.choices[0].logprobs.content, told.choices[0].message.content, plain.choices[0].message.content];
   out.refused = await ask(unknown, {}).catch((error) => String(error));
 """.replace("SCHEMA", json.dumps(SCHEMA))
 
@@ -100,6 +106,12 @@ def check_more(out: dict[str, Any]) -> None:
     assert out["grammar"][0] in ("yes", "no")
     assert out["cut"][1] == "length"
     assert "idn-email" in out["refused"]
+    tokens, said, plain = out["told"]
+    assert said == plain, "watched or not, the answer is the same"
+    assert "".join(token["token"] for token in tokens) == said
+    for token in tokens:  # of what the format allows
+        assert sum(math.exp(it["logprob"]) for it in token["top_logprobs"]) == pytest.approx(1, abs=1e-4)
+        assert token["top_logprobs"][0]["token"] == token["token"]
     for asked, reason, said, calls in out["called"]:
         ((name, arguments),) = calls
         assert (reason, said) == ("tool_calls", None), "a function is called, and nothing is said besides"
@@ -126,6 +138,12 @@ PAGE = """async (variant) => {
 def test_on_a_gpu_in_chromium(page: Page, server_url: str) -> None:
     page.goto(f"{server_url}healthz")
     check(page.evaluate(PAGE.replace("BODY", BEGIN), "webgpu-f32-sg"))
+
+
+@pytest.mark.parametrize("tab", ["webkit"], indirect=True)
+def test_on_the_cpu_in_webkit(tab: Tab, site: Site) -> None:
+    tab.goto(site.url + "healthz")
+    check(tab.evaluate(PAGE.replace("BODY", BEGIN), "wasm-simd"))
 
 
 @pytest.mark.parametrize("tab", ["firefox"], indirect=True)

@@ -27,6 +27,8 @@ import type {
   Usage,
 } from "../api/types";
 
+export { wispEmbedding } from "./ai-sdk-embedding";
+
 const PROVIDER = "wisp";
 
 /**

@@ -146,7 +146,10 @@ export interface Usage {
 
 export interface TopLogprob {
   token: string;
-  /** Of the model's own distribution, before temperature and the like. */
+  /**
+   * Of the model's own distribution, before temperature and the like; with logit_bias, a logits_processor or a response_format, of
+   * what these make of it: a format leaves only the tokens that it allows.
+   */
   logprob: number;
   /** UTF-8; a token may hold a part of a character. */
   bytes: number[] | null;

@@ -76,8 +76,8 @@ export class Answers {
     if (request.stream !== true)
       return this.whole(asked, (results, ask) => {
         const choices = results.map((result, index) => {
-          const { text, finishReason } = result;
-          return textChoice(index, { text, finishReason, logprobs: wanted(ask, result), start: 0 });
+          const { text, finishReason, openingLength: start } = result;
+          return textChoice(index, { text, finishReason, logprobs: wanted(ask, result), start });
         });
         return textCompletion(envelope(), choices, usageOf(results));
       });

@@ -53,6 +53,7 @@ const NO_ANSWER: ChatResult = {
   promptTokens: 0,
   completionTokens: 0,
   reusedTokens: 0,
+  openingLength: 0,
   prefillMs: 0,
   decodeMs: 0,
   decodedTokens: 0,

@@ -120,6 +120,8 @@ export interface ChatResult {
   promptTokens: number;
   completionTokens: number;
   reusedTokens: number;
+  /** Characters of what the text began with, before the first token: of an echoed prompt. */
+  openingLength: number;
   prefillMs: number;
   decodeMs: number;
   decodedTokens: number;

@@ -1,7 +1,6 @@
 // Answers: what the session makes of a prompt's ids, as text that is read while it comes. Knows no messages and no order of calls.
 
 import type { AnswerFormat } from "../api/constraint";
-import { RequestError } from "../api/errors";
 import { checkNumber } from "../api/options";
 import type { SamplingOptions, TokenLogprob } from "../api/types";
 import type { AnswerCall, AnswerDelta, Calls, ChatCall, ChatResult, CompletionCall } from "../protocol/messages";
@@ -13,7 +12,7 @@ import type { Tokenizer } from "../text/tokenizer";
 import { SAMPLING_OFF } from "../api/sampling";
 import { constraintOf } from "./grammar";
 import type { LoadedModel } from "./load/load";
-import { type Process, watchOf } from "./logits";
+import { type Process, Watcher, watches } from "./logits";
 import { forgetting, generateOn, type Shorten } from "./overflow";
 import { type ChatPrompt, tokenizerOf } from "./prompt";
 import type { GenerateRequest } from "../runtime/session";
@@ -25,6 +24,8 @@ export interface Asker {
   onDelta: (delta: AnswerDelta) => void;
   /** Changes the logits of each step, if the call says so. */
   process: Process;
+  /** Its text is what `make` works on. */
+  textWork: <T>(make: () => T) => T;
 }
 
 /** The model's own sampling parameters. */
@@ -131,7 +132,12 @@ class Gathered {
   }
 }
 
-async function answer(model: LoadedModel, asked: Asked, call: AnswerCall, { signal, onDelta, process }: Asker): Promise<ChatResult> {
+async function answer(
+  model: LoadedModel,
+  asked: Asked,
+  call: AnswerCall,
+  { signal, onDelta, process, textWork }: Asker,
+): Promise<ChatResult> {
   const { session, artifact } = model;
   const { ids, kept, reader, opening, shorten, form } = asked;
   const texts = tokenizerOf(model);
@@ -147,26 +153,23 @@ async function answer(model: LoadedModel, asked: Asked, call: AnswerCall, { sign
   const onLogprob = (found: TokenLogprob, token: number) => {
     if (!stopTokenIds.has(token)) gathered.logprobs.push(found);
   };
-  const watch = watchOf(call, artifact.manifest.vocabSize, { tokenizer: texts, sampling, repetitionWindow, ids, process, onLogprob });
-  if (watch !== undefined && form.format !== undefined && form.isAsked)
-    throw new RequestError({
-      what: "response_format together with logprobs, logit_bias or a logits_processor is not supported",
-      remedy: "Ask for one of them.",
-    });
-  const isHeld = form.isAsked || (watch === undefined && session.constrains);
-  const constraint = form.format === undefined || !isHeld ? undefined : await constraintOf(model, texts, form.format);
+  const isWatched = watches(call);
+  const isHeld = form.isAsked || isWatched || session.constrains;
+  const constraint = form.format === undefined || !isHeld ? undefined : await constraintOf(model, texts, form.format, textWork);
+  const watching = { tokenizer: texts, sampling, repetitionWindow, ids, stopTokenIds, constraint, process, onLogprob };
+  const watch = isWatched ? new Watcher(call, artifact.manifest.vocabSize, watching) : undefined;
   const request: GenerateRequest = {
     ids,
-    constraint,
+    constraint: watch === undefined ? constraint : undefined,
     sampling,
     repetitionWindow,
     maxTokens: checkMaxTokens(call.maxTokens),
     stopTokenIds,
     signal,
-    watch,
+    watch: watch?.step,
     onToken: (token) => {
       gathered.take(reader.push(stops.push(detokenizer.push(token))));
-      return stops.stopped || reader.ended;
+      return stops.stopped || reader.ended || watch?.ended === true;
     },
   };
   // Who watches the logits counts by the prompt that was asked, and what was constrained is one whole.
@@ -184,6 +187,7 @@ async function answer(model: LoadedModel, asked: Asked, call: AnswerCall, { sign
     promptTokens,
     completionTokens: tokens.length,
     reusedTokens,
+    openingLength: opening.length,
     prefillMs,
     decodeMs,
     decodedTokens,

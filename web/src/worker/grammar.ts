@@ -3,17 +3,27 @@
 import type { AnswerFormat, Constraint } from "../api/constraint";
 import type { GrammarEngine } from "../text/grammar/engine";
 import type { Tokenizer } from "../text/tokenizer";
+import { announced } from "../text/work";
 import { loadGrammars } from "./grammar-file";
 import type { LoadedModel } from "./load/load";
 
 const engines = new WeakMap<LoadedModel, Promise<GrammarEngine>>();
 
-/** @throws RequestError naming what of the format is not supported */
-export async function constraintOf(model: LoadedModel, tokenizer: Tokenizer, format: AnswerFormat): Promise<Constraint> {
+/**
+ * @param textWork says whose text is worked on: a grammar may take for ever
+ * @throws RequestError naming what of the format is not supported
+ */
+export async function constraintOf(
+  model: LoadedModel,
+  tokenizer: Tokenizer,
+  format: AnswerFormat,
+  textWork: <T>(make: () => T) => T,
+): Promise<Constraint> {
   const { vocabSize, stopTokenIds } = model.artifact.manifest;
   const known =
     engines.get(model) ?? loadGrammars().then((grammars) => new grammars.GrammarEngine(tokenizer.vocabulary(vocabSize, stopTokenIds)));
   engines.set(model, known);
   known.catch(() => engines.delete(model)); // A file that did not come may come the next time.
-  return (await known).constraint(format);
+  const grammars = await known;
+  return textWork(() => announced("grammar", () => grammars.constraint(format)));
 }

@@ -195,6 +195,7 @@ class Server implements Client {
   private asker(id: number, signal: AbortSignal): Asker {
     return {
       signal,
+      textWork: (make) => this.textWork(id, make),
       onDelta: (delta) => this.post({ type: "delta", id, delta, stats: statsOf(this.model) }),
       process: (logits, ids) =>
         new Promise((resolve, reject) => {

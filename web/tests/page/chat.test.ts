@@ -14,6 +14,7 @@ test("a completion and its chunks share an id", () => {
     promptTokens: 10,
     completionTokens: 5,
     reusedTokens: 4,
+    openingLength: 0,
     prefillMs: 500,
     decodeMs: 2000,
     decodedTokens: 4,
@@ -35,7 +36,7 @@ test("a completion and its chunks share an id", () => {
 test("a prompt counts once, however many answers it has", () => {
   const of = (completionTokens: number) => ({
     ...{ text: "", reasoning: "", toolCalls: [], logprobs: [], finishReason: "stop" as const },
-    ...{ promptTokens: 10, completionTokens, reusedTokens: 0, prefillMs: 1, decodeMs: 1, decodedTokens: 1 },
+    ...{ promptTokens: 10, completionTokens, reusedTokens: 0, openingLength: 0, prefillMs: 1, decodeMs: 1, decodedTokens: 1 },
   });
   expect(usageOf([of(3), of(4)])).toMatchObject({ prompt_tokens: 10, completion_tokens: 7, total_tokens: 17 });
 });

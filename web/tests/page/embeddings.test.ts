@@ -1,31 +1,17 @@
 // Embeddings through the public API and through OpenAI's own client, with no network; and what each kind of model refuses.
+import { embedMany } from "ai";
 import OpenAI from "openai";
 import { beforeAll, describe, expect, test, vi } from "vitest";
+import { wispEmbedding } from "../../src/adapters/ai-sdk";
 import type { Engine } from "../../src/api/types";
 import { createEngine } from "../../src/page/engine";
-import type { WorkerEvents } from "../../src/page/host";
-import type { FromWorker, ToWorker } from "../../src/protocol/messages";
-import { serve } from "../../src/worker/serve";
 import { ScriptedModel } from "../support/scripted-model";
 
 const { loading } = vi.hoisted((): { loading: { next: () => Promise<unknown> } } => ({
   loading: { next: () => Promise.reject(new Error()) },
 }));
 vi.mock("../../src/worker/load/load", () => ({ load: () => loading.next() }));
-vi.mock("../../src/page/host", () => ({
-  checkPlatform: () => undefined,
-  addressOf: String,
-  watchLock: () => ({ stop: () => undefined }),
-  startWorker: ({ onMessage }: WorkerEvents) => {
-    let receive: ((message: ToWorker) => void) | undefined;
-    const later = (run: () => void) => void Promise.resolve().then(run);
-    serve({
-      post: (message: FromWorker) => later(() => onMessage(structuredClone(message))),
-      listen: (listener) => (receive = listener),
-    });
-    return { post: (message: ToWorker) => later(() => receive?.(structuredClone(message))), terminate: () => undefined };
-  },
-}));
+vi.mock("../../src/page/host", () => import("../support/in-process"));
 
 const SIZE = 4;
 /** What the network makes of ids: of any length. */
@@ -63,6 +49,13 @@ describe("an embedding", () => {
     expect(first).toBeInstanceOf(Float32Array);
     unit(hidden(idsOf("hello"))).forEach((value, i) => expect(first?.[i]).toBeCloseTo(value, 6));
     unit(hidden(idsOf("a light in the reeds"))).forEach((value, i) => expect(second?.[i]).toBeCloseTo(value, 6));
+  });
+
+  test("is a model of the AI SDK's", async () => {
+    const values = ["hello", "a light in the reeds"];
+    const { embeddings, usage } = await embedMany({ model: wispEmbedding(engine), values });
+    expect(embeddings).toEqual((await engine.embed(values)).map((vector) => Array.from(vector)));
+    expect(usage.tokens).toBe(values.flatMap(idsOf).length);
   });
 
   test("of fewer dimensions has length 1 again", async () => {

@@ -7,6 +7,7 @@ import { createEngine } from "../../src/page/engine";
 import { scripted } from "../support/scripted-model";
 
 vi.mock("../../src/worker/load/load", async () => ({ load: (await import("../support/scripted-model")).load }));
+vi.mock("../../src/worker/grammar-file", () => ({ loadGrammars: () => import("../../src/text/grammar/engine") }));
 vi.mock("../../src/page/host", () => import("../support/in-process"));
 
 let engine: Engine;
@@ -222,6 +223,41 @@ describe("the logits of each token", () => {
   });
 });
 
+describe("an answer that is held to a format", () => {
+  const said = (token: string) => ({ token, logprob: 0 });
+  const regex = { type: "regex", regex: "(?:yes|no)!" } as never;
+
+  test("has logprobs: of what the format allows", async () => {
+    says("maybe");
+    const { choices } = await ask({ response_format: regex, logprobs: true, top_logprobs: 2, temperature: 0 });
+    const [{ message, logprobs, finish_reason: reason } = { message: { content: "" }, logprobs: null, finish_reason: "" }] = choices;
+    expect([["yes!", "no!"].includes(message.content ?? ""), reason]).toEqual([true, "stop"]);
+    const tokens = logprobs?.content ?? [];
+    expect(tokens.map(({ token }) => token).join("")).toBe(message.content);
+    expect(tokens[0]?.logprob).toBeLessThan(0); // there was a choice
+    expect(tokens.at(-1)).toMatchObject({ ...said("!"), top_logprobs: [said("!")] });
+    for (const { top_logprobs: top } of tokens) for (const { logprob } of top) expect(logprob).toBeGreaterThan(-99);
+  });
+
+  test("may be biased and processed, and is of the format all the same", async () => {
+    says("maybe");
+    const first = async (more: object) => (await ask({ response_format: regex, temperature: 0, ...more })).choices[0]?.message.content;
+    const ids = (text: string) => scripted.tokenizer.encode(text, false).slice(0, 1);
+    for (const word of ["yes", "no"]) {
+      const bias = Object.fromEntries(
+        ["y", "ye", "yes", "n", "no"].filter((it) => word.startsWith(it)).map((it) => [String(ids(it)[0]), 50]),
+      );
+      expect(await first({ logit_bias: bias })).toBe(`${word}!`);
+    }
+    const nothing = engine.chat.completions.create({
+      messages: HI,
+      response_format: regex,
+      logits_processor: (logits) => logits.fill(-Infinity),
+    });
+    await expect(nothing).rejects.toThrow(/logits_processor.*response_format/);
+  });
+});
+
 describe("a text", () => {
   test("is gone on with", async () => {
     says(" upon a time");
@@ -230,7 +266,11 @@ describe("a text", () => {
       choices: [{ text: " upon a time", finish_reason: "stop", logprobs: null }],
     });
     expect(prompt()).toMatch(/Once$/);
-    expect((await client.completions.create({ model: "m", prompt: "Once", echo: true })).choices[0]?.text).toBe("Once upon a time");
+    const echoed = await client.completions.create({ model: "m", prompt: "Once", echo: true, logprobs: 0 });
+    expect(echoed.choices[0]?.text).toBe("Once upon a time");
+    const { tokens = [], text_offset: offsets = [] } = echoed.choices[0]?.logprobs ?? {};
+    expect(tokens.map((token, i) => echoed.choices[0]?.text.startsWith(token, offsets[i]))).toEqual(tokens.map(() => true));
+    expect(offsets[0]).toBe("Once".length);
     let text = "";
     for await (const { choices } of await client.completions.create({ model: "m", prompt: "Once", stream: true }))
       text += choices[0]?.text ?? "";

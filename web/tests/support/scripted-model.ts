@@ -75,7 +75,7 @@ export class ScriptedModel {
     };
     return {
       artifact: { manifest, tokenizer: this.tokenizer, turns: await turnWriter(source, this.tokenizer), fetcher: { counters: {} } },
-      session: { counters: {}, reset: () => undefined, generate: (request: GenerateRequest) => this.generate(request) },
+      session: { constrains: true, counters: {}, reset: () => undefined, generate: (request: GenerateRequest) => this.generate(request) },
       supervisor: { running, skipped: [], recoveries: 0, counters: {}, dispose: () => undefined },
       notices: [],
       loadMs: 0,

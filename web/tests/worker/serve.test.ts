@@ -1,7 +1,16 @@
 // The worker's end of the protocol over a port that a test holds the other end of: what is said before and without a model.
 import { expect, test, vi } from "vitest";
 import type { Call, FromWorker, ToWorker } from "../../src/protocol/messages";
+import { toCall } from "../../src/page/request";
 import { serve } from "../../src/worker/serve";
+import { scripted } from "../support/scripted-model";
+
+vi.mock("../../src/worker/grammar-file", () => ({ loadGrammars: () => import("../../src/text/grammar/engine") }));
+vi.mock("../../src/worker/load/load", async (original) => {
+  const { load } = await original<typeof import("../../src/worker/load/load")>();
+  const given = async (...args: Parameters<typeof load>) => (args[0] === "scripted" ? scripted.loaded() : load(...args));
+  return { load: given };
+});
 
 function start(): { said: FromWorker[]; tell: (message: ToWorker) => void } {
   const said: FromWorker[] = [];
@@ -58,4 +67,13 @@ test("dispose() waits for nobody, and ends the load", async () => {
     { type: "error", id: 1, error: { name: "AbortError" } },
   ]);
   expect(said.some(({ type }) => type === "fetch-abort")).toBe(true);
+});
+
+test("a grammar is announced with the call that it is of: it may take for ever", async () => {
+  const { said, tell } = start();
+  tell({ type: "call", id: 1, name: "load", args: { url: "scripted", options: OPTIONS } });
+  const request = { messages: [{ role: "user", content: "hi" }], response_format: { type: "regex" as const, regex: "a+" } };
+  tell({ type: "call", id: 5, name: "chat", args: toCall(request) });
+  await vi.waitFor(() => expect(answered(said)).toHaveLength(2));
+  expect(said).toContainEqual({ type: "text", work: "grammar", id: 5 });
 });
