@@ -43,7 +43,7 @@ const direction = Object.entries(MAY_IMPORT).map(([place, others]) => {
   const names = [...PARTS, "webgpu", "wasm"].join("|");
   const regex = `^(?:\\.\\./)+(?!(?:${allowed.join("|")})(?:/|$))(?:${names})(?:/|$)`;
   const message = `src/${place} may import only ${["its own", ...others].join(", ")}: see MAY_IMPORT in eslint.config.js.`;
-  const files = [place.endsWith(".ts") ? `src/${place}` : `src/${place}/**/*.ts`];
+  const files = [place.endsWith(".ts") ? `src/${place}` : `src/${place}/**/*.ts`, `src/${place}/**/*.tsx`];
   return { files, rules: { "no-restricted-imports": ["error", { patterns: [{ regex, message }] }] } };
 });
 

@@ -1,7 +1,8 @@
 // Builds the entries side by side into dist/, which the server offers at /static/:
 //   wisp.js    the engine as an ES module          worker.js  the worker that wisp.js starts by its URL
-//   page.js    the chat page (with page.css)       thread.js  a helper thread of the CPU, which worker.js starts likewise
-//   template.js is built by vite.template.config.ts, grammar.js by vite.grammar.config.ts, offline.js by vite.offline.config.ts
+//   thread.js  a helper thread of the CPU, which worker.js starts likewise
+//   page.js and page.css, the chat page, are built by vite.page.config.ts; template.js by vite.template.config.ts, grammar.js by
+//   vite.grammar.config.ts, offline.js by vite.offline.config.ts
 //   react.js   a hook for React apps (React is theirs)      ai-sdk.js, prompt-api.js  an engine in the shapes of others
 //   isolation.js  a service worker for hosts that cannot send headers; it belongs beside the page
 // No entry is inlined into another: the page's Content-Security-Policy allows neither blob: workers nor inline scripts.
@@ -11,13 +12,16 @@ import { defineConfig } from "vitest/config";
 import { MINIMUM } from "./src/api/browsers.ts";
 
 /** What keeps this build from inlining a worker would keep bundlers of other people's pages from finding it. */
-const literalWorkers: Plugin = {
+export const literalWorkers: Plugin = {
   name: "literal-workers",
   renderChunk: (code) => ({
     code: code.replace(/\/\* @vite-ignore \*\/\s*(?="\.\/(?:worker|thread|template|grammar)\.js")/g, ""),
     map: null,
   }),
 };
+
+/** The oldest that Wisp runs in. */
+export const BROWSERS = [`chrome${MINIMUM.chrome}`, `firefox${MINIMUM.firefox}`, `safari${MINIMUM.safari}`];
 
 const source = (path: string) => resolve(import.meta.dirname, "src", path);
 
@@ -29,27 +33,24 @@ export default defineConfig({
     emptyOutDir: true,
     // Older than the oldest browser that Wisp runs in, so that one that is too old can read the code that says so.
     target: "es2020",
-    cssTarget: [`chrome${MINIMUM.chrome}`, `firefox${MINIMUM.firefox}`, `safari${MINIMUM.safari}`],
     sourcemap: true,
     lib: {
       entry: {
         wisp: source("page/entry.ts"),
         worker: source("worker/main.ts"),
         thread: source("backend/wasm/thread.ts"),
-        page: source("ui/main.ts"),
         react: source("react/use-wisp.ts"),
         "ai-sdk": source("adapters/ai-sdk.ts"),
         "prompt-api": source("adapters/prompt-api.ts"),
         isolation: source("service-worker/isolation.ts"),
       },
       formats: ["es"],
-      cssFileName: "page",
     },
     rolldownOptions: { external: ["react"], output: { entryFileNames: "[name].js", chunkFileNames: "shared-[hash].js" } },
   },
   // The time is only there so that a failure ends: a busy machine is no failure.
   test: {
-    include: ["tests/**/*.test.ts"],
+    include: ["tests/**/*.test.ts", "tests/**/*.test.tsx"],
     environment: "node",
 
     testTimeout: 120_000,

@@ -28,7 +28,7 @@ BUILT = WEB / "dist"
 ICONS = WEB / "icons"
 # Of web/dist what a page uses; the rest is for Node, for `wisp bench`, and for the served page.
 NOT_OF_THE_PAGE = re.compile(r"(.*\.map|.*\.mjs|bench\.js|isolation\.js|offline\.js)")
-HASHED = re.compile(r"static/shared-[\w-]+\.js")  # a name that changes with its content
+HASHED = re.compile(r"static/(?:shared|page)-[\w-]+\.js")  # a name that changes with its content
 VERSION = b"wisp-version"  # in offline.js, for what files.json holds
 POLICY = f"{CONTENT_SECURITY_POLICY}; manifest-src 'self'"
 # A page cannot say this one of itself.

@@ -8,11 +8,13 @@ const SOURCE = resolve(import.meta.dirname, "../src");
 
 /** Every module with what it imports, types too. */
 function importGraph(): Map<string, string[]> {
-  const names = (readdirSync(SOURCE, { recursive: true }) as string[]).filter((name) => name.endsWith(".ts"));
+  const names = (readdirSync(SOURCE, { recursive: true }) as string[]).filter((name) => /\.tsx?$/.test(name));
+  const known = new Set(names);
   const imports = (name: string) => {
     const { importedFiles } = ts.preProcessFile(readFileSync(join(SOURCE, name), "utf8"));
     const own = importedFiles.map(({ fileName }) => fileName).filter((other) => other.startsWith(".") && !other.endsWith(".css"));
-    return own.map((other) => `${join(name, "..", other)}.ts`);
+    const paths = own.map((other) => join(name, "..", other));
+    return paths.map((path) => (known.has(`${path}.tsx`) ? `${path}.tsx` : `${path}.ts`));
   };
   return new Map(names.map((name) => [name, imports(name)]));
 }

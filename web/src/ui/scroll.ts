@@ -1,25 +1,35 @@
 // Follows the newest text while the reader is at the end, and leaves them alone once they scroll up.
 
+import { signal } from "@preact/signals";
+
 const NEAR_END_PX = 60;
 
 export class AutoScroll {
-  readonly #scroller: HTMLElement;
-  readonly #jump: HTMLButtonElement;
+  /** Whether the end is out of sight. */
+  readonly away = signal(false);
+  #scroller: HTMLElement | null = null;
   #following = true;
   #lastTop = 0;
 
-  constructor(scroller: HTMLElement, jump: HTMLButtonElement) {
+  /** Watches this element. @returns what ends it */
+  attach(scroller: HTMLElement): () => void {
     this.#scroller = scroller;
-    this.#jump = jump;
-    scroller.addEventListener("scroll", () => this.#onScroll(), { passive: true });
-    jump.addEventListener("click", () => this.toEnd());
-    new ResizeObserver(() => this.follow()).observe(scroller);
+    const onScroll = () => this.#onScroll();
+    scroller.addEventListener("scroll", onScroll, { passive: true });
+    const sizes = new ResizeObserver(() => this.follow());
+    sizes.observe(scroller);
+    return () => {
+      scroller.removeEventListener("scroll", onScroll);
+      sizes.disconnect();
+      this.#scroller = null;
+    };
   }
 
   /** Call after content grew. */
   follow(): void {
+    if (this.#scroller === null) return;
     if (this.#following) this.#scroller.scrollTop = this.#scroller.scrollHeight;
-    this.#showJump();
+    this.#look();
   }
 
   toEnd(): void {
@@ -28,19 +38,19 @@ export class AutoScroll {
   }
 
   #fromEnd(): number {
-    return this.#scroller.scrollHeight - this.#scroller.scrollTop - this.#scroller.clientHeight;
+    return this.#scroller === null ? 0 : this.#scroller.scrollHeight - this.#scroller.scrollTop - this.#scroller.clientHeight;
   }
 
   #onScroll(): void {
-    const top = this.#scroller.scrollTop;
+    const top = this.#scroller?.scrollTop ?? 0;
     // Growing content never moves the view up: only the reader does.
     if (top < this.#lastTop - 1 && this.#fromEnd() > 2) this.#following = false;
     else if (this.#fromEnd() < NEAR_END_PX) this.#following = true;
     this.#lastTop = top;
-    this.#showJump();
+    this.#look();
   }
 
-  #showJump(): void {
-    this.#jump.hidden = this.#following || this.#fromEnd() < NEAR_END_PX;
+  #look(): void {
+    this.away.value = !this.#following && this.#fromEnd() >= NEAR_END_PX;
   }
 }

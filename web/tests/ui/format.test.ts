@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
 import { binaryBytes, bytes, duration, latency, parameters, plural, speed, values } from "../../src/ui/format";
-import { RateMeter } from "../../src/ui/loading";
+import { RateMeter } from "../../src/ui/state/rate";
 
 describe("what weights are to those of their source", () => {
   const source = { formats: { Q4_1: 120, Q8_0: 1 }, exact: 121, rounded: 0, requantized: 0, squaredError: 0 };

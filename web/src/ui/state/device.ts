@@ -1,11 +1,9 @@
-// What this browser and this device offer, WebGPU first, and in plain words what is missing and what to do about it.
+// What this browser and this device offer, WebGPU first, and in plain words what is missing and what to do about it. No document.
 
-import type { EngineInfo } from "../api/types";
-import { WEBGPU } from "../api/browsers";
-import { cpuMissing, nameOf, probe, type Probe, UNNAMED } from "../page/device";
-import type { Model } from "./catalogue";
-import { el, facts } from "./dom";
-import { address, binaryBytes, bytes, count, parameters, plural, values } from "./format";
+import type { EngineInfo } from "../../api/types";
+import { WEBGPU } from "../../api/browsers";
+import { nameOf, probe, type Probe, UNNAMED } from "../../page/device";
+import { binaryBytes, count, plural } from "../format";
 
 export interface DeviceOffer {
   adapter: string;
@@ -81,8 +79,8 @@ function describe({ adapter, info, features }: Found): DeviceOffer {
 /** What stands between the models and a device: nothing, a GPU (some run on the CPU), or both. */
 export type Means = "gpu" | "cpu" | "none";
 
-function whyNoCpu(): string {
-  const reason = cpuMissing();
+/** In a sentence, from what stands in the CPU's way. */
+export function whyNoCpu(reason: string | undefined): string {
   return reason === undefined
     ? "The CPU takes over for models that are compiled for it; none here is."
     : `Nor can the CPU take over: ${reason}.`;
@@ -96,38 +94,6 @@ export function deviceLine(report: DeviceReport, means: Means): string {
   return `GPU: ${adapter === UNNAMED ? "" : `${adapter}, `}a software one: ${means === "cpu" ? "the CPU does the work, faster." : "it works, slowly."}`;
 }
 
-/** Why there is no GPU and what to do about it; with a CPU that can take over no more than a note. */
-export function missingNotice(report: DeviceReport & { status: "missing" }, means: Means, onRetry: () => void): Node[] {
-  const again = el("button", { type: "button", class: "plain", "data-testid": "probe-again" }, "Look again");
-  again.addEventListener("click", onRetry);
-  const remedies = [el("p", {}, report.todo), el("ul", {}, ...report.remedies.map((remedy) => el("li", {}, remedy))), again];
-  if (means === "cpu")
-    return [
-      el("p", {}, "No GPU can be used here, so the model runs on the CPU: the same answers, more slowly."),
-      el("details", {}, el("summary", {}, "How to use the GPU"), el("p", {}, report.what), ...remedies),
-    ];
-  return [el("h2", {}, "WebGPU is missing"), el("p", {}, report.what), el("p", { "data-testid": "no-cpu" }, whyNoCpu()), ...remedies];
-}
-
-export function deviceFacts(report: DeviceReport): Node[] {
-  if (report.status === "missing") return [el("h3", {}, "Device"), el("p", {}, report.what), facts([cpuThreads()])];
-  const { adapter, features, limits, software, compatibility } = report.offer;
-  return [
-    el("h3", {}, "Device"),
-    facts([
-      ["Adapter", adapter],
-      ["Kind", `${software ? "software, on the CPU" : "hardware"}${compatibility ? "; WebGPU in compatibility mode" : ""}`],
-      ["Features", features.join(", ")],
-      ...limits,
-      cpuThreads(),
-    ]),
-  ];
-}
-
-function cpuThreads(): [string, string] {
-  return ["CPU threads", window.crossOriginIsolated ? count(navigator.hardwareConcurrency) : "1, the page is not isolated"];
-}
-
 /** Where the model runs, in a few words. */
 export function place({ backend, threads, variant }: EngineInfo): string {
   return backend === "wasm" ? `CPU, ${plural(threads, "thread")}` : variant;
@@ -137,50 +103,4 @@ export function place({ backend, threads, variant }: EngineInfo): string {
 export function whyCpu({ skipped }: EngineInfo): string {
   const reasons = new Set(skipped.map(({ reason }) => reason.replace(/\.$/, "")));
   return [...reasons].join("; ");
-}
-
-/** The loaded model, its variant and why better ones were passed over. */
-export function modelFacts({ name, license, homepage }: Model, info: EngineInfo): Node[] {
-  const nodes: Node[] = [
-    el("h3", {}, "Model"),
-    facts([
-      ["Name", name],
-      ["Parameters", parameters(info.parameters)],
-      ["Quantization", info.schemes.join(", ")],
-      ["Weights", `${bytes(info.weightBytes)}, ${((8 * info.weightBytes) / info.parameters).toFixed(2)} bits each`],
-      ["Values", values(info.sourceValues)],
-      ["Context", `${count(info.contextLength)} tokens`],
-      ["KV cache", binaryBytes(info.kvBytesPerToken * info.contextLength)],
-      ["License", license ?? ""],
-      [
-        "Published",
-        homepage === null
-          ? ""
-          : el("a", { href: homepage, rel: "noopener noreferrer", target: "_blank", "data-testid": "homepage" }, address(homepage)),
-      ],
-    ]),
-    el("h3", {}, "Variant"),
-    el(
-      "p",
-      { "data-testid": "variant" },
-      el("code", {}, info.variant),
-      info.backend === "wasm" ? ` on the ${place(info)}` : "",
-      info.skipped.length === 0
-        ? info.backend === "wasm"
-          ? ", as asked for."
-          : ", the best that this model has."
-        : ", the best that this device runs. Passed over:",
-    ),
-  ];
-  if (info.skipped.length > 0) {
-    const rows = info.skipped.map(({ variant, reason }) => el("li", {}, el("code", {}, variant), `: ${reason}`));
-    nodes.push(el("ul", { class: "skipped", "data-testid": "skipped" }, ...rows));
-  }
-  if (info.hints.length > 0) {
-    nodes.push(el("h3", {}, "What would make it faster"), ...info.hints.map((hint) => el("p", { "data-testid": "hint" }, hint)));
-  }
-  if (info.notices.length > 0) {
-    nodes.push(el("h3", {}, "Notes"), ...info.notices.map((notice) => el("p", { "data-testid": "load-notice" }, notice)));
-  }
-  return nodes;
 }

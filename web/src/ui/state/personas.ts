@@ -1,0 +1,48 @@
+// The personas of this browser, after those that are there from the start.
+
+import { computed, signal } from "@preact/signals";
+import type { History } from "./history";
+import { type Persona, readCard, SHIPPED } from "./persona";
+
+export class Personas {
+  readonly own = signal<readonly Persona[]>([]);
+  readonly all = computed(() => [...SHIPPED, ...this.own.value]);
+  /** Why the last change could not be kept. */
+  readonly fault = signal<string | null>(null);
+
+  constructor(private readonly history: History) {}
+
+  /** Those that are kept now: another tab may have made some. */
+  async refresh(): Promise<void> {
+    await this.#try(async () => {
+      const found = await this.history.repository.personas();
+      this.own.value = found.sort((a, b) => a.name.localeCompare(b.name) || (a.id < b.id ? -1 : 1));
+    });
+  }
+
+  async save(persona: Persona): Promise<void> {
+    this.own.value = [...this.own.value.filter(({ id }) => id !== persona.id), persona];
+    await this.#try(() => this.history.repository.putPersona(persona));
+  }
+
+  async remove(id: string): Promise<void> {
+    this.own.value = this.own.value.filter((persona) => persona.id !== id);
+    await this.#try(() => this.history.repository.removePersona(id));
+  }
+
+  /** The persona of a character card, whose picture is `picture` where the card names none. @throws Error */
+  async import(bytes: Uint8Array, file: string, picture: string): Promise<Persona> {
+    const card = readCard(bytes, file);
+    const persona = { ...card, id: crypto.randomUUID(), picture: card.picture === "" ? picture : card.picture };
+    await this.save(persona);
+    return persona;
+  }
+
+  async #try(change: () => Promise<unknown>): Promise<void> {
+    try {
+      await change();
+    } catch (error) {
+      this.fault.value = error instanceof Error ? error.message : String(error);
+    }
+  }
+}

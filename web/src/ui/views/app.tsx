@@ -1,0 +1,108 @@
+// The frame: bar, list of conversations, what is chosen or said, and the drawers.
+
+import { useSignalEffect } from "@preact/signals";
+import { useEffect } from "preact/hooks";
+import { place } from "../state/device";
+import { chat, models, notices } from "../state/app";
+import { ChatView } from "./chat";
+import { DeviceDrawer } from "./device";
+import { Icon } from "./parts";
+import { PersonasDrawer } from "./personas";
+import { deviceOpen, settingsOpen, sidebarOpen } from "./places";
+import { SettingsDrawer } from "./settings";
+import { Sidebar } from "./sidebar";
+import { Start } from "./start";
+import { ToastView } from "./toast";
+
+function Bar() {
+  const { value: loaded } = models.loaded;
+  return (
+    <header class="bar">
+      <button
+        type="button"
+        class="quiet"
+        data-testid="open-sidebar"
+        aria-expanded={sidebarOpen.value}
+        aria-controls="sidebar"
+        aria-label="Conversations"
+        title="Conversations"
+        onClick={() => (sidebarOpen.value = !sidebarOpen.value)}
+      >
+        <Icon name="list" />
+      </button>
+      <a class="brand" href="./" aria-label="Wisp, start page">
+        <Icon name="wisp" kind="logo" />
+        <span>Wisp</span>
+      </a>
+      {loaded === null ? null : (
+        <p id="model-label" class="model-label" data-testid="model-label">
+          {loaded.model.name}
+          <span class="variant" data-testid="place" title={`The variant chosen for this device: ${loaded.info.variant}`}>
+            {place(loaded.info)}
+          </span>
+        </p>
+      )}
+      <nav class="actions" aria-label="Actions">
+        {loaded === null ? null : (
+          <button type="button" id="new-chat" class="quiet" data-testid="new-chat" title="New chat" onClick={() => void chat.newChat()}>
+            <Icon name="plus" />
+            <span>New chat</span>
+          </button>
+        )}
+        <button
+          type="button"
+          id="open-device"
+          class="quiet"
+          data-testid="open-device"
+          aria-haspopup="dialog"
+          title="Model and device"
+          onClick={() => (deviceOpen.value = true)}
+        >
+          <Icon name="chip" />
+          <span>Device</span>
+        </button>
+        <button
+          type="button"
+          id="open-settings"
+          class="quiet"
+          data-testid="open-settings"
+          aria-haspopup="dialog"
+          title="Settings"
+          onClick={() => (settingsOpen.value = true)}
+        >
+          <Icon name="sliders" />
+          <span>Settings</span>
+        </button>
+      </nav>
+    </header>
+  );
+}
+
+export function App() {
+  const { value: loaded } = models.loaded;
+  useSignalEffect(() => {
+    const name = models.loaded.value?.model.name;
+    document.title = name === undefined ? "Wisp" : `${name} · Wisp`;
+  });
+  useEffect(() => {
+    const onKey = (event: KeyboardEvent) => {
+      if (event.key === "Escape" && document.querySelector("dialog[open]") === null) chat.stop();
+    };
+    document.addEventListener("keydown", onKey);
+    return () => document.removeEventListener("keydown", onKey);
+  }, []);
+  return (
+    <>
+      <Bar />
+      <Sidebar />
+      {loaded === null ? <Start /> : <ChatView />}
+      <ToastView />
+      <p id="status" class="visually-hidden" role="status" data-testid="status">
+        {notices.announcement}
+      </p>
+      <SettingsDrawer />
+      <PersonasDrawer />
+      <DeviceDrawer />
+    </>
+  );
+}

@@ -1,0 +1,167 @@
+// The box for the next message, and under it how much of the context the conversation takes.
+
+import { useEffect, useLayoutEffect, useRef } from "preact/hooks";
+import { count, speed } from "../format";
+import type { AutoScroll } from "../scroll";
+import { chat, history, notices } from "../state/app";
+import { Icon } from "./parts";
+
+const NEARLY_FULL = 0.85;
+
+function NoticeView() {
+  const { value: notice } = notices.notice;
+  return (
+    <div id="notice" class={notice?.bad === true ? "notice bad" : "notice"} data-testid="notice" role="alert" hidden={notice === null}>
+      {notice === null ? null : <p>{notice.text}</p>}
+      {notice === null || notice.actions.length === 0 ? null : (
+        <div class="notice-actions">
+          {notice.actions.map(({ label, run }) => (
+            <button
+              key={label}
+              type="button"
+              class="plain"
+              onClick={() => {
+                notices.hide();
+                run();
+              }}
+            >
+              {label}
+            </button>
+          ))}
+        </div>
+      )}
+    </div>
+  );
+}
+
+function Meter() {
+  const { value: used } = chat.used;
+  const { value: capacity } = chat.capacity;
+  const { value: rate } = chat.rate;
+  const share = Math.min(1, used / capacity);
+  return (
+    <div
+      id="meter"
+      class={share >= NEARLY_FULL ? "meter nearly-full" : "meter"}
+      data-testid="context-meter"
+      role="meter"
+      aria-label="Context used"
+      aria-valuemin={0}
+      aria-valuemax={capacity}
+      aria-valuenow={used}
+      aria-valuetext={`${used} of ${capacity} tokens of context used`}
+    >
+      <span class="track">
+        <span class="fill" style={{ inlineSize: `${100 * share}%` }} />
+      </span>
+      <span class="number">{`${count(used)} / ${count(capacity)} tokens`}</span>
+      <span class="number" data-testid="live-rate">
+        {rate === null ? "" : `${speed(rate)} tok/s`}
+      </span>
+    </div>
+  );
+}
+
+/** Not on touch screens, where focus opens the keyboard over half of the answer. */
+const focusesByItself = () => matchMedia("(pointer: fine)").matches;
+
+export function Composer({ scroll }: { scroll: AutoScroll }) {
+  const box = useRef<HTMLTextAreaElement>(null);
+  const { value: draft } = chat.draft;
+  const { value: busy } = chat.busy;
+  const focus = chat.focus.value;
+  useLayoutEffect(() => {
+    if (box.current === null) return;
+    box.current.style.blockSize = "auto";
+    box.current.style.blockSize = `${box.current.scrollHeight}px`;
+  }, [draft]);
+  useEffect(() => {
+    if (focusesByItself()) box.current?.focus({ preventScroll: true });
+  }, [focus]);
+  const onKey = (event: KeyboardEvent) => {
+    if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+    event.preventDefault();
+    chat.submit();
+  };
+  return (
+    <div class="dock">
+      <div class="column">
+        <button
+          type="button"
+          id="jump"
+          class="jump"
+          data-testid="jump"
+          title="Go to the latest"
+          aria-label="Go to the latest"
+          hidden={!scroll.away.value}
+          onClick={() => scroll.toEnd()}
+        >
+          <Icon name="down" />
+        </button>
+        <NoticeView />
+        <form
+          id="composer"
+          class="composer"
+          data-testid="composer"
+          onSubmit={(event) => {
+            event.preventDefault();
+            chat.submit();
+          }}
+        >
+          <label class="visually-hidden" for="prompt">
+            Message
+          </label>
+          <textarea
+            id="prompt"
+            data-testid="prompt"
+            rows={1}
+            dir="auto"
+            placeholder="Write a message"
+            autocomplete="off"
+            enterkeyhint="send"
+            ref={box}
+            value={draft}
+            onInput={(event) => (chat.draft.value = event.currentTarget.value)}
+            onKeyDown={onKey}
+          />
+          <button
+            type="submit"
+            id="send"
+            class="round"
+            data-testid="send"
+            title="Send (Enter)"
+            aria-label="Send"
+            hidden={busy}
+            disabled={draft.trim() === "" || !chat.ready.value}
+          >
+            <Icon name="send" />
+          </button>
+          <button
+            type="button"
+            id="stop"
+            class="round"
+            data-testid="stop"
+            title="Stop (Escape)"
+            aria-label="Stop"
+            hidden={!busy}
+            onClick={() => chat.stop()}
+          >
+            <Icon name="stop" />
+          </button>
+        </form>
+        <div class="under">
+          <Meter />
+          {history.lasts.value === false ? (
+            <span class="muted" data-testid="not-kept">
+              Not kept: this browser gives the page no storage
+            </span>
+          ) : (
+            <span class="hint muted">
+              <kbd>Enter</kbd> sends, <kbd>Shift</kbd>+<kbd>Enter</kbd> breaks the line, <kbd>Esc</kbd> stops
+            </span>
+          )}
+        </div>
+      </div>
+    </div>
+  );
+}

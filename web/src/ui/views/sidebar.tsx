@@ -1,0 +1,165 @@
+// The conversations of this browser: a list that can be searched; each can be opened, renamed, pinned, exported and deleted.
+
+import { useEffect, useRef, useState } from "preact/hooks";
+import { chat, history, models, notices } from "../state/app";
+import type { Conversation } from "../state/conversation";
+import { Action, Icon } from "./parts";
+import { isWide, personasOpen, sidebarOpen } from "./places";
+import { exportAll, exportOne, importFiles } from "./transfer";
+
+const SEARCH_MS = 120;
+
+function open(conversation: Conversation): void {
+  if (!isWide()) sidebarOpen.value = false;
+  void chat.show(conversation.id).then(() => {
+    // With no model loaded, the one that answered last goes on, where it is here.
+    const model = models.offered.value.find(({ id }) => id === conversation.model);
+    if (models.loaded.value !== null || model === undefined || !models.canRun(model)) return;
+    models.chosenId.value = model.id;
+    void models.load(model);
+  });
+}
+
+async function remove({ id, title }: Conversation): Promise<void> {
+  const wasOpen = history.openId.value === id;
+  if (wasOpen) await chat.end();
+  history.delete(id);
+  const undo = () => {
+    history.restore(id);
+    if (wasOpen && history.open.value === null) void chat.show(id);
+  };
+  notices.pass({ text: `Deleted “${title}”`, undo, onGone: () => history.purge(id) });
+}
+
+function Rename({ conversation: { id, title }, onEnd }: { conversation: Conversation; onEnd: () => void }) {
+  const box = useRef<HTMLInputElement>(null);
+  useEffect(() => box.current?.select(), []);
+  const save = () => {
+    history.rename(id, box.current?.value ?? "");
+    onEnd();
+  };
+  return (
+    <input
+      class="rename"
+      data-testid="rename-text"
+      aria-label="Title"
+      dir="auto"
+      ref={box}
+      defaultValue={title}
+      onBlur={save}
+      onKeyDown={(event) => {
+        if (event.key === "Enter") save();
+        if (event.key === "Escape") {
+          event.stopPropagation();
+          onEnd();
+        }
+      }}
+    />
+  );
+}
+
+function Entry({ conversation }: { conversation: Conversation }) {
+  const [renaming, setRenaming] = useState(false);
+  const { id, pinned, persona } = conversation;
+  const title = conversation.title === "" ? "New chat" : conversation.title;
+  const current = history.openId.value === id;
+  return (
+    <li class={current ? "entry current" : "entry"} data-testid="conversation">
+      {renaming ? (
+        <Rename conversation={conversation} onEnd={() => setRenaming(false)} />
+      ) : (
+        <button
+          type="button"
+          class="entry-title"
+          data-testid="open-conversation"
+          dir="auto"
+          title={title}
+          aria-current={current ? "true" : undefined}
+          onClick={() => open(conversation)}
+        >
+          {pinned ? <Icon name="pin" kind="pinned" /> : null}
+          {persona === null || persona.picture.startsWith("data:") ? null : <span aria-hidden="true">{persona.picture}</span>}
+          <span class="entry-text">{title}</span>
+        </button>
+      )}
+      <details class="menu" data-testid="conversation-menu">
+        <summary aria-label={`More for ${title}`} class="quiet small">
+          <Icon name="more" />
+        </summary>
+        <div class="menu-items" onClick={({ currentTarget }) => currentTarget.closest("details")?.removeAttribute("open")}>
+          <Action icon="pin" label={pinned ? "Unpin" : "Pin"} testId="pin" onClick={() => history.update(id, { pinned: !pinned })} />
+          <Action icon="edit" label="Rename" testId="rename" onClick={() => setRenaming(true)} />
+          <Action icon="save" label="Export" testId="export-json" onClick={() => void exportOne(conversation, "json")} />
+          <Action icon="save" label="Export as Markdown" testId="export-markdown" onClick={() => void exportOne(conversation, "md")} />
+          <Action icon="close" label="Delete" testId="delete" onClick={() => void remove(conversation)} />
+        </div>
+      </details>
+    </li>
+  );
+}
+
+export function Sidebar() {
+  const [query, setQuery] = useState("");
+  const [found, setFound] = useState<ReadonlySet<string> | null>(null);
+  const file = useRef<HTMLInputElement>(null);
+  const list = history.list.value;
+  useEffect(() => {
+    if (query.trim() === "") {
+      setFound(null);
+      return;
+    }
+    const timer = setTimeout(() => void history.search(query.trim()).then(setFound), SEARCH_MS);
+    return () => clearTimeout(timer);
+  }, [query, list]);
+  useEffect(() => {
+    // One menu at a time, and none once something else is wanted.
+    const closeMenus = (event: Event) => {
+      for (const menu of document.querySelectorAll("details.menu[open]"))
+        if (!menu.contains(event.target as Node)) menu.removeAttribute("open");
+    };
+    document.addEventListener("pointerdown", closeMenus);
+    return () => document.removeEventListener("pointerdown", closeMenus);
+  }, []);
+  if (!sidebarOpen.value) return null;
+  const shown = found === null ? list : list.filter(({ id }) => found.has(id));
+  return (
+    <>
+      <div class="shade" onClick={() => (sidebarOpen.value = false)} />
+      <aside id="sidebar" class="sidebar" data-testid="sidebar" aria-label="Conversations">
+        <input
+          type="search"
+          class="search"
+          data-testid="search"
+          aria-label="Search conversations"
+          placeholder="Search"
+          value={query}
+          onInput={({ currentTarget }) => setQuery(currentTarget.value)}
+        />
+        <ul class="entries" data-testid="conversations">
+          {shown.map((conversation) => (
+            <Entry key={conversation.id} conversation={conversation} />
+          ))}
+        </ul>
+        {shown.length > 0 ? null : <p class="muted none">{found === null ? "No conversations yet." : "Nothing found."}</p>}
+        <div class="sidebar-foot">
+          <Action icon="person" label="Personas" testId="sidebar-personas" onClick={() => (personasOpen.value = true)} />
+          <Action icon="up" label="Import" testId="import" onClick={() => file.current?.click()} />
+          <Action icon="save" label="Export all" testId="export-all" disabled={list.length === 0} onClick={() => void exportAll()} />
+          <input
+            type="file"
+            hidden
+            multiple
+            accept="application/json,.json"
+            aria-label="A file of conversations"
+            data-testid="import-file"
+            ref={file}
+            onChange={({ currentTarget }) => {
+              void importFiles([...(currentTarget.files ?? [])]);
+              currentTarget.value = "";
+            }}
+          />
+        </div>
+      </aside>
+    </>
+  );
+}
