@@ -63,7 +63,8 @@ export class TextBlock implements OpenBlock {
   }
 }
 
-const FENCE = /^( {0,3})(`{3,}(?=[^`\n]*\n)|~{3,})[^\n]*\n/;
+const FENCE = /^( {0,3})(`{3,}(?=[^`\n]*\n)|~{3,})([^\n]*)\n/;
+const LANGUAGE = /^\s*([\w+#.-]{1,20})/; // the first word after a fence
 
 /** Fenced code up to the fence that closes it. */
 export class CodeBlock implements OpenBlock {
@@ -74,11 +75,13 @@ export class CodeBlock implements OpenBlock {
   readonly #indent: RegExp;
   #atLineStart = true;
 
-  private constructor(element: Element, indent: number, fence: string) {
+  private constructor(element: Element, indent: number, fence: string, info: string) {
     const mark = fence.charAt(0);
     this.#closing = new RegExp(`^ {0,3}${mark}{${String(fence.length)},}[ \\t]*$`);
     this.#mayClose = new RegExp(`^ {0,3}${mark}*[ \\t]*$`);
     this.#indent = new RegExp(`^ {0,${String(indent)}}`);
+    const language = LANGUAGE.exec(info)?.[1];
+    if (language !== undefined) this.#code.dataset["language"] = language.toLowerCase();
     const pre = document.createElement("pre");
     pre.append(this.#code);
     element.append(pre);
@@ -88,7 +91,7 @@ export class CodeBlock implements OpenBlock {
   static open(source: string, element: () => Element): Growth | null {
     const opening = FENCE.exec(source);
     if (opening === null) return null;
-    return { used: opening[0].length, next: new CodeBlock(element(), opening[1]?.length ?? 0, opening[2] ?? "") };
+    return { used: opening[0].length, next: new CodeBlock(element(), opening[1]?.length ?? 0, opening[2] ?? "", opening[3] ?? "") };
   }
 
   close(): void {

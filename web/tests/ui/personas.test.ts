@@ -1,7 +1,8 @@
 // Personas and the files they come from: character cards as other programs write them, in JSON and in pictures.
 import { expect, test } from "vitest";
 import { NOTHING_CHOSEN } from "../../src/ui/state/choices";
-import { cardOf, type Persona, readCard, SHIPPED } from "../../src/ui/state/persona";
+import { cardOf, readCard } from "../../src/ui/state/card";
+import { type Persona, SHIPPED } from "../../src/ui/state/persona";
 import { pngTexts } from "../../src/ui/state/png";
 
 const bytes = (text: string) => new TextEncoder().encode(text);

@@ -2,7 +2,7 @@
 
 import { computed, signal } from "@preact/signals";
 import type { History } from "./history";
-import { type Persona, readCard, SHIPPED } from "./persona";
+import { type Persona, SHIPPED } from "./persona";
 
 export class Personas {
   readonly own = signal<readonly Persona[]>([]);
@@ -28,14 +28,6 @@ export class Personas {
   async remove(id: string): Promise<void> {
     this.own.value = this.own.value.filter((persona) => persona.id !== id);
     await this.#try(() => this.history.repository.removePersona(id));
-  }
-
-  /** The persona of a character card, whose picture is `picture` where the card names none. @throws Error */
-  async import(bytes: Uint8Array, file: string, picture: string): Promise<Persona> {
-    const card = readCard(bytes, file);
-    const persona = { ...card, id: crypto.randomUUID(), picture: card.picture === "" ? picture : card.picture };
-    await this.save(persona);
-    return persona;
   }
 
   async #try(change: () => Promise<unknown>): Promise<void> {

@@ -1,14 +1,14 @@
 // The frame: bar, list of conversations, what is chosen or said, and the drawers.
 
-import { useSignalEffect } from "@preact/signals";
+import { signal, useComputed, useSignalEffect } from "@preact/signals";
+import type { ComponentType } from "preact";
 import { useEffect } from "preact/hooks";
 import { place } from "../state/device";
 import { chat, models, notices } from "../state/app";
-import { ChatView } from "./chat";
 import { DeviceDrawer } from "./device";
+import { LazyDrawer } from "./dialog";
 import { Icon } from "./parts";
-import { PersonasDrawer } from "./personas";
-import { deviceOpen, settingsOpen, sidebarOpen } from "./places";
+import { deviceOpen, personasOpen, settingsOpen, sidebarOpen } from "./places";
 import { SettingsDrawer } from "./settings";
 import { Sidebar } from "./sidebar";
 import { Start } from "./start";
@@ -78,8 +78,23 @@ function Bar() {
   );
 }
 
+/** What shows a conversation comes while the first model loads. */
+const chatView = signal<{ ChatView: ComponentType } | null>(null);
+
+function loadChatView(): void {
+  import("./chat").then(
+    ({ ChatView }) => (chatView.value = { ChatView }),
+    () => (models.loadError.value = "A part of the page could not be loaded. Reload the page."),
+  );
+}
+
 export function App() {
   const { value: loaded } = models.loaded;
+  const ChatView = chatView.value?.ChatView;
+  const loads = useComputed(() => models.progress.value !== null);
+  useSignalEffect(() => {
+    if (loads.value && chatView.peek() === null) loadChatView();
+  });
   useSignalEffect(() => {
     const name = models.loaded.value?.model.name;
     document.title = name === undefined ? "Wisp" : `${name} · Wisp`;
@@ -95,13 +110,13 @@ export function App() {
     <>
       <Bar />
       <Sidebar />
-      {loaded === null ? <Start /> : <ChatView />}
+      {loaded === null || ChatView === undefined ? <Start /> : <ChatView />}
       <ToastView />
       <p id="status" class="visually-hidden" role="status" data-testid="status">
         {notices.announcement}
       </p>
       <SettingsDrawer />
-      <PersonasDrawer />
+      <LazyDrawer id="personas" title="Personas" open={personasOpen} load={() => import("./personas").then(({ Personas }) => Personas)} />
       <DeviceDrawer />
     </>
   );

@@ -8,7 +8,7 @@ import { chat, history, personas } from "../state/app";
 import type { Persona } from "../state/persona";
 import { Composer } from "./composer";
 import { Answer, Question } from "./message";
-import { begin, Picture } from "./personas";
+import { begin, Picture } from "./parts";
 import { personasOpen } from "./places";
 
 const MOST_OFFERED = 6;

@@ -1,7 +1,7 @@
 // A drawer at the page's edge over the rest of it: a modal dialog of the browser's own.
 
-import { type Signal, useSignalEffect } from "@preact/signals";
-import type { ComponentChildren } from "preact";
+import { type Signal, useSignal, useSignalEffect } from "@preact/signals";
+import type { ComponentChildren, ComponentType } from "preact";
 import { useRef } from "preact/hooks";
 import { Icon } from "./parts";
 
@@ -38,5 +38,35 @@ export function Drawer({ id, title, open, children }: DrawerProps) {
       </form>
       {children}
     </dialog>
+  );
+}
+
+interface LazyDrawerProps extends Omit<DrawerProps, "children"> {
+  load: () => Promise<ComponentType>;
+}
+
+/** One whose contents come when it is first opened. */
+export function LazyDrawer({ load, ...props }: LazyDrawerProps) {
+  const contents = useSignal<{ Contents: ComponentType } | null>(null);
+  const failed = useSignal(false);
+  useSignalEffect(() => {
+    if (!props.open.value || contents.peek() !== null) return;
+    failed.value = false;
+    load().then(
+      (Contents) => (contents.value = { Contents }),
+      () => (failed.value = true),
+    );
+  });
+  const Contents = contents.value?.Contents;
+  return (
+    <Drawer {...props}>
+      {Contents === undefined ? (
+        <p class="drawer-body muted" role="status">
+          {failed.value ? "This part of the page could not be loaded. Close it and open it again." : "Loading…"}
+        </p>
+      ) : (
+        <Contents />
+      )}
+    </Drawer>
   );
 }

@@ -8,6 +8,7 @@ import type { AutoScroll } from "../scroll";
 import { chat, history } from "../state/app";
 import type { Live } from "../state/chat";
 import type { Message } from "../state/conversation";
+import { dressCode } from "./code";
 import { Action, CopyAction } from "./parts";
 
 /** ‹ 2/3 ›: the other questions, or the other answers, that stand beside this one. */
@@ -136,15 +137,20 @@ function Thoughts({ message, live, onGrow }: { message: Message; live: Live | nu
 function Prose({ message, live, onGrow }: { message: Message; live: Live | null; onGrow: () => void }) {
   const root = useRef<HTMLDivElement>(null);
   const view = useRef<MarkdownView | null>(null);
+  const complete = useRef(false);
   const text = live?.text ?? message.content;
   useLayoutEffect(() => {
     if (root.current === null) return;
     if (view.current === null || !text.startsWith(view.current.text)) {
       root.current.replaceChildren();
-      view.current = new MarkdownView(root.current, onGrow);
+      view.current = new MarkdownView(root.current, () => {
+        onGrow();
+        if (complete.current && root.current !== null) dressCode(root.current);
+      });
     }
     const { current } = view;
     if (text.length > current.text.length) current.append(text.slice(current.text.length));
+    complete.current = live === null;
     if (current.text !== "") current.flush();
     return live?.listen((piece, thought) => {
       if (!thought) current.append(piece);

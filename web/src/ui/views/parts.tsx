@@ -2,6 +2,9 @@
 
 import type { ComponentChildren } from "preact";
 import { useState } from "preact/hooks";
+import { chat } from "../state/app";
+import type { Persona } from "../state/persona";
+import { personasOpen } from "./places";
 
 /** An icon of the template's sprite. */
 export function Icon({ name, kind = "" }: { name: string; kind?: string }) {
@@ -70,4 +73,21 @@ export function Facts({ rows }: { rows: [string, ComponentChildren][] }) {
         ))}
     </dl>
   );
+}
+
+/** An image, or letters as one. */
+export function Picture({ picture, large = false }: { picture: string; large?: boolean }) {
+  const kind = `picture${large ? " large" : ""}`;
+  if (picture.startsWith("data:")) return <img class={kind} src={picture} alt="" />;
+  return (
+    <span class={kind} aria-hidden="true">
+      {picture === "" ? "🙂" : picture}
+    </span>
+  );
+}
+
+/** A new chat with this persona. */
+export function begin(persona: Persona): void {
+  personasOpen.value = false;
+  void chat.newChat(persona);
 }

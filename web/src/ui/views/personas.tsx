@@ -4,37 +4,22 @@ import { useSignal } from "@preact/signals";
 import { useRef, useState } from "preact/hooks";
 import { chat, notices, personas } from "../state/app";
 import { CONTROLS, type SamplingName, withValue } from "../state/choices";
-import { cardOf, NEW_PERSONA, type Persona, SHIPPED } from "../state/persona";
+import { cardOf, readCard } from "../state/card";
+import { NEW_PERSONA, type Persona, SHIPPED } from "../state/persona";
 import { readPicture } from "../state/picture";
-import { Drawer } from "./dialog";
-import { Action } from "./parts";
+import { Action, begin, Picture } from "./parts";
 import { smallPicture } from "./picture";
-import { personasOpen } from "./places";
 import { SAMPLING_TEXTS } from "./settings";
 import { download, fileName } from "./transfer";
-
-/** An image, or letters as one. */
-export function Picture({ picture, large = false }: { picture: string; large?: boolean }) {
-  const kind = `picture${large ? " large" : ""}`;
-  if (picture.startsWith("data:")) return <img class={kind} src={picture} alt="" />;
-  return (
-    <span class={kind} aria-hidden="true">
-      {picture === "" ? "🙂" : picture}
-    </span>
-  );
-}
-
-/** A new chat with this persona. */
-export function begin(persona: Persona): void {
-  personasOpen.value = false;
-  void chat.newChat(persona);
-}
 
 async function importCards(files: readonly File[]): Promise<void> {
   for (const file of files) {
     try {
-      const persona = await personas.import(new Uint8Array(await file.arrayBuffer()), file.name, await smallPicture(file));
-      notices.announce(`${persona.name} is here`);
+      const card = readCard(new Uint8Array(await file.arrayBuffer()), file.name);
+      // A card that names no picture is one, where it is a picture.
+      const picture = card.picture === "" ? await smallPicture(file) : card.picture;
+      await personas.save({ ...card, picture, id: crypto.randomUUID() });
+      notices.announce(`${card.name} is here`);
     } catch (error) {
       notices.pass({ text: error instanceof Error ? error.message : String(error) });
     }
@@ -190,12 +175,12 @@ function Form({ persona, onEnd }: { persona: Persona; onEnd: () => void }) {
   );
 }
 
-export function PersonasDrawer() {
+export function Personas() {
   const editing = useSignal<Persona | null>(null);
   const file = useRef<HTMLInputElement>(null);
   const { value: persona } = editing;
   return (
-    <Drawer id="personas" title="Personas" open={personasOpen}>
+    <>
       {persona !== null ? (
         <Form key={persona.id} persona={persona} onEnd={() => (editing.value = null)} />
       ) : (
@@ -233,6 +218,6 @@ export function PersonasDrawer() {
           />
         </div>
       )}
-    </Drawer>
+    </>
   );
 }

@@ -5,9 +5,13 @@ import { chat, history, models, notices } from "../state/app";
 import type { Conversation } from "../state/conversation";
 import { Action, Icon } from "./parts";
 import { isWide, personasOpen, sidebarOpen } from "./places";
-import { exportAll, exportOne, importFiles } from "./transfer";
 
 const SEARCH_MS = 120;
+
+/** What moves conversations as files comes when somebody moves one. */
+function transfer(run: (part: typeof import("./transfer")) => Promise<void>): void {
+  import("./transfer").then(run).catch((error: unknown) => notices.pass({ text: error instanceof Error ? error.message : String(error) }));
+}
 
 function open(conversation: Conversation): void {
   if (!isWide()) sidebarOpen.value = false;
@@ -89,8 +93,18 @@ function Entry({ conversation }: { conversation: Conversation }) {
         <div class="menu-items" onClick={({ currentTarget }) => currentTarget.closest("details")?.removeAttribute("open")}>
           <Action icon="pin" label={pinned ? "Unpin" : "Pin"} testId="pin" onClick={() => history.update(id, { pinned: !pinned })} />
           <Action icon="edit" label="Rename" testId="rename" onClick={() => setRenaming(true)} />
-          <Action icon="save" label="Export" testId="export-json" onClick={() => void exportOne(conversation, "json")} />
-          <Action icon="save" label="Export as Markdown" testId="export-markdown" onClick={() => void exportOne(conversation, "md")} />
+          <Action
+            icon="save"
+            label="Export"
+            testId="export-json"
+            onClick={() => transfer(({ exportOne }) => exportOne(conversation, "json"))}
+          />
+          <Action
+            icon="save"
+            label="Export as Markdown"
+            testId="export-markdown"
+            onClick={() => transfer(({ exportOne }) => exportOne(conversation, "md"))}
+          />
           <Action icon="close" label="Delete" testId="delete" onClick={() => void remove(conversation)} />
         </div>
       </details>
@@ -144,7 +158,13 @@ export function Sidebar() {
         <div class="sidebar-foot">
           <Action icon="person" label="Personas" testId="sidebar-personas" onClick={() => (personasOpen.value = true)} />
           <Action icon="up" label="Import" testId="import" onClick={() => file.current?.click()} />
-          <Action icon="save" label="Export all" testId="export-all" disabled={list.length === 0} onClick={() => void exportAll()} />
+          <Action
+            icon="save"
+            label="Export all"
+            testId="export-all"
+            disabled={list.length === 0}
+            onClick={() => transfer(({ exportAll }) => exportAll())}
+          />
           <input
             type="file"
             hidden
@@ -154,7 +174,8 @@ export function Sidebar() {
             data-testid="import-file"
             ref={file}
             onChange={({ currentTarget }) => {
-              void importFiles([...(currentTarget.files ?? [])]);
+              const files = [...(currentTarget.files ?? [])];
+              transfer(({ importFiles }) => importFiles(files));
               currentTarget.value = "";
             }}
           />

@@ -1,0 +1,37 @@
+// What the code in a complete answer is given: a button that copies it, and colours where it names a language.
+
+const COPIED_MS = 1600;
+
+function copyButton(code: Element): HTMLButtonElement {
+  const button = document.createElement("button");
+  button.type = "button";
+  button.className = "copy-code";
+  button.textContent = "Copy";
+  button.dataset["testid"] = "copy-code";
+  button.addEventListener("click", () => {
+    navigator.clipboard.writeText(code.textContent).then(
+      () => (button.textContent = "Copied"),
+      () => (button.textContent = "Not allowed here"),
+    );
+    setTimeout(() => (button.textContent = "Copy"), COPIED_MS);
+  });
+  return button;
+}
+
+async function colour(code: HTMLElement, language: string): Promise<void> {
+  const { highlight } = await import("../highlight");
+  const coloured = highlight(code.textContent, language);
+  if (coloured !== null) code.replaceChildren(coloured);
+}
+
+/** Once for each block of code below `root`. */
+export function dressCode(root: Element): void {
+  for (const code of root.querySelectorAll<HTMLElement>("pre > code")) {
+    const pre = code.parentElement;
+    if (pre === null || pre.querySelector(".copy-code") !== null) continue;
+    pre.append(copyButton(code));
+    const { language = "" } = code.dataset;
+    // Colours are an extra: code is readable without them.
+    if (language !== "") colour(code, language).catch(() => undefined);
+  }
+}
