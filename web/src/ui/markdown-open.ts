@@ -2,7 +2,7 @@
 // complete of them is appended once and never touched again; only the unfinished rest is shown anew.
 
 import type { Token, Tokens } from "marked";
-import { lexBlocks, type LinkTargets, render } from "./markdown-render";
+import { languageOf, lexBlocks, type LinkTargets, render } from "./markdown-render";
 
 /** How much of a source was shown for good; `next` goes on from there, null when the block has ended. */
 export interface Growth {
@@ -64,7 +64,6 @@ export class TextBlock implements OpenBlock {
 }
 
 const FENCE = /^( {0,3})(`{3,}(?=[^`\n]*\n)|~{3,})([^\n]*)\n/;
-const LANGUAGE = /^\s*([\w+#.-]{1,20})/; // the first word after a fence
 
 /** Fenced code up to the fence that closes it. */
 export class CodeBlock implements OpenBlock {
@@ -80,8 +79,8 @@ export class CodeBlock implements OpenBlock {
     this.#closing = new RegExp(`^ {0,3}${mark}{${String(fence.length)},}[ \\t]*$`);
     this.#mayClose = new RegExp(`^ {0,3}${mark}*[ \\t]*$`);
     this.#indent = new RegExp(`^ {0,${String(indent)}}`);
-    const language = LANGUAGE.exec(info)?.[1];
-    if (language !== undefined) this.#code.dataset["language"] = language.toLowerCase();
+    const language = languageOf(info);
+    if (language !== "") this.#code.dataset["language"] = language;
     const pre = document.createElement("pre");
     pre.append(this.#code);
     element.append(pre);

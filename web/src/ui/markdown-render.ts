@@ -10,7 +10,7 @@ const ELEMENTS = "a p br hr strong em del code pre blockquote ul ol li h1 h2 h3 
 
 const SANITIZE: Config & { RETURN_DOM_FRAGMENT: true } = {
   ALLOWED_TAGS: ELEMENTS,
-  ALLOWED_ATTR: ["href", "title", "start", "align"],
+  ALLOWED_ATTR: ["href", "title", "start", "align", "data-language"],
   ALLOW_ARIA_ATTR: false,
   ALLOW_DATA_ATTR: false,
   RETURN_DOM_FRAGMENT: true,
@@ -22,10 +22,20 @@ function escapeHtml(text: string): string {
   return text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;").replaceAll('"', "&quot;");
 }
 
+/** What the line that opens code says its language is; empty where it does not. */
+export function languageOf(info: string): string {
+  return /^\s*([\w+#.-]{1,20})/.exec(info)?.[1]?.toLowerCase() ?? "";
+}
+
 const marked = new Marked({
   gfm: true,
   breaks: true,
   renderer: {
+    code: ({ text, lang = "" }) => {
+      const language = languageOf(lang);
+      const attribute = language === "" ? "" : ` data-language="${escapeHtml(language)}"`;
+      return `<pre><code${attribute}>${escapeHtml(text.replace(/\n$/, ""))}\n</code></pre>\n`;
+    },
     html: ({ text }) => escapeHtml(text),
     image: ({ text, href }) => escapeHtml(text === "" ? href : text),
     checkbox: ({ checked }) => (checked ? "☑ " : "☐ "),
