@@ -5,7 +5,6 @@ itself call `compiler.lowering.lower.lower_variant`.
 """
 
 import contextlib
-import copy
 import functools
 import hashlib
 import os
@@ -38,7 +37,7 @@ class Lowering:
         for old in folder.glob("*"):
             if old != self._folder:  # of a compiler that is no more
                 shutil.rmtree(old, ignore_errors=True)
-        self._kept: dict[str, Lowered] = {}
+        self._kept: dict[str, bytes] = {}
 
     def __call__(
         self,
@@ -59,20 +58,20 @@ class Lowering:
             self._folder.mkdir(parents=True, exist_ok=True)
             with FileLock(self._folder / f"{key}.lock"):  # who comes second waits for what the first one makes
                 self._kept[key] = self._read(key) or self._write(key, lower_variant(*what))
-        return copy.deepcopy(self._kept[key])
+        made: Lowered = pickle.loads(self._kept[key])
+        return made
 
-    def _read(self, key: str) -> Lowered | None:
+    def _read(self, key: str) -> bytes | None:
         try:
-            found: Lowered = pickle.loads((self._folder / key).read_bytes())
+            return (self._folder / key).read_bytes()
         except FileNotFoundError:
             return None
-        return found
 
-    def _write(self, key: str, made: Lowered) -> Lowered:
-        part = self._folder / f"{key}.{os.getpid()}"
-        part.write_bytes(pickle.dumps(made))
+    def _write(self, key: str, made: Lowered) -> bytes:
+        content, part = pickle.dumps(made), self._folder / f"{key}.{os.getpid()}"
+        part.write_bytes(content)
         part.replace(self._folder / key)
-        return made
+        return content
 
 
 lower_once = Lowering(Path(__file__).resolve().parent.parent / ".pytest_cache" / "d" / "wisp-lowered")
