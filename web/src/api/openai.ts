@@ -72,6 +72,8 @@ export interface AnswerRequest {
   frequency_penalty?: number | null;
   /** Not OpenAI's: penalties look at so many of the last tokens, of prompt and answer (`repeat_last_n`). -1: at all. */
   repetition_window?: number | null;
+  /** Not OpenAI's: the answer goes on where the model would end it, up to `max_tokens` or a stop string. */
+  ignore_eos?: boolean | null;
   /** Added to the logits of tokens, by id: -100 to 100. */
   logit_bias?: Record<string, number> | null;
   /** Holds the answer to a format, token by token. */
@@ -99,6 +101,8 @@ export interface ChatRequest extends AnswerRequest {
   /** What the chat template is given besides, such as `{ enable_thinking: false }`. */
   chat_template_kwargs?: Record<string, unknown> | null;
   enable_thinking?: boolean | null;
+  /** OpenAI's: "none" is `enable_thinking: false`, any other `true`; the template is given it as well. */
+  reasoning_effort?: "none" | "minimal" | "low" | "medium" | "high" | "xhigh" | null;
   /** As clients send it: its fields are the request's own. */
   extra_body?: Record<string, unknown> | null;
   /** Whether the last message is continued. Default: when it is the assistant's. */

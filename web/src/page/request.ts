@@ -20,11 +20,11 @@ import type { AnswerCall, ChatCall, CompletionCall, TemplateCall } from "../prot
 
 const COMMON = [
   ...["stream", "stream_options", ...SAMPLING_NAMES.map((name) => SAMPLING[name].request), "seed", "max_tokens", "stop"],
-  ...["response_format", "logit_bias", "logprobs", "n", "model", "user", "signal", "logits_processor", "repetition_window"],
+  ...["response_format", "logit_bias", "logprobs", "n", "model", "user", "signal", "logits_processor", "repetition_window", "ignore_eos"],
 ];
 const CHAT = new Set([
   ...["messages", ...COMMON, "max_completion_tokens", "top_logprobs", "tools", "tool_choice", "parallel_tool_calls"],
-  ...["chat_template_kwargs", "enable_thinking", "extra_body", "continue_final_message", "add_generation_prompt"],
+  ...["chat_template_kwargs", "enable_thinking", "reasoning_effort", "extra_body", "continue_final_message", "add_generation_prompt"],
   "special_tokens_in_content",
   "overflow",
 ]);
@@ -53,6 +53,7 @@ const HARMLESS: Record<string, Test> = {
   safety_identifier: ANY,
   prompt_cache_key: ANY,
   prompt_cache_retention: ANY,
+  prompt_cache_options: ANY,
 };
 
 const MOST_STOPS = 16;
@@ -102,6 +103,7 @@ function answerCall(request: AnswerRequest, logprobs: number | undefined, maxTok
     repetitionWindow: request.repetition_window ?? undefined,
     maxTokens: maxTokens ?? undefined,
     stop: checkStop(request.stop ?? []),
+    ignoreEos: flag("ignore_eos", request.ignore_eos) ?? false,
     format: formatOf(request.response_format),
     stream: flag("stream", request.stream) ?? false,
     logprobs,
@@ -177,14 +179,19 @@ export function toCall(given: ChatRequest): ChatCall {
   checkNames(request, CHAT);
   const tools = checkTools(request.tools ?? []);
   const kwargs = optional("chat_template_kwargs", request.chat_template_kwargs, isObject, "an object") ?? {};
-  const thinks = flag("enable_thinking", request.enable_thinking);
+  const effort = optional("reasoning_effort", request.reasoning_effort, isEffort, EFFORTS.join(", "));
+  const thinks = flag("enable_thinking", request.enable_thinking) ?? (effort === undefined ? undefined : effort !== "none");
+  const thinking = {
+    ...(thinks === undefined ? {} : { enable_thinking: thinks }),
+    ...(effort === undefined ? {} : { reasoning_effort: effort }),
+  };
   return {
     ...answerCall(request, chatLogprobs(request), request.max_completion_tokens ?? request.max_tokens),
     messages: checkMessages(request.messages),
     tools,
     toolChoice: checkChoice(request.tool_choice, tools),
     parallelToolCalls: flag("parallel_tool_calls", request.parallel_tool_calls) ?? true,
-    variables: checkVariables({ ...kwargs, ...(thinks === undefined ? {} : { enable_thinking: thinks }) }, "chat_template_kwargs"),
+    variables: checkVariables({ ...kwargs, ...thinking }, "chat_template_kwargs"),
     addGenerationPrompt: flag("add_generation_prompt", request.add_generation_prompt),
     continueFinalMessage: flag("continue_final_message", request.continue_final_message),
     contentsAsText: checkContents(request.special_tokens_in_content) === "text",
@@ -192,6 +199,8 @@ export function toCall(given: ChatRequest): ChatCall {
   };
 }
 
+const EFFORTS = ["none", "minimal", "low", "medium", "high", "xhigh"];
+const isEffort = (value: unknown): value is string => typeof value === "string" && EFFORTS.includes(value);
 const isOverflow = (value: unknown): value is "stop" | "slide" => value === "stop" || value === "slide";
 
 /** @throws RequestError */

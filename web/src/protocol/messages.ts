@@ -52,6 +52,8 @@ export interface AnswerCall {
   repetitionWindow: number | undefined;
   maxTokens: number | undefined;
   stop: string[];
+  /** The model's own end is none. */
+  ignoreEos: boolean;
   /** What the answer has to be; undefined: anything. */
   format: AnswerFormat | undefined;
   /** Send `delta` messages while generating. */

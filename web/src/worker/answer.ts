@@ -149,7 +149,7 @@ async function answer(
   gathered.take(reader.push(opening));
   const sampling = resolveSampling(call.sampling, defaults(model), call.seed);
   const repetitionWindow = checkWindow(call.repetitionWindow);
-  const stopTokenIds = new Set([...artifact.manifest.stopTokenIds, ...stopIds]);
+  const stopTokenIds = new Set([...(call.ignoreEos ? [] : artifact.manifest.stopTokenIds), ...stopIds]);
   const onLogprob = (found: TokenLogprob, token: number) => {
     if (!stopTokenIds.has(token)) gathered.logprobs.push(found);
   };

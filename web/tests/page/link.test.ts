@@ -81,6 +81,7 @@ const ANSWER = {
   stream: true,
   logprobs: undefined,
   bias: [],
+  ignoreEos: false,
   processed: false,
 };
 const CHAT = {
