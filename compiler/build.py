@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compiler.artifact.inspect import describe_values
-from compiler.artifact.mlc_config import MLC_CONFIG, mlc_chat_config
+from compiler.artifact.mlc_config import MLC_CONFIG, Compiled, mlc_chat_config
 from compiler.artifact.writer import (
     CONSTANTS,
     TENSOR_CACHE,
@@ -386,9 +386,7 @@ def write_text(source: Source, network: Network, text: Text, writer: ArtifactWri
     """The tokenizer's files, as they are, and the model as MLC describes it."""
     for file in text.files:
         writer.add_file(file.name, file.read_bytes())
-    description = mlc_chat_config(
-        network.model,
-        source.config,
+    compiled = Compiled(
         quantization=network.scheme.name,
         context=network.context,
         prefill_chunk=max(network.prefill_chunks),
@@ -397,7 +395,7 @@ def write_text(source: Source, network: Network, text: Text, writer: ArtifactWri
         generation=text.generation,
         tokenizer_files=[file.name for file in text.files],
     )
-    writer.add_file(MLC_CONFIG, dump_json(description))
+    writer.add_file(MLC_CONFIG, dump_json(mlc_chat_config(network.model, source.config, compiled)))
     # What the architecture is read from, so that an artifact can be compiled again; less what may name this machine.
     private = ("name_or_path", "auto_map")
     fields = {k: v for k, v in source.config.items() if not k.startswith("_") and k not in private and is_json(v)}

@@ -10,7 +10,7 @@ import tomllib
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict, Unpack
 
 from compiler.artifact.manifest import is_safe_id, is_web_address
 from compiler.artifact.state import SAMPLING_RANGES
@@ -105,47 +105,47 @@ class BuildConfig:
     homepage: str | None = None  # where the model was published
 
 
-def resolve_config(
-    source: str,
-    *,
-    revision: str | None = None,
-    output: Path | None = None,
-    identifier: str | None = None,
-    quantization: str | None = None,
-    context: int | None = None,
-    variants: Iterable[str] | None = None,
-    weights: Literal["full", "none"] = "full",
-    mlc_shards: bool = False,
-    lora: Path | None = None,
-    dump: Path | None = None,
-    scales: str | None = None,
-    calibration: Path | None = None,
-    ignore_fields: Iterable[str] = (),
-    recipe_for_source: Path | None = None,
-) -> BuildConfig:
-    """The complete configuration for a recipe, a directory, a GGUF file or `org/name[@revision]`; arguments win.
+class Options(TypedDict, total=False):
+    """What may be asked for besides a source, as `wisp compile` does; what is absent, or None, is not asked for."""
 
-    `recipe_for_source` is a recipe without a source of its own. Raises WispError for whatever is not understood.
+    revision: str | None
+    output: Path | None
+    identifier: str | None
+    quantization: str | None
+    context: int | None
+    variants: Iterable[str] | None
+    weights: Literal["full", "none"]
+    mlc_shards: bool
+    lora: Path | None
+    dump: Path | None
+    scales: str | None
+    calibration: Path | None
+    ignore_fields: Iterable[str]
+    recipe_for_source: Path | None  # a recipe without a source of its own
+
+
+def resolve_config(source: str, **options: Unpack[Options]) -> BuildConfig:
+    """The complete configuration for a recipe, a directory, a GGUF file or `org/name[@revision]`; options win.
+
+    Raises WispError for whatever is not understood.
     """
     source = _that_comes_along(source)
     recipe_path = Path(source) if source.endswith(".toml") else None
-    recipe: dict[str, Any] = _read_recipe(recipe_path) if recipe_path is not None else {"source": source}
-    if recipe_for_source is not None:
-        recipe = {**_read_recipe(recipe_for_source), "source": source}
-    elif recipe_path is None and _what_is(beside := Path(source) / BESIDE) == "file":
-        recipe = {**_read_recipe(checked_file(beside), BESIDE_KEYS), "source": source}
+    recipe = _recipe_of(source, recipe_path, options.get("recipe_for_source"))
+    output, identifier, calibration = options.get("output"), options.get("identifier"), options.get("calibration")
+    context, variants, weights = options.get("context"), options.get("variants"), options.get("weights", "full")
     location, kind, pinned = _locate(recipe.get("source"), recipe_path.parent if recipe_path is not None else None)
     default_id = Path(location).resolve().name if kind == "directory" else location.rsplit("/", 1)[-1]
     if kind != "directory" and default_id.lower().endswith(".gguf"):  # of several parts perhaps
         default_id = re.sub(r"-00001-of-\d{5}$", "", default_id[: -len(".gguf")])
     if recipe_path is not None:
         default_id = recipe_path.stem
-    scheme = _quantization(quantization or recipe.get("quantization"))
+    scheme = _quantization(options.get("quantization") or recipe.get("quantization"))
     name = _id(identifier if identifier is not None else recipe.get("id", _slug(default_id)))
     return BuildConfig(
         source=location,
         source_kind=kind,
-        revision=revision or pinned or recipe.get("revision"),
+        revision=options.get("revision") or pinned or recipe.get("revision"),
         architecture=recipe.get("architecture"),
         id=name,
         name=recipe.get("name", name),
@@ -157,18 +157,30 @@ def resolve_config(
         generation=_generation(recipe.get("generation", {}), "recipe [generation]"),
         suggestions=tuple(recipe.get("suggestions", ())),
         weights=weights,
-        mlc_shards=mlc_shards,
+        mlc_shards=options.get("mlc_shards", False),
         output=output if output is not None else ARTIFACTS / name,
-        dump=dump,
-        lora=_lora(lora, weights),
-        scales=_scales(scales if scales is not None else recipe.get("scales"), calibration),
+        dump=options.get("dump"),
+        lora=_lora(options.get("lora"), weights),
+        scales=_scales(options.get("scales") or recipe.get("scales"), calibration),
         quantization_overrides=_overrides(scheme, recipe.get("quantization_overrides", {})),
         calibration=calibration,
         output_named=output is not None or identifier is not None or recipe_path is not None,
-        ignore_fields=tuple(dict.fromkeys((*recipe.get("ignore_fields", ()), *ignore_fields))),
+        ignore_fields=tuple(dict.fromkeys((*recipe.get("ignore_fields", ()), *options.get("ignore_fields", ())))),
         license=recipe.get("license"),
         homepage=_homepage(recipe.get("homepage")),
     )
+
+
+def _recipe_of(source: str, path: Path | None, for_source: Path | None) -> dict[str, Any]:
+    """The recipe that is the source, that goes with it, or that lies beside it; else the source alone."""
+    if for_source is not None:
+        return {**_read_recipe(for_source), "source": source}
+    if path is not None:
+        return _read_recipe(path)
+    beside = Path(source) / BESIDE
+    if _what_is(beside) == "file":
+        return {**_read_recipe(checked_file(beside), BESIDE_KEYS), "source": source}
+    return {"source": source}
 
 
 def default_context(raw: Mapping[str, Any]) -> int:

@@ -57,9 +57,11 @@ export default tseslint.config(
       "@typescript-eslint/restrict-template-expressions": ["error", { allowNumber: true, allowBoolean: true }],
       "@typescript-eslint/switch-exhaustiveness-check": "error",
       "@typescript-eslint/no-confusing-void-expression": ["error", { ignoreArrowShorthand: true }],
+      "max-params": ["error", 7],
     },
   },
   ...direction,
+  { files: ["src/**/*.ts"], rules: { "max-lines-per-function": ["error", 60] } },
   {
     files: WITHOUT_DOCUMENT.map((part) => `src/${part}/**/*.ts`),
     rules: { "no-restricted-globals": ["error", "document", "window"] },

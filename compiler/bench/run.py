@@ -30,17 +30,15 @@ BACKENDS: tuple[Backend, ...] = ("native", "browser", "wasm")
 
 
 def bench(
-    artifact_path: Path | None = None,
+    artifact_path: Path,
     *,
-    shape: str | None = None,
     backend: Backend = "native",
     variant: str | None = None,
     threads: int | None = None,
-    quantization: str | None = None,
     limit: float = DEFAULT_LIMIT,
     progress: Report | None = None,
 ) -> dict[str, Any]:
-    """Measures an artifact, or random weights of a named shape. No figure takes much longer than `limit` seconds.
+    """Measures an artifact, such as one of `choose_artifact`. No figure takes much longer than `limit` seconds.
 
     Without `variant` the best one that the device can run. `threads` is for `wasm`; without it the engine chooses.
     Raises WispError for input that cannot be measured.
@@ -48,7 +46,7 @@ def bench(
     progress = progress or Silent()
     if threads is not None and backend != "wasm":
         raise WispError("--threads is for the CPU", got=f"--backend {backend}", expected="--backend wasm")
-    artifact = load_artifact(choose_artifact(artifact_path, shape, quantization, progress))
+    artifact = load_artifact(artifact_path)
     require_generation(artifact, "wisp bench")
     candidates = backend_variants(artifact, backend, variant)
     with progress.stage(f"bench, {backend}", 1) as advance:

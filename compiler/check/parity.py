@@ -61,10 +61,9 @@ def check(
     differing = [] if calibrated else compare_weights(artifact, source, config, scheme, progress)
     embeds = config.pooling is not None
     computed: Any = reference_embeddings if embeds else reference_logits
-    with progress.stage("reference, stored weights", 1) as advance:
+    with progress.stage("reference, weights as stored and as of the source", 2) as advance:
         stored = computed(config, stored_rows(artifact, scheme), sample)
         advance(1)
-    with progress.stage("reference, source weights", 1) as advance:
         original = computed(config, source.rows(), sample)
         advance(1)
     measure: Any = functools.partial(

@@ -28,18 +28,17 @@ def run(parsed: argparse.Namespace) -> None:
     if parsed.plot is not None:
         check_plot(parsed.plot)
     import_tvm()
-    from compiler.bench.run import bench
+    from compiler.bench.run import bench, choose_artifact
     from compiler.progress import Terminal
 
+    progress = Terminal()
     report = bench(
-        parsed.artifact,
-        shape=parsed.shape,
+        choose_artifact(parsed.artifact, parsed.shape, parsed.quant, progress),
         backend=parsed.backend,
         variant=parsed.variant,
         threads=parsed.threads,
-        quantization=parsed.quant,
         limit=parsed.limit,
-        progress=Terminal(),
+        progress=progress,
     )
     if parsed.json:
         print_json(report)

@@ -29,6 +29,11 @@ class Heads:
     def rows(self) -> int:
         return (self.query + 2 * self.key_value) * self.size
 
+    @property
+    def normalized(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """First and last but one of the heads that share a norm's weight: queries, keys."""
+        return (0, self.query), (self.query, self.query + self.key_value)
+
     def pair(self, unit: Expr) -> tuple[Expr, Expr, Expr, Expr]:
         """Unit -> (head, index of the pair, first and second dimension within the head)."""
         half, rotating = self.size // 2, self.rotary // 2

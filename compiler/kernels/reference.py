@@ -69,7 +69,7 @@ def embed(weight: Floats, ids: Ids) -> Floats:
 
 
 def cos_sin(table: NDArray[np.float32], context: int, positions: Ids) -> tuple[Floats, Floats]:
-    """cos and sin of each frequency at each position, from the two-level table of `webgpu/embed.py`: (T, P).
+    """cos and sin of each frequency at each position, from the two-level table of `rope.py`: (T, P).
 
     Position `256 a + b` is one complex product of the table's coarse row a and its fine row b.
     """

@@ -17,7 +17,7 @@ import tvm
 from tvm import relax, tirx
 from tvm_ffi import StructuralKey
 
-from compiler.kernels.webgpu.embed import rope_table
+from compiler.kernels.rope import rope_table
 from compiler.kernels.webgpu.tuning import ALTERNATIVES, TOLERANCE
 from compiler.lowering import limits, wasm, wgsl
 from compiler.lowering.plan import AlternativePrograms, Program, assemble, read_program

@@ -15,10 +15,10 @@ from tvm.relax.frontend import nn
 from compiler.kernels import epilogue
 from compiler.kernels.builder import Kernel
 from compiler.kernels.epilogue import OneRow, UnitRows
-from compiler.kernels.webgpu import matvec, sample
-from compiler.kernels.webgpu.attention import Shape
+from compiler.kernels.sampler import Sampler
+from compiler.kernels.shapes import AttentionShape, MatrixShape, Norm
 from compiler.models.base import Role
-from compiler.network.layers import Geometry, KernelTable, Runtime
+from compiler.network.layers import Geometry, KernelTable, Matrix, Runtime
 
 Make = Callable[..., tirx.PrimFunc]
 ACTIVATION = "float32"
@@ -33,7 +33,7 @@ class Operand:
     """
 
     x: nn.Tensor
-    norm: matvec.Norm | None = None
+    norm: Norm | None = None
     role: Role | None = None
 
 
@@ -68,6 +68,13 @@ class Parts:
         f16 = self.geometry.f16_vectors
         return epilogue.WithBias(product.declare, int(bias.shape[0]), product.unit_rows, f16), [bias]
 
+    def shape(self, product: Product, declare: epilogue.Declare) -> MatrixShape:
+        """What the kernel of a product is built for."""
+        matrix: Matrix = self.weights[product.role, product.layer]
+        rows, k = matrix.spec.shape
+        units, unit_rows, words = product.units, product.unit_rows, self.geometry.state_words
+        return MatrixShape(matrix.storage, product.chunk, rows, k, units, unit_rows, declare, words)
+
     def gamma(self, operand: Operand, layer: int | None) -> list[nn.Tensor]:
         """The weight of the norm that an operand goes through; none where there is no norm."""
         return [] if operand.role is None else [self.weights[operand.role, layer]]
@@ -80,7 +87,7 @@ class Backend(Protocol):
     rms_norm: Make
     layer_norm: Make
     normalize_rotate: Make
-    sampler: sample.Sampler
+    sampler: Sampler
 
     def product(
         self, parts: Parts, product: Product, operand: Operand, extra: Sequence[nn.Tensor], results: Sequence[Any]
@@ -93,11 +100,11 @@ class Backend(Protocol):
         """Into how many parts a decode step's attention deals out the positions."""
         ...
 
-    def attention(self, parts: Parts, shape: Shape) -> str:
+    def attention(self, parts: Parts, shape: AttentionShape) -> str:
         """The kernel of attention."""
         ...
 
-    def combine(self, parts: Parts, shape: Shape) -> str:
+    def combine(self, parts: Parts, shape: AttentionShape) -> str:
         """The kernel that joins the splits of a decode step."""
         ...
 

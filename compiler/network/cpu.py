@@ -12,11 +12,11 @@ from typing import Any
 from tvm.relax.frontend import nn
 
 from compiler.kernels.builder import Kernel
-from compiler.kernels.cpu import activation, attention, embed, norm, products, sample
+from compiler.kernels.cpu import activation, attention, head_norm, norm, products, sample
 from compiler.kernels.cpu.builder import CpuKernel
 from compiler.kernels.epilogue import Declare
-from compiler.kernels.webgpu.attention import Shape
-from compiler.kernels.webgpu.sample import Sampler
+from compiler.kernels.sampler import Sampler
+from compiler.kernels.shapes import AttentionShape
 from compiler.network.backend import ACTIVATION, Operand, Parts, Product
 from compiler.network.layers import Geometry, Matrix
 
@@ -27,7 +27,7 @@ class Cpu:
     kernel_type: type[Kernel] = CpuKernel
     rms_norm = staticmethod(norm.rms_norm)
     layer_norm = staticmethod(norm.layer_norm)
-    normalize_rotate = staticmethod(embed.normalize_rotate_chunk)
+    normalize_rotate = staticmethod(head_norm.normalize_rotate_chunk)
     sampler: Sampler = sample.SAMPLER
 
     def product(
@@ -38,7 +38,7 @@ class Cpu:
         declare, bias = parts.with_bias(product)
         operands = self._operands(parts, product, operand, matrix)
         state = [] if product.chunk == 1 else [parts.runtime.state]
-        name = self._product(parts, product, matrix, declare)
+        name = self._product(parts, product, declare)
         arguments = [*operands, *matrix.whole(), *state, *bias]
         places = [r + len(arguments) if isinstance(r, int) else r for r in results]
         return parts.kernels.call(name, [*arguments, *extra], places)
@@ -46,17 +46,17 @@ class Cpu:
     def splits(self, geometry: Geometry) -> int:
         return attention.splits_for(geometry.cache.heads, geometry.context)
 
-    def attention(self, parts: Parts, shape: Shape) -> str:
+    def attention(self, parts: Parts, shape: AttentionShape) -> str:
         return parts.kernels.build("attention", attention.attention, shape, parts.geometry.state_words)
 
-    def combine(self, parts: Parts, shape: Shape) -> str:
+    def combine(self, parts: Parts, shape: AttentionShape) -> str:
         return parts.kernels.build("combine", attention.combine, shape)
 
     def logits(self, parts: Parts, product: Product, operand: Operand) -> None:
         """As of `Backend`."""
         matrix: Matrix = parts.weights[product.role, None]
         declare, bias = parts.with_bias(product)
-        name = self._product(parts, product, matrix, declare)
+        name = self._product(parts, product, declare)
         operands = self._operands(parts, product, operand, matrix)
         arguments = [*operands, *matrix.whole(), *bias, parts.runtime.logits]
         parts.kernels.call(name, arguments, [len(arguments) - 1])
@@ -78,11 +78,9 @@ class Cpu:
         results = [((chunk, layout.columns), "int16"), padded, padded]
         return parts.kernels.call(name, [operand.x, *gamma, *state], results)
 
-    def _product(self, parts: Parts, product: Product, matrix: Matrix, declare: Declare) -> str:
+    def _product(self, parts: Parts, product: Product, declare: Declare) -> str:
         """The kernel of a product."""
-        (rows, k), storage, chunk = matrix.spec.shape, matrix.storage, product.chunk
-        units = (product.units, product.unit_rows, declare)
-        if chunk == 1:
-            return parts.kernels.build(product.kind, products.matvec, storage, rows, k, *units)
-        shape = (storage, chunk, rows, k, *units, parts.geometry.state_words)
-        return parts.kernels.build(f"{product.kind}_chunk", products.matmul, *shape)
+        shape = parts.shape(product, declare)
+        if product.chunk == 1:
+            return parts.kernels.build(product.kind, products.matvec, shape)
+        return parts.kernels.build(f"{product.kind}_chunk", products.matmul, shape)

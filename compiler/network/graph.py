@@ -31,10 +31,9 @@ from typing import Any
 from tvm.relax.frontend import nn
 
 from compiler.errors import WispError
-from compiler.kernels import epilogue
+from compiler.kernels import embed, epilogue, mask, pool
 from compiler.kernels.epilogue import HalfRows, PairRows
-from compiler.kernels.webgpu import embed, mask, pool
-from compiler.kernels.webgpu.attention import Shape
+from compiler.kernels.shapes import AttentionShape
 from compiler.models.base import ModelConfig, Norm, Role, WeightSpec
 from compiler.network.backend import ACTIVATION, Backend, Operand, Parts, Product
 from compiler.network.layers import RING_SIZE, Geometry, KernelTable, Runtime, declare_weights
@@ -196,7 +195,7 @@ class Graph(nn.Module):
         g, heads, attention = self.geometry, self.geometry.heads(layer), self.geometry.model.layers[layer].attention
         splits = self.backend.splits(g) if chunk == 1 else 1
         cached = g.cache_of(layer)
-        shape = Shape(cached, chunk, splits, attention.window, attention.scale, attention.soft_cap)
+        shape = AttentionShape(cached, chunk, splits, attention.window, attention.scale, attention.soft_cap)
         result = ((chunk, heads.query * heads.size), ACTIVATION)
         partial = ((heads.query * splits, heads.size + 4), "float32")
         name = self.backend.attention(self.parts, shape)
@@ -211,9 +210,10 @@ class Graph(nn.Module):
         m = g.model
         x: nn.Tensor | None = None
         matrix = self.weights["embedding", None]
-        shape = (m.hidden_size, g.rope_pairs, g.context, g.state_words)
+        table = embed.Table(g.rope_pairs, g.context)
         for rows, parameters in matrix.parts:
-            make = (embed.embed_token, matrix.storage, rows, *shape, self.backend.kernel_type, m.embedding_scale)
+            part = embed.Vocabulary(matrix.storage, rows, m.hidden_size, m.embedding_scale)
+            make = (embed.embed_token, part, table, g.state_words, self.backend.kernel_type)
             name = self.kernels.build("embed", *make)
             if x is None:
                 arguments = [*parameters, r.rope, r.state]
@@ -231,8 +231,8 @@ class Graph(nn.Module):
         x: nn.Tensor | None = None
         matrix = self.weights["embedding", None]
         for rows, parameters in matrix.parts:
-            shape = (chunk, rows, m.hidden_size, self.backend.kernel_type, m.embedding_scale)
-            name = self.kernels.build("embed_chunk", embed.embed_chunk, matrix.storage, *shape)
+            part = embed.Vocabulary(matrix.storage, rows, m.hidden_size, m.embedding_scale)
+            name = self.kernels.build("embed_chunk", embed.embed_chunk, part, chunk, self.backend.kernel_type)
             arguments = [self.runtime.input_ids, *parameters]
             if x is None:
                 (x,) = self.kernels.call(name, arguments, [((chunk, m.hidden_size), ACTIVATION)])

@@ -16,8 +16,9 @@ from tvm.script.ir_builder import tirx as T
 
 from compiler.kernels.cache import Cache, Heads
 from compiler.kernels.epilogue import STATE_HEADER
-from compiler.kernels.webgpu import embed, mask, matvec
-from compiler.kernels.webgpu.embed import RopePart
+from compiler.kernels.mask import mask_words
+from compiler.kernels.rope import RopePart, rope_words
+from compiler.kernels.shapes import Norm as KernelNorm
 from compiler.kernels.webgpu.tuning import MOST_ROWS, TUNING, Alternative, VariantTuning
 from compiler.models.base import ModelConfig, Norm, WeightSpec
 from compiler.target.limits import DEFAULT_LIMITS
@@ -73,9 +74,9 @@ class Geometry:
         """Norms and biases are stored as f16."""
         return self.scheme.float_dtype == "float16"
 
-    def norm(self, norm: Norm) -> matvec.Norm:
+    def norm(self, norm: Norm) -> KernelNorm:
         """A norm as kernels know it."""
-        return matvec.Norm(norm.epsilon, f16_weight=self.f16_vectors)
+        return KernelNorm(norm.epsilon, f16_weight=self.f16_vectors)
 
     @property
     def programs(self) -> tuple[str, ...]:
@@ -210,7 +211,7 @@ class Runtime(nn.Module):
     def __init__(self, geometry: Geometry) -> None:
         m, g = geometry.model, geometry
         self.state = nn.Parameter((g.state_words,), "uint32")
-        self.rope = nn.Parameter((embed.rope_words(g.rope_pairs, g.context),), "float32")
+        self.rope = nn.Parameter((rope_words(g.rope_pairs, g.context),), "float32")
         self.input_ids = nn.Parameter((max(g.prefill_chunks, default=1),), "uint32")
         if m.pooling is not None:
             self.embedding = nn.Parameter((m.hidden_size,), "float32")
@@ -218,7 +219,7 @@ class Runtime(nn.Module):
             self.token_ring = nn.Parameter((RING_SIZE,), "uint32")
             self.token_counts = nn.Parameter((m.vocab_size,), "uint32")
             self.logits = nn.Parameter((m.vocab_size,), "float32")
-            self.logit_mask = nn.Parameter((mask.mask_words(m.vocab_size),), "uint32")
+            self.logit_mask = nn.Parameter((mask_words(m.vocab_size),), "uint32")
             self.logit_bias = nn.Parameter((m.vocab_size,), "float32")
         row = (g.context, g.cache.row_words)
         for layer in range(m.num_hidden_layers):

@@ -14,23 +14,22 @@ from tvm.relax.frontend import nn
 from compiler.kernels import epilogue
 from compiler.kernels.builder import Kernel
 from compiler.kernels.epilogue import OneRow
+from compiler.kernels.sampler import Sampler
+from compiler.kernels.shapes import AttentionShape, MatrixShape, Norm
 from compiler.kernels.webgpu import (
     attention,
-    embed,
     few,
+    head_norm,
     matmul,
     matvec,
     norm,
     packed,
     prefill_attention,
     sample,
-    tiles,
 )
-from compiler.kernels.webgpu.attention import Shape
 from compiler.kernels.webgpu.tuning import FEW_VECTORS, splits_for
 from compiler.network.backend import ACTIVATION, Operand, Parts, Product
 from compiler.network.layers import Geometry, Matrix
-from compiler.weights.storage import Storage
 
 
 class WebGpu:
@@ -39,8 +38,8 @@ class WebGpu:
     kernel_type: type[Kernel] = Kernel
     rms_norm = staticmethod(norm.rms_norm)
     layer_norm = staticmethod(norm.layer_norm)
-    normalize_rotate = staticmethod(embed.normalize_rotate_chunk)
-    sampler: sample.Sampler = sample.SAMPLER
+    normalize_rotate = staticmethod(head_norm.normalize_rotate_chunk)
+    sampler: Sampler = sample.SAMPLER
 
     def product(
         self, parts: Parts, product: Product, operand: Operand, extra: Sequence[nn.Tensor], results: Sequence[Any]
@@ -48,14 +47,13 @@ class WebGpu:
         """As of `Backend`; in decode the norm is folded in."""
         g, chunk = parts.geometry, product.chunk
         matrix: Matrix = parts.weights[product.role, product.layer]
-        (rows, k), storage = matrix.spec.shape, matrix.storage
+        k, storage = matrix.spec.shape[1], matrix.storage
         declare, bias = parts.with_bias(product)
-        product = replace(product, declare=declare)
+        shape = parts.shape(product, declare)
         if chunk == 1:
-            name = self._decode_product(parts, product, storage, rows, k, operand.norm)
+            name = self._decode_product(parts, product.kind, shape, operand.norm)
             arguments = [operand.x, *parts.gamma(operand, product.layer), *matrix.whole(), *bias]
         else:
-            shape = tiles.Shape(storage, chunk, rows, k, product.units, product.unit_rows, declare, g.state_words)
             if chunk <= few.MOST:
                 operands = [self._normed(parts, product, operand)]
                 spread = FEW_VECTORS[len(product.unit_rows(0)) - 1]
@@ -73,14 +71,14 @@ class WebGpu:
     def splits(self, geometry: Geometry) -> int:
         return splits_for(geometry.context, attention.workgroups(geometry.cache))
 
-    def attention(self, parts: Parts, shape: Shape) -> str:
+    def attention(self, parts: Parts, shape: AttentionShape) -> str:
         g = parts.geometry
         if shape.chunk > 1:
             make = (prefill_attention.attention, shape, g.state_words, g.tuning.attention)
             return parts.kernels.build("attention", *make)
         return parts.kernels.build("attention", attention.attention, shape, g.state_words, g.tuning.attention.subgroups)
 
-    def combine(self, parts: Parts, shape: Shape) -> str:
+    def combine(self, parts: Parts, shape: AttentionShape) -> str:
         return parts.kernels.build("combine", attention.combine, shape)
 
     def logits(self, parts: Parts, product: Product, operand: Operand) -> None:
@@ -94,8 +92,8 @@ class WebGpu:
             declare: epilogue.Declare = replace(product.declare, offset=start)
             if bias is not None:
                 declare = epilogue.WithBias(declare, g.model.vocab_size, OneRow(start), g.f16_vectors)
-            part = replace(product, declare=declare, units=rows)
-            name = self._decode_product(parts, part, matrix.storage, rows, matrix.spec.shape[1], operand.norm)
+            shape = replace(parts.shape(replace(product, units=rows), declare), rows=rows)
+            name = self._decode_product(parts, product.kind, shape, operand.norm)
             biases = [bias] if bias is not None else []
             arguments = [operand.x, *parts.gamma(operand, None), *parameters, *biases, parts.runtime.logits]
             parts.kernels.call(name, arguments, [len(arguments) - 1])
@@ -118,11 +116,8 @@ class WebGpu:
         arguments = [operand.x, *parts.gamma(operand, product.layer), parts.runtime.state]
         return parts.kernels.call(name, arguments, [(words, "uint32"), (scales, "float32")])
 
-    def _decode_product(
-        self, parts: Parts, product: Product, storage: Storage, rows: int, k: int, normed: matvec.Norm | None
-    ) -> str:
+    def _decode_product(self, parts: Parts, kind: str, shape: MatrixShape, normed: Norm | None) -> str:
         """The kernel of a decode step's product."""
-        tuning = parts.geometry.tuning
-        chosen = tuning.vector(len(product.unit_rows(0)), product.units, storage.blocks(k))
-        make = (matvec.matvec, storage, rows, k, product.units, product.unit_rows, product.declare, chosen, normed)
-        return parts.kernels.build(product.kind, *make)
+        blocks = shape.storage.blocks(shape.k)
+        chosen = parts.geometry.tuning.vector(len(shape.unit_rows(0)), shape.units, blocks)
+        return parts.kernels.build(kind, matvec.matvec, shape, chosen, normed)

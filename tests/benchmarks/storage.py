@@ -23,8 +23,8 @@ from compiler.kernels import epilogue
 from compiler.kernels.cpu import activation, products
 from compiler.kernels.cpu.activation import Layout
 from compiler.kernels.epilogue import OneRow
+from compiler.kernels.shapes import MatrixShape
 from compiler.kernels.webgpu import matmul, matvec
-from compiler.kernels.webgpu.tiles import Shape
 from compiler.kernels.webgpu.tuning import TUNING
 from compiler.lowering import wasm
 from compiler.models.base import matrix
@@ -79,10 +79,10 @@ def gpu_runs(schemes: list[str]) -> list[Run]:
             x, chunk = activations(kind)
             declare = epilogue.Store(chunk, ROWS)
             arrays: Arrays = {"x": x, "weights": weights, "scales": scales, "out": poison((chunk, ROWS), "float32")}
+            shape = MatrixShape(storage, chunk, ROWS, COLUMNS, ROWS, OneRow(), declare, STATE_WORDS)
             if chunk == 1:
-                kernel = matvec.matvec(kind, storage, ROWS, COLUMNS, ROWS, OneRow(), declare, tuning.single)
+                kernel = matvec.matvec(kind, shape, tuning.single)
             else:
-                shape = Shape(storage, chunk, ROWS, COLUMNS, ROWS, OneRow(), declare, STATE_WORDS)
                 kernel = matmul.matmul(kind, shape, tuning.tiling)
                 arrays["state"] = state(0, chunk)
             compiled = gpu.compile(kernel, gpu.subgroups)
@@ -116,10 +116,8 @@ def wasm_runs(schemes: list[str]) -> list[Run]:
 
 
 def wasm_kernel(kind: str, storage: Storage, chunk: int) -> tirx.PrimFunc:
-    declare = epilogue.Store(chunk, ROWS)
-    if chunk == 1:
-        return products.matvec(kind, storage, ROWS, COLUMNS, ROWS, OneRow(), declare)
-    return products.matmul(kind, storage, chunk, ROWS, COLUMNS, ROWS, OneRow(), declare, STATE_WORDS)
+    shape = MatrixShape(storage, chunk, ROWS, COLUMNS, ROWS, OneRow(), epilogue.Store(chunk, ROWS), STATE_WORDS)
+    return (products.matvec if chunk == 1 else products.matmul)(kind, shape)
 
 
 def seconds(runs: list[Run]) -> dict[tuple[str, str], float]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from compiler.kernels.cache import Cache, Heads
+from compiler.kernels.shapes import AttentionShape
 from compiler.kernels.webgpu import attention, prefill_attention
 from compiler.kernels.webgpu.tuning import QUAD_ATTENTION, WORKGROUP_ATTENTION
 from compiler.lowering import wgsl
@@ -55,7 +56,7 @@ def test_attention(subgroups: bool, tmp_path: Path) -> None:
     kernels: dict[str, wgsl.KernelInfo] = {}
     for name, heads in HEADS.items():
         cache = Cache(heads, CONTEXT, "float16")
-        shape, chunk = attention.Shape(cache, 1, SPLITS), attention.Shape(cache, CHUNK, 1)
+        shape, chunk = AttentionShape(cache, 1, SPLITS), AttentionShape(cache, CHUNK, 1)
         made = {
             f"decode_{name}": attention.attention("a", shape, STATE_WORDS, subgroups),
             f"prefill_{name}": prefill_attention.attention("a", chunk, STATE_WORDS, tiling),

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from compiler.kernels import reference
 from compiler.kernels.cache import Cache, Heads
+from compiler.kernels.shapes import AttentionShape
 from compiler.kernels.webgpu import attention, prefill_attention, quads
 from compiler.kernels.webgpu.prefill_attention import AttentionTiling
 from compiler.kernels.webgpu.tuning import QUAD_ATTENTION, WORKGROUP_ATTENTION
@@ -57,7 +58,7 @@ DECODE_HEADS = [
 class Decode:
     """The kernels of a decode step's attention, compiled once."""
 
-    def __init__(self, gpu: Gpu, shape: attention.Shape, subgroups: bool) -> None:
+    def __init__(self, gpu: Gpu, shape: AttentionShape, subgroups: bool) -> None:
         if subgroups and not gpu.subgroups:
             unavailable("the adapter lacks subgroups")
         self.gpu, self.shape = gpu, shape
@@ -82,7 +83,7 @@ class Decode:
 def test_decode(gpu: Gpu, heads: Heads, dtype: str, splits: int, subgroups: bool) -> None:
     """Lengths around a block, fewer blocks than splits, and blocks that the splits share unevenly."""
     rng = np.random.default_rng(heads.size)
-    shape = attention.Shape(Cache(heads, CONTEXT, dtype), 1, splits)
+    shape = AttentionShape(Cache(heads, CONTEXT, dtype), 1, splits)
     attend = Decode(gpu, shape, subgroups)
     for used in (1, 63, 64, 65, 129, 257, CONTEXT):
         rows, query = cache_of(rng, used, shape.cache), query_of(rng, 1, heads)
@@ -100,7 +101,7 @@ def test_combine(gpu: Gpu) -> None:
     sums[:, 4], tops[:, 4], totals[:, 4] = 0, quads.LOWEST, 0
     partial = poison((heads.query, splits, heads.size + 4), "float32")
     partial[..., : heads.size], partial[..., heads.size], partial[..., heads.size + 1] = sums, tops, totals
-    kernel = attention.combine("combine", attention.Shape(Cache(heads, CONTEXT, "float16"), 1, splits))
+    kernel = attention.combine("combine", AttentionShape(Cache(heads, CONTEXT, "float16"), 1, splits))
     out = gpu.run_kernel(kernel, {"partial": partial, "out": poison(heads.query * heads.size, "float32")})["out"]
     assert_close(out, reference.combine(sums, tops, totals).reshape(-1))
 
@@ -127,14 +128,14 @@ TILINGS = [
 ]
 
 
-def compile_prefill(gpu: Gpu, shape: attention.Shape, tiling: AttentionTiling) -> Compiled:
+def compile_prefill(gpu: Gpu, shape: AttentionShape, tiling: AttentionTiling) -> Compiled:
     if tiling.subgroups and not gpu.subgroups:
         unavailable("the adapter lacks subgroups")
     return gpu.compile(prefill_attention.attention("attention", shape, STATE_WORDS, tiling), tiling.subgroups)
 
 
 def run_prefill(
-    gpu: Gpu, kernel: Compiled, shape: attention.Shape, query: NDArray[Any], rows: NDArray[Any], position: int
+    gpu: Gpu, kernel: Compiled, shape: AttentionShape, query: NDArray[Any], rows: NDArray[Any], position: int
 ) -> NDArray[Any]:
     """The attention of a chunk that `query` fills in part; the rest stays as it was."""
     padded = poison((shape.chunk, shape.heads.query, shape.heads.size), "float32")
@@ -150,7 +151,7 @@ def run_prefill(
 def test_prefill(gpu: Gpu, heads: Heads, dtype: str, chunk: int, tiling: AttentionTiling) -> None:
     """Whole and padded chunks, at the start and where a step of keys ends within the chunk."""
     rng = np.random.default_rng(heads.size)
-    shape = attention.Shape(Cache(heads, CONTEXT, dtype), chunk, 1)
+    shape = AttentionShape(Cache(heads, CONTEXT, dtype), chunk, 1)
     kernel = compile_prefill(gpu, shape, tiling)
     for position, length in ((0, chunk), (0, 1), (62, 3), (58, chunk), (200, chunk - 1), (CONTEXT - chunk, chunk)):
         rows, query = cache_of(rng, position + length, shape.cache), query_of(rng, length, heads)
@@ -162,7 +163,7 @@ def test_prefill(gpu: Gpu, heads: Heads, dtype: str, chunk: int, tiling: Attenti
 def test_prefill_of_large_scores_does_not_overflow(gpu: Gpu, tiling: AttentionTiling) -> None:
     """Scores of several hundred that rise from key to key, so that every step has a new maximum, and that fall."""
     heads, chunk = Heads(2, 1, 64, 64), 5
-    shape = attention.Shape(Cache(heads, CONTEXT, "float16"), chunk, 1)
+    shape = AttentionShape(Cache(heads, CONTEXT, "float16"), chunk, 1)
     kernel = compile_prefill(gpu, shape, tiling)
     for slope in (1, -1):
         rows = cache_of(np.random.default_rng(1), 60 + chunk, shape.cache)
@@ -178,7 +179,7 @@ def test_prefill_of_large_scores_does_not_overflow(gpu: Gpu, tiling: AttentionTi
 def test_decode_with_a_sliding_window(gpu: Gpu, window: int, splits: int, subgroups: bool) -> None:
     """Keys that left the window are NaN, block by block: a kernel that reads one it need not shows."""
     rng, heads = np.random.default_rng(window), Heads(6, 2, 48, 48)
-    shape = attention.Shape(Cache(heads, CONTEXT, "float16"), 1, splits, window)
+    shape = AttentionShape(Cache(heads, CONTEXT, "float16"), 1, splits, window)
     attend = Decode(gpu, shape, subgroups)
     for used in (1, window, window + 1, 192, 257, CONTEXT):
         rows, query = cache_of(rng, used, shape.cache), query_of(rng, 1, heads)
@@ -193,7 +194,7 @@ def test_prefill_with_a_sliding_window(gpu: Gpu, window: int, tiling: AttentionT
     """The queries of a quad see different keys, in some steps only some of them any. Keys that left the window of the
     chunk's first query are NaN: a kernel that reads one shows."""
     rng, heads, chunk = np.random.default_rng(window), Heads(4, 2, 64, 64), 21
-    shape = attention.Shape(Cache(heads, CONTEXT, "float16"), chunk, 1, window)
+    shape = AttentionShape(Cache(heads, CONTEXT, "float16"), chunk, 1, window)
     kernel = compile_prefill(gpu, shape, tiling)
     for position, length in ((0, chunk), (120, chunk), (130, 3), (CONTEXT - chunk, chunk)):
         rows, query = cache_of(rng, position + length, shape.cache), query_of(rng, length, heads)
@@ -207,13 +208,13 @@ def test_scaled_and_capped_scores(gpu: Gpu, scale: float | None, cap: float | No
     """In decode and in prefill; scores far over the cap, too."""
     rng, heads, chunk = np.random.default_rng(3), Heads(6, 2, 48, 48), 21
     cache = Cache(heads, CONTEXT, "float16")
-    attend = Decode(gpu, attention.Shape(cache, 1, 3, None, scale, cap), subgroups=False)
+    attend = Decode(gpu, AttentionShape(cache, 1, 3, None, scale, cap), subgroups=False)
     for used in (1, 130, 257):
         rows, query = cache_of(rng, used, cache), query_of(rng, 1, heads) * np.float32(10)
         out = attend(query, rows, used)
         assert_close(out, reference.attention(query, rows, used - 1, None, scale, cap).reshape(-1))
     for tiling in (QUAD_ATTENTION, WORKGROUP_ATTENTION):
-        shape = attention.Shape(cache, chunk, 1, 40, scale, cap)
+        shape = AttentionShape(cache, chunk, 1, 40, scale, cap)
         rows, query = cache_of(rng, 130 + chunk, cache), query_of(rng, chunk, heads)
         out = run_prefill(gpu, compile_prefill(gpu, shape, tiling), shape, query, rows, 130)
         assert_close(out, reference.attention(query, rows, 130, 40, scale, cap))
@@ -224,7 +225,7 @@ def test_prefill_is_one_kernel_for_every_chunk_size(tiling: AttentionTiling) -> 
     cache = Cache(Heads(8, 2, 64, 64), CONTEXT, "float16")
     sources = [
         wgsl.render(
-            prefill_attention.attention("a", attention.Shape(cache, n, 1), STATE_WORDS, tiling),
+            prefill_attention.attention("a", AttentionShape(cache, n, 1), STATE_WORDS, tiling),
             "attention",
         ).source
         for n in (8, 16, 256)
@@ -236,7 +237,7 @@ def test_prefill_is_one_kernel_for_every_chunk_size(tiling: AttentionTiling) -> 
 def test_large_scores_do_not_overflow(gpu: Gpu, subgroups: bool) -> None:
     """Scores of several hundred, whose exponentials overflow f32 without the running maximum."""
     rng, heads = np.random.default_rng(1), Heads(2, 1, 64, 64)
-    shape = attention.Shape(Cache(heads, CONTEXT, "float16"), 1, 1)
+    shape = AttentionShape(Cache(heads, CONTEXT, "float16"), 1, 1)
     query, rows = 40 * query_of(rng, 1, heads), cache_of(rng, 200, shape.cache)
     out, want = Decode(gpu, shape, subgroups)(query, rows, 200), reference.attention(query, rows, 199).reshape(-1)
     # The scores themselves carry f32 errors of 1e-4, which the exponential makes relative.

@@ -13,10 +13,11 @@ from compiler.bench import device as bench_device
 from compiler.bench import native as bench_native
 from compiler.bench import shapes as bench_shapes
 from compiler.bench.report import print_report
-from compiler.bench.run import bench
+from compiler.bench.run import bench, choose_artifact
 from compiler.bench.shapes import SHAPES, STOP_TOKEN, byte_tokenizer, random_tensors, shape_artifact
 from compiler.errors import WispError
 from compiler.models import config_from_huggingface, weight_specs
+from compiler.progress import Silent
 from compiler.runtime.wgpu import NativeRuntime, open_variant
 from compiler.target.variants import VARIANTS
 from compiler.weights.quantize import dequantize, parameter_layout
@@ -169,12 +170,12 @@ def test_a_shape_is_compiled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_bad_input_is_refused(artifact: Path) -> None:
     with pytest.raises(WispError, match="there is no such shape"):
-        bench(shape="llama-9000b")
+        choose_artifact(None, "llama-9000b", None, Silent())
     with pytest.raises(WispError, match="say what to measure"):
-        bench()
+        choose_artifact(None, None, None, Silent())
     with pytest.raises(WispError, match="say what to measure"):
-        bench(artifact, shape="llama-tiny")
+        choose_artifact(artifact, "llama-tiny", None, Silent())
     with pytest.raises(WispError, match="no such variant"):
         bench(artifact, variant="webgpu-f16")
     with pytest.raises(WispError, match="--quant is for --shape"):
-        bench(artifact, quantization="q8f16_1")
+        choose_artifact(artifact, None, "q8f16_1", Silent())

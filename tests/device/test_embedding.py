@@ -11,7 +11,7 @@ from compiler.artifact.writer import load_artifact
 from compiler.build import build
 from compiler.config import resolve_config
 from compiler.kernels import reference
-from compiler.kernels.webgpu.pool import pool
+from compiler.kernels.pool import pool
 from compiler.runtime.wgpu import open_variant
 from tests.device.harness import Gpu
 from tests.embeddings import BOUND, CASES, checkpoint, furthest

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from compiler.kernels import reference
-from compiler.kernels.webgpu.mask import mask_logits
+from compiler.kernels.mask import mask_logits
 from tests.device.harness import Gpu
 from tests.pure.test_mask import VOCABULARIES, case
 

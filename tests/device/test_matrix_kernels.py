@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from compiler.kernels import epilogue, reference
+from compiler.kernels import embed, epilogue, reference
 from compiler.kernels.cache import Cache, Heads
-from compiler.kernels.epilogue import STATE_HEADER, HalfRows, OneRow, PairRows
-from compiler.kernels.webgpu import embed, few, matmul, matvec, norm
-from compiler.kernels.webgpu.tiles import Shape
+from compiler.kernels.epilogue import STATE_HEADER, Declare, HalfRows, OneRow, PairRows, UnitRows
+from compiler.kernels.rope import rope_table
+from compiler.kernels.shapes import MatrixShape, Norm
+from compiler.kernels.webgpu import few, head_norm, matmul, matvec, norm
 from compiler.kernels.webgpu.tuning import FEW_VECTORS, LOW_TILING, SPLIT_VECTORS, TILING, TUNING, VariantTuning
 from compiler.models.base import WeightSpec, matrix
 from compiler.weights.quantize import dequantize, quantize
@@ -22,6 +23,7 @@ from tests.conftest import unavailable
 from tests.device.harness import Gpu, assert_close, assert_untouched, poison
 
 STATE_WORDS = 192
+ONE_ROW = OneRow()
 CONTEXT = 600  # three coarse rows of the rotary table, the last one partial
 EPSILON = 1e-2  # large enough to matter
 ONE_LANE = VariantTuning(
@@ -66,6 +68,13 @@ def storage_of(scheme: str) -> Storage:
     return SCHEMES[scheme].storage
 
 
+def one_row(
+    scheme: str, rows: int, k: int, declare: Declare, units: int | None = None, unit_rows: UnitRows = ONE_ROW
+) -> MatrixShape:
+    """A mat-vec, of a unit a row unless it is said otherwise."""
+    return MatrixShape(storage_of(scheme), 1, rows, k, units or rows, unit_rows, declare, STATE_WORDS)
+
+
 def require(gpu: Gpu, tuning: str) -> None:
     if tuning in WITH_SUBGROUPS and not gpu.subgroups:
         unavailable("the adapter lacks subgroups")
@@ -81,8 +90,8 @@ def gamma_of(rng: np.random.Generator, scheme: str, k: int) -> NDArray[Any]:
     return rng.uniform(0.5, 1.5, k).astype(SCHEMES[scheme].float_dtype)
 
 
-def norm_of(scheme: str) -> matvec.Norm:
-    return matvec.Norm(EPSILON, f16_weight=SCHEMES[scheme].float_dtype == "float16")
+def norm_of(scheme: str) -> Norm:
+    return Norm(EPSILON, f16_weight=SCHEMES[scheme].float_dtype == "float16")
 
 
 # ------------------------------------------------------------------------------------------------------- decode: matvec
@@ -105,10 +114,8 @@ def test_matvec(gpu: Gpu, rows: int, k: int, normed: bool, scheme: str, tuning: 
     weight = stored_matrix(rng, scheme, rows, k)
     x, gamma = rng.normal(0, 1, k).astype(np.float32), gamma_of(rng, scheme, k)
     offset = 5
-    kernel = matvec.matvec(
-        "matvec", storage_of(scheme), rows, k, rows, OneRow(), epilogue.Store(1, rows + 9, offset),
-        TUNINGS[tuning].single, norm_of(scheme) if normed else None,
-    )  # fmt: skip
+    shape = one_row(scheme, rows, k, epilogue.Store(1, rows + 9, offset))
+    kernel = matvec.matvec("matvec", shape, TUNINGS[tuning].single, norm_of(scheme) if normed else None)
     arrays = {"x": x, **weight.arrays, "out": poison(rows + 9, "float32")} | ({"gamma": gamma} if normed else {})
     out = gpu.run_kernel(kernel, arrays, tuning in WITH_SUBGROUPS)["out"]
     want = reference.matvec(x, weight.values, gamma if normed else None, EPSILON)
@@ -125,8 +132,8 @@ def test_matvec_of_every_storage(gpu: Gpu, scheme: str, k: int, tuning: str) -> 
     rng, rows = np.random.default_rng(k), 37
     weight = stored_matrix(rng, scheme, rows, k)
     x, gamma = rng.normal(0.5, 1, k).astype(np.float32), gamma_of(rng, scheme, k)
-    declare, norm = epilogue.Store(1, rows), norm_of(scheme)
-    kernel = matvec.matvec("matvec", storage_of(scheme), rows, k, rows, OneRow(), declare, TUNINGS[tuning].single, norm)
+    shape = one_row(scheme, rows, k, epilogue.Store(1, rows))
+    kernel = matvec.matvec("matvec", shape, TUNINGS[tuning].single, norm_of(scheme))
     arrays = {"x": x, "gamma": gamma, **weight.arrays, "out": poison(rows, "float32")}
     out = gpu.run_kernel(kernel, arrays, tuning in WITH_SUBGROUPS)["out"]
     assert_close(out, reference.matvec(x, weight.values, gamma, EPSILON))
@@ -140,8 +147,8 @@ def test_matvec_residual(gpu: Gpu, scheme: str, tuning: str) -> None:
     rows, k = 203, 136
     weight = stored_matrix(rng, scheme, rows, k)
     x, residual = rng.normal(0, 1, k).astype(np.float32), rng.normal(0, 1, rows).astype(np.float32)
-    declare = epilogue.StoreResidual(1, rows)
-    kernel = matvec.matvec("project", storage_of(scheme), rows, k, rows, OneRow(), declare, TUNINGS[tuning].single)
+    shape = one_row(scheme, rows, k, epilogue.StoreResidual(1, rows))
+    kernel = matvec.matvec("project", shape, TUNINGS[tuning].single)
     arrays = {"x": x, **weight.arrays, "residual": residual, "out": poison(rows, "float32")}
     out = gpu.run_kernel(kernel, arrays, tuning in WITH_SUBGROUPS)["out"]
     assert_close(out, residual.astype(np.float64) + reference.matvec(x, weight.values))
@@ -155,10 +162,8 @@ def test_matvec_gated(gpu: Gpu, scheme: str, tuning: str) -> None:
     inner, k = 101, 104
     weight = stored_matrix(rng, scheme, 2 * inner, k)
     x, gamma = rng.normal(0, 1, k).astype(np.float32), gamma_of(rng, scheme, k)
-    kernel = matvec.matvec(
-        "gate_up", storage_of(scheme), 2 * inner, k, inner, HalfRows(inner),
-        epilogue.StoreGated(1, inner), TUNINGS[tuning].paired, norm_of(scheme),
-    )  # fmt: skip
+    shape = one_row(scheme, 2 * inner, k, epilogue.StoreGated(1, inner), inner, HalfRows(inner))
+    kernel = matvec.matvec("gate_up", shape, TUNINGS[tuning].paired, norm_of(scheme))
     arrays = {"x": x, "gamma": gamma, **weight.arrays, "out": poison(inner, "float32")}
     out = gpu.run_kernel(kernel, arrays, tuning in WITH_SUBGROUPS)["out"]
     assert_close(out, reference.gated(reference.matvec(x, weight.values, gamma, EPSILON)))
@@ -194,18 +199,17 @@ def test_matvec_rotated(gpu: Gpu, heads: str, scheme: str, tuning: str, dtype: s
     words = state(position)
     words[STATE_HEADER : STATE_HEADER + shape.rotary] = np.stack([cos, sin], axis=-1).reshape(-1).view(np.uint32)
     cache = Cache(shape, 10, dtype)
-    kernel = matvec.matvec(
-        "qkv", storage_of(scheme), shape.rows, k, shape.rows // 2, PairRows(shape),
-        epilogue.StoreRotated(cache, STATE_WORDS), TUNINGS[tuning].paired, norm_of(scheme),
-    )  # fmt: skip
+    declare = epilogue.StoreRotated(cache, STATE_WORDS)
+    product = one_row(scheme, shape.rows, k, declare, shape.rows // 2, PairRows(shape))
+    kernel = matvec.matvec("qkv", product, TUNINGS[tuning].paired, norm_of(scheme))
     arrays = {"x": x, "gamma": gamma, **weight.arrays, "state": words, "cache": empty_cache(cache)}
     arrays["query"] = poison((shape.query, shape.size), "float32")
     out = gpu.run_kernel(kernel, arrays, tuning in WITH_SUBGROUPS)
-    product = reference.matvec(x, weight.values, gamma, EPSILON).reshape(1, -1, shape.size)
+    want = reference.matvec(x, weight.values, gamma, EPSILON).reshape(1, -1, shape.size)
     turning = shape.query + shape.key_value
-    turned = reference.rotate(product[:, :turning], cos[None], sin[None])
+    turned = reference.rotate(want[:, :turning], cos[None], sin[None])
     assert_close(out["query"], queries_for(cache, turned[0, : shape.query]))
-    kept = np.concatenate([turned[:, shape.query :], product[:, turning:]], axis=1)
+    kept = np.concatenate([turned[:, shape.query :], want[:, turning:]], axis=1)
     assert_cached(cache, out["cache"], position, kept)
 
 
@@ -228,10 +232,9 @@ def test_what_is_too_large_for_f16_is_kept_as_the_largest_of_it(gpu: Gpu) -> Non
     words = state(position)
     words[STATE_HEADER : STATE_HEADER + shape.rotary] = np.tile(np.array([1, 0], np.float32), 16).view(np.uint32)
     cache = Cache(shape, 5, "float16")
-    kernel = matvec.matvec(
-        "qkv", storage_of("q0f32"), shape.rows, k, shape.rows // 2, PairRows(shape),
-        epilogue.StoreRotated(cache, STATE_WORDS), TUNINGS["lanes8"].paired,
-    )  # fmt: skip
+    declare = epilogue.StoreRotated(cache, STATE_WORDS)
+    product = one_row("q0f32", shape.rows, k, declare, shape.rows // 2, PairRows(shape))
+    kernel = matvec.matvec("qkv", product, TUNINGS["lanes8"].paired)
     arrays = {"x": np.full(k, 1e4, np.float32), **weight.arrays, "state": words, "cache": empty_cache(cache)}
     arrays["query"] = poison((shape.query, shape.size), "float32")
     out = gpu.run_kernel(kernel, arrays)
@@ -273,7 +276,7 @@ def test_matmul(gpu: Gpu, chunk: int, length: int, rows: int, k: int, kind: str,
         declare = epilogue.StoreGated(chunk, rows)
         want = reference.gated(want)
     unit_rows = HalfRows(rows) if kind == "gated" else OneRow()
-    shape = Shape(storage_of(scheme), chunk, len(weight.values), k, rows, unit_rows, declare, STATE_WORDS)
+    shape = MatrixShape(storage_of(scheme), chunk, len(weight.values), k, rows, unit_rows, declare, STATE_WORDS)
     out = gpu.run_kernel(matmul.matmul("matmul", shape, TILINGS[tiling]), arrays)["out"]
     assert_close(out[:length], want)
     assert_untouched(out[length:])
@@ -286,7 +289,7 @@ def test_matmul_of_every_storage(gpu: Gpu, scheme: str, k: int, tiling: str) -> 
     weight = stored_matrix(rng, scheme, rows, k)
     x = poison((chunk, k), "float32")
     x[:length] = rng.normal(0.5, 1, (length, k)).astype(np.float32)
-    shape = Shape(storage_of(scheme), chunk, rows, k, rows, OneRow(), epilogue.Store(chunk, rows), STATE_WORDS)
+    shape = MatrixShape(storage_of(scheme), chunk, rows, k, rows, OneRow(), epilogue.Store(chunk, rows), STATE_WORDS)
     kernel = matmul.matmul("matmul", shape, TILINGS[tiling])
     arrays = {"x": x, **weight.arrays, "state": state(3, 0, length), "out": poison((chunk, rows), "float32")}
     out = gpu.run_kernel(kernel, arrays)["out"]
@@ -312,7 +315,7 @@ def test_matmul_of_few_rows(gpu: Gpu, chunk: int, length: int, rows: int, k: int
     want = reference.matmul(x[:length], weight.values)
     declare = epilogue.StoreGated(chunk, rows) if gated else epilogue.Store(chunk, rows)
     unit_rows = HalfRows(rows) if gated else OneRow()
-    shape = Shape(storage_of(scheme), chunk, len(weight.values), k, rows, unit_rows, declare, STATE_WORDS)
+    shape = MatrixShape(storage_of(scheme), chunk, len(weight.values), k, rows, unit_rows, declare, STATE_WORDS)
     kernel = few.matmul("few", shape, FEW_VECTORS[1 if gated else 0])
     arrays = {"x": x, **weight.arrays, "state": state(3, 0, length), "out": poison((chunk, rows), "float32")}
     out = gpu.run_kernel(kernel, arrays)["out"]
@@ -326,7 +329,7 @@ def test_matmul_of_few_rows_and_every_storage(gpu: Gpu, scheme: str) -> None:
     weight = stored_matrix(rng, scheme, rows, k)
     x = poison((chunk, k), "float32")
     x[:length] = rng.normal(0.5, 1, (length, k)).astype(np.float32)
-    shape = Shape(storage_of(scheme), chunk, rows, k, rows, OneRow(), epilogue.Store(chunk, rows), STATE_WORDS)
+    shape = MatrixShape(storage_of(scheme), chunk, rows, k, rows, OneRow(), epilogue.Store(chunk, rows), STATE_WORDS)
     arrays = {"x": x, **weight.arrays, "state": state(3, 0, length), "out": poison((chunk, rows), "float32")}
     out = gpu.run_kernel(few.matmul("few", shape, FEW_VECTORS[0]), arrays)["out"]
     assert_close(out[:length], reference.matmul(x[:length], weight.values))
@@ -388,11 +391,11 @@ def test_biases_and_gelu(gpu: Gpu, scheme: str, kind: str) -> None:
 
     bound = np.append(bias, poison(rows % 2, "float16")) if bias.dtype == np.float16 else bias
     tuning = TUNINGS["lanes8"].paired if kind == "gated" else TUNINGS["lanes8"].single
-    kernel = matvec.matvec("one", storage_of(scheme), rows, k, units, unit_rows, declare(1), tuning)
+    kernel = matvec.matvec("one", one_row(scheme, rows, k, declare(1), units, unit_rows), tuning)
     for row in (0, 1):
         arrays = {"x": x[row], **weight.arrays, "bias": bound, "out": poison(units, "float32")}
         assert_close(gpu.run_kernel(kernel, arrays)["out"], want[row])
-    shape = Shape(storage_of(scheme), chunk, rows, k, units, unit_rows, declare(chunk), STATE_WORDS)
+    shape = MatrixShape(storage_of(scheme), chunk, rows, k, units, unit_rows, declare(chunk), STATE_WORDS)
     kernel = matmul.matmul("chunk", shape, TILING)
     padded = poison((chunk, k), "float32")
     padded[:length] = x
@@ -410,10 +413,11 @@ def test_embed_token(gpu: Gpu, scheme: str) -> None:
     """An embedding in two pieces: the one with the token writes the row, the first also the angles of the position."""
     rng = np.random.default_rng(5)
     vocab, cut, k, pairs, position = 131, 64, 104, 24, 517
-    table = embed.rope_table(10000.0 ** -(np.arange(pairs) / pairs), 1.19, CONTEXT)
+    table = rope_table(10000.0 ** -(np.arange(pairs) / pairs), 1.19, CONTEXT)
     whole = stored_matrix(rng, scheme, vocab, k)
     for rows in ((0, cut), (cut, vocab)):
-        kernel = gpu.compile(embed.embed_token("embed", storage_of(scheme), rows, k, pairs, CONTEXT, STATE_WORDS))
+        vocabulary, rope = embed.Vocabulary(storage_of(scheme), rows, k), embed.Table(pairs, CONTEXT)
+        kernel = gpu.compile(embed.embed_token("embed", vocabulary, rope, STATE_WORDS))
         part = {name: array.reshape(-1) for name, array in whole.arrays.items()}
         for name, array in part.items():
             width = array.size // vocab
@@ -441,7 +445,7 @@ def test_embed_chunk(gpu: Gpu, scheme: str) -> None:
     vocab, k, chunk = 131, 1032, 9
     whole = stored_matrix(rng, scheme, vocab, k)
     ids = rng.integers(0, vocab, chunk).astype(np.uint32)
-    kernel = embed.embed_chunk("embed_chunk", storage_of(scheme), chunk, (0, vocab), k)
+    kernel = embed.embed_chunk("embed_chunk", embed.Vocabulary(storage_of(scheme), (0, vocab), k), chunk)
     arrays = {"input_ids": ids, **whole.arrays, "out": poison((chunk, k), "float32")}
     out = gpu.run_kernel(kernel, arrays)["out"]
     assert_close(out, reference.embed(whole.values, ids))
@@ -453,7 +457,7 @@ def test_rotate_chunk(gpu: Gpu, heads: str, dtype: str) -> None:
     """A padded chunk over the seam of the rotary table's blocks; the cache outside the valid rows stays as it was."""
     rng, shape = np.random.default_rng(7), HEADS[heads]
     cache, chunk, length, position = Cache(shape, CONTEXT, dtype), 11, 8, 253
-    table = embed.rope_table(10000.0 ** -(np.arange(shape.rotary // 2) / shape.rotary * 2), 0.9, CONTEXT)
+    table = rope_table(10000.0 ** -(np.arange(shape.rotary // 2) / shape.rotary * 2), 0.9, CONTEXT)
     qkv = poison((chunk, shape.rows), "float32")
     qkv[:length] = rng.normal(0, 1, (length, shape.rows)).astype(np.float32)
     kernel = embed.rotate_chunk("rotate", cache, chunk, STATE_WORDS)
@@ -482,11 +486,11 @@ def test_normalize_rotate_chunk(gpu: Gpu, chunk: int, length: int, heads: str, s
     """Queries and keys have their norms, values none; a chunk of one is a decode step."""
     rng, shape = np.random.default_rng(9), HEADS[heads]
     cache, position = Cache(shape, CONTEXT, dtype), 253
-    table = embed.rope_table(10000.0 ** -(np.arange(shape.rotary // 2) / shape.rotary * 2), 1.0, CONTEXT)
+    table = rope_table(10000.0 ** -(np.arange(shape.rotary // 2) / shape.rotary * 2), 1.0, CONTEXT)
     qkv = poison((chunk, shape.rows), "float32")
     qkv[:length] = rng.normal(0, 2, (length, shape.rows)).astype(np.float32)
     gammas = [gamma_of(rng, scheme, shape.size) for _ in range(2)]
-    kernel = embed.normalize_rotate_chunk("rotate", cache, chunk, norm_of(scheme), STATE_WORDS)
+    kernel = head_norm.normalize_rotate_chunk("rotate", cache, chunk, norm_of(scheme), STATE_WORDS)
     arrays = {
         "qkv": qkv,
         "query_gamma": gammas[0],
@@ -514,7 +518,7 @@ def test_rope_table_is_exact_at_long_contexts() -> None:
     inv_freq = 500000.0 ** -(np.arange(0, 64) / 64)
     context = 131072
     positions = np.array([0, 255, 256, 65537, 131071], np.uint32)
-    cos, sin = reference.cos_sin(embed.rope_table(inv_freq, 1.0, context), context, positions)
+    cos, sin = reference.cos_sin(rope_table(inv_freq, 1.0, context), context, positions)
     angles = positions[:, None].astype(np.float64) * inv_freq
     np.testing.assert_allclose(cos, np.cos(angles), atol=3e-7)
     np.testing.assert_allclose(sin, np.sin(angles), atol=3e-7)

@@ -5,8 +5,8 @@ import pytest
 
 from compiler.kernels import epilogue, reference
 from compiler.kernels.epilogue import HalfRows, OneRow
+from compiler.kernels.shapes import MatrixShape
 from compiler.kernels.webgpu import packed
-from compiler.kernels.webgpu.tiles import Shape
 from compiler.kernels.webgpu.tuning import PACKED
 from compiler.weights.schemes import SCHEMES
 from tests.device.harness import Gpu, assert_untouched, poison
@@ -61,7 +61,7 @@ def test_packed_product(
         assert_untouched(made[length:])
     declare = epilogue.StoreGated(chunk, rows) if gated else epilogue.Store(chunk, rows)
     unit_rows = HalfRows(rows) if gated else OneRow()
-    shape = Shape(storage_of(scheme), chunk, len(weight.values), k, rows, unit_rows, declare, STATE_WORDS)
+    shape = MatrixShape(storage_of(scheme), chunk, len(weight.values), k, rows, unit_rows, declare, STATE_WORDS)
     kernel = packed.matmul("packed", shape, PACKED.packed)
     arrays = {"words": quantized["words"], "row_scales": quantized["scales"], **weight.arrays}
     out = gpu.run_kernel(kernel, {**arrays, "state": state(3, 0, length), "out": poison((chunk, rows), "float32")})[

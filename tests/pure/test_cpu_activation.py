@@ -12,7 +12,7 @@ from tvm import tirx
 from compiler.kernels import reference
 from compiler.kernels.cpu import activation, norm
 from compiler.kernels.cpu.activation import Layout
-from compiler.kernels.webgpu.matvec import Norm
+from compiler.kernels.shapes import Norm
 from compiler.weights.storage import Storage
 from tests.cpu_kernels import (
     RELAXED,

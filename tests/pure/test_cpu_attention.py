@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from compiler.kernels import reference
 from compiler.kernels.cache import Cache, Heads
 from compiler.kernels.cpu import attention
-from compiler.kernels.webgpu.attention import Shape
+from compiler.kernels.shapes import AttentionShape
 from compiler.lowering import wasm
 from tests.caches import queries_for, stored
 from tests.wasm_module import WasmModule
@@ -53,7 +53,7 @@ def assert_close(got: NDArray[np.float32], want: NDArray[Any]) -> None:
 class Attention:
     """The kernels of one shape, in a module."""
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: AttentionShape) -> None:
         self.shape = shape
         functions = {"attention": attention.attention("attention", shape, STATE_WORDS)}
         if shape.splits > 1:
@@ -104,7 +104,7 @@ HEADS = [
 def test_decode(heads: Heads, splits: int, dtype: str) -> None:
     """Lengths around a tile and a block, fewer keys than splits, and keys that the splits share unevenly."""
     rng = np.random.default_rng(heads.size)
-    kernel = Attention(Shape(Cache(heads, CONTEXT, dtype), 1, splits))
+    kernel = Attention(AttentionShape(Cache(heads, CONTEXT, dtype), 1, splits))
     for used in (1, 2, 8, 9, 63, 64, 65, 129, 257, CONTEXT):
         cache, query = cache_of(rng, used, heads), query_of(rng, 1, heads)
         assert_close(kernel.run(query, cache, state(used - 1)), reference.attention(query, cache, used - 1))
@@ -116,7 +116,7 @@ def test_decode(heads: Heads, splits: int, dtype: str) -> None:
 def test_decode_with_a_sliding_window(window: int, splits: int, dtype: str) -> None:
     """Keys that left the window are NaN."""
     rng, heads = np.random.default_rng(window), Heads(6, 2, 48, 48)
-    kernel = Attention(Shape(Cache(heads, CONTEXT, dtype), 1, splits, window))
+    kernel = Attention(AttentionShape(Cache(heads, CONTEXT, dtype), 1, splits, window))
     for used in (1, window, min(window + 1, CONTEXT), 192, 257, CONTEXT):
         cache, query = cache_of(rng, used, heads), query_of(rng, 1, heads)
         cache[: max(0, used - window)] = np.nan
@@ -132,7 +132,7 @@ SCALED = [(0.3, None), (None, 2.0), (0.05, 50.0)]
 def test_decode_with_scaled_and_capped_scores(scale: float | None, cap: float | None, splits: int, dtype: str) -> None:
     """Scores far over the cap, too: queries are large."""
     rng, heads = np.random.default_rng(3), Heads(6, 2, 48, 48)
-    kernel = Attention(Shape(Cache(heads, CONTEXT, dtype), 1, splits, None, scale, cap))
+    kernel = Attention(AttentionShape(Cache(heads, CONTEXT, dtype), 1, splits, None, scale, cap))
     for used, factor in ((1, 1), (130, 1), (257, 30)):
         cache, query = cache_of(rng, used, heads), query_of(rng, 1, heads) * np.float32(factor)
         want = reference.attention(query, cache, used - 1, None, scale, cap)
@@ -143,7 +143,7 @@ def test_decode_with_scaled_and_capped_scores(scale: float | None, cap: float | 
 @pytest.mark.parametrize(("scale", "cap"), SCALED)
 def test_prefill_with_scaled_and_capped_scores(scale: float | None, cap: float | None, dtype: str) -> None:
     rng, heads, chunk = np.random.default_rng(4), Heads(6, 2, 64, 64), 21
-    kernel = Attention(Shape(Cache(heads, CONTEXT, dtype), chunk, 1, 40, scale, cap))
+    kernel = Attention(AttentionShape(Cache(heads, CONTEXT, dtype), chunk, 1, 40, scale, cap))
     for position in (0, 130):
         cache, query = cache_of(rng, position + chunk, heads), query_of(rng, chunk, heads)
         want = reference.attention(query, cache, position, 40, scale, cap)
@@ -166,7 +166,7 @@ PREFILL = [
 def test_prefill(heads: Heads, chunk: int, dtype: str) -> None:
     """Whole and padded chunks, at the start and where a block of keys ends within the chunk."""
     rng = np.random.default_rng(heads.size)
-    kernel = Attention(Shape(Cache(heads, CONTEXT, dtype), chunk, 1))
+    kernel = Attention(AttentionShape(Cache(heads, CONTEXT, dtype), chunk, 1))
     for position, length in ((0, chunk), (0, 1), (62, 3), (58, chunk), (200, chunk - 1), (CONTEXT - chunk, chunk)):
         cache, query = cache_of(rng, position + length, heads), poison((chunk, heads.query, heads.size))
         query[:length] = query_of(rng, length, heads)
@@ -180,7 +180,7 @@ def test_prefill(heads: Heads, chunk: int, dtype: str) -> None:
 def test_prefill_with_a_sliding_window(window: int, dtype: str) -> None:
     """The rows of an item see different keys, a block among them that the first of them sees and the last not."""
     rng, heads, chunk = np.random.default_rng(window), Heads(16, 2, 64, 64), 70
-    kernel = Attention(Shape(Cache(heads, CONTEXT, dtype), chunk, 1, window))
+    kernel = Attention(AttentionShape(Cache(heads, CONTEXT, dtype), chunk, 1, window))
     for position, length in ((0, chunk), (120, chunk), (130, 3), (CONTEXT - chunk, chunk)):
         cache, query = cache_of(rng, position + length, heads), poison((chunk, heads.query, heads.size))
         cache[: max(0, position + 1 - window)] = np.nan
@@ -193,7 +193,7 @@ def test_prefill_with_a_sliding_window(window: int, dtype: str) -> None:
 @BOTH
 @pytest.mark.parametrize(("heads", "chunk", "splits"), [(Heads(14, 2, 64, 64), 1, 3), (Heads(6, 2, 64, 64), 40, 1)])
 def test_pieces_in_any_order_give_the_same_bytes(heads: Heads, chunk: int, splits: int, dtype: str) -> None:
-    rng, shape = np.random.default_rng(0), Shape(Cache(heads, CONTEXT, dtype), chunk, splits)
+    rng, shape = np.random.default_rng(0), AttentionShape(Cache(heads, CONTEXT, dtype), chunk, splits)
     cache, query = cache_of(rng, 333, shape.heads), query_of(rng, shape.chunk, shape.heads)
     words = state(333 - shape.chunk, shape.chunk)
     kernel = Attention(shape)
@@ -205,7 +205,7 @@ def test_large_scores_do_not_overflow(dtype: str) -> None:
     """Scores of several hundred, whose exponentials overflow f32 without the running maximum."""
     rng, heads = np.random.default_rng(1), Heads(2, 1, 64, 64)
     query, cache = 40 * query_of(rng, 1, heads), cache_of(rng, 200, heads)
-    out = Attention(Shape(Cache(heads, CONTEXT, dtype), 1, 1)).run(query, cache, state(199))
+    out = Attention(AttentionShape(Cache(heads, CONTEXT, dtype), 1, 1)).run(query, cache, state(199))
     want = reference.attention(query, cache, 199)
     # The scores themselves carry f32 errors of 1e-4, which the exponential makes relative.
     np.testing.assert_allclose(out, want, atol=2e-3 * np.abs(want).max())
@@ -221,7 +221,7 @@ def test_combine() -> None:
     sums[:, 4], tops[:, 4], totals[:, 4] = 0, attention.LOWEST, 0
     partial = poison((heads.query, splits, heads.size + 4))
     partial[..., : heads.size], partial[..., heads.size], partial[..., heads.size + 1] = sums, tops, totals
-    function = attention.combine("combine", Shape(Cache(heads, CONTEXT, "float32"), 1, splits))
+    function = attention.combine("combine", AttentionShape(Cache(heads, CONTEXT, "float32"), 1, splits))
     module = WasmModule(wasm.compile_module({"combine": function}))
     out = module.run("combine", [partial, poison((heads.query, heads.size))], heads.query)[1]
     assert_close(out, reference.combine(sums, tops, totals))
@@ -243,5 +243,5 @@ def test_halves_of_every_exponent(heads: Heads) -> None:
     exponents = rng.integers(-24, 16, cache[:used].shape)
     cache[:used] = np.ldexp(rng.integers(-1023, 1024, cache[:used].shape) / 1024, exponents).astype(np.float16)
     query = (query_of(rng, 1, heads) * 1e-4).astype(np.float32)
-    kernel = Attention(Shape(Cache(heads, CONTEXT, "float16"), 1, 1))
+    kernel = Attention(AttentionShape(Cache(heads, CONTEXT, "float16"), 1, 1))
     assert_close(kernel.run(query, cache, state(used - 1)), reference.attention(query, cache, used - 1))

@@ -15,6 +15,7 @@ from compiler.kernels.cache import Cache, Heads
 from compiler.kernels.cpu import activation, products
 from compiler.kernels.cpu.activation import Layout
 from compiler.kernels.epilogue import STATE_HEADER, Declare, HalfRows, OneRow, PairRows, UnitRows
+from compiler.kernels.shapes import MatrixShape
 from compiler.models.base import WeightSpec, matrix
 from compiler.weights.quantize import dequantize, quantize
 from compiler.weights.schemes import SCHEMES
@@ -112,12 +113,10 @@ class Case:
         return epilogue.WithBias(declare, self.rows, self.unit_rows, f16) if self.biased else declare
 
     def function(self, scheme: str) -> tirx.PrimFunc:
-        name, declare, storage = self.name(scheme), self.declare(scheme), SCHEMES[scheme].storage
-        if self.chunk == 1:
-            return products.matvec(name, storage, self.rows, self.k, self.units, self.unit_rows, declare)
-        return products.matmul(
-            name, storage, self.chunk, self.rows, self.k, self.units, self.unit_rows, declare, STATE_WORDS
-        )
+        declare, storage = self.declare(scheme), SCHEMES[scheme].storage
+        units = (self.units, self.unit_rows)
+        shape = MatrixShape(storage, self.chunk, self.rows, self.k, *units, declare, STATE_WORDS)
+        return (products.matvec if self.chunk == 1 else products.matmul)(self.name(scheme), shape)
 
 
 CASES = (
@@ -208,7 +207,8 @@ def qkv(heads: str, scheme: str) -> tirx.PrimFunc:
     declare = epilogue.StoreRotated(Cache(shape, QKV_CONTEXT, "float32"), STATE_WORDS)
     name = f"qkv_{heads}_{scheme}"
     storage = SCHEMES[scheme].storage
-    return products.matvec(name, storage, shape.rows, QKV_COLUMNS, shape.rows // 2, PairRows(shape), declare)
+    units = (shape.rows // 2, PairRows(shape))
+    return products.matvec(name, MatrixShape(storage, 1, shape.rows, QKV_COLUMNS, *units, declare, STATE_WORDS))
 
 
 @pytest.mark.parametrize(("heads", "scheme"), QKV_CASES)

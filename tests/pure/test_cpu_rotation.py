@@ -5,9 +5,9 @@ import pytest
 
 from compiler.kernels import reference
 from compiler.kernels.cache import Cache, Heads
-from compiler.kernels.cpu.embed import normalize_rotate_chunk
-from compiler.kernels.webgpu.embed import RopePart, rope_table
-from compiler.kernels.webgpu.matvec import Norm
+from compiler.kernels.cpu.head_norm import normalize_rotate_chunk
+from compiler.kernels.rope import RopePart, rope_table
+from compiler.kernels.shapes import Norm
 from compiler.lowering import wasm
 from tests.caches import plain, queries_for
 from tests.wasm_module import WasmModule

@@ -20,7 +20,7 @@ from compiler.config import resolve_config
 from compiler.errors import WispError
 from compiler.kernels import reference
 from compiler.kernels.cpu.builder import CpuKernel
-from compiler.kernels.webgpu.pool import pool
+from compiler.kernels.pool import pool
 from compiler.runtime.wasmtime import open_wasm_variant
 from compiler.serving.catalogue import Catalogue
 from compiler.site.hub import model_card

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from compiler.kernels import reference
 from compiler.kernels.cpu.builder import CpuKernel
-from compiler.kernels.webgpu.mask import mask_logits, mask_words
+from compiler.kernels.mask import mask_logits, mask_words
 from tests.cpu_kernels import Modules
 
 VOCABULARIES = (5, 64, 331, 2000)

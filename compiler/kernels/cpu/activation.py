@@ -23,7 +23,7 @@ from tvm.script.ir_builder import tirx as T
 from compiler.kernels.builder import Expr, ceil_div, f32, i32
 from compiler.kernels.cpu.builder import CpuKernel, convert, load, splat, store, sum_lanes
 from compiler.kernels.cpu.norm import rms_factor, weight4
-from compiler.kernels.webgpu.matvec import Norm
+from compiler.kernels.shapes import Norm
 from compiler.weights.storage import Storage
 
 STEPS = 32767

@@ -23,7 +23,7 @@ from compiler.kernels.builder import Array, Expr, ceil_div, div, f32, i32, lane,
 from compiler.kernels.cache import Heads
 from compiler.kernels.cpu.builder import CpuKernel, exp, load, max_lanes, splat, store, sum_lanes, sum_lanes_of_four
 from compiler.kernels.cpu.rows import Rows
-from compiler.kernels.webgpu.attention import Shape
+from compiler.kernels.shapes import AttentionShape
 
 TILE = 8  # keys that the passes round up to
 BLOCK = 64  # keys of the three passes, a multiple of TILE
@@ -59,7 +59,7 @@ def queries_of_item(heads: Heads, chunk: int) -> int:
 class _Item:
     """What an item works on: queries, and the keys `[start, stop)` of a KV head."""
 
-    shape: Shape
+    shape: AttentionShape
     queries: int
     count: Expr  # queries there are: all of them, or fewer in the last rows of a chunk
     kv_head: Expr
@@ -118,11 +118,11 @@ class _Scratch:
         return cls(asked, sums, scores, top, total, shrink, values, keys)
 
 
-def _window(shape: Shape) -> int | None:
+def _window(shape: AttentionShape) -> int | None:
     return shape.window if shape.window is not None and shape.window < shape.context else None
 
 
-def attention(name: str, shape: Shape, state_words: int) -> tirx.PrimFunc:
+def attention(name: str, shape: AttentionShape, state_words: int) -> tirx.PrimFunc:
     """Bindings: query f32x4, cache (as `Rows` binds it), state, out f32x4.
 
     Items: in decode KV heads (or parts of their query heads) x splits, in prefill query heads x tiles of rows. With
@@ -157,16 +157,7 @@ def attention(name: str, shape: Shape, state_words: int) -> tirx.PrimFunc:
         rows = queries if chunk == 1 else queries + queries % 2
         scratch = _Scratch.allocate(kernel, rows, heads.size)
         with kernel.when(True if chunk == 1 else item.count > 0):
-            scale = splat(f32(shape.factor * cache.query_factor))
-            with kernel.loop(rows) as j:
-                source = kernel.let(place(j))
-                scratch.top[j], scratch.total[j] = f32(LOWEST), f32(0.0)
-                with kernel.loop(cache.loads) as d:
-                    vectors = cache.inward([query[source + d * cache.vectors + v] for v in range(cache.vectors)])
-                    for v, vector in enumerate(vectors):
-                        at = kernel.let(j * heads.size + (d * cache.vectors + v) * 4)
-                        store(scratch.asked, at, vector * scale)
-                        store(scratch.sums, at, splat(f32(0.0)))
+            _load_queries(kernel, item, scratch, cache, query, rows, place)
             blocks = tirx.max(div(item.stop - item.start + BLOCK - 1, BLOCK), 0)
             with kernel.loop(blocks) as step:
                 base = kernel.let(item.start + step * BLOCK)
@@ -181,15 +172,53 @@ def attention(name: str, shape: Shape, state_words: int) -> tirx.PrimFunc:
                     target, factor = kernel.let(((first + j) * shape.splits + split) * (dims + 1)), None
                     zero = f32(0.0)
                     out[target + dims] = tirx.Shuffle([scratch.top[j], scratch.total[j], zero, zero], [0, 1, 2, 3])
-                with kernel.loop(cache.loads) as d:
-                    first_of = kernel.let(d * cache.vectors)
-                    sums = [load(scratch.sums, j * heads.size + (first_of + v) * 4, 4) for v in range(cache.vectors)]
-                    for v, value in enumerate(cache.outward([kernel.let(part) for part in sums])):
-                        out[target + first_of + v] = value if factor is None else value * factor
+                _store_sums(kernel, item, scratch, cache, j, (out, target), factor)
     return kernel.function
 
 
-def _decode_item(kernel: CpuKernel, shape: Shape, queries: int, kv_head: Expr, split: Expr, state: Array) -> _Item:
+def _load_queries(
+    kernel: CpuKernel,
+    item: _Item,
+    scratch: _Scratch,
+    cache: Rows,
+    query: Array,
+    rows: int,
+    place: Callable[[Expr], Expr],
+) -> None:
+    """The item's queries, scaled, into its scratch; `place(j)` is where query j begins. No key has been seen yet."""
+    scale = splat(f32(item.shape.factor * cache.query_factor))
+    with kernel.loop(rows) as j:
+        source = kernel.let(place(j))
+        scratch.top[j], scratch.total[j] = f32(LOWEST), f32(0.0)
+        with kernel.loop(cache.loads) as d:
+            vectors = cache.inward([query[source + d * cache.vectors + v] for v in range(cache.vectors)])
+            for v, vector in enumerate(vectors):
+                at = kernel.let(j * item.size + (d * cache.vectors + v) * 4)
+                store(scratch.asked, at, vector * scale)
+                store(scratch.sums, at, splat(f32(0.0)))
+
+
+def _store_sums(
+    kernel: CpuKernel,
+    item: _Item,
+    scratch: _Scratch,
+    cache: Rows,
+    j: Expr,
+    target: tuple[Array, Expr],
+    factor: Expr | None,
+) -> None:
+    """What query j has summed up, times `factor`, from `target` on."""
+    out, begin = target
+    with kernel.loop(cache.loads) as d:
+        first = kernel.let(d * cache.vectors)
+        sums = [load(scratch.sums, j * item.size + (first + v) * 4, 4) for v in range(cache.vectors)]
+        for v, value in enumerate(cache.outward([kernel.let(part) for part in sums])):
+            out[begin + first + v] = value if factor is None else value * factor
+
+
+def _decode_item(
+    kernel: CpuKernel, shape: AttentionShape, queries: int, kv_head: Expr, split: Expr, state: Array
+) -> _Item:
     """All queries see the same keys: a share of the used ones, a multiple of a tile but at the end."""
     window = _window(shape)
     used = kernel.let(i32(state[0]) + 1)
@@ -202,7 +231,9 @@ def _decode_item(kernel: CpuKernel, shape: Shape, queries: int, kv_head: Expr, s
     return _Item(shape, queries, queries, kv_head, start, stop, stop)
 
 
-def _prefill_item(kernel: CpuKernel, shape: Shape, queries: int, kv_head: Expr, first: Expr, state: Array) -> _Item:
+def _prefill_item(
+    kernel: CpuKernel, shape: AttentionShape, queries: int, kv_head: Expr, first: Expr, state: Array
+) -> _Item:
     """Neighbouring rows from `first`; keys that any of them sees."""
     window = _window(shape)
     count = kernel.let(tirx.min(i32(state[2]) - first, queries))
@@ -346,7 +377,7 @@ def _columns(kernel: CpuKernel, dims: int, width: int, emit: Callable[[Expr, int
         emit(dims // width * width, dims % width)
 
 
-def combine(name: str, shape: Shape) -> tirx.PrimFunc:
+def combine(name: str, shape: AttentionShape) -> tirx.PrimFunc:
     """Join the splits of a decode step; bindings: partial (as `attention` wrote it), out. Items: query heads."""
     dims = shape.heads.size // 4
     with CpuKernel(name) as kernel:

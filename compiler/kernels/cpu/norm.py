@@ -11,7 +11,7 @@ from tvm.script.ir_builder import tirx as T
 
 from compiler.kernels.builder import Array, Expr, f32, i32
 from compiler.kernels.cpu.builder import CpuKernel, f16_bits_to_f32, load, splat, store, sum_lanes
-from compiler.kernels.webgpu.matvec import Norm
+from compiler.kernels.shapes import Norm
 
 
 def rms_factor(kernel: CpuKernel, x: Array, row: Expr, k: int, epsilon: float) -> Expr:

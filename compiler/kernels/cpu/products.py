@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
@@ -32,10 +32,9 @@ from compiler.kernels.cpu.builder import (
     sum_lanes,
     sum_lanes_of_four,
 )
-from compiler.kernels.epilogue import Declare
+from compiler.kernels.shapes import MatrixShape
 from compiler.weights.storage import LOW, Storage
 
-UnitRows = Callable[[Expr], Sequence[Expr]]
 UNITS_PER_ITEM = 8  # of a mat-vec
 TILE = 8  # tokens that share an unpacked block of weights
 TILE_UNITS_PER_ITEM = 16
@@ -246,56 +245,47 @@ class FloatMatrix:
         return [[kernel.let(sum_lanes(total)) for total in row] for row in totals]
 
 
-def _matrix(kernel: CpuKernel, storage: Storage, chunk: int, rows: int, k: int) -> IntegerMatrix | FloatMatrix:
-    return (IntegerMatrix if storage.group_size else FloatMatrix)(kernel, storage, chunk, rows, k)
+def _matrix(kernel: CpuKernel, shape: MatrixShape) -> IntegerMatrix | FloatMatrix:
+    kind = IntegerMatrix if shape.storage.group_size else FloatMatrix
+    return kind(kernel, shape.storage, shape.chunk, shape.rows, shape.k)
 
 
-def matvec(
-    name: str, storage: Storage, rows: int, k: int, units: int, unit_rows: UnitRows, declare: Declare
-) -> tirx.PrimFunc:
-    """Build one row of activations times `[rows, k]^T` with `units` output units.
+def matvec(name: str, shape: MatrixShape) -> tirx.PrimFunc:
+    """Build one row of activations times `[rows, k]^T`: a shape whose chunk is 1.
 
     Bindings: values, scales, sums (x alone when the matrix is not quantized), weights, [their factors], then what
-    `declare` declares.
+    the shape's `declare` declares.
     """
+    units = shape.units
     with CpuKernel(name) as kernel:
-        matrix = _matrix(kernel, storage, 1, rows, k)
-        epilogue = declare(kernel)
+        matrix = _matrix(kernel, shape)
+        epilogue = shape.declare(kernel)
         item, _ = kernel.grid(ceil_div(units, UNITS_PER_ITEM))
         with kernel.loop(UNITS_PER_ITEM) as step:
             unit = kernel.let(item * UNITS_PER_ITEM + step)
             with kernel.when(True if units % UNITS_PER_ITEM == 0 else unit < units):
-                sums = matrix.walk([kernel.let(row) for row in unit_rows(unit)], [0])
+                sums = matrix.walk([kernel.let(row) for row in shape.unit_rows(unit)], [0])
                 epilogue(kernel, 0, unit, [values[0] for values in sums])
     return kernel.function
 
 
-def matmul(
-    name: str,
-    storage: Storage,
-    chunk: int,
-    rows: int,
-    k: int,
-    units: int,
-    unit_rows: UnitRows,
-    declare: Declare,
-    state_words: int,
-) -> tirx.PrimFunc:
+def matmul(name: str, shape: MatrixShape) -> tirx.PrimFunc:
     """Build `[chunk, k] x [rows, k]^T`; bindings as of `matvec`, with the state before what `declare` declares.
 
     Rows at or beyond the chunk's valid length are not stored.
     """
+    chunk, units = shape.chunk, shape.units
     with CpuKernel(name) as kernel:
-        matrix = _matrix(kernel, storage, chunk, rows, k)
-        state = kernel.buffer("state", state_words, "uint32")
-        epilogue = declare(kernel)
+        matrix = _matrix(kernel, shape)
+        state = kernel.buffer("state", shape.state_words, "uint32")
+        epilogue = shape.declare(kernel)
         item, _ = kernel.grid(ceil_div(units, TILE_UNITS_PER_ITEM))
         length = kernel.let(i32(state[2]))
         with kernel.loop(tirx.truncdiv(length + (TILE - 1), TILE)) as tile, kernel.loop(TILE_UNITS_PER_ITEM) as step:
             unit = kernel.let(item * TILE_UNITS_PER_ITEM + step)
             with kernel.when(True if units % TILE_UNITS_PER_ITEM == 0 else unit < units):
                 tokens = [kernel.let(tirx.min(tile * TILE + t, chunk - 1)) for t in range(TILE)]
-                sums = [matrix.walk([kernel.let(row)], tokens)[0] for row in unit_rows(unit)]
+                sums = [matrix.walk([kernel.let(row)], tokens)[0] for row in shape.unit_rows(unit)]
                 for t in range(TILE):
                     token = kernel.let(tile * TILE + t)
                     with kernel.when(token < length):

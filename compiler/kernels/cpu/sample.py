@@ -43,7 +43,7 @@ from compiler.kernels.cpu.builder import (
     store,
     wrapping,
 )
-from compiler.kernels.webgpu.sample import LOWEST, Sampler, Shapes
+from compiler.kernels.sampler import LOWEST, Sampler, Shapes
 
 BLOCK = 1024  # logits an item of `scan` reads
 LEVELS = ((21, 11), (10, 11), (0, 10))  # of the descent: lowest bit and number of bits
@@ -268,18 +268,24 @@ def _descend(
             with kernel.loop(size) as i:
                 whole[0] = whole[0] + bins[size - 1 - i]
             target[0] = target_of(whole[0])
-        reached, bin_found = kernel.registers(1, "int32"), kernel.registers(1, "int32")
-        reached[0], bin_found[0] = i32(0), i32(0)
-        with kernel.loop(size) as i, kernel.when(reached[0] == 0):
-            here = kernel.let(size - 1 - i)
-            together = kernel.let(above[0] + bins[here])
-            with T.If(together >= target[0]):
-                with T.Then():
-                    reached[0], bin_found[0] = i32(1), here
-                with T.Else():
-                    above[0] = together
-        found[0] = T.bitwise_or(found[0], T.shift_left(u32(bin_found[0]), T.uint32(low)))
+        bin_found = _bin_that_reaches(kernel, bins, size, above, target)
+        found[0] = T.bitwise_or(found[0], T.shift_left(u32(bin_found), T.uint32(low)))
     return found[0]
+
+
+def _bin_that_reaches(kernel: CpuKernel, bins: Array, size: int, above: Array, target: Array) -> Expr:
+    """The highest bin that, with all above it, reaches `target`; `above` grows by those that do not, 0 if none does."""
+    reached, bin_found = kernel.registers(1, "int32"), kernel.registers(1, "int32")
+    reached[0], bin_found[0] = i32(0), i32(0)
+    with kernel.loop(size) as i, kernel.when(reached[0] == 0):
+        here = kernel.let(size - 1 - i)
+        together = kernel.let(above[0] + bins[here])
+        with T.If(together >= target[0]):
+            with T.Then():
+                reached[0], bin_found[0] = i32(1), here
+            with T.Else():
+                above[0] = together
+    return bin_found[0]
 
 
 def _mix(kernel: Kernel, value: Expr) -> Expr:

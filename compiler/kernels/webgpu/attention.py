@@ -8,14 +8,13 @@ is `reference.attention`. Prefill's attention is in `prefill_attention`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from compiler.kernels.builder import Expr, Kernel, ceil_div, div, f32, i32, lane, mod, select, u32
-from compiler.kernels.cache import Cache, Heads
+from compiler.kernels.cache import Cache
 from compiler.kernels.epilogue import capped
+from compiler.kernels.shapes import AttentionShape
 from compiler.kernels.webgpu.quads import LOWEST, QUAD, Quads, held_vectors, wide
 
 THREADS = 64  # of a workgroup
@@ -23,40 +22,6 @@ QUADS = THREADS // QUAD
 BLOCK = 64  # keys that a workgroup takes at a time
 SUM_VECTORS = 16
 MOST_QUERIES = 8  # of a workgroup
-
-
-@dataclass(frozen=True)
-class Shape:
-    """The queries and keys of a kernel, of decode or of prefill."""
-
-    cache: Cache
-    chunk: int  # rows of queries; 1 in decode
-    splits: int  # workgroups that share a query's keys; 1 in prefill
-    window: int | None = None  # keys that a query sees, itself included; None: all before it
-    scale: float | None = None  # of scores; None: 1 / sqrt(size of a head)
-    soft_cap: float | None = None  # c: a score becomes c * tanh(score / c)
-
-    @property
-    def factor(self) -> float:
-        """What scores are multiplied by."""
-        return self.heads.size**-0.5 if self.scale is None else self.scale
-
-    @property
-    def heads(self) -> Heads:
-        return self.cache.heads
-
-    @property
-    def context(self) -> int:
-        return self.cache.context
-
-    @property
-    def shared_heads(self) -> int:
-        return self.heads.query // self.heads.key_value
-
-    @property
-    def dims(self) -> int:
-        """`vec4`s of a head."""
-        return self.heads.size // 4
 
 
 def queries(cache: Cache) -> int:
@@ -71,7 +36,7 @@ def workgroups(cache: Cache) -> int:
     return heads.key_value * ceil_div(heads.query // heads.key_value, queries(cache))
 
 
-def attention(name: str, shape: Shape, state_words: int, subgroups: bool) -> tirx.PrimFunc:
+def attention(name: str, shape: AttentionShape, state_words: int, subgroups: bool) -> tirx.PrimFunc:
     """Decode; bindings: query (f32, in the cache's order of dimensions), cache, state, out (f32).
 
     With one split, out is the attention output `[query heads, size]`. With more, it is
@@ -83,7 +48,7 @@ def attention(name: str, shape: Shape, state_words: int, subgroups: bool) -> tir
 class _Decode(Quads):
     """One kernel under construction: a workgroup's quads walk the same queries' keys, a BLOCK together."""
 
-    def __init__(self, name: str, shape: Shape, subgroups: bool) -> None:
+    def __init__(self, name: str, shape: AttentionShape, subgroups: bool) -> None:
         super().__init__(Kernel(name), queries(shape.cache), BLOCK // QUADS, QUADS, subgroups)
         self.shape, self.dims = shape, shape.dims
         self.window = shape.window if shape.window is not None and shape.window < shape.context else None
@@ -233,7 +198,7 @@ class _Decode(Quads):
                 self.out[base + dims] = tirx.Shuffle([f32(LOWEST), zero, zero, zero], [0, 1, 2, 3])
 
 
-def combine(name: str, shape: Shape) -> tirx.PrimFunc:
+def combine(name: str, shape: AttentionShape) -> tirx.PrimFunc:
     """Join the splits of a decode step; bindings: partial (as `attention` wrote it), out `[query heads, size]`."""
     dims = shape.dims
     units = shape.heads.query * dims

@@ -8,21 +8,23 @@ nothing of layers. The numpy twin is `reference.matmul`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from tvm import tirx
 
 from compiler.kernels.builder import Array, Expr, Kernel, ceil_div, div, dot8, f32, i32, mod
 from compiler.kernels.epilogue import Epilogue
+from compiler.kernels.shapes import MatrixShape
 from compiler.kernels.webgpu.matmul import Column
 from compiler.kernels.webgpu.matvec import Tuning
-from compiler.kernels.webgpu.tiles import Shape, clear
+from compiler.kernels.webgpu.tiles import clear
 from compiler.kernels.weights import Matrix
 
 MOST = 8  # rows: sums of more do not fit the registers
 TOGETHER = 4
 
 
-def matmul(name: str, shape: Shape, tuning: Tuning) -> tirx.PrimFunc:
+def matmul(name: str, shape: MatrixShape, tuning: Tuning) -> tirx.PrimFunc:
     """Build the product of a chunk of at most `MOST` rows, shared by `tuning.lanes` lanes.
 
     Bindings: x (f32 x4), weights, [scales], state, then the epilogue's.
@@ -41,6 +43,7 @@ def matmul(name: str, shape: Shape, tuning: Tuning) -> tirx.PrimFunc:
         team, lane = kernel.let(div(thread, lanes)), kernel.let(mod(thread, lanes))
         first = kernel.let((block * teams + team) * tuning.units)
         units = [kernel.let(tirx.min(first + u, shape.units - 1)) for u in range(tuning.units)]
+        work = _Work(kernel, shape, tuning, x, matrix, thread, block, length)
         columns = [kernel.let(row) for unit in units for row in shape.unit_rows(unit)]
         sums = [[kernel.registers() for _ in columns] for _ in range(shape.chunk)]
         clear(sums)
@@ -48,15 +51,30 @@ def matmul(name: str, shape: Shape, tuning: Tuning) -> tirx.PrimFunc:
         with kernel.loop(ceil_div(matrix.blocks, lanes)) as step:
             index = kernel.let(step * lanes + lane)
             with kernel.when(True if matrix.blocks % lanes == 0 else index < matrix.blocks):
-                _multiply(kernel, matrix, x, columns, bases, sums, index, length)
-        _meet(kernel, shape, tuning, epilogue, sums, thread, block, length)
+                _multiply(work, columns, bases, sums, index)
+        _meet(work, epilogue, sums)
     return kernel.function
 
 
-def _multiply(  # type: ignore[no-untyped-def]
-    kernel, matrix, x, columns, bases, sums, block, length
+@dataclass(frozen=True)
+class _Work:
+    """A kernel while it is made: what is bound, and where an invocation is."""
+
+    kernel: Kernel
+    shape: MatrixShape
+    tuning: Tuning
+    x: Array
+    matrix: Matrix
+    thread: Expr
+    workgroup: Expr
+    length: Expr  # valid rows of the chunk
+
+
+def _multiply(
+    work: _Work, columns: Sequence[Expr], bases: Sequence[Expr], sums: Sequence[Sequence[Array]], block: Expr
 ) -> None:
-    """Add a block's products."""
+    """Add a block's products: of matrix rows `columns` with the rows of activations that begin at `bases`."""
+    kernel, matrix, x, length = work.kernel, work.matrix, work.x, work.length
     weights = [Column(kernel, matrix, row, block) for row in columns]
     with kernel.loop(matrix.parts_of(block)) as step:
         part = kernel.let(block * matrix.storage.parts + step)
@@ -69,11 +87,9 @@ def _multiply(  # type: ignore[no-untyped-def]
                         register[0] = dot8(register[0], halves, value)
 
 
-def _meet(
-    kernel: Kernel, shape: Shape, tuning: Tuning, epilogue: Epilogue, sums: Sequence[Sequence[Array]], thread: Expr,
-    block: Expr, length: Expr,
-) -> None:  # fmt: skip
+def _meet(work: _Work, epilogue: Epilogue, sums: Sequence[Sequence[Array]]) -> None:
     """Lanes bring their sums together; an invocation finishes a unit of one row."""
+    kernel, shape, tuning, thread = work.kernel, work.shape, work.tuning, work.thread
     lanes, per_row = tuning.lanes, len(sums[0])
     streams = per_row // tuning.units
     meeting = kernel.shared(len(sums) * per_row * tuning.workgroup)
@@ -86,8 +102,8 @@ def _meet(
     with kernel.loop(ceil_div(outputs, tuning.workgroup)) as turn:
         output = kernel.let(turn * tuning.workgroup + thread)
         row, place = kernel.let(div(output, of_workgroup)), kernel.let(mod(output, of_workgroup))
-        unit = kernel.let(block * of_workgroup + place)
-        with kernel.when(tirx.And(row < tirx.min(length, shape.chunk), unit < shape.units)):
+        unit = kernel.let(work.workgroup * of_workgroup + place)
+        with kernel.when(tirx.And(row < tirx.min(work.length, shape.chunk), unit < shape.units)):
             team, u = kernel.let(div(place, tuning.units)), kernel.let(mod(place, tuning.units))
             values = []
             for s in range(streams):

@@ -10,11 +10,12 @@ from __future__ import annotations
 from tvm import tirx
 
 from compiler.kernels.builder import Expr, Kernel, dot8, fma
-from compiler.kernels.webgpu.tiles import Shape, Tile, Tiling, clear
+from compiler.kernels.shapes import MatrixShape
+from compiler.kernels.webgpu.tiles import Tile, Tiling, clear
 from compiler.kernels.weights import Matrix
 
 
-def matmul(name: str, shape: Shape, tiling: Tiling) -> tirx.PrimFunc:
+def matmul(name: str, shape: MatrixShape, tiling: Tiling) -> tirx.PrimFunc:
     """Build the product; bindings: x (f32 x4), weights, [scales], state, then the epilogue's."""
     storage, k = shape.storage, shape.k
     with Kernel(name) as kernel:

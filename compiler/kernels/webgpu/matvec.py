@@ -16,7 +16,7 @@ The numpy twin is `reference.matvec`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,9 +24,10 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from compiler.kernels.builder import Array, Expr, Kernel, all_of, call, ceil_div, div, dot, dot8, f32, fma, i32, mod
-from compiler.kernels.epilogue import Declare, Epilogue
+from compiler.kernels.epilogue import Epilogue
+from compiler.kernels.shapes import MatrixShape, Norm
 from compiler.kernels.weights import Matrix, load_vector4
-from compiler.weights.storage import PART, Storage
+from compiler.weights.storage import PART
 
 LEAST_SUBGROUP = 4  # invocations: of any device, WebGPU says
 
@@ -47,104 +48,123 @@ class Tuning:
         return self.units_per_workgroup or self.units * self.workgroup // self.lanes
 
 
-@dataclass(frozen=True)
-class Norm:
-    """RMS norm of the input, folded in."""
+def matvec(name: str, shape: MatrixShape, tuning: Tuning, norm: Norm | None = None) -> tirx.PrimFunc:
+    """Build `[1, k] x [rows, k]^T`: a shape whose chunk is 1.
 
-    epsilon: float
-    f16_weight: bool
-
-
-def matvec(
-    name: str,
-    storage: Storage,
-    rows: int,
-    k: int,
-    units: int,
-    unit_rows: Callable[[Expr], Sequence[Expr]],
-    declare: Declare,
-    tuning: Tuning,
-    norm: Norm | None = None,
-) -> tirx.PrimFunc:
-    """Build `[1, k] x [rows, k]^T` with `units` output units.
-
-    Bindings: x (f32 x4, k/4), [gamma (k)], weights, [scales], then what `declare` declares.
-    `unit_rows(u)` gives the matrix rows of unit u; `declare(kernel)` declares the epilogue's buffers and returns it.
+    Bindings: x (f32 x4, k/4), [gamma (k)], weights, [scales], then what the shape's `declare` declares.
     """
+    k = shape.k
     with Kernel(name) as kernel:
         x = kernel.buffer("x", k // 4, "float32x4")
         gamma = None
         if norm:
             gamma = kernel.buffer("gamma", k // 4, "uint32x2" if norm.f16_weight else "float32x4")
-        matrix = Matrix(kernel, storage, rows, k)
-        epilogue = declare(kernel)
-        streams = len(unit_rows(0))
-
-        def accumulate(first_unit: Expr, lane: Expr, lanes: Expr) -> tuple[list[list[Expr]], Expr]:
-            """Sums of `tuning.units` units over every `lanes`-th block: [unit][stream] registers, sum of squares."""
-            sums = [[kernel.registers() for _ in range(streams)] for _ in range(tuning.units)]
-            squares = kernel.registers()
-            squares[0] = f32(0.0)
-            for unit in sums:
-                for register in unit:
-                    register[0] = f32(0.0)
-            indices = [
-                [kernel.let(row) for row in unit_rows(_clamp(kernel, first_unit + u, units, tuning))]
-                for u in range(tuning.units)
-            ]
-            static = isinstance(lanes, int)
-            steps = ceil_div(matrix.blocks, lanes) if static else kernel.let(div(matrix.blocks + lanes - 1, lanes))
-            ragged = not static or matrix.blocks % lanes != 0
-            with kernel.loop(steps) as step:
-                block = kernel.let(step * lanes + lane)
-                with kernel.when(all_of([block < matrix.blocks if ragged else True])):
-                    _block(kernel, matrix, x, gamma, norm, indices, sums, squares, block)
-            return sums, squares
-
-        share = {"subgroup": _by_subgroup, "workgroup": _by_workgroup, "lanes": _by_lanes}[tuning.mode]
-        share(kernel, units, tuning, accumulate, epilogue, norm, k)
+        matrix = Matrix(kernel, shape.storage, shape.rows, k)
+        product = _Product(kernel, shape, tuning, norm, x, gamma, matrix, shape.declare(kernel))
+        {"subgroup": _by_subgroup, "workgroup": _by_workgroup, "lanes": _by_lanes}[tuning.mode](product)
     return kernel.function
 
 
-def _clamp(kernel: Kernel, unit: Expr, units: int, tuning: Tuning) -> Expr:
-    """A unit index that is safe to load; the store is guarded separately."""
-    exact = units % tuning.units_of_workgroup == 0
-    return kernel.let(unit) if exact else kernel.let(tirx.min(unit, units - 1))
+@dataclass(frozen=True)
+class _Product:
+    """A mat-vec while its kernel is made: what is bound, and the steps that every mode takes."""
 
+    kernel: Kernel
+    shape: MatrixShape
+    tuning: Tuning
+    norm: Norm | None
+    x: Array
+    gamma: Array | None
+    matrix: Matrix
+    epilogue: Epilogue
 
-def _block(kernel, matrix, x, gamma, norm, indices, sums, squares, block) -> None:  # type: ignore[no-untyped-def]
-    """Multiply one block of columns for all units of this invocation."""
-    storage, factors = matrix.storage, matrix.factors
-    parts_in_last = (matrix.k % storage.block) // PART or storage.parts
-    whole = parts_in_last == storage.parts
-    rows = [row for unit in indices for row in unit]
-    registers = [register for unit in sums for register in unit]
-    loaded = [matrix.load(row, block) for row in rows] if whole else None
-    halves = _activations(kernel, matrix, x, gamma, norm, squares, block, parts_in_last)
-    if factors:
-        # The sum of the activations serves all rows.
-        total = halves[0]
-        for half in halves[1:]:
-            total = total + half
-        total = kernel.let(dot(kernel.let(total), T.broadcast(f32(1.0), 4)))
-        products = [kernel.registers() for _ in rows]
-        offset = kernel.let(total * f32(-factors.above))
-        for product in products:
-            product[0] = offset
-    else:
-        products = registers
-    for part in range(storage.parts):
-        with kernel.when(_inside(matrix, block, part, parts_in_last)):
-            for i, (row, product) in enumerate(zip(rows, products, strict=True)):
-                elements = loaded[i] if loaded else matrix.load_part(row, block, part)
-                weights = matrix.part(elements, part)
-                product[0] = dot8(product[0], (halves[2 * part], halves[2 * part + 1]), weights)
-    if factors:
-        for row, product, register in zip(rows, products, registers, strict=True):
-            scale, bias = factors.of_block(row, block)
-            if bias is not None:
-                register[0] = fma(total, bias, register[0])
-            register[0] = fma(product[0], scale, register[0])
+    def accumulate(self, first_unit: Expr, lane: Expr, lanes: Expr) -> tuple[list[list[Array]], Array]:
+        """Sums of `tuning.units` units over every `lanes`-th block: [unit][stream] registers, sum of squares."""
+        kernel, matrix, count, unit_rows = self.kernel, self.matrix, self.tuning.units, self.shape.unit_rows
+        streams = len(unit_rows(0))
+        sums = [[kernel.registers() for _ in range(streams)] for _ in range(count)]
+        squares = kernel.registers()
+        squares[0] = f32(0.0)
+        for unit in sums:
+            for register in unit:
+                register[0] = f32(0.0)
+        indices = [[kernel.let(row) for row in unit_rows(self.clamped(first_unit + u))] for u in range(count)]
+        static = isinstance(lanes, int)
+        steps = ceil_div(matrix.blocks, lanes) if static else kernel.let(div(matrix.blocks + lanes - 1, lanes))
+        ragged = not static or matrix.blocks % lanes != 0
+        with kernel.loop(steps) as step:
+            block = kernel.let(step * lanes + lane)
+            with kernel.when(all_of([block < matrix.blocks if ragged else True])):
+                self.add_block(indices, sums, squares, block)
+        return sums, squares
+
+    def clamped(self, unit: Expr) -> Expr:
+        """A unit index that is safe to load; the store is guarded separately."""
+        exact = self.shape.units % self.tuning.units_of_workgroup == 0
+        return self.kernel.let(unit) if exact else self.kernel.let(tirx.min(unit, self.shape.units - 1))
+
+    def add_block(
+        self, indices: Sequence[Sequence[Expr]], sums: Sequence[Sequence[Array]], squares: Array, block: Expr
+    ) -> None:
+        """Multiply one block of columns for all units of this invocation."""
+        kernel, matrix, storage, factors = self.kernel, self.matrix, self.matrix.storage, self.matrix.factors
+        parts_in_last = (matrix.k % storage.block) // PART or storage.parts
+        whole = parts_in_last == storage.parts
+        rows = [row for unit in indices for row in unit]
+        registers = [register for unit in sums for register in unit]
+        loaded = [matrix.load(row, block) for row in rows] if whole else None
+        halves = self.activations(squares, block, parts_in_last)
+        if factors:
+            # The sum of the activations serves all rows.
+            total = halves[0]
+            for half in halves[1:]:
+                total = total + half
+            total = kernel.let(dot(kernel.let(total), T.broadcast(f32(1.0), 4)))
+            products = [kernel.registers() for _ in rows]
+            offset = kernel.let(total * f32(-factors.above))
+            for product in products:
+                product[0] = offset
+        else:
+            products = registers
+        for part in range(storage.parts):
+            with kernel.when(_inside(matrix, block, part, parts_in_last)):
+                for i, (row, product) in enumerate(zip(rows, products, strict=True)):
+                    elements = loaded[i] if loaded else matrix.load_part(row, block, part)
+                    weights = matrix.part(elements, part)
+                    product[0] = dot8(product[0], (halves[2 * part], halves[2 * part + 1]), weights)
+        if factors:
+            for row, product, register in zip(rows, products, registers, strict=True):
+                scale, bias = factors.of_block(row, block)
+                if bias is not None:
+                    register[0] = fma(total, bias, register[0])
+                register[0] = fma(product[0], scale, register[0])
+
+    def activations(self, squares: Array, block: Expr, parts_in_last: int) -> list[Expr]:
+        """A block's, times the norm's weight where there is a norm, two `vec4<f32>` a part; 0 beyond K."""
+        kernel, storage, norm = self.kernel, self.matrix.storage, self.norm
+        halves = []
+        for half in range(2 * storage.parts):
+            index = block * (storage.block // 4) + half
+            inside = _inside(self.matrix, block, half // 2, parts_in_last)
+            value = kernel.registers(1, "float32x4")
+            if inside is not True:
+                value[0] = T.broadcast(f32(0.0), 4)
+            with kernel.when(inside):
+                value[0] = self.x[index]
+                if norm and self.gamma:
+                    squares[0] = squares[0] + dot(value[0], value[0])
+                    value[0] = value[0] * load_vector4(self.gamma, norm.f16_weight, index)
+            halves.append(value[0])
+        return halves
+
+    def finish(self, unit: Expr, exact: bool, values: Sequence[Expr], squares: Expr) -> None:
+        """Apply the norm's scalar and the epilogue to one unit, if it exists."""
+        kernel, norm = self.kernel, self.norm
+        with kernel.when(True if exact else unit < self.shape.units):
+            if norm:
+                factor = kernel.let(T.rsqrt(squares / f32(float(self.shape.k)) + f32(norm.epsilon)))
+                values = [value * factor for value in values]
+            self.epilogue(kernel, 0, unit, [kernel.let(value) for value in values])
 
 
 def _inside(matrix: Matrix, block: Expr, part: int, parts_in_last: int) -> Expr:
@@ -152,35 +172,9 @@ def _inside(matrix: Matrix, block: Expr, part: int, parts_in_last: int) -> Expr:
     return True if part < parts_in_last else block * matrix.storage.block + part * PART < matrix.k
 
 
-def _activations(kernel, matrix, x, gamma, norm, squares, block, parts_in_last) -> list[Expr]:  # type: ignore[no-untyped-def]
-    """A block's activations, times the norm's weight where there is a norm, two `vec4<f32>` a part; 0 beyond K."""
-    halves = []
-    for half in range(2 * matrix.storage.parts):
-        index = block * (matrix.storage.block // 4) + half
-        inside = _inside(matrix, block, half // 2, parts_in_last)
-        value = kernel.registers(1, "float32x4")
-        if inside is not True:
-            value[0] = T.broadcast(f32(0.0), 4)
-        with kernel.when(inside):
-            value[0] = x[index]
-            if norm:
-                squares[0] = squares[0] + dot(value[0], value[0])
-                value[0] = value[0] * load_vector4(gamma, norm.f16_weight, index)
-        halves.append(value[0])
-    return halves
-
-
-def _finish(kernel: Kernel, epilogue: Epilogue, unit: Expr, units: int, exact: bool, values, squares, norm, k) -> None:  # type: ignore[no-untyped-def]
-    """Apply the norm's scalar and the epilogue to one unit, if it exists."""
-    with kernel.when(True if exact else unit < units):
-        if norm:
-            factor = kernel.let(T.rsqrt(squares / f32(float(k)) + f32(norm.epsilon)))
-            values = [value * factor for value in values]
-        epilogue(kernel, 0, unit, [kernel.let(value) for value in values])
-
-
-def _by_subgroup(kernel, units, tuning, accumulate, epilogue, norm, k) -> None:  # type: ignore[no-untyped-def]
+def _by_subgroup(product: _Product) -> None:
     """A subgroup takes `tuning.units` units at a time; the subgroups of a workgroup share `units_per_workgroup`."""
+    kernel, tuning, units, norm = product.kernel, product.tuning, product.shape.units, product.norm
     block, _ = kernel.grid(ceil_div(units, tuning.units_per_workgroup))
     thread = kernel.threads(tuning.workgroup)
     size, lane = _subgroup(kernel)
@@ -193,11 +187,11 @@ def _by_subgroup(kernel, units, tuning, accumulate, epilogue, norm, k) -> None: 
         first = kernel.let(block * tuning.units_per_workgroup + batch * tuning.units)
         # Uniform within a subgroup, which is what its operations need.
         with kernel.when(batch < batches):
-            sums, squares = accumulate(first, lane, size)
+            sums, squares = product.accumulate(first, lane, size)
             _add_subgroup([register for unit in sums for register in unit] + ([squares] if norm else []))
             with kernel.when(lane == 0):
                 for u, unit in enumerate(sums):
-                    _finish(kernel, epilogue, first + u, units, exact, [r[0] for r in unit], squares[0], norm, k)
+                    product.finish(first + u, exact, [r[0] for r in unit], squares[0])
 
 
 def _subgroup(kernel: Kernel) -> tuple[Expr, Expr]:
@@ -212,13 +206,14 @@ def _add_subgroup(registers: Sequence[Array]) -> None:
         register[0] = call("float32", "subgroupAdd", register[0])
 
 
-def _by_workgroup(kernel, units, tuning, accumulate, epilogue, norm, k) -> None:  # type: ignore[no-untyped-def]
+def _by_workgroup(product: _Product) -> None:
     """All invocations share `tuning.units` units: of few rows there are as many more in flight as it has subgroups."""
+    kernel, tuning, units, norm = product.kernel, product.tuning, product.shape.units, product.norm
     block, _ = kernel.grid(ceil_div(units, tuning.units))
     thread = kernel.threads(tuning.workgroup)
     size, lane = _subgroup(kernel)
     first = kernel.let(block * tuning.units)
-    sums, squares = accumulate(first, thread, tuning.workgroup)
+    sums, squares = product.accumulate(first, thread, tuning.workgroup)
     registers = [register for unit in sums for register in unit] + ([squares] if norm else [])
     _add_subgroup(registers)
     places = tuning.workgroup // LEAST_SUBGROUP
@@ -242,11 +237,12 @@ def _by_workgroup(kernel, units, tuning, accumulate, epilogue, norm, k) -> None:
         values = [total(kernel.let(thread * streams + s)) for s in range(streams)]
         norm_of_all = total(tuning.units * streams) if norm else None
         exact = units % tuning.units == 0
-        _finish(kernel, epilogue, kernel.let(first + thread), units, exact, values, norm_of_all, norm, k)
+        product.finish(kernel.let(first + thread), exact, values, norm_of_all)
 
 
-def _by_lanes(kernel, units, tuning, accumulate, epilogue, norm, k) -> None:  # type: ignore[no-untyped-def]
+def _by_lanes(product: _Product) -> None:
     """`lanes` invocations share `tuning.units` units and meet once in workgroup memory; one lane needs no meeting."""
+    kernel, tuning, units, norm = product.kernel, product.tuning, product.shape.units, product.norm
     teams = tuning.workgroup // tuning.lanes
     per_workgroup = teams * tuning.units
     block, _ = kernel.grid(ceil_div(units, per_workgroup))
@@ -254,10 +250,10 @@ def _by_lanes(kernel, units, tuning, accumulate, epilogue, norm, k) -> None:  # 
     exact = units % per_workgroup == 0
     team, lane = kernel.let(div(thread, tuning.lanes)), kernel.let(mod(thread, tuning.lanes))
     first = kernel.let(block * per_workgroup + team * tuning.units)
-    sums, squares = accumulate(first, lane if tuning.lanes > 1 else 0, tuning.lanes)
+    sums, squares = product.accumulate(first, lane if tuning.lanes > 1 else 0, tuning.lanes)
     if tuning.lanes == 1:
         for u, unit in enumerate(sums):
-            _finish(kernel, epilogue, first + u, units, exact, [r[0] for r in unit], squares[0], norm, k)
+            product.finish(first + u, exact, [r[0] for r in unit], squares[0])
         return
     streams = len(sums[0])
     meeting = kernel.shared(streams * per_workgroup * tuning.lanes)
@@ -280,4 +276,4 @@ def _by_lanes(kernel, units, tuning, accumulate, epilogue, norm, k) -> None:  # 
             for other in range(tuning.lanes):
                 total_squares[0] = total_squares[0] + norms[div(thread, tuning.units) * tuning.lanes + other]
         unit_index = kernel.let(block * per_workgroup + thread)
-        _finish(kernel, epilogue, unit_index, units, exact, [t[0] for t in totals], total_squares[0], norm, k)
+        product.finish(unit_index, exact, [t[0] for t in totals], total_squares[0])

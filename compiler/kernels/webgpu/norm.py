@@ -12,7 +12,7 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from compiler.kernels.builder import Array, Expr, Kernel, ceil_div, div, dot, f32, i32
-from compiler.kernels.webgpu.matvec import Norm
+from compiler.kernels.shapes import Norm
 from compiler.kernels.weights import load_vector4
 
 THREADS = 32

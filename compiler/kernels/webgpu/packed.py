@@ -13,16 +13,16 @@ weights of so many bits unpack into words. Beside them `[blocks, 2]` floats: sca
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from compiler.kernels.builder import Expr, Kernel, call, ceil_div, dot, f32, i32, lane
-from compiler.kernels.webgpu.matvec import Norm
+from compiler.kernels.builder import Array, Expr, Kernel, call, ceil_div, dot, f32, i32, lane
+from compiler.kernels.shapes import MatrixShape, Norm
 from compiler.kernels.webgpu.norm import total
-from compiler.kernels.webgpu.tiles import Shape, Tile, Tiling, clear
+from compiler.kernels.webgpu.tiles import Tile, Tiling, clear
 from compiler.kernels.weights import Matrix, load_vector4
 from compiler.weights.storage import PART, Storage
 
@@ -63,7 +63,7 @@ def quantize(name: str, rows: Rows, chunk: int, norm: Norm | None, state_words: 
 
     Bindings: x (f32 x4), [gamma], state, words, scales. Padding rows are skipped.
     """
-    k, block = rows.k, rows.block
+    k = rows.k
     vectors, blocks = k // 4, rows.blocks
     with Kernel(name) as kernel:
         x = kernel.buffer("x", chunk * vectors, "float32x4")
@@ -89,45 +89,60 @@ def quantize(name: str, rows: Rows, chunk: int, norm: Norm | None, state_words: 
                 value = x[row * vectors + index]
                 return value * load_vector4(gamma, norm.f16_weight, index) if norm and gamma else value
 
-            zeros = T.broadcast(f32(0.0), 4)
             with kernel.loop(ceil_div(blocks, THREADS)) as step:
                 index = kernel.let(step * THREADS + thread)
                 with kernel.when(index < blocks):
-                    first = kernel.let(index * (block // 4))
-                    largest = kernel.registers(1, "float32x4")
-                    largest[0] = zeros
-                    count: Expr = block // 4
-                    if k % block:
-                        count = kernel.let(tirx.min(count, vectors - first))
-                    with kernel.loop(count) as i:
-                        magnitude = call("float32x4", "abs", kernel.let(load(first + i)))
-                        largest[0] = call("float32x4", "max", largest[0], magnitude)
-                    most = kernel.let(largest[0])
-                    pairs = [tirx.max(lane(most, 2 * i), lane(most, 2 * i + 1)) for i in range(2)]
-                    size = kernel.let(tirx.max(pairs[0], pairs[1]))
+                    first = kernel.let(index * (rows.block // 4))
+                    size = _largest(kernel, rows, load, first)
                     steps = kernel.let(tirx.Select(size > f32(0.0), f32(float(LARGEST)) / size, f32(0.0)))
-                    sums = kernel.registers(1, "float32x4")
-                    sums[0] = zeros
-                    with kernel.loop(rows.parts) as part:
-                        planes: list[Expr] = []
-                        for half in range(2):
-                            vector = kernel.let(first + part * 2 + half)
-                            value = kernel.registers(1, "float32x4")
-                            value[0] = zeros
-                            with kernel.when(True if k % block == 0 else vector < vectors):
-                                value[0] = call("float32x4", "round", load(vector) * T.broadcast(steps, 4))
-                            sums[0] = sums[0] + value[0]
-                            high = kernel.let(call("float32x4", "round", value[0] * T.broadcast(f32(1.0 / HALF), 4)))
-                            low = value[0] - high * T.broadcast(f32(float(HALF)), 4)
-                            planes += [_pack(kernel, high), _pack(kernel, low)]
-                        base = kernel.let(((row * blocks + index) * rows.parts + part) * 4)
-                        for plane in range(2):
-                            for i, word in enumerate(_ordered(kernel, rows.bits, planes[plane], planes[plane + 2])):
-                                words[base + plane * 2 + i] = word
-                    place = kernel.let((row * blocks + index) * 2)
+                    place = row * blocks + index
+                    total_of_steps = _store_planes(kernel, rows, load, first, steps, (words, place))
+                    place = kernel.let(place * 2)
                     scales[place] = size * factor * f32(1.0 / LARGEST)
-                    scales[place + 1] = dot(sums[0], T.broadcast(f32(1.0), 4))
+                    scales[place + 1] = dot(total_of_steps, T.broadcast(f32(1.0), 4))
     return kernel.function
+
+
+def _largest(kernel: Kernel, rows: Rows, load: Callable[[Expr], Expr], first: Expr) -> Expr:
+    """The largest magnitude of the block whose vectors begin at `first`."""
+    largest = kernel.registers(1, "float32x4")
+    largest[0] = T.broadcast(f32(0.0), 4)
+    count: Expr = rows.block // 4
+    if rows.k % rows.block:
+        count = kernel.let(tirx.min(count, rows.k // 4 - first))
+    with kernel.loop(count) as i:
+        magnitude = call("float32x4", "abs", kernel.let(load(first + i)))
+        largest[0] = call("float32x4", "max", largest[0], magnitude)
+    most = kernel.let(largest[0])
+    pairs = [tirx.max(lane(most, 2 * i), lane(most, 2 * i + 1)) for i in range(2)]
+    return kernel.let(tirx.max(pairs[0], pairs[1]))
+
+
+def _store_planes(
+    kernel: Kernel, rows: Rows, load: Callable[[Expr], Expr], first: Expr, steps: Expr, target: tuple[Array, Expr]
+) -> Expr:
+    """The block's whole numbers, `steps` a unit, as words of both planes into block `target`; their sum, four lanes."""
+    words, place = target
+    zeros = T.broadcast(f32(0.0), 4)
+    sums = kernel.registers(1, "float32x4")
+    sums[0] = zeros
+    with kernel.loop(rows.parts) as part:
+        planes: list[Expr] = []
+        for half in range(2):
+            vector = kernel.let(first + part * 2 + half)
+            value = kernel.registers(1, "float32x4")
+            value[0] = zeros
+            with kernel.when(True if rows.k % rows.block == 0 else vector < rows.k // 4):
+                value[0] = call("float32x4", "round", load(vector) * T.broadcast(steps, 4))
+            sums[0] = sums[0] + value[0]
+            high = kernel.let(call("float32x4", "round", value[0] * T.broadcast(f32(1.0 / HALF), 4)))
+            low = value[0] - high * T.broadcast(f32(float(HALF)), 4)
+            planes += [_pack(kernel, high), _pack(kernel, low)]
+        base = kernel.let((place * rows.parts + part) * 4)
+        for plane in range(2):
+            for i, word in enumerate(_ordered(kernel, rows.bits, planes[plane], planes[plane + 2])):
+                words[base + plane * 2 + i] = word
+    return sums[0]
 
 
 def _pack(kernel: Kernel, value: Expr) -> Expr:
@@ -178,7 +193,7 @@ def _line(kernel: Kernel, matrix: Matrix, row: Expr, block: Expr) -> tuple[Expr,
     return scale, kernel.let(offset + bias)
 
 
-def matmul(name: str, shape: Shape, tiling: Tiling) -> tirx.PrimFunc:
+def matmul(name: str, shape: MatrixShape, tiling: Tiling) -> tirx.PrimFunc:
     """Build the product of quantized rows.
 
     Bindings: words, their scales, weights, their scales, state, then what the epilogue declares.

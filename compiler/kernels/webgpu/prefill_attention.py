@@ -14,7 +14,7 @@ from tvm.script.ir_builder import tirx as T
 
 from compiler.kernels.builder import Expr, Kernel, ceil_div, div, f32, i32, mod, select, u32
 from compiler.kernels.epilogue import capped
-from compiler.kernels.webgpu.attention import Shape
+from compiler.kernels.shapes import AttentionShape
 from compiler.kernels.webgpu.quads import LOWEST, QUAD, Quads, held_vectors, wide
 
 HEADS = 4  # of a workgroup, at most
@@ -35,7 +35,7 @@ class AttentionTiling:
         return max(1, min(self.rows, self.vectors // held))
 
 
-def attention(name: str, shape: Shape, state_words: int, tiling: AttentionTiling) -> tirx.PrimFunc:
+def attention(name: str, shape: AttentionShape, state_words: int, tiling: AttentionTiling) -> tirx.PrimFunc:
     """Bindings: query (f32, in the cache's order of dimensions), cache, state, out `[chunk, query heads, size]`."""
     return _Prefill(name, shape, tiling).build(state_words)
 
@@ -43,7 +43,7 @@ def attention(name: str, shape: Shape, state_words: int, tiling: AttentionTiling
 class _Prefill(Quads):
     """One kernel under construction: what its parts share."""
 
-    def __init__(self, name: str, shape: Shape, tiling: AttentionTiling) -> None:
+    def __init__(self, name: str, shape: AttentionShape, tiling: AttentionTiling) -> None:
         super().__init__(Kernel(name), tiling.rows_of(held_vectors(shape.cache)), tiling.keys, 1, tiling.subgroups)
         self.shape, self.dims = shape, shape.dims
         self.heads = next(n for n in range(HEADS, 0, -1) if shape.shared_heads % n == 0)

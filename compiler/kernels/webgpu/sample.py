@@ -14,7 +14,7 @@ is refused by WGSL's uniformity analysis. The numpy twin is `reference.sample`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from tvm import tirx
@@ -34,25 +34,11 @@ from compiler.kernels.builder import (
     select,
     u32,
 )
-from compiler.kernels.webgpu.sample_limit import LOWEST as LOWEST
+from compiler.kernels.sampler import LOWEST, Sampler, Shapes
 from compiler.kernels.webgpu.sample_limit import PART, SIGN, THREADS, limit, order, parts
 
 SCAN_THREADS = 64
 SLICE = 8  # invocations that one looks through for the best
-
-Shapes = Sequence[tuple[tuple[int, ...], str]]
-
-
-@dataclass(frozen=True)
-class Sampler:
-    """Three kernels, what `scan` leaves, and which of that the others read, before the state and what they write."""
-
-    scan: Callable[..., tirx.PrimFunc]
-    limit: Callable[..., tirx.PrimFunc]
-    draw: Callable[..., tirx.PrimFunc]
-    scanned: Callable[[int], Shapes]
-    limit_reads: tuple[int, ...]
-    draw_reads: tuple[int, ...]
 
 
 def scanned(vocab: int) -> Shapes:

@@ -15,11 +15,11 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from compiler.kernels.builder import Array, Expr, Kernel, bits_to_f32, ceil_div, div, f32, f32_to_bits, i32, select, u32
+from compiler.kernels.sampler import LOWEST
 
 PART = 512  # logits that a workgroup of `sample.scan` sorts, a power of two
 THREADS = 128
 FINDERS = 16
-LOWEST = -3.0e38
 SIGN = 0x80000000
 BITS = 2  # of the bound, at a time
 TRIALS = (1 << BITS) - 1

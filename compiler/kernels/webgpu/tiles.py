@@ -14,22 +14,7 @@ from dataclasses import dataclass
 from tvm import tirx
 
 from compiler.kernels.builder import Array, Expr, Kernel, ceil_div, div, f32, i32, mod
-from compiler.kernels.epilogue import Declare, UnitRows
-from compiler.weights.storage import Storage
-
-
-@dataclass(frozen=True)
-class Shape:
-    """A product `[chunk, k] x [rows, k]^T`, whose epilogue takes `units` units of a row or two of the matrix."""
-
-    storage: Storage
-    chunk: int
-    rows: int
-    k: int
-    units: int
-    unit_rows: UnitRows
-    declare: Declare
-    state_words: int
+from compiler.kernels.shapes import MatrixShape
 
 
 @dataclass(frozen=True)
@@ -49,7 +34,7 @@ class Tiling:
 class Tile:
     """An invocation's tile. Making it binds the state and what the epilogue declares, and opens the grid."""
 
-    def __init__(self, kernel: Kernel, shape: Shape, tiling: Tiling) -> None:
+    def __init__(self, kernel: Kernel, shape: MatrixShape, tiling: Tiling) -> None:
         self.kernel, self.shape, self.tiling = kernel, shape, tiling
         state = kernel.buffer("state", shape.state_words, "uint32")
         self._epilogue = shape.declare(kernel)

@@ -205,11 +205,7 @@ def huggingface_config(
         arch.refuse(".vocab_size", f"{config['vocab_size']}, the rows of token_embd.weight")
     if not arch.boolean(".attention.causal", default=True):
         arch.refuse(".attention.causal", "true", "compile a decoder")
-    pooling = arch.integer(".pooling_type", default=0)
-    if pooling:
-        config[POOLING] = (
-            _POOLING[pooling] if pooling in _POOLING else arch.refuse(".pooling_type", "1 (mean) or 3 (last)")
-        )
+    config |= _pooling(arch)
     if kind.model_type in ("llama", "qwen3") and "blk.0.attn_q.bias" in tensors:
         config["attention_bias"] = True
     if kind.model_type == "llama" and "blk.0.ffn_up.bias" in tensors:
@@ -230,6 +226,14 @@ def huggingface_config(
             remedy=f"compile a model without it; if it is inert, use --ignore-field {unknown[0]}",
         )
     return config
+
+
+def _pooling(arch: Metadata) -> dict[str, Pooling]:
+    """The field of an embedding model; none of others."""
+    pooling = arch.integer(".pooling_type", default=0)
+    if pooling and pooling not in _POOLING:
+        arch.refuse(".pooling_type", "1 (mean) or 3 (last)")
+    return {POOLING: _POOLING[pooling]} if pooling else {}
 
 
 def _add_rope(config: dict[str, Any], arch: Metadata, head_dim: int, read: ReadVector) -> None:

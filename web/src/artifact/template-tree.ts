@@ -104,87 +104,103 @@ const COMPARISONS = ["eq", "ne", "lt", "lteq", "gt", "gteq", "in", "notin"];
 const MOST_NODES = 200_000;
 const MOST_DEPTH = 200;
 
+/** Fields that hold no nodes: what is right there, and that in words. */
+const LEAVES: Record<"s" | "b" | "v" | "int" | "float" | "op", [(item: unknown) => boolean, string]> = {
+  s: [(item) => typeof item === "string", "a text"],
+  b: [(item) => typeof item === "boolean", "true or false"],
+  v: [
+    (item) => item === null || ["string", "boolean"].includes(typeof item) || Number.isSafeInteger(item),
+    "a text, an integer, true, false or null",
+  ],
+  int: [(item) => typeof item === "string" && /^-?\d{1,5000}$/.test(item), "an integer's digits"],
+  float: [(item) => typeof item === "string" && /^-?(?:inf|nan|[\d.]+(?:e[+-]?\d+)?)$/.test(item), "a float's digits"],
+  op: [(item) => COMPARISONS.includes(item as string), COMPARISONS.join(", ")],
+};
+
 /** Says where a tree is none: `chat_template_tree[2][1]`, what is there and what should be. */
 export type Refuse = (path: string, got: unknown, expected: string) => never;
 
 /** @returns the tree, which is of that shape through and through */
 export function checkTree(value: unknown, where: string, refuse: Refuse): Tree {
-  let nodes = 0;
-  const list = (item: unknown, path: string): unknown[] => (Array.isArray(item) ? item : refuse(path, item, "a list"));
-  const each = (item: unknown, path: string, check: (part: unknown, place: string) => void) => {
-    list(item, path).forEach((part, i) => check(part, `${path}[${i}]`));
-  };
-  const pairs = (item: unknown, path: string, first: Field, second: Field, depth: number) => {
-    each(item, path, (part, place) => {
-      if (list(part, place).length !== 2) refuse(place, part, "a pair");
-      field(first, (part as unknown[])[0], `${place}[0]`, depth);
-      field(second, (part as unknown[])[1], `${place}[1]`, depth);
-    });
-  };
-  const node = (kinds: Record<string, Field[]>, item: unknown, path: string, depth: number) => {
-    const [kind, ...fields] = list(item, path);
-    const expected = typeof kind === "string" && Object.hasOwn(kinds, kind) ? kinds[kind] : undefined;
-    if (expected === undefined)
-      return refuse(`${path}[0]`, kind, kinds === STATEMENTS ? "a statement of Jinja2" : "an expression of Jinja2");
-    if (fields.length !== expected.length) refuse(path, item, `${expected.length} fields after ${JSON.stringify(kind)}`);
-    nodes += 1;
-    if (nodes > MOST_NODES) refuse(where, `more than ${MOST_NODES} nodes`, `at most ${MOST_NODES}`);
-    if (depth > MOST_DEPTH) refuse(path, `${depth} levels`, `at most ${MOST_DEPTH} levels`);
-    expected.forEach((kindOfField, i) => {
-      field(kindOfField, fields[i], `${path}[${i + 1}]`, depth + 1);
-    });
-  };
-  const field = (kind: Field, item: unknown, path: string, depth: number): void => {
-    const need = (right: boolean, expected: string) => right || refuse(path, item, expected);
+  new TreeChecker(where, refuse).field("B", value, where, 0);
+  return value as Tree;
+}
+
+class TreeChecker {
+  private nodes = 0;
+
+  constructor(
+    private readonly where: string,
+    private readonly refuse: Refuse,
+  ) {}
+
+  field(kind: Field, item: unknown, path: string, depth: number): void {
     switch (kind) {
       case "e":
       case "e?":
-        if (kind === "e" || item !== null) node(EXPRESSIONS, item, path, depth);
+        if (kind === "e" || item !== null) this.node(EXPRESSIONS, item, path, depth);
         break;
       case "e*":
-        each(item, path, (part, place) => node(EXPRESSIONS, part, place, depth));
+        this.each(item, path, (part, place) => this.node(EXPRESSIONS, part, place, depth));
         break;
       case "B":
-        each(item, path, (part, place) => node(STATEMENTS, part, place, depth));
-        break;
-      case "s":
-        need(typeof item === "string", "a text");
+        this.each(item, path, (part, place) => this.node(STATEMENTS, part, place, depth));
         break;
       case "s*":
-        each(item, path, (part, place) => field("s", part, place, depth));
-        break;
-      case "b":
-        need(typeof item === "boolean", "true or false");
-        break;
-      case "v":
-        need(
-          item === null || ["string", "boolean"].includes(typeof item) || Number.isSafeInteger(item),
-          "a text, an integer, true, false or null",
-        );
-        break;
-      case "int":
-        need(typeof item === "string" && /^-?\d{1,5000}$/.test(item), "an integer's digits");
-        break;
-      case "float":
-        need(typeof item === "string" && /^-?(?:inf|nan|[\d.]+(?:e[+-]?\d+)?)$/.test(item), "a float's digits");
-        break;
-      case "op":
-        need(COMPARISONS.includes(item as string), COMPARISONS.join(", "));
+        this.each(item, path, (part, place) => this.field("s", part, place, depth));
         break;
       case "(s e)*":
-        pairs(item, path, "s", "e", depth);
+        this.pairs(item, path, "s", "e", depth);
         break;
       case "(e e)*":
-        pairs(item, path, "e", "e", depth);
+        this.pairs(item, path, "e", "e", depth);
         break;
       case "(e B)*":
-        pairs(item, path, "e", "B", depth);
+        this.pairs(item, path, "e", "B", depth);
         break;
       case "(op e)*":
-        pairs(item, path, "op", "e", depth);
+        this.pairs(item, path, "op", "e", depth);
         break;
+      case "s":
+      case "b":
+      case "v":
+      case "int":
+      case "float":
+      case "op": {
+        const [isRight, expected] = LEAVES[kind];
+        if (!isRight(item)) this.refuse(path, item, expected);
+      }
     }
-  };
-  field("B", value, where, 0);
-  return value as Tree;
+  }
+
+  private node(kinds: Record<string, Field[]>, item: unknown, path: string, depth: number): void {
+    const [kind, ...fields] = this.list(item, path);
+    const expected = typeof kind === "string" && Object.hasOwn(kinds, kind) ? kinds[kind] : undefined;
+    if (expected === undefined)
+      return this.refuse(`${path}[0]`, kind, kinds === STATEMENTS ? "a statement of Jinja2" : "an expression of Jinja2");
+    if (fields.length !== expected.length) this.refuse(path, item, `${expected.length} fields after ${JSON.stringify(kind)}`);
+    this.nodes += 1;
+    if (this.nodes > MOST_NODES) this.refuse(this.where, `more than ${MOST_NODES} nodes`, `at most ${MOST_NODES}`);
+    if (depth > MOST_DEPTH) this.refuse(path, `${depth} levels`, `at most ${MOST_DEPTH} levels`);
+    expected.forEach((kindOfField, i) => {
+      this.field(kindOfField, fields[i], `${path}[${i + 1}]`, depth + 1);
+    });
+  }
+
+  private pairs(item: unknown, path: string, first: Field, second: Field, depth: number): void {
+    this.each(item, path, (part, place) => {
+      const pair = this.list(part, place);
+      if (pair.length !== 2) this.refuse(place, part, "a pair");
+      this.field(first, pair[0], `${place}[0]`, depth);
+      this.field(second, pair[1], `${place}[1]`, depth);
+    });
+  }
+
+  private each(item: unknown, path: string, check: (part: unknown, place: string) => void): void {
+    this.list(item, path).forEach((part, i) => check(part, `${path}[${i}]`));
+  }
+
+  private list(item: unknown, path: string): unknown[] {
+    return Array.isArray(item) ? item : this.refuse(path, item, "a list");
+  }
 }

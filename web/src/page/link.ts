@@ -292,6 +292,19 @@ export class WorkerLink {
     this.worker.post(message);
   }
 
+  /** The device went away: another one is being made ready, has taken its place, or there is none. */
+  private moved(message: Extract<FromWorker, { type: "recovering" | "moved" | "lost" }>): void {
+    if (message.type === "moved") {
+      this.latestInfo = this.noticed(message.info);
+      this.events.onBackendChange?.(this.latestInfo);
+      return;
+    }
+    const error = deserializeError(message.error);
+    if (message.type === "lost") this.close(error);
+    const { onRecovering, onDeviceLost } = this.events;
+    if (error instanceof WispError) (message.type === "lost" ? onDeviceLost : onRecovering)?.(error);
+  }
+
   private receive(message: FromWorker): void {
     this.watchdog.heard();
     switch (message.type) {
@@ -318,24 +331,11 @@ export class WorkerLink {
       case "keeping":
         askPersistence();
         return;
-      case "recovering": {
-        if (this.closed !== undefined) return; // An engine that was lost, or disposed of, tells nothing more.
-        const error = deserializeError(message.error);
-        if (error instanceof WispError) this.events.onRecovering?.(error);
-        return;
-      }
+      case "recovering":
       case "moved":
-        if (this.closed !== undefined) return;
-        this.latestInfo = this.noticed(message.info);
-        this.events.onBackendChange?.(this.latestInfo);
+      case "lost":
+        if (this.closed === undefined) this.moved(message); // An engine that was lost, or disposed of, tells nothing more.
         return;
-      case "lost": {
-        if (this.closed !== undefined) return;
-        const error = deserializeError(message.error);
-        this.close(error);
-        if (error instanceof WispError) this.events.onDeviceLost?.(error);
-        return;
-      }
       case "delta": {
         this.latestStats = message.stats;
         const pending = this.pending.get(message.id);

@@ -82,8 +82,7 @@ export async function autotune(
   const now = () => clock.now();
   const choice: Record<string, string> = {};
   const verdict: Verdict = { choice, milliseconds: {}, rejected: [], unmeasured: [] };
-  const wrong = new Set<string>();
-  const deadline = now() + budgetMs;
+  const [wrong, deadline] = [new Set<string>(), now() + budgetMs];
   if (own.capacity < LEAST_POSITIONS) return verdict;
   const trip = await emptyTrip(own, clock);
   const timed: Timer = async (task, runner, times) => {
@@ -96,13 +95,11 @@ export async function autotune(
   // The most important first: each gets its share of what is left.
   const programs = ["decode", ...own.prefillChunks.toSorted((x, y) => y - x).map((size) => `prefill_${size}`)];
   const measured = programs.filter((program) => contenders.some((contender) => contender.programs.has(program)));
-  const weight = (program: string) => (program === programs[0] || program === programs[1] ? 2 : 1);
   let stepMs = 0;
   for (const [i, program] of measured.entries()) {
     const entrants = contenders.filter((contender) => contender.programs.has(program) && !wrong.has(contender.name));
     if (entrants.length === 0) continue;
-    const weights = measured.slice(i).reduce((sum, name) => sum + weight(name), 0);
-    const end = now() + ((deadline - now()) * weight(program)) / weights;
+    const end = now() + (deadline - now()) * share(programs, measured.slice(i));
     // A run may take this long, and a sample.
     const most = (end - now()) / ((entrants.length + 1) * (CHECK_RUNS + LEAST_ROUNDS) + 1) - trip.ms;
     const task = program === "decode" ? decodeTask(own) : await prefillTaskWithin(most, stepMs, program, own, timed);
@@ -124,24 +121,51 @@ export async function autotune(
     }
     if (right.length === 0) continue;
     const times = await repeats(task, own, { once, most, trip, timed });
-    const racers = [{ name: OWN, runner: own }, ...right];
-    const samples = racers.map((): number[] => []);
-    // In turns, so that a clock that rises or falls meanwhile favours nobody.
-    for (let round = 0; round < MOST_ROUNDS && (round < LEAST_ROUNDS || now() < end); round++) {
-      for (const [at, { runner }] of racers.entries()) samples[at]?.push(await timed(task, runner, times));
-    }
-    const figures = racers.map(({ name }, at) => ({ name, ms: median(samples[at] ?? []) }));
+    const figures = await race(
+      [{ name: OWN, runner: own }, ...right],
+      (runner) => timed(task, runner, times),
+      () => now() < end,
+    );
     verdict.milliseconds[program] = Object.fromEntries(figures.map(({ name, ms }) => [name, ms]));
-    const [mine, ...others] = figures;
-    const best = others.toSorted((a, b) => a.ms - b.ms)[0];
-    if (mine === undefined || best === undefined) continue;
-    // Of two samples, each as wrong as answers are irregular.
-    const unsure = (2 * trip.jitterMs) / (times * Math.max(mine.ms, 0.001));
-    if (best.ms < (GAIN - (unsure > EXACT ? unsure : 0)) * mine.ms) choice[program] = best.name;
-    else if (unsure > EXACT) verdict.unmeasured.push(program);
+    const best = winner(figures, trip, times);
+    if (best === "unsure") verdict.unmeasured.push(program);
+    else if (best !== undefined) choice[program] = best.name;
   }
   await own.idle();
   return verdict;
+}
+
+/** Of the time that is left, for the first of the programs that are left: `programs` begins with the two most important ones. */
+function share(programs: readonly string[], left: readonly string[]): number {
+  const weights = left.map((program): number => (programs.indexOf(program) < 2 ? 2 : 1));
+  return (weights[0] ?? 1) / weights.reduce((sum, weight) => sum + weight, 0);
+}
+
+/** Who is faster than the plan's own, the first; undefined: nobody. */
+function winner(
+  [mine, ...others]: readonly { name: string; ms: number }[],
+  trip: EmptyTrip,
+  times: number,
+): { name: string } | "unsure" | undefined {
+  const best = others.toSorted((a, b) => a.ms - b.ms)[0];
+  if (mine === undefined || best === undefined) return undefined;
+  // Of two samples, each as wrong as answers are irregular.
+  const unsure = (2 * trip.jitterMs) / (times * Math.max(mine.ms, 0.001));
+  if (best.ms < (GAIN - (unsure > EXACT ? unsure : 0)) * mine.ms) return best;
+  return unsure > EXACT ? "unsure" : undefined;
+}
+
+/** Medians of what each takes, in milliseconds; in turns, so that a clock that rises or falls meanwhile favours nobody. */
+async function race(
+  racers: readonly { name: string; runner: PlanRunner }[],
+  timed: (runner: PlanRunner) => Promise<number>,
+  hasTime: () => boolean,
+): Promise<{ name: string; ms: number }[]> {
+  const samples = racers.map((): number[] => []);
+  for (let round = 0; round < MOST_ROUNDS && (round < LEAST_ROUNDS || hasTime()); round++) {
+    for (const [at, { runner }] of racers.entries()) samples[at]?.push(await timed(runner));
+  }
+  return racers.map(({ name }, at) => ({ name, ms: median(samples[at] ?? []) }));
 }
 
 async function emptyTrip(own: PlanRunner, clock: Clock): Promise<EmptyTrip> {

@@ -295,48 +295,28 @@ export class Interpreter {
       case "List":
         return node[1].map((part) => this.value(part, scope));
       case "Concat":
-        return joinTexts(
-          "",
-          node[1].map((part) => str(this.value(part, scope))),
-        );
+        return this.concatenated(node[1], scope);
       case "Dict":
         return new Dict(node[1].map(([key, value]) => [this.value(key, scope), this.value(value, scope)] as const));
       case "CondExpr":
-        if (truthy(this.value(node[1], scope))) {
-          this.onBranch(node, 0);
-          return this.value(node[2], scope);
-        }
-        this.onBranch(node, 1);
-        if (node[3] === null) return new Undefined("the inline if-expression evaluated to false and no else section was defined.");
-        return this.value(node[3], scope);
+        return this.chosen(node, scope);
       case "Filter":
-      case "Test": {
-        const [kind, inner, name, ...call] = node;
-        const value = inner === null ? (filtered ?? "") : this.value(inner, scope, filtered);
-        const { args, named } = this.arguments(call, scope);
-        return kind === "Filter" ? runFilter(name, value, args, named) : runNamedTest(name, value, args, named);
-      }
+      case "Test":
+        return this.filtered(node, scope, filtered);
       case "Call":
         return this.call(node, scope);
       case "Getattr":
         return attribute(this.value(node[1], scope), node[2]);
-      case "Getitem": {
-        const value = this.value(node[1], scope);
-        if (node[2][0] !== "Slice") return item(value, this.value(node[2], scope));
-        const [start, stop, step] = node[2].slice(1).map((part) => (part === null ? null : this.value(part as Expression, scope)));
-        return slice(value, start ?? null, stop ?? null, step ?? null);
-      }
+      case "Getitem":
+        return this.subscript(this.value(node[1], scope), node[2], scope);
       case "Slice":
         throw new TemplateError("a slice stands between brackets");
       case "Compare":
         return this.compared(node[1], node[2], scope);
-      case "And": {
-        const left = this.value(node[1], scope);
-        return truthy(left) ? this.value(node[2], scope) : left;
-      }
+      case "And":
       case "Or": {
         const left = this.value(node[1], scope);
-        return truthy(left) ? left : this.value(node[2], scope);
+        return truthy(left) === (node[0] === "And") ? this.value(node[2], scope) : left;
       }
       case "Not":
         return !truthy(this.value(node[1], scope));
@@ -352,6 +332,35 @@ export class Interpreter {
       case "Pow":
         return operate(node[0], this.value(node[1], scope), this.value(node[2], scope));
     }
+  }
+
+  private concatenated(parts: readonly Expression[], scope: Scope): Value {
+    return joinTexts(
+      "",
+      parts.map((part) => str(this.value(part, scope))),
+    );
+  }
+
+  private chosen(node: Extract<Expression, ["CondExpr", ...unknown[]]>, scope: Scope): Value {
+    const [, test, then, otherwise] = node;
+    const holds = truthy(this.value(test, scope));
+    this.onBranch(node, holds ? 0 : 1);
+    if (holds) return this.value(then, scope);
+    if (otherwise === null) return new Undefined("the inline if-expression evaluated to false and no else section was defined.");
+    return this.value(otherwise, scope);
+  }
+
+  private filtered(node: Extract<Expression, ["Filter" | "Test", ...unknown[]]>, scope: Scope, filtered: string | undefined): Value {
+    const [kind, inner, name, ...call] = node;
+    const value = inner === null ? (filtered ?? "") : this.value(inner, scope, filtered);
+    const { args, named } = this.arguments(call, scope);
+    return kind === "Filter" ? runFilter(name, value, args, named) : runNamedTest(name, value, args, named);
+  }
+
+  private subscript(value: Value, key: Expression, scope: Scope): Value {
+    if (key[0] !== "Slice") return item(value, this.value(key, scope));
+    const [start, stop, step] = key.slice(1).map((part) => (part === null ? null : this.value(part as Expression, scope)));
+    return slice(value, start ?? null, stop ?? null, step ?? null);
   }
 
   /** `a < b < c`: each with the next, until one does not hold. */

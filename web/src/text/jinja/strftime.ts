@@ -19,107 +19,81 @@ function isoWeek(date: Date): [number, number] {
 }
 
 /** A directive's text, what fills it up and to what width. */
-function directive(date: Date, letter: string): [string | number, string, number] | undefined {
-  const [day, month, hours] = [date.getDay(), date.getMonth(), date.getHours()];
-  const combined = (format: string): [string, string, number] => [strftime(date, format), "", 0];
-  const twelve = hours % 12 === 0 ? 12 : hours % 12;
-  switch (letter) {
-    case "a":
-      return [(DAYS[day] ?? "").slice(0, 3), "", 0];
-    case "A":
-      return [DAYS[day] ?? "", "", 0];
-    case "b":
-    case "h":
-      return [(MONTHS[month] ?? "").slice(0, 3), "", 0];
-    case "B":
-      return [MONTHS[month] ?? "", "", 0];
-    case "c":
-      return combined("%a %b %e %H:%M:%S %Y");
-    case "C":
-      return [Math.floor(date.getFullYear() / 100), "0", 2];
-    case "d":
-      return [date.getDate(), "0", 2];
-    case "D":
-    case "x":
-      return combined("%m/%d/%y");
-    case "e":
-      return [date.getDate(), " ", 2];
-    case "f":
-      return [date.getMilliseconds() * 1000, "0", 6];
-    case "F":
-      return combined("%Y-%m-%d");
-    case "g":
-      return [isoWeek(date)[1] % 100, "0", 2];
-    case "G":
-      return [isoWeek(date)[1], "0", 4];
-    case "H":
-      return [hours, "0", 2];
-    case "I":
-      return [twelve, "0", 2];
-    case "j":
-      return [dayOfYear(date) + 1, "0", 3];
-    case "k":
-      return [hours, " ", 2];
-    case "l":
-      return [twelve, " ", 2];
-    case "m":
-      return [month + 1, "0", 2];
-    case "M":
-      return [date.getMinutes(), "0", 2];
-    case "n":
-      return ["\n", "", 0];
-    case "p":
-      return [hours < 12 ? "AM" : "PM", "", 0];
-    case "P":
-      return [hours < 12 ? "am" : "pm", "", 0];
-    case "r":
-      return combined("%I:%M:%S %p");
-    case "R":
-      return combined("%H:%M");
-    case "s":
-      return [Math.floor(date.getTime() / 1000), "0", 0];
-    case "S":
-      return [date.getSeconds(), "0", 2];
-    case "t":
-      return ["\t", "", 0];
-    case "T":
-    case "X":
-      return combined("%H:%M:%S");
-    case "u":
-      return [day === 0 ? 7 : day, "0", 0];
-    case "U":
-      return [Math.floor((dayOfYear(date) + 7 - day) / 7), "0", 2];
-    case "V":
-      return [isoWeek(date)[0], "0", 2];
-    case "w":
-      return [day, "0", 0];
-    case "W":
-      return [Math.floor((dayOfYear(date) + 7 - ((day + 6) % 7)) / 7), "0", 2];
-    case "y":
-      return [date.getFullYear() % 100, "0", 2];
-    case "Y":
-      return [date.getFullYear(), "0", 0];
-    case "z":
-    case "Z":
-      return ["", "", 0]; // a time without a zone
-    case "%":
-      return ["%", "", 0];
-    default:
-      return undefined;
-  }
-}
+type Directive = [text: string | number, fill: string, width: number];
+
+const hour = (date: Date): number => (date.getHours() % 12 === 0 ? 12 : date.getHours() % 12);
+const combined =
+  (format: string) =>
+  (date: Date): Directive => [strftime(date, format), "", 0];
+const text =
+  (of: (date: Date) => string) =>
+  (date: Date): Directive => [of(date), "", 0];
+const number =
+  (of: (date: Date) => number, width: number, fill = "0") =>
+  (date: Date): Directive => [of(date), fill, width];
+
+const monthName = (date: Date): string => MONTHS[date.getMonth()] ?? "";
+const dayName = (date: Date): string => DAYS[date.getDay()] ?? "";
+/** Weeks of the year that begin so many days after a Sunday. */
+const week = (date: Date, begin: number): number => Math.floor((dayOfYear(date) + 7 - ((date.getDay() + 7 - begin) % 7)) / 7);
+
+const DIRECTIVES: Record<string, (date: Date) => Directive> = {
+  a: text((date) => dayName(date).slice(0, 3)),
+  A: text(dayName),
+  b: text((date) => monthName(date).slice(0, 3)),
+  h: text((date) => monthName(date).slice(0, 3)),
+  B: text(monthName),
+  c: combined("%a %b %e %H:%M:%S %Y"),
+  C: number((date) => Math.floor(date.getFullYear() / 100), 2),
+  d: number((date) => date.getDate(), 2),
+  D: combined("%m/%d/%y"),
+  x: combined("%m/%d/%y"),
+  e: number((date) => date.getDate(), 2, " "),
+  f: number((date) => date.getMilliseconds() * 1000, 6),
+  F: combined("%Y-%m-%d"),
+  g: number((date) => isoWeek(date)[1] % 100, 2),
+  G: number((date) => isoWeek(date)[1], 4),
+  H: number((date) => date.getHours(), 2),
+  I: number(hour, 2),
+  j: number((date) => dayOfYear(date) + 1, 3),
+  k: number((date) => date.getHours(), 2, " "),
+  l: number(hour, 2, " "),
+  m: number((date) => date.getMonth() + 1, 2),
+  M: number((date) => date.getMinutes(), 2),
+  n: text(() => "\n"),
+  p: text((date) => (date.getHours() < 12 ? "AM" : "PM")),
+  P: text((date) => (date.getHours() < 12 ? "am" : "pm")),
+  r: combined("%I:%M:%S %p"),
+  R: combined("%H:%M"),
+  s: number((date) => Math.floor(date.getTime() / 1000), 0),
+  S: number((date) => date.getSeconds(), 2),
+  t: text(() => "\t"),
+  T: combined("%H:%M:%S"),
+  X: combined("%H:%M:%S"),
+  u: number((date) => (date.getDay() === 0 ? 7 : date.getDay()), 0),
+  U: number((date) => week(date, 0), 2),
+  V: number((date) => isoWeek(date)[0], 2),
+  w: number((date) => date.getDay(), 0),
+  W: number((date) => week(date, 1), 2),
+  y: number((date) => date.getFullYear() % 100, 2),
+  Y: number((date) => date.getFullYear(), 0),
+  // A time without a zone.
+  z: text(() => ""),
+  Z: text(() => ""),
+  "%": text(() => "%"),
+};
 
 export function strftime(date: Date, format: string): string {
   return format.replace(/%([-_0^#]*)(\d*)([a-zA-Z%])/g, (all, flags: string, width: string, letter: string) => {
-    const found = directive(date, letter);
+    const found = Object.hasOwn(DIRECTIVES, letter) ? DIRECTIVES[letter]?.(date) : undefined;
     if (found === undefined) return all;
     const [value, fill, least] = found;
     const last = flags.replace(/[\^#]/g, "").slice(-1);
     const filler = last === "_" ? " " : last === "0" ? "0" : fill === "" ? " " : fill;
     const wide = width !== "" ? Math.min(Number(width), 100) : least;
-    const text = last === "-" ? String(value) : String(value).padStart(wide, filler);
-    if (flags.includes("^")) return text.toUpperCase();
-    if (flags.includes("#")) return letter === "p" ? text.toLowerCase() : /[aAbBh]/.test(letter) ? text.toUpperCase() : text;
-    return text;
+    const filled = last === "-" ? String(value) : String(value).padStart(wide, filler);
+    if (flags.includes("^")) return filled.toUpperCase();
+    if (flags.includes("#")) return letter === "p" ? filled.toLowerCase() : /[aAbBh]/.test(letter) ? filled.toUpperCase() : filled;
+    return filled;
   });
 }

@@ -12,7 +12,7 @@ import { WasmBackend, wasmSupport } from "../../backend/wasm/backend";
 import { WebGPUBackend } from "../../backend/webgpu/backend";
 import { DeviceError } from "../../api/errors";
 import type { Running } from "../supervisor";
-import { allocate, Replay } from "../../runtime/replay";
+import { allocate, type PlanRunner, Replay } from "../../runtime/replay";
 import { smokeTest } from "../../runtime/smoke";
 import { decide, measure, type TuningMemory, UNTUNED } from "../../runtime/tuning";
 import { isOutOfMemory, lowered, startWithin, type WantedContext, withinWasm } from "./context";
@@ -117,16 +117,9 @@ async function startAt(artifact: Artifact, prepared: Prepared, manner: Manner, p
     const whole = { plan, modules: [{ file, kernels: plan.kernels }] };
     const composed = decision.kind === "remembered" ? compose(plan, file, decision.choice) : whole;
     const buffers = await allocate(backend, plan, capacity);
-    const modules = [
-      ...composed.modules.map((module) => module.file),
-      ...(decision.kind === "measure" ? decision.alternatives.map((a) => a.kernelsFile) : []),
-    ];
-    const entries = variantFiles(
-      manifest,
-      plan,
-      weights,
-      modules.filter((path) => path !== file),
-    );
+    const alternatives = decision.kind === "measure" ? decision.alternatives.map((alternative) => alternative.kernelsFile) : [];
+    const modules = [...composed.modules.map((module) => module.file), ...alternatives].filter((path) => path !== file);
+    const entries = variantFiles(manifest, plan, weights, modules);
     part.expect(entries.reduce((sum, { bytes }) => sum + bytes, 0));
     await checkRoom(store, entries);
     meter.enter("weights");
@@ -138,16 +131,7 @@ async function startAt(artifact: Artifact, prepared: Prepared, manner: Manner, p
     const own = new Replay(backend, composed.plan, buffers, capacity);
     await backend.idle();
     signal.throwIfAborted();
-    let running: Running = {
-      ...device,
-      ...(backend instanceof WasmBackend ? describeCpu(backend) : {}),
-      variant,
-      compileMs,
-      runner: own,
-      notices: [],
-      tuning: UNTUNED,
-      tuneMs: 0,
-    };
+    let running = untuned(device, variant, own, compileMs);
     if (decision.kind === "remembered") running.tuning = { ...UNTUNED, source: "remembered", programs: decision.choice };
     if (decision.kind === "measure") {
       foreign = true;
@@ -166,24 +150,26 @@ async function startAt(artifact: Artifact, prepared: Prepared, manner: Manner, p
     const wrong = error.kind === "wrong-results";
     if (wrong) await memory.put(memory.key(manifest, variant, plan, device.adapter), { choice: {}, tries: 0, final: true });
     part.drop();
-    const next = meter.part();
-    return startAt(artifact, prepared, { ...manner, gently: gently || !wrong, mayMeasure: false }, next, signal).catch(
-      (reason: unknown) => {
-        next.drop();
-        throw reason;
-      },
-    );
+    const [next, own] = [meter.part(), { ...manner, gently: gently || !wrong, mayMeasure: false }];
+    return startAt(artifact, prepared, own, next, signal).catch((reason: unknown) => {
+      next.drop();
+      throw reason;
+    });
   }
+}
+
+/** What runs, by the plan's own programs or by those that are remembered. */
+function untuned(device: Device, variant: Variant, runner: PlanRunner, compileMs: number): Running {
+  const cpu = device.backend instanceof WasmBackend ? describeCpu(device.backend) : {};
+  return { ...device, ...cpu, variant, compileMs, runner, notices: [], tuning: UNTUNED, tuneMs: 0 };
 }
 
 /** In a submit, on a device that was lost: a driver may have thought that it hangs. */
 const GENTLE_DISPATCHES = 16;
 
-async function openDevice(
-  variant: Variant,
-  threads: number | undefined,
-  gently: boolean,
-): Promise<Pick<Running, "backend" | "adapter" | "threads" | "hints">> {
+type Device = Pick<Running, "backend" | "adapter" | "threads" | "hints">;
+
+async function openDevice(variant: Variant, threads: number | undefined, gently: boolean): Promise<Device> {
   switch (variant.backend) {
     case "webgpu": {
       // A new adapter each time: one that has given a device gives no other.

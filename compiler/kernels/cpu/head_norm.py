@@ -1,6 +1,6 @@
-"""Head norms and rotation on the CPU: an item is a head of a row. (The rest of `webgpu/embed.py` needs no twin.)
+"""Head norms and rotation on the CPU: an item is a head of a row.
 
-The bindings are those of `embed.normalize_rotate_chunk`; the numpy twins are `reference.rms_norm` and
+The bindings are those of `webgpu/head_norm.py`; the numpy twins are `reference.rms_norm` and
 `reference.rotate`.
 """
 
@@ -13,8 +13,8 @@ from compiler.kernels.builder import Array, Expr, ceil_div, div, f32, i32, mod
 from compiler.kernels.cache import Cache, Heads
 from compiler.kernels.cpu.builder import CpuKernel, load, splat, store, sum_lanes
 from compiler.kernels.cpu.norm import weight4
-from compiler.kernels.webgpu.embed import ROPE_BLOCK, RopePart, bound_table
-from compiler.kernels.webgpu.matvec import Norm
+from compiler.kernels.rope import ROPE_BLOCK, RopePart, bound_table
+from compiler.kernels.shapes import Norm
 
 
 def normalize_rotate_chunk(
@@ -59,33 +59,37 @@ def normalize_rotate_chunk(
                 if table is not None:
                     _rotate(kernel, values, table, position, cache, part)
 
-            def put(target: Array, base: Expr) -> None:
-                if cache.halves:
-                    _put_pairs(kernel, values, target, base, heads)
-                    return
-                with kernel.loop(size // 4) as four:
-                    store(target, base + four * 4, load(values, four * 4, 4))
-
-            def put_values() -> None:
-                with kernel.loop(size // 4) as four:
-                    value = kernel.let(load(qkv, source + four * 4, 4))
-                    if cache.halves:
-                        pairs = (tirx.Shuffle([value], [i, i + 2]) for i in (0, 1))
-                        store(rows, kept + four * 2, kernel.pack_f16(*pairs))
-                    else:
-                        store(rows, kept + four * 4, value)
-
             with T.If(head < heads.query):
                 with T.Then():
                     turned(gammas[0], 0, heads.query)
-                    put(query, kernel.let((row * heads.query + head) * size))
+                    _put(kernel, cache, values, query, kernel.let((row * heads.query + head) * size))
                 with T.Else(), T.If(head < heads.query + heads.key_value):
                     with T.Then():
                         turned(gammas[1], heads.query, heads.key_value)
-                        put(rows, kept)
+                        _put(kernel, cache, values, rows, kept)
                     with T.Else():
-                        put_values()
+                        _put_values(kernel, cache, qkv, source, rows, kept)
     return kernel.function
+
+
+def _put(kernel: CpuKernel, cache: Cache, values: Array, target: Array, base: Expr) -> None:
+    """A query or a key to where it belongs, in the cache's order."""
+    if cache.halves:
+        _put_pairs(kernel, values, target, base, cache.heads)
+        return
+    with kernel.loop(cache.heads.size // 4) as four:
+        store(target, base + four * 4, load(values, four * 4, 4))
+
+
+def _put_values(kernel: CpuKernel, cache: Cache, qkv: Array, source: Expr, rows: Array, kept: Expr) -> None:
+    """The values of a head, which stand at `source`, into the cache."""
+    with kernel.loop(cache.heads.size // 4) as four:
+        value = kernel.let(load(qkv, source + four * 4, 4))
+        if cache.halves:
+            pairs = (tirx.Shuffle([value], [i, i + 2]) for i in (0, 1))
+            store(rows, kept + four * 2, kernel.pack_f16(*pairs))
+        else:
+            store(rows, kept + four * 4, value)
 
 
 def _put_pairs(kernel: CpuKernel, values: Array, target: Array, base: Expr, heads: Heads) -> None:
