@@ -18,11 +18,9 @@ from rich.table import Table
 from compiler.artifact.inspect import inspect
 from compiler.errors import WispError
 from compiler.progress import human_bytes
+from compiler.runtime.choose import SLACK, context_within
 from compiler.runtime.wasmtime import LIMIT
 from compiler.serving.catalogue import Catalogue
-
-LEAST_POSITIONS = 512  # a shorter context is of no use
-SLACK = 64 << 20  # bytes for activations, tables and the process itself
 
 
 @dataclass(frozen=True)
@@ -62,13 +60,8 @@ def machine_bytes() -> int | None:
 
 
 def cpu_context(weight_bytes: int, kv_bytes_per_token: int, context: int) -> int:
-    """The tokens that the CPU has room for beside the weights: the context halved until it fits, 0 if never."""
-    room = min(LIMIT, machine_bytes() or LIMIT) - weight_bytes - SLACK
-    while context * kv_bytes_per_token > room:
-        if context <= LEAST_POSITIONS:
-            return 0
-        context = max(LEAST_POSITIONS, context // 2)
-    return context
+    """The tokens that the CPU has room for beside the weights, 0 where it has none."""
+    return context_within(context, kv_bytes_per_token, min(LIMIT, machine_bytes() or LIMIT) - weight_bytes - SLACK)
 
 
 def artifacts(root: Path) -> list[Stored]:

@@ -17,7 +17,8 @@ from compiler.runtime.session import Session
 from compiler.runtime.wasmtime import LIMIT, open_wasm_variant
 from compiler.runtime.wgpu import missing_features, open_variant, request_adapter
 
-LEAST_POSITIONS = 512
+LEAST_POSITIONS = 512  # a shorter context is of no use
+SLACK = 64 << 20  # bytes for padding, activations, tables and the process itself, generously
 
 
 @dataclass(frozen=True)
@@ -86,15 +87,25 @@ def _open(artifact: Artifact, entry: Mapping[str, Any], adapter: Any) -> Session
     return session
 
 
+def context_within(context: int, per_position: int, room: int) -> int:
+    """The context, halved until its KV cache, `per_position` bytes a token, fits into `room` bytes; 0: it never does.
+
+    No context is lowered below `LEAST_POSITIONS`.
+    """
+    while context * per_position > room:
+        if context <= LEAST_POSITIONS:
+            return 0
+        context = max(LEAST_POSITIONS, context // 2)
+    return context
+
+
 def _positions(artifact: Artifact, name: str) -> int:
-    """The context, halved until the model fits what WebAssembly addresses, down to a limit: beyond, it is refused."""
+    """The context that WebAssembly addresses; the least one where it addresses none, which is refused then."""
     buffers = artifact.plans[name]["buffers"]
     per_position = sum(buffer["bytes_per_position"] for buffer in buffers if buffer["kind"] == "kv")
-    rest = sum(buffer["bytes"] for buffer in buffers if buffer["kind"] != "kv") + (64 << 20)  # of padding, generously
-    positions: int = artifact.model["context"]
-    while positions > LEAST_POSITIONS and rest + positions * per_position > LIMIT:
-        positions //= 2
-    return positions
+    rest = sum(buffer["bytes"] for buffer in buffers if buffer["kind"] != "kv") + SLACK
+    context: int = artifact.model["context"]
+    return context_within(context, per_position, LIMIT - rest) or min(context, LEAST_POSITIONS)
 
 
 def difference(logits: NDArray[np.float32], smoke: Mapping[str, Any]) -> str | None:

@@ -8,7 +8,8 @@ import pytest
 
 from compiler import inventory
 from compiler.cli import main
-from compiler.inventory import SLACK, Stored, cpu_context
+from compiler.inventory import Stored, cpu_context
+from compiler.runtime.choose import SLACK
 from compiler.runtime.wasmtime import LIMIT
 from tests.checkpoints import make_llama
 

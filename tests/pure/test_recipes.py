@@ -62,6 +62,7 @@ PARAMETERS = {
     "smollm2-135m-instruct": 134_515_008,
     "smollm2-360m-instruct": 361_821_120,
     "smollm3-3b": 3_075_098_624,
+    "stablelm-2-zephyr-1_6b": 1_644_515_328,
     "tinyllama-1.1b-chat-v1.0": 1_100_048_384,
 }
 EMBEDDING = ("qwen3-embedding-0.6b",)

@@ -309,9 +309,7 @@ export class WorkerLink {
     this.watchdog.heard();
     switch (message.type) {
       case "started":
-        this.watch = watchLock(message.lock, () =>
-          this.failed(new WispError("worker", { what: "The engine's worker ended", remedy: CREATE_AGAIN }), false),
-        );
+        this.watch = watchLock(message.lock, () => this.failed(ended(), false));
         return;
       case "pong":
         return;
@@ -366,6 +364,10 @@ export class WorkerLink {
         message satisfies never;
     }
   }
+}
+
+function ended(): WispError {
+  return new WispError("worker", { what: "The engine's worker ended", remedy: CREATE_AGAIN });
 }
 
 function hung(work: TextWork | undefined, seconds: number): WispError {
