@@ -132,12 +132,8 @@ class Gathered {
   }
 }
 
-async function answer(
-  model: LoadedModel,
-  asked: Asked,
-  call: AnswerCall,
-  { signal, onDelta, process, textWork }: Asker,
-): Promise<ChatResult> {
+async function answer(model: LoadedModel, asked: Asked, call: AnswerCall, asker: Asker): Promise<ChatResult> {
+  const { signal, onDelta, process, textWork } = asker;
   const { session, artifact } = model;
   const { ids, kept, reader, opening, shorten, form } = asked;
   const texts = tokenizerOf(model);

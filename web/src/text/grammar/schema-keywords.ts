@@ -144,15 +144,8 @@ export class Document {
   private opposite(schema: Schema, keyword: string): AnySchema[] {
     const value = schema[keyword];
     switch (keyword) {
-      case "type": {
-        const names = typesOf(schema);
-        const others = TYPES.filter(
-          (name) =>
-            !names.includes(name) && !(name === "number" && names.includes("integer")) && !(name === "integer" && names.includes("number")),
-        );
-        const fractions = names.includes("integer") && !names.includes("number") ? [{ type: "number", [FRACTIONAL]: true }] : [];
-        return [...(others.length === 0 ? [] : [{ type: others }]), ...fractions];
-      }
+      case "type":
+        return otherTypes(typesOf(schema));
       case "const":
         return [{ [EXCLUDE]: [value] }];
       case "enum":
@@ -376,4 +369,12 @@ function expressionOf(pattern: unknown): RegExp {
   } catch {
     return refuse("a pattern that is no regular expression", pattern);
   }
+}
+
+/** Schemas of what has none of these types. */
+function otherTypes(names: readonly string[]): AnySchema[] {
+  const isPart = (name: string) => (name === "number" && names.includes("integer")) || (name === "integer" && names.includes("number"));
+  const others = TYPES.filter((name) => !names.includes(name) && !isPart(name));
+  const fractions = names.includes("integer") && !names.includes("number") ? [{ type: "number", [FRACTIONAL]: true }] : [];
+  return [...(others.length === 0 ? [] : [{ type: others }]), ...fractions];
 }
