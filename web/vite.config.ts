@@ -1,8 +1,6 @@
-// Builds the entries side by side into dist/, which the server offers at /static/:
-//   wisp.js    the engine as an ES module          worker.js  the worker that wisp.js starts by its URL
-//   thread.js  a helper thread of the CPU, which worker.js starts likewise
-//   page.js and page.css, the chat page, are built by vite.page.config.ts; template.js by vite.template.config.ts, grammar.js by
-//   vite.grammar.config.ts, offline.js by vite.offline.config.ts
+// Builds the entries of apps side by side into dist/, which the server offers at /static/. page.js and page.css, the chat page, are
+// built by vite.page.config.ts, what runs in workers by rolldown.standalone.config.ts, offline.js by vite.offline.config.ts.
+//   wisp.js    the engine as an ES module
 //   react.js   a hook for React apps (React is theirs)      ai-sdk.js, prompt-api.js  an engine in the shapes of others
 //   isolation.js  a service worker for hosts that cannot send headers; it belongs beside the page
 // No entry is inlined into another: the page's Content-Security-Policy allows neither blob: workers nor inline scripts.
@@ -15,7 +13,7 @@ import { MINIMUM } from "./src/api/browsers.ts";
 export const literalWorkers: Plugin = {
   name: "literal-workers",
   renderChunk: (code) => ({
-    code: code.replace(/\/\* @vite-ignore \*\/\s*(?="\.\/(?:worker|thread|template|grammar)\.js")/g, ""),
+    code: code.replace(/\/\* @vite-ignore \*\/\s*(?="\.\/worker\.js")/g, ""),
     map: null,
   }),
 };
@@ -37,8 +35,6 @@ export default defineConfig({
     lib: {
       entry: {
         wisp: source("page/entry.ts"),
-        worker: source("worker/main.ts"),
-        thread: source("backend/wasm/thread.ts"),
         react: source("react/use-wisp.ts"),
         "ai-sdk": source("adapters/ai-sdk.ts"),
         "prompt-api": source("adapters/prompt-api.ts"),

@@ -38,7 +38,7 @@ log = logging.getLogger("wisp.server")
 
 BUILT_FILES = (
     *("check.js", "page.js", "page.css", "wisp.js", "worker.js", "thread.js"),
-    *("template.js", "grammar.js", "isolation.js", "offline.js"),
+    *("jinja.js", "tokenizer.js", "template.js", "grammar.js", "isolation.js", "offline.js"),
 )
 
 CONTENT_SECURITY_POLICY = (

@@ -1,11 +1,7 @@
 // Renders a model's chat template with the variables that transformers gives it. Text in, text out.
 
 import { ArtifactError } from "../api/errors";
-import type { Tree } from "../artifact/template-tree";
-import { MOST_CHARACTERS_AT_ONCE, startBudget, TemplateError } from "./jinja/budget";
-import { templateGlobals } from "./jinja/globals";
-import { type BranchListener, Interpreter } from "./jinja/interpreter";
-import { fromJson } from "./jinja/values";
+import { MOST_CHARACTERS_AT_ONCE, TemplateError } from "./jinja/budget";
 import type { Tokenizer } from "./tokenizer";
 import { announced } from "./work";
 
@@ -15,15 +11,6 @@ export type Variables = Readonly<Record<string, unknown>>;
 
 /** A template that can be run. */
 export type Program = (variables: Variables) => string;
-
-/** By the syntax tree that the compiler wrote: as Jinja2 does, within a budget. */
-export function treeProgram(tree: Tree, onBranch?: BranchListener, now = () => new Date()): Program {
-  return (variables) => {
-    startBudget();
-    const given = Object.fromEntries(Object.entries(variables).map(([name, value]) => [name, fromJson(value)]));
-    return Interpreter.render(tree, { ...templateGlobals(now()), ...given }, onBranch);
-  };
-}
 
 type Parser = typeof import("./template-parser");
 const loadParser = () => import(/* @vite-ignore */ new URL(/* @vite-ignore */ "./template.js", import.meta.url).href) as Promise<Parser>;

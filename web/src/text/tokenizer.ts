@@ -3,7 +3,7 @@
 // As in Hugging Face's tokenizers, a special token's text inside `text` becomes that token's id, whoever wrote it; contents.ts
 // keeps what users write apart.
 
-import { Tokenizer as HfTokenizer } from "@huggingface/tokenizers";
+import type { Tokenizer as HfTokenizer } from "@huggingface/tokenizers";
 import { type AddedToken, NO_ORIGINALS, type Originals, restored } from "./contents";
 import { type Vocabulary, vocabularyOf } from "./grammar/vocabulary";
 import { spellingOf, tokenBytes, type TokenSpelling } from "./token-bytes";
@@ -78,10 +78,13 @@ export class Tokenizer {
   private originals = NO_ORIGINALS;
   private readonly decoder: unknown;
 
-  /** @param tokenizer, config the parsed tokenizer.json and tokenizer_config.json */
-  constructor(tokenizer: Json, config: Json) {
+  /**
+   * @param tokenizer, config the parsed tokenizer.json and tokenizer_config.json
+   * @param library tokenizer-library.ts
+   */
+  constructor(tokenizer: Json, config: Json, library: typeof HfTokenizer) {
     const preTokenizer = unicodeRules(tokenizer["pre_tokenizer"]);
-    this.inner = announced("building the tokenizer", () => new HfTokenizer({ ...tokenizer, pre_tokenizer: preTokenizer }, config));
+    this.inner = announced("building the tokenizer", () => new library({ ...tokenizer, pre_tokenizer: preTokenizer }, config));
     const { type, byte_fallback: byteFallback } = tokenizer["model"] as Json;
     if (type === "Unigram" && byteFallback === true && this.inner.model !== null) addByteFallback(this.inner.model);
     this.addedTokens = ((tokenizer["added_tokens"] ?? []) as AddedToken[]).map(({ id, content, special }) => ({ id, content, special }));

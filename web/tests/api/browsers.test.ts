@@ -6,6 +6,7 @@ import { build, type Rolldown } from "vite";
 import { afterEach, beforeAll, describe, expect, test, vi } from "vitest";
 import { anySignal, listening } from "../../src/artifact/abort";
 import { BROWSERS, MINIMUM, SIGNS, tooOld, WEBGPU } from "../../src/api/browsers";
+import { buildStandalone } from "../support/standalone";
 import { newerThan, usesOfScripts, usesOfStyles, versionsOf } from "../support/compatibility";
 
 const WEB = resolve(import.meta.dirname, "../..");
@@ -21,7 +22,8 @@ const ASKED_FIRST: Record<string, string> = {
 };
 
 beforeAll(async () => {
-  for (const name of ["", "check.", "grammar.", "offline.", "template."]) {
+  for (const chunk of await buildStandalone()) built.set(chunk.fileName, chunk.code);
+  for (const name of ["", "check.", "offline."]) {
     const config = `vite.${name}config.ts`;
     const outputs = await build({ root: WEB, configFile: join(WEB, config), logLevel: "error", build: { write: false } });
     for (const { output } of [outputs].flat() as Rolldown.RolldownOutput[])

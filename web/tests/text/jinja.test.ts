@@ -3,7 +3,8 @@ import { readFileSync } from "node:fs";
 import { resolve } from "node:path";
 import { describe, expect, test } from "vitest";
 import { checkTree, type Tree } from "../../src/artifact/template-tree";
-import { ChatTemplate, treeProgram } from "../../src/text/chat-template";
+import { ChatTemplate } from "../../src/text/chat-template";
+import { treeProgram } from "../../src/text/tree-program";
 import { startBudget, TemplateError } from "../../src/text/jinja/budget";
 
 interface Construct {

@@ -22,12 +22,13 @@ import { checkNumber } from "../../api/options";
 import { entryOf, textFiles, TEXTS } from "./needs";
 import { ProgressMeter } from "./progress";
 import { storageNotices } from "./room";
+import { loadJinja, loadTokenizers } from "./text-files";
 import { type Artifact, startVariant } from "./variant";
 
 import type { LoadOptions } from "../../protocol/messages";
 import { Supervisor, type SupervisorOptions } from "../supervisor";
 import { Session } from "../../runtime/session";
-import { ChatTemplate, sourceProgram, specialTokensOf, treeProgram } from "../../text/chat-template";
+import { ChatTemplate, sourceProgram, specialTokensOf } from "../../text/chat-template";
 import { ControlTokens } from "../../text/contents";
 import { Tokenizer } from "../../text/tokenizer";
 import { TurnWriter } from "../../text/turns";
@@ -202,13 +203,17 @@ function capacity(wanted: number | undefined, manifest: Manifest): number {
 
 async function loadTexts(fetcher: Fetcher, manifest: Manifest): Promise<Texts> {
   const files = textFiles(manifest);
+  const { chatTemplate: source, chatTemplateTree: tree, bosTokenId, stopTokenIds } = manifest;
+  const hasTokenizer = files.includes("tokenizer.json");
+  // What they need of the engine comes while they do.
+  const library = hasTokenizer ? loadTokenizers() : undefined;
+  const jinja = hasTokenizer && tree !== undefined ? loadJinja() : undefined;
   const read = async (name: string): Promise<Record<string, unknown> | undefined> =>
     files.includes(name) ? ((await fetcher.json(name, entryOf(manifest, name))) as Record<string, unknown>) : undefined;
-  const [json, config] = await Promise.all(TEXTS.map(read));
-  const tokenizer = json === undefined ? undefined : new Tokenizer(json, config ?? {});
-  if (manifest.chatTemplate === null || tokenizer === undefined) return { tokenizer, turns: undefined };
-  const { chatTemplate: source, chatTemplateTree: tree, bosTokenId, stopTokenIds } = manifest;
-  const program = tree === undefined ? await sourceProgram(source) : treeProgram(tree);
+  const [json, config, tokenizers, trees] = await Promise.all([read(TEXTS[0]), read(TEXTS[1]), library, jinja]);
+  const tokenizer = json === undefined || tokenizers === undefined ? undefined : new Tokenizer(json, config ?? {}, tokenizers.Tokenizer);
+  if (source === null || tokenizer === undefined) return { tokenizer, turns: undefined };
+  const program = tree === undefined || trees === undefined ? await sourceProgram(source) : trees.treeProgram(tree);
   const template = new ChatTemplate(program, specialTokensOf(tokenizer, bosTokenId, stopTokenIds[0]), source);
   return { tokenizer, turns: new TurnWriter(template, new ControlTokens(tokenizer.addedTokens, source)) };
 }
