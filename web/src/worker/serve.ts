@@ -84,6 +84,7 @@ class Server implements Client {
         return;
       case "abort":
         this.aborts.get(message.id)?.abort();
+        this.processing.get(message.id)?.reject(abortError()); // The page's function may never answer.
         return;
       case "interrupt": {
         const running = this.shared?.queue.running;

@@ -17,13 +17,14 @@ const ASKED_FIRST: Record<string, string> = {
   ".createPolicy()": "trusted types: DOMPurify asks whether there are any",
   ".getAttributeType()": "trusted types likewise",
   ".createWritable()": "exports to a folder ask whether it is there (page/models.ts)",
+  ".moveBefore()": "Preact asks whether it is there",
   ".estimate()": "the loader asks whether it is there (worker/load/room.ts)",
   ":has": "a highlight of the chosen model",
 };
 
 beforeAll(async () => {
   for (const chunk of await buildStandalone()) built.set(chunk.fileName, chunk.code);
-  for (const name of ["", "check.", "offline."]) {
+  for (const name of ["", "page.", "check.", "offline."]) {
     const config = `vite.${name}config.ts`;
     const outputs = await build({ root: WEB, configFile: join(WEB, config), logLevel: "error", build: { write: false } });
     for (const { output } of [outputs].flat() as Rolldown.RolldownOutput[])
