@@ -119,7 +119,7 @@ def print_recipes(summaries: Iterable[RecipeSummary]) -> None:
     console = Console(soft_wrap=True, highlight=False)
     console.print(table)
     console.print("\nMemory: weights and KV cache at this context.")
-    console.print("Compile one: wisp compile configs/MODEL.toml")
+    console.print("Compile one: wisp compile MODEL")
 
 
 def recipes_json(summaries: Iterable[RecipeSummary]) -> list[dict[str, Any]]:

@@ -9,6 +9,8 @@ import pytest
 from compiler import inventory
 from compiler.cli import main
 from compiler.inventory import Stored, cpu_context
+from compiler.places import CONFIGS
+from compiler.recipes import summarize_recipe
 from compiler.runtime.choose import SLACK
 from compiler.runtime.wasmtime import LIMIT
 from tests.checkpoints import make_llama
@@ -80,3 +82,10 @@ def test_what_the_cpu_has_room_for(
     assert cpu_context(weights, per_token, 4096) == expected
     said = Stored("m", "m", "q4f16_1", 4096, 1, 1, expected).fits()
     assert said == {4096: "yes", 0: "no"}.get(expected, f"to {expected:,} tokens")
+
+
+def test_phi_3_mini_has_room_for_its_own_context_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inventory, "machine_bytes", lambda: None)
+    phi3 = summarize_recipe(CONFIGS / "phi-3-mini-4k-instruct.toml")
+    assert phi3.context == 4096
+    assert cpu_context(phi3.weight_bytes, phi3.kv_bytes_per_token, phi3.context) == 4096
