@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from gguf.constants import PoolingType
 from numpy.typing import NDArray
 
 from compiler.artifact.inspect import inspect, print_summary
@@ -21,12 +22,15 @@ from compiler.errors import WispError
 from compiler.kernels import reference
 from compiler.kernels.cpu.builder import CpuKernel
 from compiler.kernels.pool import pool
+from compiler.models import config_from_huggingface
 from compiler.runtime.wasmtime import open_wasm_variant
 from compiler.serving.catalogue import Catalogue
 from compiler.site.hub import model_card
-from tests.checkpoints import make_llama
+from compiler.sources.open import open_checkpoint
+from tests.checkpoints import make_family, make_llama
 from tests.cpu_kernels import Modules
 from tests.embeddings import BOUND, CASES, checkpoint, furthest
+from tests.gguf_files import write_gguf
 
 SHAPES = [(chunk, k, adds) for chunk, k in ((1, 72), (8, 64)) for adds in (False, True)]
 
@@ -144,3 +148,15 @@ def test_a_decoder_with_the_files_beside_it_embeds_too(tmp_path: Path) -> None:
     path = build(resolve_config(str(source), output=tmp_path / "out", context=64, variants=["wasm-simd"]))
     artifact = load_artifact(path)
     assert not [name for name in artifact.tensors if name.startswith("lm_head")]
+
+
+def test_a_gguf_file_says_how_it_pools(tmp_path: Path) -> None:
+    source = make_family("qwen3", tmp_path / "qwen3", tie_word_embeddings=True)
+    for kind, pooling in ((PoolingType.LAST, "last"), (PoolingType.MEAN, "mean")):
+        file = tmp_path / f"{pooling}.gguf"
+        write_gguf(source, file, metadata=lambda writer, kind=kind: writer.add_pooling_type(kind))
+        assert config_from_huggingface(open_checkpoint(file).config, 64).pooling == pooling
+    file = tmp_path / "cls.gguf"
+    write_gguf(source, file, metadata=lambda writer: writer.add_pooling_type(PoolingType.CLS))
+    with pytest.raises(WispError, match=r"pooling_type.*1 \(mean\) or 3 \(last\)"):
+        open_checkpoint(file)
