@@ -27,7 +27,8 @@ class Modules:
     def __init__(self, functions: Mapping[str, tirx.PrimFunc]) -> None:
         self._names = {n: [p.name for p in f.params][: len(f.attrs["wisp.bindings"])] for n, f in functions.items()}
         self.items = {name: int(function.attrs["wisp.grid"][0]) for name, function in functions.items()}
-        self._modules = {relaxed: WasmModule(wasm.compile_module(functions, relaxed)) for relaxed in RELAXED}
+        compiled = wasm.compile_modules(functions, RELAXED)
+        self._modules = {relaxed: WasmModule(module) for relaxed, module in zip(RELAXED, compiled, strict=True)}
 
     def run(
         self, name: str, arrays: Arrays, relaxed: bool = False, pieces: Sequence[tuple[int, int]] | None = None
