@@ -16,6 +16,8 @@ export default defineConfig({
     modulePreload: false,
     cssCodeSplit: false,
     rolldownOptions: {
+      // No chunk imports page.js: the page asks for it with its hash, so that by its bare name it would be there twice.
+      preserveEntrySignatures: "strict",
       input: { page: resolve(import.meta.dirname, "src/ui/main.tsx") },
       output: { entryFileNames: "[name].js", chunkFileNames: "page-[hash].js", assetFileNames: "page[extname]" },
     },

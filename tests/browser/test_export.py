@@ -17,7 +17,12 @@ from tests.browser import toy_artifact
 from tests.browser.test_page import answered, ask, load
 from tests.browser.test_page_cpu import NO_GPU
 
-READY = "async () => (await navigator.serviceWorker.ready).active.state"
+READY = """async () => {
+  const { active } = await navigator.serviceWorker.ready;
+  const change = () => new Promise((go) => active.addEventListener("statechange", go, {once: true}));
+  if (active.state === "activating") await change();
+  return active.state;
+}"""
 
 
 class PlainHost(http.server.SimpleHTTPRequestHandler):
@@ -92,6 +97,9 @@ def test_the_page_and_the_model_work_with_the_network_off(page: Page, host: Host
     assert page.evaluate("crossOriginIsolated"), "the worker adds what the host does not send"
     assert page.evaluate("wisp.info.threads") == min(2, page.evaluate("navigator.hardwareConcurrency"))
     assert "copy of the model in this browser" in page.evaluate("wisp.info.notices.join()")
+    assert page.get_by_test_id("log").inner_text().splitlines()[:2] == said.splitlines()[:2]
+    page.get_by_test_id("new-chat").click()
+    expect(page.get_by_test_id("message-answer")).to_have_count(0)
     ask(page, "first")
     answered(page)
     assert page.get_by_test_id("log").inner_text().splitlines()[:2] == said.splitlines()[:2]

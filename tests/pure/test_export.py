@@ -1,5 +1,6 @@
 """The exported site as files: what is in it, what it replaces and what it refuses."""
 
+import gzip
 import json
 import re
 from pathlib import Path
@@ -50,6 +51,26 @@ def test_a_site_is_relative_and_whole(artifacts: Path, tmp_path: Path) -> None:
     assert imported & set(found) <= {address.split("?")[0] for address in kept}, "what scripts load is kept too"
     assert b"wisp-version" not in found["offline.js"]
     assert not [name for name in found if name.endswith((".map", ".mjs")) or "broken" in name]
+
+
+def test_a_first_visit_downloads_little(artifacts: Path) -> None:
+    """Page, style, and the scripts that come before anybody asks for something; what a conversation needs is apart."""
+    files = {file.name: file for file in site_files(artifacts, (), lambda _: None)}
+
+    def text(name: str) -> str:
+        content = files[name].content
+        return (content if isinstance(content, bytes) else content.read_bytes()).decode()
+
+    names = ["index.html", "static/page.css", "static/check.js", "static/page.js"]
+    for name in names:
+        names += [f"static/{other}" for other in re.findall(r'from\s*"\./([\w-]+\.js)"', text(name))]
+    assert sum(len(gzip.compress(text(name).encode(), 9)) for name in set(names)) <= 80_000
+    later = re.findall(r'import\(\s*["`]\./(page-[\w-]+\.js)', text("static/page.js"))
+    assert len(later) >= 2, "there is more to the page"
+    assert not {f"static/{name}" for name in later} & set(names)
+    assert all(files[f"static/{name}"].immutable for name in later)
+    scripts = [name for name in files if name.startswith("static/page-")]
+    assert not [name for name in scripts if "./page.js" in text(name)], "page.js would be there twice"
 
 
 def test_another_model_is_another_version(artifacts: Path) -> None:

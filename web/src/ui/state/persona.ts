@@ -5,7 +5,7 @@ import { type Choices, NOTHING_CHOSEN } from "./choices";
 export interface Persona {
   id: string;
   name: string;
-  /** Some letters, such as an emoji, or a picture as a data: address. */
+  /** Some letters, such as an emoji, an icon of the page's own, or a picture as a data: address. */
   picture: string;
   /** What it says first; empty for nothing. */
   greeting: string;
@@ -19,7 +19,7 @@ export const SHIPPED: readonly Persona[] = [
   {
     id: "wisp-tutor",
     name: "Tutor",
-    picture: "🦉",
+    picture: "icon:book",
     greeting: "What would you like to understand? Tell me what you know of it already, and we start there.",
     choices: {
       ...NOTHING_CHOSEN,
@@ -31,7 +31,7 @@ export const SHIPPED: readonly Persona[] = [
   {
     id: "wisp-editor",
     name: "Editor",
-    picture: "✏️",
+    picture: "icon:edit",
     greeting: "Paste a text, and tell me who is going to read it.",
     choices: {
       ...NOTHING_CHOSEN,
@@ -44,7 +44,7 @@ export const SHIPPED: readonly Persona[] = [
   {
     id: "wisp-storyteller",
     name: "Storyteller",
-    picture: "🐙",
+    picture: "icon:story",
     greeting: "Once, at the bottom of a quiet harbour, somebody found a door. Who was it?",
     choices: {
       ...NOTHING_CHOSEN,

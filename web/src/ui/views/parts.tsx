@@ -79,6 +79,12 @@ export function Facts({ rows }: { rows: [string, ComponentChildren][] }) {
 export function Picture({ picture, large = false }: { picture: string; large?: boolean }) {
   const kind = `picture${large ? " large" : ""}`;
   if (picture.startsWith("data:")) return <img class={kind} src={picture} alt="" />;
+  if (picture.startsWith("icon:"))
+    return (
+      <span class={`${kind} drawn`}>
+        <Icon name={picture.slice("icon:".length)} />
+      </span>
+    );
   return (
     <span class={kind} aria-hidden="true">
       {picture === "" ? "🙂" : picture}

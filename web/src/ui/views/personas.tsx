@@ -65,7 +65,7 @@ function Card({ persona, onEdit }: CardProps) {
 
 function PictureField({ picture, onChange }: { picture: string; onChange: (picture: string) => void }) {
   const file = useRef<HTMLInputElement>(null);
-  const isImage = picture.startsWith("data:");
+  const isImage = /^(?:data|icon):/.test(picture);
   return (
     <div class="field">
       <label for="persona-picture">Picture</label>

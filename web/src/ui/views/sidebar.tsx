@@ -3,7 +3,7 @@
 import { useEffect, useRef, useState } from "preact/hooks";
 import { chat, history, models, notices } from "../state/app";
 import type { Conversation } from "../state/conversation";
-import { Action, Icon } from "./parts";
+import { Action, Icon, Picture } from "./parts";
 import { isWide, personasOpen, sidebarOpen } from "./places";
 
 const SEARCH_MS = 120;
@@ -65,7 +65,7 @@ function Rename({ conversation: { id, title }, onEnd }: { conversation: Conversa
 function Entry({ conversation }: { conversation: Conversation }) {
   const [renaming, setRenaming] = useState(false);
   const { id, pinned, persona } = conversation;
-  const title = conversation.title === "" ? "New chat" : conversation.title;
+  const title = conversation.title === "" ? "Untitled" : conversation.title;
   const current = history.openId.value === id;
   return (
     <li class={current ? "entry current" : "entry"} data-testid="conversation">
@@ -82,7 +82,7 @@ function Entry({ conversation }: { conversation: Conversation }) {
           onClick={() => open(conversation)}
         >
           {pinned ? <Icon name="pin" kind="pinned" /> : null}
-          {persona === null || persona.picture.startsWith("data:") ? null : <span aria-hidden="true">{persona.picture}</span>}
+          {persona === null ? null : <Picture picture={persona.picture} />}
           <span class="entry-text">{title}</span>
         </button>
       )}
