@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
@@ -154,7 +155,7 @@ def test_a_gguf_file_says_how_it_pools(tmp_path: Path) -> None:
     source = make_family("qwen3", tmp_path / "qwen3", tie_word_embeddings=True)
     for kind, pooling in ((PoolingType.LAST, "last"), (PoolingType.MEAN, "mean")):
         file = tmp_path / f"{pooling}.gguf"
-        write_gguf(source, file, metadata=lambda writer, kind=kind: writer.add_pooling_type(kind))
+        write_gguf(source, file, metadata=methodcaller("add_pooling_type", kind))
         assert config_from_huggingface(open_checkpoint(file).config, 64).pooling == pooling
     file = tmp_path / "cls.gguf"
     write_gguf(source, file, metadata=lambda writer: writer.add_pooling_type(PoolingType.CLS))
