@@ -17,6 +17,26 @@ from tests.browser.test_page import answered, ask, load, scripted
 NO_STORAGE = "IDBFactory.prototype.open = () => { throw new DOMException('not here', 'SecurityError'); };"
 
 
+# Whether every answer's end is in the database.
+KEPT = """() => new Promise((resolve) => {
+  const opening = indexedDB.open("wisp");
+  opening.onsuccess = () => {
+    const all = opening.result.transaction("messages").objectStore("messages").getAll();
+    all.onsuccess = () => {
+      opening.result.close();
+      const answers = all.result.filter(({ role }) => role === "assistant");
+      resolve(answers.length > 0 && answers.every(({ reason }) => reason !== null));
+    };
+  };
+})"""
+
+
+def reload(page: Page) -> None:
+    """Once what was said is written: a page that goes away in the middle of a transaction loses that one."""
+    page.wait_for_function(KEPT)
+    page.reload()
+
+
 @pytest.fixture(scope="session")
 def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     root = tmp_path_factory.mktemp("artifacts")
@@ -45,7 +65,7 @@ def menu(page: Page, item: str, which: int = 0) -> None:
 def test_a_reload_and_a_new_chat_lose_nothing(page: Page, server_url: str) -> None:
     load(page, server_url)
     say(page, "What is rain?", "**Water.**")
-    page.reload()
+    reload(page)
     expect(page.get_by_test_id("answer-text").locator("strong")).to_have_text("Water.")
     expect(page.get_by_test_id("prompt")).to_be_visible()
     say(page, "And snow?", "Ice.", 2)
@@ -78,7 +98,7 @@ def test_an_edited_question_and_a_second_answer_stand_beside_the_first(page: Pag
     page.keyboard.press("Enter")
     expect(page.get_by_test_id("answer-text").last).to_have_text("Fourth.")
     assert said(page) == ["one", "First.", "zwei"]
-    page.reload()
+    reload(page)
     expect(page.get_by_test_id("message-user").last).to_have_text("zwei")
     page.get_by_test_id("previous-branch").last.click()
     expect(page.get_by_test_id("answer-text").last).to_have_text("Third.")
@@ -117,7 +137,7 @@ def test_what_is_deleted_can_be_taken_back(page: Page, server_url: str) -> None:
     page.get_by_test_id("undo").click()
     expect(page.get_by_test_id("answer-text")).to_have_text("Yes.")
     menu(page, "delete")
-    page.reload()
+    reload(page)
     expect(page.get_by_test_id("welcome")).to_be_visible()
     expect(page.get_by_test_id("conversation")).to_have_count(0)
 

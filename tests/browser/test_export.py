@@ -14,6 +14,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect
 from compiler.progress import Silent
 from compiler.site.export import export
 from tests.browser import toy_artifact
+from tests.browser.test_conversations import KEPT
 from tests.browser.test_page import answered, ask, load
 from tests.browser.test_page_cpu import NO_GPU
 
@@ -91,6 +92,7 @@ def test_the_page_and_the_model_work_with_the_network_off(page: Page, host: Host
     said = page.get_by_test_id("log").inner_text()
     assert page.evaluate(READY) == "activated"
     assert complaints == []
+    page.wait_for_function(KEPT)
     host.stop()
     page.reload()
     expect(page.get_by_test_id("prompt")).to_be_visible()

@@ -13,6 +13,7 @@ from playwright.sync_api import Page, expect
 
 from tests.browser import toy_artifact
 from tests.browser.conftest import serving
+from tests.browser.test_conversations import reload
 from tests.browser.test_page import MARKDOWN, answered, ask, load, scripted
 from tests.conftest import ROOT
 
@@ -76,7 +77,7 @@ def test_a_persona_from_a_picture_greets_and_is_who_the_model_is(page: Page, ser
     assert "Mira <b> keeps a lighthouse." in system
     assert system.endswith("Who is **there**?")
     assert request["temperature"] == 0.3
-    page.reload()
+    reload(page)
     expect(page.get_by_test_id("persona-head")).to_have_text("Mira <b>")
 
 
