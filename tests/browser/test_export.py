@@ -20,8 +20,7 @@ from tests.browser.test_page_cpu import NO_GPU
 
 READY = """async () => {
   const { active } = await navigator.serviceWorker.ready;
-  const change = () => new Promise((go) => active.addEventListener("statechange", go, {once: true}));
-  if (active.state === "activating") await change();
+  while (!["activated", "redundant"].includes(active.state)) await new Promise((go) => setTimeout(go, 20));
   return active.state;
 }"""
 

@@ -199,7 +199,7 @@ describe.each([1, 2, 3, 4])("with %i threads", (threads) => {
 describe("the engine's event loop", () => {
   test.each([1, 2])("turns between the dispatches of a long program on %i threads", async (threads) => {
     const bench = await Bench.make(threads);
-    bench.put(bench.a, await bench.calibrate(4));
+    bench.put(bench.a, await bench.calibrate(20)); // So long that a busy machine cannot fit two into what lasts until a turn.
     const program = bench.record(...Array.from({ length: 10 }, () => ({ kernel: SLOW, items: 8 })));
     const turns = countTurns();
     await bench.backend.submitAndRead(program, 2, []);
