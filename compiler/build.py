@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compiler.artifact.inspect import describe_values
-from compiler.artifact.mlc_config import MLC_CONFIG, Compiled, mlc_chat_config
-from compiler.artifact.writer import (
+from .artifact.inspect import describe_values
+from .artifact.mlc_config import MLC_CONFIG, Compiled, mlc_chat_config
+from .artifact.writer import (
     CONSTANTS,
     TENSOR_CACHE,
     ArtifactWriter,
@@ -25,30 +25,30 @@ from compiler.artifact.writer import (
     is_json,
     tensor_metadata,
 )
-from compiler.check.smoke import Smoke, smoke_test
-from compiler.check.tokenizer import check_tokenizer
-from compiler.config import BuildConfig, clip_prefill_chunks, default_context, generation_defaults
-from compiler.errors import WispError
-from compiler.lowering.limits import obstacle
-from compiler.lowering.lower import Lowered, geometry_of, lower_variant, rope_constants
-from compiler.models import config_from_huggingface, weight_specs, without_ignored
-from compiler.models.base import ModelConfig, WeightSpec, differences
-from compiler.models.fields import shortened
-from compiler.network.calibration import column_importance, read_calibration_text
-from compiler.progress import Report, Silent, human_bytes
-from compiler.sources.files import checked_token_id
-from compiler.sources.lora import Adapter
-from compiler.sources.open import open_requested
-from compiler.sources.protocol import Checkpoint, CheckpointSource
-from compiler.sources.sandbox import Tree, parse_template
-from compiler.sources.turns import end_of_turn_ids
-from compiler.sources.weights import float_rows, kept_tensors, quantized_tensors
-from compiler.target.variants import ACTIVATION_DTYPE, VARIANTS
-from compiler.weights.account import Fate, SourceValues, fate_of, summed
-from compiler.weights.choice import AUTO, choose_scheme, role_names, scheme_names
-from compiler.weights.kept import Held
-from compiler.weights.quantize import parameter_layout
-from compiler.weights.schemes import MatrixKey, Scheme
+from .check.smoke import Smoke, smoke_test
+from .check.tokenizer import check_tokenizer
+from .config import BuildConfig, clip_prefill_chunks, default_context, generation_defaults
+from .errors import WispError
+from .lowering.limits import obstacle
+from .lowering.lower import Lowered, geometry_of, lower_variant, rope_constants
+from .models import config_from_huggingface, weight_specs, without_ignored
+from .models.base import ModelConfig, WeightSpec, differences
+from .models.fields import shortened
+from .network.calibration import column_importance, read_calibration_text
+from .progress import Report, Silent, human_bytes
+from .sources.files import checked_token_id
+from .sources.lora import Adapter
+from .sources.open import open_requested
+from .sources.protocol import Checkpoint, CheckpointSource
+from .sources.sandbox import Tree, parse_template
+from .sources.turns import end_of_turn_ids
+from .sources.weights import float_rows, kept_tensors, quantized_tensors
+from .target.variants import ACTIVATION_DTYPE, VARIANTS
+from .weights.account import Fate, SourceValues, fate_of, summed
+from .weights.choice import AUTO, choose_scheme, role_names, scheme_names
+from .weights.kept import Held
+from .weights.quantize import parameter_layout
+from .weights.schemes import MatrixKey, Scheme
 
 MOST_DIFFERENCES = 8  # that an error lists
 

@@ -10,9 +10,9 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn, Protocol
 
-from compiler import __version__
-from compiler.commands import bench, chat, check, compile, demo, export, inspect, models, publish, serve
-from compiler.errors import WispError
+from . import __version__
+from .commands import bench, chat, check, compile, demo, export, inspect, models, publish, serve
+from .errors import WispError
 
 
 class Command(Protocol):

@@ -12,18 +12,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack
 
-from compiler.artifact.manifest import is_safe_id, is_web_address
-from compiler.artifact.state import SAMPLING_RANGES
-from compiler.errors import WispError
-from compiler.models.base import Role
-from compiler.models.fields import shortened
-from compiler.places import CONFIGS
-from compiler.sources.files import checked_file
-from compiler.sources.hub import gguf_in_hub, is_hub_id
-from compiler.target.variants import FORMER, VARIANTS
-from compiler.weights.choice import AUTO, DEFAULT_QUANTIZATION
-from compiler.weights.scales import RULES, Rule
-from compiler.weights.schemes import SCHEMES, with_exceptions
+from .artifact.manifest import is_safe_id, is_web_address
+from .artifact.state import SAMPLING_RANGES
+from .errors import WispError
+from .models.base import Role
+from .models.fields import shortened
+from .places import CONFIGS
+from .sources.files import checked_file
+from .sources.hub import gguf_in_hub, is_hub_id
+from .target.variants import FORMER, VARIANTS
+from .weights.choice import AUTO, DEFAULT_QUANTIZATION
+from .weights.scales import RULES, Rule
+from .weights.schemes import SCHEMES, with_exceptions
 
 DEFAULT_SCALES: Rule = "search"  # tests/benchmarks/README.md has the evidence
 DEFAULT_CONTEXT = 4096

@@ -14,11 +14,11 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from compiler.config import resolve_config
-from compiler.errors import WispError
-from compiler.incremental import build_if_stale
-from compiler.places import CONFIGS
-from compiler.progress import Report
+from .config import resolve_config
+from .errors import WispError
+from .incremental import build_if_stale
+from .places import CONFIGS
+from .progress import Report
 
 DEMO = CONFIGS / "demo"
 RECIPE = DEMO / "smollm2-135m-instruct.toml"

@@ -11,12 +11,12 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
-from compiler.config import BuildConfig
-from compiler.errors import WispError
-from compiler.lowering.tvm_import import import_tvm
-from compiler.places import PACKAGE
-from compiler.progress import Report, Silent
-from compiler.sources.gguf.reader import part_names
+from .config import BuildConfig
+from .errors import WispError
+from .lowering.tvm_import import import_tvm
+from .places import PACKAGE
+from .progress import Report, Silent
+from .sources.gguf.reader import part_names
 
 CHECKPOINT_FILES = ("*.json", "*.safetensors", "*.bin", "*.jinja", "*.pt")
 COMMIT_DIGITS = 40
@@ -40,7 +40,7 @@ def build_if_stale(config: BuildConfig, report: Report | None = None, *, force: 
     if not config.output_named:
         check_replacement(config, stamp)
     import_tvm()
-    from compiler.build import build
+    from .build import build
 
     build(config, report)
     made = _digest([config.output / "model.json"], config.output)

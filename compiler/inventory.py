@@ -15,12 +15,12 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from compiler.artifact.inspect import inspect
-from compiler.errors import WispError
-from compiler.progress import human_bytes
-from compiler.runtime.choose import SLACK, context_within
-from compiler.runtime.wasmtime import LIMIT
-from compiler.serving.catalogue import Catalogue
+from .artifact.inspect import inspect
+from .errors import WispError
+from .progress import human_bytes
+from .runtime.choose import SLACK, context_within
+from .runtime.wasmtime import LIMIT
+from .serving.catalogue import Catalogue
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,13 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from compiler.build import Network, open_source, plan_network
-from compiler.config import BuildConfig, resolve_config
-from compiler.errors import WispError
-from compiler.lowering.lower import geometry_of, lower_variant
-from compiler.places import CONFIGS
-from compiler.progress import human_bytes
-from compiler.target.variants import VARIANTS
+from .build import Network, open_source, plan_network
+from .config import BuildConfig, resolve_config
+from .errors import WispError
+from .lowering.lower import geometry_of, lower_variant
+from .places import CONFIGS
+from .progress import human_bytes
+from .target.variants import VARIANTS
 
 MEBIBYTE = 1 << 20
 # What `figures` writes, to be found again.

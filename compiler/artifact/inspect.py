@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from compiler.artifact.writer import Artifact, load_artifact
-from compiler.errors import WispError
-from compiler.progress import human_bytes
+from ..errors import WispError
+from ..progress import human_bytes
+from .writer import Artifact, load_artifact
 
 LAYER = re.compile(r"\.\d+\.")
 

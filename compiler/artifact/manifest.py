@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from compiler.artifact.state import SAMPLING_RANGES
-from compiler.artifact.template import validate_tree
-from compiler.errors import WispError
-from compiler.target.limits import DEFAULT_LIMITS
+from ..errors import WispError
+from ..target.limits import DEFAULT_LIMITS
+from .state import SAMPLING_RANGES
+from .template import validate_tree
 
 FORMAT_VERSION = 1
 SHARD_BYTES = 32 * 1024 * 1024

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from compiler.models.base import ModelConfig
+from ..models.base import ModelConfig
 
 MLC_CONFIG = "mlc-chat-config.json"
 

@@ -7,7 +7,7 @@ says what the kinds mean. Knows JSON values alone.
 import re
 from typing import Any, NoReturn
 
-from compiler.errors import WispError
+from ..errors import WispError
 
 MOST_NODES = 200_000
 MOST_DEPTH = 200

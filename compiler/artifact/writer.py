@@ -21,7 +21,8 @@ from typing import Any, BinaryIO, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from compiler.artifact.manifest import (
+from ..errors import WispError
+from .manifest import (
     FORMAT_VERSION,
     SPLIT_ROWS,
     Tensor,
@@ -30,7 +31,6 @@ from compiler.artifact.manifest import (
     validate_model,
     validate_tensor_cache,
 )
-from compiler.errors import WispError
 
 SHARD_BYTES = 24 * 1024 * 1024  # less than the format allows: there are hosts that take 25 MiB a file
 

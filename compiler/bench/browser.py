@@ -14,8 +14,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from compiler.artifact.writer import Artifact
-from compiler.bench.device import (
+from ..artifact.writer import Artifact
+from ..errors import WispError
+from ..places import PACKAGE
+from .device import (
     ARRIVED,
     COPY_BYTES,
     COPY_KERNEL,
@@ -23,7 +25,7 @@ from compiler.bench.device import (
     WORKGROUP,
     multiply_add_source,
 )
-from compiler.bench.native import (
+from .native import (
     MOST_DECODE_STEPS,
     RUNS,
     decode_contexts,
@@ -35,8 +37,6 @@ from compiler.bench.native import (
     random_ids,
     timed_programs,
 )
-from compiler.errors import WispError
-from compiler.places import PACKAGE
 
 COMMANDS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FLAGS = (

@@ -11,7 +11,7 @@ from typing import Any
 
 import wgpu
 
-from compiler.runtime.wgpu import NATIVE_FEATURES, missing_features
+from ..runtime.wgpu import NATIVE_FEATURES, missing_features
 
 RUNS = 5
 SECONDS = 0.1  # a measurement takes about this long

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import wgpu
 
-from compiler.artifact.state import SamplingParameters
-from compiler.bench.device import measure_device
-from compiler.runtime.wgpu import NativeRuntime
+from ..artifact.state import SamplingParameters
+from ..runtime.wgpu import NativeRuntime
+from .device import measure_device
 
 PREFILL_TOKENS = (32, 128, 512, 2048)
 FIRST_TOKEN_PROMPT = 128

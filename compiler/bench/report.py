@@ -12,9 +12,9 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from compiler.check.parity import wide_console
-from compiler.errors import WispError
-from compiler.progress import human_bytes
+from ..check.parity import wide_console
+from ..errors import WispError
+from ..progress import human_bytes
 
 BAR_WIDTH = 32
 PLOT_FORMATS = (".svg", ".png", ".pdf")

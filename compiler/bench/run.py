@@ -12,17 +12,17 @@ import platform
 from pathlib import Path
 from typing import Any, Literal
 
-from compiler.artifact.inspect import require_generation
-from compiler.artifact.writer import Artifact, load_artifact
-from compiler.bench.browser import bench_browser
-from compiler.bench.native import bench_native, dispatch_bytes
-from compiler.bench.shapes import shape_artifact
-from compiler.check.inputs import adapter_name, choose_variants
-from compiler.errors import WispError
-from compiler.models import config_from_huggingface, weight_specs
-from compiler.models.base import ModelConfig
-from compiler.progress import Report, Silent
-from compiler.runtime.wgpu import missing_features, open_variant, request_adapter
+from ..artifact.inspect import require_generation
+from ..artifact.writer import Artifact, load_artifact
+from ..check.inputs import adapter_name, choose_variants
+from ..errors import WispError
+from ..models import config_from_huggingface, weight_specs
+from ..models.base import ModelConfig
+from ..progress import Report, Silent
+from ..runtime.wgpu import missing_features, open_variant, request_adapter
+from .browser import bench_browser
+from .native import bench_native, dispatch_bytes
+from .shapes import shape_artifact
 
 DEFAULT_LIMIT = 60.0
 Backend = Literal["native", "browser", "wasm"]

@@ -17,18 +17,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compiler.artifact.writer import MANIFEST, ArtifactWriter, check_output, tensor_metadata
-from compiler.build import Source, Text, describe, fitting_variants, lower, plan_network, write_text, write_variants
-from compiler.config import generation_defaults, resolve_config
-from compiler.errors import WispError
-from compiler.models.base import WeightSpec
-from compiler.places import PACKAGE
-from compiler.progress import Report, Silent
-from compiler.sources.protocol import CheckpointSource
-from compiler.target.variants import VARIANTS
-from compiler.weights.choice import DEFAULT_QUANTIZATION
-from compiler.weights.quantize import join_pairs, parameter_layout
-from compiler.weights.schemes import SCHEMES, Scheme
+from ..artifact.writer import MANIFEST, ArtifactWriter, check_output, tensor_metadata
+from ..build import Source, Text, describe, fitting_variants, lower, plan_network, write_text, write_variants
+from ..config import generation_defaults, resolve_config
+from ..errors import WispError
+from ..models.base import WeightSpec
+from ..places import PACKAGE
+from ..progress import Report, Silent
+from ..sources.protocol import CheckpointSource
+from ..target.variants import VARIANTS
+from ..weights.choice import DEFAULT_QUANTIZATION
+from ..weights.quantize import join_pairs, parameter_layout
+from ..weights.schemes import SCHEMES, Scheme
 
 # What config.json says of each; the context is what the plans are compiled for.
 LLAMA: dict[str, Any] = {"model_type": "llama", "rms_norm_eps": 1e-5, "max_position_embeddings": 4096}

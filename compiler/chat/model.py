@@ -15,14 +15,14 @@ from typing import Any
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
-from compiler.artifact.inspect import require_generation
-from compiler.artifact.state import SamplingParameters
-from compiler.artifact.writer import load_artifact
-from compiler.check.tokenizer import special_tokens
-from compiler.errors import WispError
-from compiler.runtime.choose import Running, open_best
-from compiler.runtime.session import common_prefix
-from compiler.sources.sandbox import encode_all, render_all
+from ..artifact.inspect import require_generation
+from ..artifact.state import SamplingParameters
+from ..artifact.writer import load_artifact
+from ..check.tokenizer import special_tokens
+from ..errors import WispError
+from ..runtime.choose import Running, open_best
+from ..runtime.session import common_prefix
+from ..sources.sandbox import encode_all, render_all
 
 Message = Mapping[str, str]
 

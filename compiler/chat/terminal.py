@@ -12,8 +12,8 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import TextIO
 
-from compiler.chat.model import ChatModel, Message, Rates, Request
-from compiler.errors import WispError
+from ..errors import WispError
+from .model import ChatModel, Message, Rates, Request
 
 CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tabs and ends of lines
 HELP = "/new begins anew, Ctrl+C stops an answer, Ctrl+D leaves"

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from compiler.sources.sandbox import Tree
+from ..sources.sandbox import Tree
 
 Message = Mapping[str, Any]
 Variables = Mapping[str, Any]

@@ -12,10 +12,10 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from compiler.check.inputs import Sample
-from compiler.models.base import ModelConfig, ReadRows
-from compiler.network.reference import ReferenceModel
-from compiler.runtime.session import Session
+from ..models.base import ModelConfig, ReadRows
+from ..network.reference import ReferenceModel
+from ..runtime.session import Session
+from .inputs import Sample
 
 # Of 1 - cosine: what a cache of 16 bits and integer products of the CPU leave.
 BOUND = 1e-4

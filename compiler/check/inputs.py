@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from compiler.artifact.writer import Artifact
-from compiler.errors import WispError
-from compiler.runtime.session import Session
-from compiler.runtime.wasmtime import open_wasm_variant
-from compiler.runtime.wgpu import missing_features, open_variant, request_adapter
-from compiler.sources.sandbox import encode
+from ..artifact.writer import Artifact
+from ..errors import WispError
+from ..runtime.session import Session
+from ..runtime.wasmtime import open_wasm_variant
+from ..runtime.wgpu import missing_features, open_variant, request_adapter
+from ..sources.sandbox import encode
 
 DEFAULT_TOKENS = 64
 # How far stored weights are held against those of a source that was quantized, where numpy has it in a minute.

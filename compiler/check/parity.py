@@ -19,16 +19,16 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from compiler.artifact.writer import Artifact, load_artifact
-from compiler.check.embedding import check_embeddings, embedding_cost, print_embeddings, reference_embeddings
-from compiler.check.inputs import Sample, adapter_name, choose_ids, choose_variants, find_adapter, obstacle, open_on
-from compiler.check.weights import compare_weights, match
-from compiler.errors import WispError
-from compiler.models.base import ModelConfig, ReadRows
-from compiler.network.reference import ReferenceModel
-from compiler.progress import Report, Silent
-from compiler.runtime.session import Session
-from compiler.weights.stored import stored_rows
+from ..artifact.writer import Artifact, load_artifact
+from ..errors import WispError
+from ..models.base import ModelConfig, ReadRows
+from ..network.reference import ReferenceModel
+from ..progress import Report, Silent
+from ..runtime.session import Session
+from ..weights.stored import stored_rows
+from .embedding import check_embeddings, embedding_cost, print_embeddings, reference_embeddings
+from .inputs import Sample, adapter_name, choose_ids, choose_variants, find_adapter, obstacle, open_on
+from .weights import compare_weights, match
 
 # The largest error of a logit, relative to the largest logit of its step, by the type of the KV cache.
 BOUNDS = {"float32": 1e-3, "float16": 2e-3}

@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compiler.artifact.writer import StoredWeights
-from compiler.errors import WispError
-from compiler.lowering.lower import Lowered
-from compiler.models.base import ModelConfig, Norm, ReadRows
-from compiler.network.reference import ReferenceModel
-from compiler.runtime.wasmtime import WasmRuntime
-from compiler.target.variants import VARIANTS
-from compiler.weights.schemes import Scheme
-from compiler.weights.stored import stored_rows
+from ..artifact.writer import StoredWeights
+from ..errors import WispError
+from ..lowering.lower import Lowered
+from ..models.base import ModelConfig, Norm, ReadRows
+from ..network.reference import ReferenceModel
+from ..runtime.wasmtime import WasmRuntime
+from ..target.variants import VARIANTS
+from ..weights.schemes import Scheme
+from ..weights.stored import stored_rows
 
 PROMPT_TOKENS = 4
 # A cache in 16 bits and products of integers cost less than 0.01 of the largest logit; what is wrong is far above.

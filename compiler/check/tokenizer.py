@@ -15,10 +15,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
-from compiler.check.conversations import PLAIN, Variables, sample_variables
-from compiler.errors import WispError
-from compiler.places import WEB
-from compiler.sources.sandbox import Outcome, Tree, encode_all, render_all
+from ..errors import WispError
+from ..places import WEB
+from ..sources.sandbox import Outcome, Tree, encode_all, render_all
+from .conversations import PLAIN, Variables, sample_variables
 
 CHECKER = WEB / "dist" / "check-tokenizer.mjs"
 TIMEOUT = 120.0  # seconds; a vocabulary of 128,000 takes about one

@@ -9,18 +9,18 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from compiler.artifact.writer import Artifact
-from compiler.config import resolve_config
-from compiler.errors import WispError
-from compiler.models import config_from_huggingface, weight_specs
-from compiler.models.base import ModelConfig, ReadRows
-from compiler.progress import Report
-from compiler.sources.lora import Adapter
-from compiler.sources.open import open_requested
-from compiler.sources.protocol import Checkpoint
-from compiler.sources.weights import float_rows, stored_tensors
-from compiler.weights.choice import scheme_of_model
-from compiler.weights.schemes import SCHEMES, Scheme
+from ..artifact.writer import Artifact
+from ..config import resolve_config
+from ..errors import WispError
+from ..models import config_from_huggingface, weight_specs
+from ..models.base import ModelConfig, ReadRows
+from ..progress import Report
+from ..sources.lora import Adapter
+from ..sources.open import open_requested
+from ..sources.protocol import Checkpoint
+from ..sources.weights import float_rows, stored_tensors
+from ..weights.choice import scheme_of_model
+from ..weights.schemes import SCHEMES, Scheme
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,8 @@
 import argparse
 from pathlib import Path
 
-from compiler.commands.arguments import add_json, positive, print_json
-from compiler.lowering.tvm_import import import_tvm
+from ..lowering.tvm_import import import_tvm
+from .arguments import add_json, positive, print_json
 
 HELP = "measure load, prefill and decode, here or in a headless browser"
 
@@ -23,13 +23,13 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def run(parsed: argparse.Namespace) -> None:
-    from compiler.bench.report import check_plot, print_report, write_plot
+    from ..bench.report import check_plot, print_report, write_plot
 
     if parsed.plot is not None:
         check_plot(parsed.plot)
     import_tvm()
-    from compiler.bench.run import bench, choose_artifact
-    from compiler.progress import Terminal
+    from ..bench.run import bench, choose_artifact
+    from ..progress import Terminal
 
     progress = Terminal()
     report = bench(

@@ -5,12 +5,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from compiler.artifact.state import SAMPLING_RANGES
-from compiler.commands.arguments import positive
-from compiler.commands.compile import SOURCES
-from compiler.config import ARTIFACTS, resolve_config
-from compiler.errors import WispError
-from compiler.lowering.tvm_import import import_tvm
+from ..artifact.state import SAMPLING_RANGES
+from ..config import ARTIFACTS, resolve_config
+from ..errors import WispError
+from ..lowering.tvm_import import import_tvm
+from .arguments import positive
+from .compile import SOURCES
 
 HELP = "chat in the terminal, on this machine's GPU or CPU"
 
@@ -60,8 +60,8 @@ def run(parsed: argparse.Namespace) -> None:
         raise WispError("the prompt is empty", remedy="give a text with --prompt, or leave it out to chat")
     artifact = find_artifact(parsed.model)
     import_tvm()
-    from compiler.chat.model import Request, load_model
-    from compiler.chat.terminal import chat
+    from ..chat.model import Request, load_model
+    from ..chat.terminal import chat
 
     request = Request(
         temperature=parsed.temperature,
@@ -80,7 +80,7 @@ def find_artifact(model: str) -> Path:
     for path in (Path(model), ARTIFACTS / model):
         if (path / "model.json").is_file():
             return path
-    from compiler.incremental import build_if_stale
-    from compiler.progress import Terminal
+    from ..incremental import build_if_stale
+    from ..progress import Terminal
 
     return build_if_stale(resolve_config(model), Terminal())

@@ -3,8 +3,8 @@
 import argparse
 from pathlib import Path
 
-from compiler.commands.arguments import add_json, names, positive, print_json
-from compiler.lowering.tvm_import import import_tvm
+from ..lowering.tvm_import import import_tvm
+from .arguments import add_json, names, positive, print_json
 
 HELP = "compare an artifact with its checkpoint, on this machine's GPU"
 
@@ -21,8 +21,8 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 def run(parsed: argparse.Namespace) -> None:
     import_tvm()
-    from compiler.check.parity import check, exit_status, print_report
-    from compiler.progress import Terminal
+    from ..check.parity import check, exit_status, print_report
+    from ..progress import Terminal
 
     report = check(
         parsed.artifact,

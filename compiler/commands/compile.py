@@ -3,12 +3,12 @@
 import argparse
 from pathlib import Path
 
-from compiler.commands.arguments import names, positive
-from compiler.config import DEFAULT_SCALES, resolve_config
-from compiler.target.variants import VARIANTS
-from compiler.weights.choice import AUTO, DEFAULT_QUANTIZATION
-from compiler.weights.scales import RULES
-from compiler.weights.schemes import SCHEMES
+from ..config import DEFAULT_SCALES, resolve_config
+from ..target.variants import VARIANTS
+from ..weights.choice import AUTO, DEFAULT_QUANTIZATION
+from ..weights.scales import RULES
+from ..weights.schemes import SCHEMES
+from .arguments import names, positive
 
 HELP = "compile a checkpoint into an artifact"
 SOURCES = "recipe.toml, its name if it comes along, a Hub id org/name[/FILE.gguf][@revision], a directory or GGUF file"
@@ -41,8 +41,8 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def run(parsed: argparse.Namespace) -> None:
-    from compiler.incremental import build_if_stale
-    from compiler.progress import Terminal
+    from ..incremental import build_if_stale
+    from ..progress import Terminal
 
     config = resolve_config(
         parsed.source,

@@ -3,8 +3,8 @@
 import argparse
 from pathlib import Path
 
-from compiler.commands.serve import add_address, check_address, serve_directories
-from compiler.config import ARTIFACTS
+from ..config import ARTIFACTS
+from .serve import add_address, check_address, serve_directories
 
 HELP = "get and compile the demo models if needed, then serve them"
 
@@ -18,8 +18,8 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def run(parsed: argparse.Namespace) -> None:
-    from compiler.demo import build_demo
-    from compiler.progress import Terminal
+    from ..demo import build_demo
+    from ..progress import Terminal
 
     if not parsed.compile_only:
         check_address(parsed.host, parsed.port)  # before the wait, not after it

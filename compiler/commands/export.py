@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from compiler.config import ARTIFACTS
+from ..config import ARTIFACTS
 
 HELP = "write the page and its models as plain files, for any static host"
 
@@ -24,7 +24,7 @@ def add_site(command: argparse.ArgumentParser) -> None:
 
 
 def run(parsed: argparse.Namespace) -> None:
-    from compiler.progress import Terminal
-    from compiler.site.export import export
+    from ..progress import Terminal
+    from ..site.export import export
 
     export(parsed.artifacts, parsed.output, Terminal(), models=parsed.model, base=parsed.base)

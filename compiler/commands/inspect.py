@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from compiler.commands.arguments import add_json, print_json
+from .arguments import add_json, print_json
 
 HELP = "say what is in an artifact"
 
@@ -15,7 +15,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def run(parsed: argparse.Namespace) -> None:
-    from compiler.artifact.inspect import inspect, print_summary
+    from ..artifact.inspect import inspect, print_summary
 
     summary = inspect(parsed.artifact, verify=parsed.verify)
     if parsed.json:

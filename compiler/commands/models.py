@@ -3,9 +3,9 @@
 import argparse
 from pathlib import Path
 
-from compiler.commands.arguments import add_json, print_json
-from compiler.config import ARTIFACTS
-from compiler.lowering.tvm_import import import_tvm
+from ..config import ARTIFACTS
+from ..lowering.tvm_import import import_tvm
+from .arguments import add_json, print_json
 
 HELP = "list the recipes that come along, local artifacts and the Hub's cache, and what each costs"
 
@@ -20,14 +20,14 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 def run(parsed: argparse.Namespace) -> None:
     if not parsed.local:
         import_tvm()
-        from compiler.recipes import print_recipes, recipe_paths, recipes_json, summarize_recipe
+        from ..recipes import print_recipes, recipe_paths, recipes_json, summarize_recipe
 
         summaries = [summarize_recipe(path) for path in recipe_paths()]
         if parsed.json:
             print_json(recipes_json(summaries))
             return
         print_recipes(summaries)
-    from compiler.inventory import artifacts, hub_cache, inventory_json, print_inventory
+    from ..inventory import artifacts, hub_cache, inventory_json, print_inventory
 
     stored, cached = artifacts(parsed.artifacts), hub_cache()
     if parsed.json:

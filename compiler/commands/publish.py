@@ -3,9 +3,9 @@
 import argparse
 from pathlib import Path
 
-from compiler.config import ARTIFACTS
-from compiler.errors import WispError
-from compiler.sources.hub import is_hub_id
+from ..config import ARTIFACTS
+from ..errors import WispError
+from ..sources.hub import is_hub_id
 
 HELP = "send the page and its models to object storage, or a model to the Hub"
 HUB = "hf://"
@@ -22,10 +22,10 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def run(parsed: argparse.Namespace) -> None:
-    from compiler.progress import Terminal
-    from compiler.site.files import artifact_directory
-    from compiler.site.hub import publish_to_hub
-    from compiler.site.publish import publish
+    from ..progress import Terminal
+    from ..site.files import artifact_directory
+    from ..site.hub import publish_to_hub
+    from ..site.publish import publish
 
     if not parsed.target.startswith(HUB):
         if parsed.parity is not None:

@@ -4,10 +4,10 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from compiler.config import ARTIFACTS
-from compiler.errors import WispError
-from compiler.serving.app import ServeError
-from compiler.serving.listen import bind, serve
+from ..config import ARTIFACTS
+from ..errors import WispError
+from ..serving.app import ServeError
+from ..serving.listen import bind, serve
 
 HELP = "serve the page and a directory of artifacts"
 

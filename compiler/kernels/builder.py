@@ -19,7 +19,7 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
-from compiler.target.limits import DEFAULT_LIMITS
+from ..target.limits import DEFAULT_LIMITS
 
 MAX_GRID = DEFAULT_LIMITS["maxComputeWorkgroupsPerDimension"]
 Expr = Any  # a TIR expression, or a Python number that TIR takes as one

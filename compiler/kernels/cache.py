@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from tvm.script.ir_builder import tirx as T
 
-from compiler.kernels.builder import Array, Expr, Kernel, div, lane, mod, select
+from .builder import Array, Expr, Kernel, div, lane, mod, select
 
 
 @dataclass(frozen=True)

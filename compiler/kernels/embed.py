@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from compiler.kernels.builder import Array, Expr, Kernel, all_of, ceil_div, div, f32, f32_to_bits, i32
-from compiler.kernels.cache import Cache
-from compiler.kernels.epilogue import STATE_HEADER
-from compiler.kernels.rope import RopePart, Rotation, bound_table, cos_sin, rope_words
-from compiler.kernels.weights import WordMatrix
-from compiler.weights.storage import PART, Storage
+from ..weights.storage import PART, Storage
+from .builder import Array, Expr, Kernel, all_of, ceil_div, div, f32, f32_to_bits, i32
+from .cache import Cache
+from .epilogue import STATE_HEADER
+from .rope import RopePart, Rotation, bound_table, cos_sin, rope_words
+from .weights import WordMatrix
 
 THREADS = 64
 

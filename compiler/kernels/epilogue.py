@@ -14,8 +14,8 @@ from typing import Literal
 
 from tvm import tirx
 
-from compiler.kernels.builder import Expr, Kernel, all_of, bits_to_f32, ceil_div, f32, i32
-from compiler.kernels.cache import Cache, Heads
+from .builder import Expr, Kernel, all_of, bits_to_f32, ceil_div, f32, i32
+from .cache import Cache, Heads
 
 STATE_HEADER = 16  # words of the state buffer before the rotary cos/sin pairs
 

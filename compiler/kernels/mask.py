@@ -9,8 +9,8 @@ from __future__ import annotations
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from compiler.kernels.builder import Kernel, ceil_div, div, f32, mod, select, u32
-from compiler.kernels.reference import MASKED
+from .builder import Kernel, ceil_div, div, f32, mod, select, u32
+from .reference import MASKED
 
 THREADS = 64
 WORD = 32  # tokens of a word of the mask

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from tvm import tirx
 
-from compiler.kernels.builder import Kernel, ceil_div, f32, i32, select
+from .builder import Kernel, ceil_div, f32, i32, select
 
 THREADS = 64
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from compiler.artifact.state import SamplingParameters
+from ..artifact.state import SamplingParameters
 
 Floats = NDArray[np.floating]
 Ids = NDArray[np.unsignedinteger]

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from compiler.kernels.builder import Array, Expr, Kernel, all_of, ceil_div, div, i32, mod
-from compiler.kernels.cache import Cache
+from .builder import Array, Expr, Kernel, all_of, ceil_div, div, i32, mod
+from .cache import Cache
 
 ROPE_BLOCK = 256  # positions of the fine table
 

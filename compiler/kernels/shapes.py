@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from compiler.kernels.cache import Cache, Heads
-from compiler.kernels.epilogue import Declare, UnitRows
-from compiler.weights.storage import Storage
+from ..weights.storage import Storage
+from .cache import Cache, Heads
+from .epilogue import Declare, UnitRows
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from compiler.kernels.builder import Array, Expr, Kernel, call, ceil_div, div, f32, lane, mod, select
-from compiler.weights.storage import LOW, PART, Storage
+from ..weights.storage import LOW, PART, Storage
+from .builder import Array, Expr, Kernel, call, ceil_div, div, f32, lane, mod, select
 
 
 def unpack(kernel: Kernel, storage: Storage, words: Sequence[Expr]) -> tuple[Expr, Expr]:

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from compiler.errors import WispError
-from compiler.models import weight_specs
-from compiler.network.layers import CUT_ROLES, Geometry
-from compiler.target.limits import DEFAULT_LIMITS, LARGEST_BINDING
-from compiler.weights.quantize import parameter_layout
+from ..errors import WispError
+from ..models import weight_specs
+from ..network.layers import CUT_ROLES, Geometry
+from ..target.limits import DEFAULT_LIMITS, LARGEST_BINDING
+from ..weights.quantize import parameter_layout
 
 LARGEST_ON_CPU = 4 * (2**31 - 1)  # indices of words are i32; a runtime allocates as many positions as memory holds
 

@@ -17,22 +17,22 @@ import tvm
 from tvm import relax, tirx
 from tvm_ffi import StructuralKey
 
-from compiler.kernels.rope import rope_table
-from compiler.kernels.webgpu.tuning import ALTERNATIVES, TOLERANCE
-from compiler.lowering import limits, wasm, wgsl
-from compiler.lowering.plan import AlternativePrograms, Program, assemble, read_program
-from compiler.lowering.wgsl import KernelInfo
-from compiler.models import weight_specs
-from compiler.models.base import ModelConfig
-from compiler.network.backend import Backend
-from compiler.network.cpu import Cpu
-from compiler.network.graph import Graph
-from compiler.network.layers import RING_SIZE, Geometry
-from compiler.network.webgpu import WebGpu
-from compiler.target.limits import COMPATIBILITY_INVOCATIONS, DEFAULT_LIMITS
-from compiler.target.variants import ACTIVATION_DTYPE, Variant
-from compiler.weights.quantize import parameter_layout
-from compiler.weights.schemes import Scheme
+from ..kernels.rope import rope_table
+from ..kernels.webgpu.tuning import ALTERNATIVES, TOLERANCE
+from ..models import weight_specs
+from ..models.base import ModelConfig
+from ..network.backend import Backend
+from ..network.cpu import Cpu
+from ..network.graph import Graph
+from ..network.layers import RING_SIZE, Geometry
+from ..network.webgpu import WebGpu
+from ..target.limits import COMPATIBILITY_INVOCATIONS, DEFAULT_LIMITS
+from ..target.variants import ACTIVATION_DTYPE, Variant
+from ..weights.quantize import parameter_layout
+from ..weights.schemes import Scheme
+from . import limits, wasm, wgsl
+from .plan import AlternativePrograms, Program, assemble, read_program
+from .wgsl import KernelInfo
 
 PASSES: tuple[tuple[str, Any], ...] = (
     ("to_non_dataflow", relax.transform.ToNonDataflow),

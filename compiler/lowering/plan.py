@@ -14,7 +14,7 @@ from typing import Any
 import tvm
 from tvm import relax
 
-from compiler.lowering.wgsl import KernelInfo
+from .wgsl import KernelInfo
 
 ALIGNMENT = 16  # bytes; a scratch buffer may be bound as vectors
 

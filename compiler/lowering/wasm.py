@@ -19,9 +19,9 @@ from tvm import tirx
 from tvm.tirx.build import codegen_build
 from tvm_ffi import StructuralKey
 
-from compiler.errors import WispError
-from compiler.kernels.cpu.builder import STACK_BYTES
-from compiler.lowering.wgsl import KernelInfo
+from ..errors import WispError
+from ..kernels.cpu.builder import STACK_BYTES
+from .wgsl import KernelInfo
 
 FEATURES = ("+simd128", "+bulk-memory", "+nontrapping-fptoint", "+sign-ext", "+mutable-globals")
 RELAXED = "+relaxed-simd"

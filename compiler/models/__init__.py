@@ -4,8 +4,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol, get_args
 
-from compiler.errors import WispError
-from compiler.models import (
+from ..errors import WispError
+from . import (
     exaone,
     gemma,
     gemma2,
@@ -24,10 +24,10 @@ from compiler.models import (
     smollm3,
     stablelm,
 )
-from compiler.models.base import ModelConfig, Pooling, WeightSpec
-from compiler.models.fields import UnknownField, shortened
-from compiler.models.weights import Names
-from compiler.models.weights import weight_specs as specs_by_name
+from .base import ModelConfig, Pooling, WeightSpec
+from .fields import UnknownField, shortened
+from .weights import Names
+from .weights import weight_specs as specs_by_name
 
 
 class Architecture(Protocol):

@@ -6,10 +6,10 @@ Knows Hugging Face's names of these fields; what an absent one means, the archit
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from compiler.errors import WispError
-from compiler.models.base import Dimensions, Norm
-from compiler.models.fields import FieldReader
-from compiler.models.rope import longest_context
+from ..errors import WispError
+from .base import Dimensions, Norm
+from .fields import FieldReader
+from .rope import longest_context
 
 
 def require_swiglu(reader: FieldReader) -> None:

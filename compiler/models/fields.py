@@ -6,8 +6,8 @@ Knows JSON objects and what is inert in them; nothing of an architecture.
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
-from compiler.errors import WispError
-from compiler.models.inert import INERT_FIELDS, NEUTRAL_FIELDS, is_one_of
+from ..errors import WispError
+from .inert import INERT_FIELDS, NEUTRAL_FIELDS, is_one_of
 
 # What float32 holds with room for the products of a network.
 LEAST_NUMBER, MOST_NUMBER = 1e-20, 1e20

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from compiler.models.base import Attention, Layer, Mlp, ModelConfig
-from compiler.models.common import read_dimensions, read_rms_norm, with_defaults
-from compiler.models.fields import FieldReader
-from compiler.models.llama import NAMES
-from compiler.models.rope import read_rope
+from .base import Attention, Layer, Mlp, ModelConfig
+from .common import read_dimensions, read_rms_norm, with_defaults
+from .fields import FieldReader
+from .llama import NAMES
+from .rope import read_rope
 
 __all__ = ["NAMES", "config_from_huggingface"]
 

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
-from compiler.models.base import Attention, Layer, Mlp, ModelConfig
-from compiler.models.common import read_dimensions, read_layer_types, read_rms_norm, read_soft_cap, with_defaults
-from compiler.models.fields import FieldReader
-from compiler.models.gemma import require_geglu
-from compiler.models.llama import NAMES as LLAMA
-from compiler.models.rope import read_rope
-from compiler.models.weights import same
+from .base import Attention, Layer, Mlp, ModelConfig
+from .common import read_dimensions, read_layer_types, read_rms_norm, read_soft_cap, with_defaults
+from .fields import FieldReader
+from .gemma import require_geglu
+from .llama import NAMES as LLAMA
+from .rope import read_rope
+from .weights import same
 
 NAMES = replace(
     LLAMA,

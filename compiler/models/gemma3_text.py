@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
-from compiler.models.base import Attention, Dimensions, HeadNorm, Layer, Mlp, ModelConfig, Rope
-from compiler.models.common import read_dimensions, read_layer_types, read_rms_norm, read_soft_cap, with_defaults
-from compiler.models.fields import FieldReader
-from compiler.models.gemma import require_geglu
-from compiler.models.gemma2 import NAMES
-from compiler.models.rope import read_rope, rope_of, typed_fields
+from .base import Attention, Dimensions, HeadNorm, Layer, Mlp, ModelConfig, Rope
+from .common import read_dimensions, read_layer_types, read_rms_norm, read_soft_cap, with_defaults
+from .fields import FieldReader
+from .gemma import require_geglu
+from .gemma2 import NAMES
+from .rope import read_rope, rope_of, typed_fields
 
 __all__ = ["NAMES", "config_from_huggingface"]
 

@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from compiler.errors import WispError
-from compiler.models.base import Attention, Dimensions, Layer, Mlp, ModelConfig, Rope
-from compiler.models.common import read_dimensions, read_rms_norm, read_window, require_swiglu
-from compiler.models.fields import FieldReader
-from compiler.models.llama import NAMES
-from compiler.models.rope import ORIGINAL, rope_fields, rope_of
+from ..errors import WispError
+from .base import Attention, Dimensions, Layer, Mlp, ModelConfig, Rope
+from .common import read_dimensions, read_rms_norm, read_window, require_swiglu
+from .fields import FieldReader
+from .llama import NAMES
+from .rope import ORIGINAL, rope_fields, rope_of
 
 __all__ = ["NAMES", "config_from_huggingface"]
 

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
-from compiler.models.base import Attention, HeadNorm, Layer, Mlp, ModelConfig
-from compiler.models.common import read_dimensions, read_rms_norm, require_swiglu
-from compiler.models.fields import FieldReader
-from compiler.models.llama import NAMES as LLAMA
-from compiler.models.rope import read_rope
-from compiler.models.weights import same
+from .base import Attention, HeadNorm, Layer, Mlp, ModelConfig
+from .common import read_dimensions, read_rms_norm, require_swiglu
+from .fields import FieldReader
+from .llama import NAMES as LLAMA
+from .rope import read_rope
+from .weights import same
 
 NAMES = replace(
     LLAMA,

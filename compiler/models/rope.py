@@ -7,9 +7,9 @@ import math
 from collections.abc import Sequence
 from typing import NoReturn
 
-from compiler.errors import WispError
-from compiler.models.base import Dimensions, Rope
-from compiler.models.fields import FieldReader, shortened
+from ..errors import WispError
+from .base import Dimensions, Rope
+from .fields import FieldReader, shortened
 
 ROPE_TYPES = ("default", "linear", "dynamic", "llama3", "yarn", "longrope", "su")
 # Rules that hold for contexts of `factor` times the one that the checkpoint states.

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import cast
 
-from compiler.models.base import Layer, ModelConfig, Norm, Role, WeightSpec, bias, matrix, vector
+from .base import Layer, ModelConfig, Norm, Role, WeightSpec, bias, matrix, vector
 
 
 @dataclass(frozen=True)

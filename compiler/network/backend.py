@@ -12,13 +12,13 @@ from typing import Any, Protocol
 from tvm import tirx
 from tvm.relax.frontend import nn
 
-from compiler.kernels import epilogue
-from compiler.kernels.builder import Kernel
-from compiler.kernels.epilogue import OneRow, UnitRows
-from compiler.kernels.sampler import Sampler
-from compiler.kernels.shapes import AttentionShape, MatrixShape, Norm
-from compiler.models.base import Role
-from compiler.network.layers import Geometry, KernelTable, Matrix, Runtime
+from ..kernels import epilogue
+from ..kernels.builder import Kernel
+from ..kernels.epilogue import OneRow, UnitRows
+from ..kernels.sampler import Sampler
+from ..kernels.shapes import AttentionShape, MatrixShape, Norm
+from ..models.base import Role
+from .layers import Geometry, KernelTable, Matrix, Runtime
 
 Make = Callable[..., tirx.PrimFunc]
 ACTIVATION = "float32"

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compiler.errors import WispError
-from compiler.models.base import ModelConfig, ReadRows
-from compiler.network.calibration_text import TEXT
-from compiler.network.reference import ReferenceModel
-from compiler.sources.sandbox import encode
+from ..errors import WispError
+from ..models.base import ModelConfig, ReadRows
+from ..sources.sandbox import encode
+from .calibration_text import TEXT
+from .reference import ReferenceModel
 
 CALIBRATION_TOKENS = 256
 LEAST_TOKENS = 16

@@ -11,14 +11,14 @@ from typing import Any
 
 from tvm.relax.frontend import nn
 
-from compiler.kernels.builder import Kernel
-from compiler.kernels.cpu import activation, attention, head_norm, norm, products, sample
-from compiler.kernels.cpu.builder import CpuKernel
-from compiler.kernels.epilogue import Declare
-from compiler.kernels.sampler import Sampler
-from compiler.kernels.shapes import AttentionShape
-from compiler.network.backend import ACTIVATION, Operand, Parts, Product
-from compiler.network.layers import Geometry, Matrix
+from ..kernels.builder import Kernel
+from ..kernels.cpu import activation, attention, head_norm, norm, products, sample
+from ..kernels.cpu.builder import CpuKernel
+from ..kernels.epilogue import Declare
+from ..kernels.sampler import Sampler
+from ..kernels.shapes import AttentionShape
+from .backend import ACTIVATION, Operand, Parts, Product
+from .layers import Geometry, Matrix
 
 
 class Cpu:

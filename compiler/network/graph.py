@@ -30,13 +30,13 @@ from typing import Any
 
 from tvm.relax.frontend import nn
 
-from compiler.errors import WispError
-from compiler.kernels import embed, epilogue, mask, pool
-from compiler.kernels.epilogue import HalfRows, PairRows
-from compiler.kernels.shapes import AttentionShape
-from compiler.models.base import ModelConfig, Norm, Role, WeightSpec
-from compiler.network.backend import ACTIVATION, Backend, Operand, Parts, Product
-from compiler.network.layers import RING_SIZE, Geometry, KernelTable, Runtime, declare_weights
+from ..errors import WispError
+from ..kernels import embed, epilogue, mask, pool
+from ..kernels.epilogue import HalfRows, PairRows
+from ..kernels.shapes import AttentionShape
+from ..models.base import ModelConfig, Norm, Role, WeightSpec
+from .backend import ACTIVATION, Backend, Operand, Parts, Product
+from .layers import RING_SIZE, Geometry, KernelTable, Runtime, declare_weights
 
 
 def _check_described(model: ModelConfig) -> None:

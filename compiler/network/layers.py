@@ -14,17 +14,17 @@ from tvm.relax.frontend import nn
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
-from compiler.kernels.cache import Cache, Heads
-from compiler.kernels.epilogue import STATE_HEADER
-from compiler.kernels.mask import mask_words
-from compiler.kernels.rope import RopePart, rope_words
-from compiler.kernels.shapes import Norm as KernelNorm
-from compiler.kernels.webgpu.tuning import MOST_ROWS, TUNING, Alternative, VariantTuning
-from compiler.models.base import ModelConfig, Norm, WeightSpec
-from compiler.target.limits import DEFAULT_LIMITS
-from compiler.target.variants import Variant
-from compiler.weights.quantize import parameter_layout
-from compiler.weights.schemes import EXCEPTED_ROLES, Scheme
+from ..kernels.cache import Cache, Heads
+from ..kernels.epilogue import STATE_HEADER
+from ..kernels.mask import mask_words
+from ..kernels.rope import RopePart, rope_words
+from ..kernels.shapes import Norm as KernelNorm
+from ..kernels.webgpu.tuning import MOST_ROWS, TUNING, Alternative, VariantTuning
+from ..models.base import ModelConfig, Norm, WeightSpec
+from ..target.limits import DEFAULT_LIMITS
+from ..target.variants import Variant
+from ..weights.quantize import parameter_layout
+from ..weights.schemes import EXCEPTED_ROLES, Scheme
 
 RING_SIZE = 256
 CUT_BYTES = DEFAULT_LIMITS["maxStorageBufferBindingSize"]

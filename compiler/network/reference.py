@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from compiler.errors import WispError
-from compiler.models import weight_specs
-from compiler.models.base import Attention, HeadNorm, Mlp, ModelConfig, Norm, ReadRows, Rope, WeightSpec
+from ..errors import WispError
+from ..models import weight_specs
+from ..models.base import Attention, HeadNorm, Mlp, ModelConfig, Norm, ReadRows, Rope, WeightSpec
 
 # (keys, values) of a layer, each (positions, key-value heads, head_dim); keys are rotated already.
 LayerCache = tuple[NDArray[np.float32], NDArray[np.float32]]

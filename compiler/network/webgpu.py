@@ -11,12 +11,12 @@ from typing import Any
 
 from tvm.relax.frontend import nn
 
-from compiler.kernels import epilogue
-from compiler.kernels.builder import Kernel
-from compiler.kernels.epilogue import OneRow
-from compiler.kernels.sampler import Sampler
-from compiler.kernels.shapes import AttentionShape, MatrixShape, Norm
-from compiler.kernels.webgpu import (
+from ..kernels import epilogue
+from ..kernels.builder import Kernel
+from ..kernels.epilogue import OneRow
+from ..kernels.sampler import Sampler
+from ..kernels.shapes import AttentionShape, MatrixShape, Norm
+from ..kernels.webgpu import (
     attention,
     few,
     head_norm,
@@ -27,9 +27,9 @@ from compiler.kernels.webgpu import (
     prefill_attention,
     sample,
 )
-from compiler.kernels.webgpu.tuning import FEW_VECTORS, splits_for
-from compiler.network.backend import ACTIVATION, Operand, Parts, Product
-from compiler.network.layers import Geometry, Matrix
+from ..kernels.webgpu.tuning import FEW_VECTORS, splits_for
+from .backend import ACTIVATION, Operand, Parts, Product
+from .layers import Geometry, Matrix
 
 
 class WebGpu:

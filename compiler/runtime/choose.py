@@ -11,11 +11,11 @@ import numpy as np
 import wgpu
 from numpy.typing import NDArray
 
-from compiler.artifact.writer import Artifact
-from compiler.errors import WispError
-from compiler.runtime.session import Session
-from compiler.runtime.wasmtime import LIMIT, open_wasm_variant
-from compiler.runtime.wgpu import missing_features, open_variant, request_adapter
+from ..artifact.writer import Artifact
+from ..errors import WispError
+from .session import Session
+from .wasmtime import LIMIT, open_wasm_variant
+from .wgpu import missing_features, open_variant, request_adapter
 
 LEAST_POSITIONS = 512  # a shorter context is of no use
 SLACK = 64 << 20  # bytes for padding, activations, tables and the process itself, generously

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from compiler.artifact.state import SAMPLING_OFFSET, SamplingParameters
-from compiler.errors import WispError
+from ..artifact.state import SAMPLING_OFFSET, SamplingParameters
+from ..errors import WispError
 
 # Reads rows [start, stop) of a named tensor as bytes.
 ReadRows = Callable[[str, int, int], bytes]

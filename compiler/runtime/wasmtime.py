@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import wasmtime
 
-from compiler.artifact.writer import Artifact
-from compiler.errors import WispError
-from compiler.runtime.session import ReadRows, Session, initial_content
+from ..artifact.writer import Artifact
+from ..errors import WispError
+from .session import ReadRows, Session, initial_content
 
 PAGE = 65536
 ALIGNMENT = 64  # bytes, of every buffer

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import wgpu
 
-from compiler.artifact.writer import Artifact
-from compiler.errors import WispError
-from compiler.runtime.session import ReadRows, Session, initial_content
+from ..artifact.writer import Artifact
+from ..errors import WispError
+from .session import ReadRows, Session, initial_content
 
 BACKENDS = ("Vulkan", "Metal", "D3D12")
 NATIVE_FEATURES = {"shader-f16": "shader-f16", "subgroups": "subgroup"}

@@ -30,9 +30,9 @@ from starlette.routing import Mount, Route
 from starlette.templating import Jinja2Templates
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from compiler.places import WEB
-from compiler.serving.catalogue import Catalogue, Snapshot
-from compiler.serving.files import GZIP_LEVEL, NOT_COMPRESSED, BuiltFiles, file_response, file_sha256, static_url
+from ..places import WEB
+from .catalogue import Catalogue, Snapshot
+from .files import GZIP_LEVEL, NOT_COMPRESSED, BuiltFiles, file_response, file_sha256, static_url
 
 log = logging.getLogger("wisp.server")
 

@@ -21,7 +21,7 @@ from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.staticfiles import NotModifiedResponse, StaticFiles
 from starlette.types import Receive, Scope, Send
 
-from compiler.serving.catalogue import Sha256
+from .catalogue import Sha256
 
 # Spelled out because `mimetypes` answers from the system's files, and `nosniff` makes a wrong type fatal.
 MEDIA_TYPES = {

@@ -15,8 +15,8 @@ from types import FrameType
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
-from compiler.places import WEB
-from compiler.serving.app import ServeError, check_base, check_built, create_app, roots_of
+from ..places import WEB
+from .app import ServeError, check_base, check_built, create_app, roots_of
 
 GRACE = 5  # seconds that answers under way have to end after an interrupt; a second one ends them at once
 

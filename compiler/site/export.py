@@ -8,11 +8,11 @@ import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from compiler.errors import WispError
-from compiler.progress import Report, human_bytes
-from compiler.serving.app import is_base
-from compiler.site.files import SiteFile, site_files, total_bytes
-from compiler.site.hosts import host_files
+from ..errors import WispError
+from ..progress import Report, human_bytes
+from ..serving.app import is_base
+from .files import SiteFile, site_files, total_bytes
+from .hosts import host_files
 
 BLOCK = 1 << 20
 MARK = "wisp-site.json"  # what is in a directory that may be replaced

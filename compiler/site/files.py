@@ -18,11 +18,11 @@ from typing import Any
 
 from starlette.templating import Jinja2Templates
 
-from compiler.errors import WispError
-from compiler.places import WEB
-from compiler.serving.app import CONTENT_SECURITY_POLICY, SECURITY_HEADERS, ServeError, check_built
-from compiler.serving.catalogue import Artifact, Catalogue
-from compiler.serving.files import IMMUTABLE, MEDIA_TYPES, static_url
+from ..errors import WispError
+from ..places import WEB
+from ..serving.app import CONTENT_SECURITY_POLICY, SECURITY_HEADERS, ServeError, check_built
+from ..serving.catalogue import Artifact, Catalogue
+from ..serving.files import IMMUTABLE, MEDIA_TYPES, static_url
 
 BUILT = WEB / "dist"
 ICONS = WEB / "icons"

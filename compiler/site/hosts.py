@@ -6,8 +6,8 @@ hash (`?v=`) is kept for ever, others are asked for again.
 
 from collections.abc import Sequence
 
-from compiler.serving.files import IMMUTABLE
-from compiler.site.files import HEADERS, TYPES, SiteFile
+from ..serving.files import IMMUTABLE
+from .files import HEADERS, TYPES, SiteFile
 
 PLACE = "/srv/wisp"  # where the administrator puts the directory
 MOST_RULES = 100  # of Cloudflare's

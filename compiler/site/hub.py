@@ -11,10 +11,10 @@ from typing import Any
 
 from huggingface_hub import CommitOperationAdd, HfApi, ModelCardData, errors
 
-from compiler.artifact.inspect import task_of
-from compiler.artifact.writer import MANIFEST, load_artifact
-from compiler.errors import WispError
-from compiler.progress import Report, human_bytes
+from ..artifact.inspect import task_of
+from ..artifact.writer import MANIFEST, load_artifact
+from ..errors import WispError
+from ..progress import Report, human_bytes
 
 # The identifiers that the Hub knows; what else a model says of its license is a name.
 HUB_LICENSES = """

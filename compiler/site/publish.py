@@ -15,11 +15,11 @@ from typing import Any
 
 import fsspec
 
-from compiler.errors import WispError
-from compiler.progress import Report, human_bytes
-from compiler.serving.catalogue import is_safe_name
-from compiler.site.export import check_file
-from compiler.site.files import SiteFile, site_files, total_bytes
+from ..errors import WispError
+from ..progress import Report, human_bytes
+from ..serving.catalogue import is_safe_name
+from .export import check_file
+from .files import SiteFile, site_files, total_bytes
 
 RECORD = "published.json"
 # What a backend calls the headers that an object is served with.

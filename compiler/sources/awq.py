@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compiler.models.fields import FieldReader
-from compiler.sources.packed import INERT_FIELDS, Parts, group_size_of, unpacked
-from compiler.weights.kept import Groups, Steps
+from ..models.fields import FieldReader
+from ..weights.kept import Groups, Steps
+from .packed import INERT_FIELDS, Parts, group_size_of, unpacked
 
 ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 PACKED = 8  # elements of a word

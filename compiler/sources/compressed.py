@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from compiler.errors import WispError
-from compiler.models.fields import FieldReader
-from compiler.sources.packed import Parts, group_size_of, unpacked
-from compiler.weights.kept import Groups, Steps
+from ..errors import WispError
+from ..models.fields import FieldReader
+from ..weights.kept import Groups, Steps
+from .packed import Parts, group_size_of, unpacked
 
 BITS = (4, 8)
 WHERE = "config.json quantization_config"

@@ -9,7 +9,7 @@ import stat
 from pathlib import Path
 from typing import Any, NoReturn
 
-from compiler.errors import WispError
+from ..errors import WispError
 
 REMEDY = "put a copy of the file there"
 

@@ -6,10 +6,10 @@ Knows the names of formats; what each means is in its own file.
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from compiler.errors import WispError
-from compiler.models.fields import shortened
-from compiler.sources import awq, compressed, gptq, mlx
-from compiler.sources.packed import Format
+from ..errors import WispError
+from ..models.fields import shortened
+from . import awq, compressed, gptq, mlx
+from .packed import Format
 
 ORIGINAL = "compile the bfloat16, float16 or float32 checkpoint that it was made from"
 READERS: dict[str, Callable[[Mapping[str, Any]], Format]] = {

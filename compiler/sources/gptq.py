@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from compiler.models.fields import FieldReader
-from compiler.sources.packed import INERT_FIELDS, Parts, group_size_of, unpacked
-from compiler.weights.kept import Groups, Steps
+from ..models.fields import FieldReader
+from ..weights.kept import Groups, Steps
+from .packed import INERT_FIELDS, Parts, group_size_of, unpacked
 
 VERSIONS = {"gptq": 1, "gptq_v2": 0}  # what is missing of a stored zero
 BITS = (4, 8)

@@ -15,7 +15,7 @@ from huggingface_hub import errors, snapshot_download
 from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from huggingface_hub.utils.logging import get_verbosity, set_verbosity
 
-from compiler.errors import WispError
+from ..errors import WispError
 
 
 def is_hub_id(source: str) -> bool:

@@ -15,18 +15,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compiler.artifact.manifest import is_safe_id
-from compiler.errors import WispError
-from compiler.models import POOLING, text_fields
-from compiler.models.base import WeightSpec
-from compiler.models.fields import shortened
-from compiler.sources import pooling, pytorch, safetensors
-from compiler.sources.files import checked_token_id, is_file, is_unicode, read_object
-from compiler.sources.protocol import CheckpointSource, Request, TensorInfo
-from compiler.sources.safetensors import DTYPES
-from compiler.weights.kept import Held
-from compiler.weights.quantize import GroupScales
-from compiler.weights.schemes import Scheme
+from ..artifact.manifest import is_safe_id
+from ..errors import WispError
+from ..models import POOLING, text_fields
+from ..models.base import WeightSpec
+from ..models.fields import shortened
+from ..weights.kept import Held
+from ..weights.quantize import GroupScales
+from ..weights.schemes import Scheme
+from . import pooling, pytorch, safetensors
+from .files import checked_token_id, is_file, is_unicode, read_object
+from .protocol import CheckpointSource, Request, TensorInfo
+from .safetensors import DTYPES
 
 CONFIG_FILES = ("config.json", "generation_config.json")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")

@@ -17,14 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import safe_open
 
-from compiler.errors import WispError
-from compiler.models.base import WeightSpec
-from compiler.models.fields import MOST_NUMBER, FieldReader, shortened
-from compiler.sources.files import checked_file, is_file
-from compiler.sources.hub import is_hub_id
-from compiler.sources.protocol import TensorInfo
-from compiler.sources.safetensors import DTYPES, read_header
-from compiler.sources.sandbox import first_matches, match_patterns
+from ..errors import WispError
+from ..models.base import WeightSpec
+from ..models.fields import MOST_NUMBER, FieldReader, shortened
+from .files import checked_file, is_file
+from .hub import is_hub_id
+from .protocol import TensorInfo
+from .safetensors import DTYPES, read_header
+from .sandbox import first_matches, match_patterns
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from compiler.models.fields import FieldReader
-from compiler.sources.packed import Parts, group_size_of, unpacked
-from compiler.weights.kept import Groups, Steps
+from ..models.fields import FieldReader
+from ..weights.kept import Groups, Steps
+from .packed import Parts, group_size_of, unpacked
 
 BITS = (4, 8)
 FLOATS = ("F16", "BF16", "F32")

@@ -4,17 +4,17 @@ from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
 
-from compiler.errors import WispError
-from compiler.models import without_ignored
-from compiler.sources import hub, huggingface
-from compiler.sources.formats import quantized_format
-from compiler.sources.gguf import GgufCheckpoint
-from compiler.sources.gguf.reader import part_names
-from compiler.sources.huggingface import HuggingFaceCheckpoint
-from compiler.sources.lora import Adapter, open_adapter
-from compiler.sources.mlc.checkpoint import SMALL_FILES, MlcCheckpoint, holds_mlc_weights
-from compiler.sources.packed import PackedCheckpoint
-from compiler.sources.protocol import Checkpoint, CheckpointSource, Request
+from ..errors import WispError
+from ..models import without_ignored
+from . import hub, huggingface
+from .formats import quantized_format
+from .gguf import GgufCheckpoint
+from .gguf.reader import part_names
+from .huggingface import HuggingFaceCheckpoint
+from .lora import Adapter, open_adapter
+from .mlc.checkpoint import SMALL_FILES, MlcCheckpoint, holds_mlc_weights
+from .packed import PackedCheckpoint
+from .protocol import Checkpoint, CheckpointSource, Request
 
 
 def open_checkpoint(

@@ -13,15 +13,15 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from compiler.errors import WispError
-from compiler.models.base import WeightSpec
-from compiler.models.fields import FieldReader
-from compiler.sources import safetensors
-from compiler.sources.huggingface import Fetch, HuggingFaceCheckpoint
-from compiler.sources.protocol import CheckpointSource, TensorInfo
-from compiler.weights.kept import Floats, Groups, Held, Steps, held_as, holds, pack_groups
-from compiler.weights.quantize import parameter_layout
-from compiler.weights.schemes import SCHEMES, Scheme
+from ..errors import WispError
+from ..models.base import WeightSpec
+from ..models.fields import FieldReader
+from ..weights.kept import Floats, Groups, Held, Steps, held_as, holds, pack_groups
+from ..weights.quantize import parameter_layout
+from ..weights.schemes import SCHEMES, Scheme
+from . import safetensors
+from .huggingface import Fetch, HuggingFaceCheckpoint
+from .protocol import CheckpointSource, TensorInfo
 
 # What a matrix in act-order is quantized to again: its groups are strewn over the columns, which no scheme holds.
 IN_ACT_ORDER = "q8f16_1"

@@ -6,10 +6,10 @@ Knows `modules.json` and the configuration of its pooling module; refuses module
 from pathlib import Path
 from typing import Any
 
-from compiler.errors import WispError
-from compiler.models.base import Pooling
-from compiler.models.fields import shortened
-from compiler.sources.files import is_file, read_list, read_object
+from ..errors import WispError
+from ..models.base import Pooling
+from ..models.fields import shortened
+from .files import is_file, read_list, read_object
 
 MODULES_FILE = "modules.json"
 POOLING_FILE = "1_Pooling/config.json"

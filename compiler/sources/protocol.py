@@ -11,10 +11,10 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from compiler.models.base import Role, WeightSpec
-from compiler.weights.kept import Held
-from compiler.weights.quantize import GroupScales
-from compiler.weights.schemes import Scheme
+from ..models.base import Role, WeightSpec
+from ..weights.kept import Held
+from ..weights.quantize import GroupScales
+from ..weights.schemes import Scheme
 
 
 @dataclass(frozen=True)

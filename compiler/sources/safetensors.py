@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from compiler.errors import WispError
-from compiler.sources.protocol import TensorInfo
+from ..errors import WispError
+from .protocol import TensorInfo
 
 DTYPES = ("F32", "F16", "BF16")
 

@@ -16,9 +16,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from compiler.errors import WispError
-from compiler.places import PACKAGE
-from compiler.sources.jinja import parse, render
+from ..errors import WispError
+from ..places import PACKAGE
+from .jinja import parse, render
 
 if sys.platform != "win32":  # there the wait alone is bounded
     import resource

@@ -7,7 +7,7 @@ kinds of checkpoints. Knows texts and ids; nothing of files.
 import re
 from collections.abc import Mapping
 
-from compiler.sources.sandbox import render_all
+from .sandbox import render_all
 
 # Tokens that end an answer by their text: llama.cpp's list, of which models name only the first in their metadata.
 END_TEXTS = ("<|eot_id|>", "<|im_end|>", "<|end|>", "<|endoftext|>", "<|eom_id|>", "<|end_of_text|>", "<end_of_turn>")

@@ -8,12 +8,12 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from compiler.models.base import ReadRows, WeightSpec
-from compiler.sources.lora import Adapter
-from compiler.sources.protocol import Checkpoint
-from compiler.weights.quantize import quantize
-from compiler.weights.scales import Rule
-from compiler.weights.schemes import Scheme
+from ..models.base import ReadRows, WeightSpec
+from ..weights.quantize import quantize
+from ..weights.scales import Rule
+from ..weights.schemes import Scheme
+from .lora import Adapter
+from .protocol import Checkpoint
 
 
 def stored_tensors(

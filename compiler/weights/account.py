@@ -11,10 +11,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from compiler.models.base import WeightSpec
-from compiler.weights.kept import Held
-from compiler.weights.quantize import dequantize
-from compiler.weights.schemes import Scheme
+from ..models.base import WeightSpec
+from .kept import Held
+from .quantize import dequantize
+from .schemes import Scheme
 
 Outcome = Literal["exact", "rounded", "requantized"]
 

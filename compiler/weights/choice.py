@@ -7,10 +7,10 @@ default; what a recipe says of a matrix by its role wins over both.
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 
-from compiler.errors import WispError
-from compiler.models.base import Role, WeightSpec
-from compiler.weights.kept import Held, bits_per_weight
-from compiler.weights.schemes import EXCEPTED_ROLES, SCHEMES, MatrixKey, Scheme, with_exceptions, with_matrices
+from ..errors import WispError
+from ..models.base import Role, WeightSpec
+from .kept import Held, bits_per_weight
+from .schemes import EXCEPTED_ROLES, SCHEMES, MatrixKey, Scheme, with_exceptions, with_matrices
 
 AUTO = "auto"
 DEFAULT_QUANTIZATION = "q4af16_g64"  # of floats; tests/benchmarks/README.md has the evidence

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from compiler.errors import WispError
-from compiler.models.base import WeightSpec
-from compiler.weights.quantize import join_pairs, pack
-from compiler.weights.schemes import SCHEMES, Scheme
+from ..errors import WispError
+from ..models.base import WeightSpec
+from .quantize import join_pairs, pack
+from .schemes import SCHEMES, Scheme
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from compiler.errors import WispError
-from compiler.models.base import WeightSpec
-from compiler.weights.scales import (
+from ..errors import WispError
+from ..models.base import WeightSpec
+from .scales import (
     FLOAT16_MAX,
     FLOAT16_MIN_NORMAL,
     Rule,
@@ -31,8 +31,8 @@ from compiler.weights.scales import (
     steps_of,
     storable,
 )
-from compiler.weights.schemes import Scheme
-from compiler.weights.storage import LOW, Storage
+from .schemes import Scheme
+from .storage import LOW, Storage
 
 TensorLayout = tuple[str, Literal["uint32", "float16", "float32"], tuple[int, ...]]
 # Rows [start, stop) of a matrix -> the scales of its groups that the source itself was quantized with, (R, groups), 0

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from compiler.errors import WispError
-from compiler.models.base import Role, WeightSpec
-from compiler.weights.storage import Storage
+from ..errors import WispError
+from ..models.base import Role, WeightSpec
+from .storage import Storage
 
 EXCEPTED_ROLES: tuple[Role, ...] = ("embedding", "lm_head")  # what a recipe may store in another scheme
 MatrixKey = tuple[Role, int | None]  # of a matrix: its role and its layer

@@ -6,9 +6,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from compiler.models.base import ReadRows, WeightSpec
-from compiler.weights.quantize import dequantize, parameter_layout
-from compiler.weights.schemes import Scheme
+from ..models.base import ReadRows, WeightSpec
+from .quantize import dequantize, parameter_layout
+from .schemes import Scheme
 
 
 class Tensors(Protocol):

@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from compiler.kernels.builder import Expr, ceil_div, f32, i32
-from compiler.kernels.cpu.builder import CpuKernel, convert, load, splat, store, sum_lanes
-from compiler.kernels.cpu.norm import rms_factor, weight4
-from compiler.kernels.shapes import Norm
-from compiler.weights.storage import Storage
+from ...weights.storage import Storage
+from ..builder import Expr, ceil_div, f32, i32
+from ..shapes import Norm
+from .builder import CpuKernel, convert, load, splat, store, sum_lanes
+from .norm import rms_factor, weight4
 
 STEPS = 32767
 

@@ -19,11 +19,11 @@ from dataclasses import dataclass
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from compiler.kernels.builder import Array, Expr, ceil_div, div, f32, i32, lane, select
-from compiler.kernels.cache import Heads
-from compiler.kernels.cpu.builder import CpuKernel, exp, load, max_lanes, splat, store, sum_lanes, sum_lanes_of_four
-from compiler.kernels.cpu.rows import Rows
-from compiler.kernels.shapes import AttentionShape
+from ..builder import Array, Expr, ceil_div, div, f32, i32, lane, select
+from ..cache import Heads
+from ..shapes import AttentionShape
+from .builder import CpuKernel, exp, load, max_lanes, splat, store, sum_lanes, sum_lanes_of_four
+from .rows import Rows
 
 TILE = 8  # keys that the passes round up to
 BLOCK = 64  # keys of the three passes, a multiple of TILE

@@ -17,7 +17,7 @@ import numpy as np
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from compiler.kernels.builder import Array, Expr, Kernel, div, mod, select
+from ..builder import Array, Expr, Kernel, div, mod, select
 
 MAX_ITEMS = 2**31 - 1
 STACK_BYTES = 64 * 1024  # what a thread is sure to have

@@ -9,12 +9,12 @@ from __future__ import annotations
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from compiler.kernels.builder import Array, Expr, ceil_div, div, f32, i32, mod
-from compiler.kernels.cache import Cache, Heads
-from compiler.kernels.cpu.builder import CpuKernel, load, splat, store, sum_lanes
-from compiler.kernels.cpu.norm import weight4
-from compiler.kernels.rope import ROPE_BLOCK, RopePart, bound_table
-from compiler.kernels.shapes import Norm
+from ..builder import Array, Expr, ceil_div, div, f32, i32, mod
+from ..cache import Cache, Heads
+from ..rope import ROPE_BLOCK, RopePart, bound_table
+from ..shapes import Norm
+from .builder import CpuKernel, load, splat, store, sum_lanes
+from .norm import weight4
 
 
 def normalize_rotate_chunk(

@@ -9,9 +9,9 @@ from __future__ import annotations
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from compiler.kernels.builder import Array, Expr, f32, i32
-from compiler.kernels.cpu.builder import CpuKernel, f16_bits_to_f32, load, splat, store, sum_lanes
-from compiler.kernels.shapes import Norm
+from ..builder import Array, Expr, f32, i32
+from ..shapes import Norm
+from .builder import CpuKernel, f16_bits_to_f32, load, splat, store, sum_lanes
 
 
 def rms_factor(kernel: CpuKernel, x: Array, row: Expr, k: int, epsilon: float) -> Expr:

@@ -19,9 +19,11 @@ from collections.abc import Sequence
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from compiler.kernels.builder import Array, Expr, ceil_div, f32, i32
-from compiler.kernels.cpu.activation import Layout
-from compiler.kernels.cpu.builder import (
+from ...weights.storage import LOW, Storage
+from ..builder import Array, Expr, ceil_div, f32, i32
+from ..shapes import MatrixShape
+from .activation import Layout
+from .builder import (
     CpuKernel,
     constant,
     convert,
@@ -32,8 +34,6 @@ from compiler.kernels.cpu.builder import (
     sum_lanes,
     sum_lanes_of_four,
 )
-from compiler.kernels.shapes import MatrixShape
-from compiler.weights.storage import LOW, Storage
 
 UNITS_PER_ITEM = 8  # of a mat-vec
 TILE = 8  # tokens that share an unpacked block of weights

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from compiler.kernels.builder import Array, Expr
-from compiler.kernels.cache import Cache
-from compiler.kernels.cpu.builder import CpuKernel, constant, retype
+from ..builder import Array, Expr
+from ..cache import Cache
+from .builder import CpuKernel, constant, retype
 
 # A query times the one, a score times the other; neither they nor a product of them with a moved key is subnormal or
 # infinite where the query is below 2^32.

@@ -15,7 +15,7 @@ from operator import add, mul
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from compiler.kernels.builder import (
+from ..builder import (
     Array,
     Expr,
     Kernel,
@@ -30,7 +30,8 @@ from compiler.kernels.builder import (
     select,
     u32,
 )
-from compiler.kernels.cpu.builder import (
+from ..sampler import LOWEST, Sampler, Shapes
+from .builder import (
     CpuKernel,
     any_lane,
     constant,
@@ -43,7 +44,6 @@ from compiler.kernels.cpu.builder import (
     store,
     wrapping,
 )
-from compiler.kernels.sampler import LOWEST, Sampler, Shapes
 
 BLOCK = 1024  # logits an item of `scan` reads
 LEVELS = ((21, 11), (10, 11), (0, 10))  # of the descent: lowest bit and number of bits

@@ -11,11 +11,11 @@ from __future__ import annotations
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from compiler.kernels.builder import Expr, Kernel, ceil_div, div, f32, i32, lane, mod, select, u32
-from compiler.kernels.cache import Cache
-from compiler.kernels.epilogue import capped
-from compiler.kernels.shapes import AttentionShape
-from compiler.kernels.webgpu.quads import LOWEST, QUAD, Quads, held_vectors, wide
+from ..builder import Expr, Kernel, ceil_div, div, f32, i32, lane, mod, select, u32
+from ..cache import Cache
+from ..epilogue import capped
+from ..shapes import AttentionShape
+from .quads import LOWEST, QUAD, Quads, held_vectors, wide
 
 THREADS = 64  # of a workgroup
 QUADS = THREADS // QUAD

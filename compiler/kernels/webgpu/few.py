@@ -12,13 +12,13 @@ from dataclasses import dataclass
 
 from tvm import tirx
 
-from compiler.kernels.builder import Array, Expr, Kernel, ceil_div, div, dot8, f32, i32, mod
-from compiler.kernels.epilogue import Epilogue
-from compiler.kernels.shapes import MatrixShape
-from compiler.kernels.webgpu.matmul import Column
-from compiler.kernels.webgpu.matvec import Tuning
-from compiler.kernels.webgpu.tiles import clear
-from compiler.kernels.weights import Matrix
+from ..builder import Array, Expr, Kernel, ceil_div, div, dot8, f32, i32, mod
+from ..epilogue import Epilogue
+from ..shapes import MatrixShape
+from ..weights import Matrix
+from .matmul import Column
+from .matvec import Tuning
+from .tiles import clear
 
 MOST = 8  # rows: sums of more do not fit the registers
 TOGETHER = 4

@@ -8,11 +8,11 @@ from __future__ import annotations
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from compiler.kernels.builder import Array, Expr, Kernel, all_of, ceil_div, f32, i32, select
-from compiler.kernels.cache import Cache, Heads
-from compiler.kernels.rope import RopePart, Rotation, bound_table
-from compiler.kernels.shapes import Norm
-from compiler.kernels.webgpu.norm import total
+from ..builder import Array, Expr, Kernel, all_of, ceil_div, f32, i32, select
+from ..cache import Cache, Heads
+from ..rope import RopePart, Rotation, bound_table
+from ..shapes import Norm
+from .norm import total
 
 THREADS = 64
 

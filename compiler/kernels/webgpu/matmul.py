@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from tvm import tirx
 
-from compiler.kernels.builder import Expr, Kernel, dot8, fma
-from compiler.kernels.shapes import MatrixShape
-from compiler.kernels.webgpu.tiles import Tile, Tiling, clear
-from compiler.kernels.weights import Matrix
+from ..builder import Expr, Kernel, dot8, fma
+from ..shapes import MatrixShape
+from ..weights import Matrix
+from .tiles import Tile, Tiling, clear
 
 
 def matmul(name: str, shape: MatrixShape, tiling: Tiling) -> tirx.PrimFunc:

@@ -23,11 +23,11 @@ from typing import Literal
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from compiler.kernels.builder import Array, Expr, Kernel, all_of, call, ceil_div, div, dot, dot8, f32, fma, i32, mod
-from compiler.kernels.epilogue import Epilogue
-from compiler.kernels.shapes import MatrixShape, Norm
-from compiler.kernels.weights import Matrix, load_vector4
-from compiler.weights.storage import PART
+from ...weights.storage import PART
+from ..builder import Array, Expr, Kernel, all_of, call, ceil_div, div, dot, dot8, f32, fma, i32, mod
+from ..epilogue import Epilogue
+from ..shapes import MatrixShape, Norm
+from ..weights import Matrix, load_vector4
 
 LEAST_SUBGROUP = 4  # invocations: of any device, WebGPU says
 

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from compiler.kernels.builder import Array, Expr, Kernel, ceil_div, div, dot, f32, i32
-from compiler.kernels.shapes import Norm
-from compiler.kernels.weights import load_vector4
+from ..builder import Array, Expr, Kernel, ceil_div, div, dot, f32, i32
+from ..shapes import Norm
+from ..weights import load_vector4
 
 THREADS = 32
 

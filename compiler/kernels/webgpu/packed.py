@@ -19,12 +19,12 @@ from dataclasses import dataclass
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from compiler.kernels.builder import Array, Expr, Kernel, call, ceil_div, dot, f32, i32, lane
-from compiler.kernels.shapes import MatrixShape, Norm
-from compiler.kernels.webgpu.norm import total
-from compiler.kernels.webgpu.tiles import Tile, Tiling, clear
-from compiler.kernels.weights import Matrix, load_vector4
-from compiler.weights.storage import PART, Storage
+from ...weights.storage import PART, Storage
+from ..builder import Array, Expr, Kernel, call, ceil_div, dot, f32, i32, lane
+from ..shapes import MatrixShape, Norm
+from ..weights import Matrix, load_vector4
+from .norm import total
+from .tiles import Tile, Tiling, clear
 
 LANGUAGE_FEATURES = ("packed_4x8_integer_dot_product",)
 THREADS = 64

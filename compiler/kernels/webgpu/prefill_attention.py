@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from compiler.kernels.builder import Expr, Kernel, ceil_div, div, f32, i32, mod, select, u32
-from compiler.kernels.epilogue import capped
-from compiler.kernels.shapes import AttentionShape
-from compiler.kernels.webgpu.quads import LOWEST, QUAD, Quads, held_vectors, wide
+from ..builder import Expr, Kernel, ceil_div, div, f32, i32, mod, select, u32
+from ..epilogue import capped
+from ..shapes import AttentionShape
+from .quads import LOWEST, QUAD, Quads, held_vectors, wide
 
 HEADS = 4  # of a workgroup, at most
 

@@ -17,8 +17,8 @@ from abc import ABC, abstractmethod
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from compiler.kernels.builder import Array, Expr, Kernel, call, ceil_div, dot, f32, lane, mod, select, u32
-from compiler.kernels.cache import Cache, CacheReader, Heads
+from ..builder import Array, Expr, Kernel, call, ceil_div, dot, f32, lane, mod, select, u32
+from ..cache import Cache, CacheReader, Heads
 
 QUAD = 4
 LOWEST = -1.0e30  # stands for minus infinity without making NaN

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from compiler.kernels.builder import (
+from ..builder import (
     Array,
     Expr,
     Kernel,
@@ -34,8 +34,8 @@ from compiler.kernels.builder import (
     select,
     u32,
 )
-from compiler.kernels.sampler import LOWEST, Sampler, Shapes
-from compiler.kernels.webgpu.sample_limit import PART, SIGN, THREADS, limit, order, parts
+from ..sampler import LOWEST, Sampler, Shapes
+from .sample_limit import PART, SIGN, THREADS, limit, order, parts
 
 SCAN_THREADS = 64
 SLICE = 8  # invocations that one looks through for the best

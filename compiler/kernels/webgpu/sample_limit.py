@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from compiler.kernels.builder import Array, Expr, Kernel, bits_to_f32, ceil_div, div, f32, f32_to_bits, i32, select, u32
-from compiler.kernels.sampler import LOWEST
+from ..builder import Array, Expr, Kernel, bits_to_f32, ceil_div, div, f32, f32_to_bits, i32, select, u32
+from ..sampler import LOWEST
 
 PART = 512  # logits that a workgroup of `sample.scan` sorts, a power of two
 THREADS = 128

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from tvm import tirx
 
-from compiler.kernels.builder import Array, Expr, Kernel, ceil_div, div, f32, i32, mod
-from compiler.kernels.shapes import MatrixShape
+from ..builder import Array, Expr, Kernel, ceil_div, div, f32, i32, mod
+from ..shapes import MatrixShape
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from compiler.kernels.builder import MAX_GRID
-from compiler.kernels.webgpu import packed
-from compiler.kernels.webgpu.matvec import Tuning
-from compiler.kernels.webgpu.prefill_attention import AttentionTiling
-from compiler.kernels.webgpu.tiles import Tiling
+from ..builder import MAX_GRID
+from . import packed
+from .matvec import Tuning
+from .prefill_attention import AttentionTiling
+from .tiles import Tiling
 
 # Workgroups that share a query's keys in decode, at most, and positions of each, at least. Where few workgroups share
 # out the heads, more share out the positions.

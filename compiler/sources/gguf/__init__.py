@@ -5,6 +5,6 @@ tokenizer.json, and `checkpoint` puts them together as a `Checkpoint` like any o
 their blocks come from the `gguf` package.
 """
 
-from compiler.sources.gguf.checkpoint import GgufCheckpoint
+from .checkpoint import GgufCheckpoint
 
 __all__ = ["GgufCheckpoint"]

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compiler.errors import WispError
-from compiler.models import POOLING
-from compiler.models.base import Pooling
-from compiler.sources.gguf.metadata import Metadata
+from ...errors import WispError
+from ...models import POOLING
+from ...models.base import Pooling
+from .metadata import Metadata
 
 # Reads a small tensor whole, by its GGUF name; None when it is not there.
 ReadVector = Callable[[str], NDArray[np.float32] | None]

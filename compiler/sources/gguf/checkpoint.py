@@ -18,19 +18,19 @@ import numpy as np
 from gguf.constants import GGMLQuantizationType
 from numpy.typing import NDArray
 
-from compiler.errors import WispError
-from compiler.models.base import WeightSpec
-from compiler.sources.gguf.architecture import ROPE_TENSORS, family, huggingface_config
-from compiler.sources.gguf.dequantize import SCALED_GROUP, SCALED_TYPES, dequantize_rows, group_scales, row_bytes
-from compiler.sources.gguf.metadata import Metadata
-from compiler.sources.gguf.reader import GgufTensor, damaged, read_header
-from compiler.sources.gguf.repack import FLOATS, KINDS, decode_rows
-from compiler.sources.gguf.tokenizer import rebuild_tokenizer
-from compiler.sources.huggingface import HuggingFaceCheckpoint
-from compiler.sources.protocol import CheckpointSource, TensorInfo
-from compiler.weights.kept import Floats, Held, Steps, held_as, holds, pack_groups
-from compiler.weights.quantize import GroupScales, parameter_layout
-from compiler.weights.schemes import Scheme
+from ...errors import WispError
+from ...models.base import WeightSpec
+from ...weights.kept import Floats, Held, Steps, held_as, holds, pack_groups
+from ...weights.quantize import GroupScales, parameter_layout
+from ...weights.schemes import Scheme
+from ..huggingface import HuggingFaceCheckpoint
+from ..protocol import CheckpointSource, TensorInfo
+from .architecture import ROPE_TENSORS, family, huggingface_config
+from .dequantize import SCALED_GROUP, SCALED_TYPES, dequantize_rows, group_scales, row_bytes
+from .metadata import Metadata
+from .reader import GgufTensor, damaged, read_header
+from .repack import FLOATS, KINDS, decode_rows
+from .tokenizer import rebuild_tokenizer
 
 REPACKED_ELEMENTS = 1 << 21  # what is unpacked at a time
 # generation_config.json's names of what a file may recommend.

@@ -12,7 +12,7 @@ from gguf import quants
 from gguf.constants import GGMLQuantizationType
 from numpy.typing import NDArray
 
-from compiler.weights.kept import Steps
+from ...weights.kept import Steps
 
 _T = GGMLQuantizationType
 Bytes = NDArray[np.uint8]

@@ -6,8 +6,8 @@ Knows nothing of what the keys mean, but which of them were asked for, so that t
 from collections.abc import Collection, Mapping
 from typing import Any, NoReturn
 
-from compiler.errors import WispError
-from compiler.models.fields import LARGEST_INTEGER, LEAST_NUMBER, MOST_NUMBER
+from ...errors import WispError
+from ...models.fields import LARGEST_INTEGER, LEAST_NUMBER, MOST_NUMBER
 
 
 class Metadata:

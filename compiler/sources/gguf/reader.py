@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from gguf.constants import GGML_QUANT_SIZES, GGUF_DEFAULT_ALIGNMENT, GGMLQuantizationType, GGUFValueType
 
-from compiler.errors import WispError
-from compiler.sources.gguf.dequantize import SUPPORTED_TYPES
+from ...errors import WispError
+from .dequantize import SUPPORTED_TYPES
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)  # 3 differs from 2 only in admitting big-endian files

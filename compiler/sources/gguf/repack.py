@@ -12,8 +12,8 @@ import numpy as np
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 from numpy.typing import NDArray
 
-from compiler.sources.gguf.codebooks import CODEBOOKS, decode
-from compiler.weights.kept import Floats, Groups, Steps
+from ...weights.kept import Floats, Groups, Steps
+from .codebooks import CODEBOOKS, decode
 
 _T = GGMLQuantizationType
 Bytes = NDArray[np.uint8]

@@ -11,10 +11,10 @@ from typing import Any
 
 from gguf.constants import TokenType
 
-from compiler.errors import WispError
-from compiler.sources.gguf.metadata import Metadata
-from compiler.sources.gguf.pretokenizers import PRE_TOKENIZERS, Json
-from compiler.sources.turns import END_TEXTS
+from ...errors import WispError
+from ..turns import END_TEXTS
+from .metadata import Metadata
+from .pretokenizers import PRE_TOKENIZERS, Json
 
 SPACE = "\u2581"  # SentencePiece's sign of a space
 

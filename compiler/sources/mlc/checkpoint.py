@@ -13,19 +13,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compiler.artifact.mlc_config import MLC_CONFIG
-from compiler.errors import WispError
-from compiler.models import config_from_huggingface, weight_specs
-from compiler.models.base import WeightSpec
-from compiler.sources.files import checked_token_id, is_file, read_object
-from compiler.sources.huggingface import Fetch, HuggingFaceCheckpoint
-from compiler.sources.mlc.conversation import chat_template
-from compiler.sources.mlc.tensor_cache import CACHES, REMEDY, TensorCache
-from compiler.sources.protocol import CheckpointSource, Request, TensorInfo
-from compiler.weights.choice import AUTO, role_names, scheme_of_model
-from compiler.weights.kept import Held
-from compiler.weights.quantize import dequantize, parameter_layout
-from compiler.weights.schemes import SCHEMES, Scheme
+from ...artifact.mlc_config import MLC_CONFIG
+from ...errors import WispError
+from ...models import config_from_huggingface, weight_specs
+from ...models.base import WeightSpec
+from ...weights.choice import AUTO, role_names, scheme_of_model
+from ...weights.kept import Held
+from ...weights.quantize import dequantize, parameter_layout
+from ...weights.schemes import SCHEMES, Scheme
+from ..files import checked_token_id, is_file, read_object
+from ..huggingface import Fetch, HuggingFaceCheckpoint
+from ..protocol import CheckpointSource, Request, TensorInfo
+from .conversation import chat_template
+from .tensor_cache import CACHES, REMEDY, TensorCache
 
 SMALL_FILES = (MLC_CONFIG, *CACHES)
 # Fields of MLC's model_config that say how MLC runs a model.

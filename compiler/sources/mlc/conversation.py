@@ -7,7 +7,7 @@ opens no file.
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
-from compiler.errors import WispError
+from ...errors import WispError
 
 WHERE = "mlc-chat-config.json conv_template"
 PLACEHOLDERS = {"user": "{user_message}", "assistant": "{assistant_message}", "tool": "{tool_message}"}

@@ -15,9 +15,9 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from compiler.artifact.manifest import DTYPE_BYTES, is_safe_id
-from compiler.errors import WispError
-from compiler.sources.files import checked_file, is_file, read_object
+from ...artifact.manifest import DTYPE_BYTES, is_safe_id
+from ...errors import WispError
+from ..files import checked_file, is_file, read_object
 
 CACHES = ("tensor-cache.json", "ndarray-cache.json")
 FORMATS = ("raw", "f32-to-bf16")
