@@ -1,6 +1,6 @@
 # setup: everything a fresh clone needs    demo: compile and serve the demo models    test: every check, as CI runs them
 
-.PHONY: setup build demo test lint types test-python test-web test-browser format lock clean
+.PHONY: setup build demo test lint types test-python test-web test-browser format wheel lock clean
 .DEFAULT_GOAL := help
 
 VENV := .venv
@@ -93,9 +93,12 @@ format: $(PYTHON_READY) $(NODE_READY)
 	cd web && npm run --silent format
 
 # Writes what is installed now, without local version labels such as +cpu.
+wheel: $(PYTHON_READY) $(PAGE)
+	$(BIN)/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+
 lock: $(PYTHON_READY)
 	@(echo "# Exact versions of everything that setup installs (constraints of pip). Update: make lock"; \
 	  $(BIN)/pip list --format=freeze --exclude wisp --exclude pip | sed 's/+.*//') > .ci/requirements.txt
 
 clean:
-	rm -rf $(VENV) web/node_modules tests/tokenizers/node_modules tests/device/isa/node_modules web/dist artifacts .pytest_cache .ruff_cache .mypy_cache *.egg-info
+	rm -rf $(VENV) web/node_modules tests/tokenizers/node_modules tests/device/isa/node_modules web/dist dist artifacts .pytest_cache .ruff_cache .mypy_cache *.egg-info

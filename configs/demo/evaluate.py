@@ -180,10 +180,9 @@ def torch_backend(checkpoint: Path, *, rounded: bool) -> Generate:
 def artifact_backend(directory: Path, variant: str, checkpoint: Path) -> Generate:
     """Greedy answers of a compiled artifact, replayed natively through wgpu."""
     from transformers import AutoTokenizer
-
-    from compiler.artifact.state import SamplingParameters
-    from compiler.artifact.writer import load_artifact
-    from compiler.runtime.wgpu import open_variant
+    from wisp.artifact.state import SamplingParameters
+    from wisp.artifact.writer import load_artifact
+    from wisp.runtime.wgpu import open_variant
 
     artifact = load_artifact(directory)
     tokenizer, runtime = AutoTokenizer.from_pretrained(checkpoint), open_variant(artifact, variant)
