@@ -2,6 +2,7 @@
 
 .PHONY: setup build demo test lint types test-python test-web test-browser format wheel lock clean
 .DEFAULT_GOAL := help
+.DELETE_ON_ERROR: # a page that was built in part is no page
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -92,10 +93,10 @@ format: $(PYTHON_READY) $(NODE_READY)
 	$(BIN)/ruff format .
 	cd web && npm run --silent format
 
-# Writes what is installed now, without local version labels such as +cpu.
 wheel: $(PYTHON_READY) $(PAGE)
 	$(BIN)/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 
+# Writes what is installed now, without local version labels such as +cpu.
 lock: $(PYTHON_READY)
 	@(echo "# Exact versions of everything that setup installs (constraints of pip). Update: make lock"; \
 	  $(BIN)/pip list --format=freeze --exclude wisp --exclude pip | sed 's/+.*//') > .ci/requirements.txt

@@ -5,6 +5,6 @@
 
 from compiler.serving.app import create_app
 from compiler.serving.asgi import app
-from compiler.serving.listen import bind, serve
+from compiler.serving.listen import serve
 
-__all__ = ["app", "bind", "create_app", "serve"]
+__all__ = ["app", "create_app", "serve"]

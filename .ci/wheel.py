@@ -12,7 +12,7 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-BUILT = "page.js"
+BUILT = "wisp.d.ts"  # what the last step of the build writes
 SOURCES = ("src/**/*", "*.config.ts", "package-lock.json")
 ANOTHER_NAME = '''"""The package of a clone, by the name that it has where it is installed."""
 
@@ -46,7 +46,7 @@ class Hook(BuildHookInterface):
 def build_page(web: Path) -> None:
     """Raises RuntimeError without npm."""
     built = web / "dist" / BUILT
-    newest = max(path.stat().st_mtime for pattern in SOURCES for path in web.glob(pattern))
+    newest = max(path.stat().st_mtime for pattern in SOURCES for path in web.glob(pattern) if path.is_file())
     if built.is_file() and built.stat().st_mtime >= newest:
         return
     npm = shutil.which("npm")

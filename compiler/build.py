@@ -316,6 +316,7 @@ def calibrate(config: BuildConfig, source: Source, network: Network, report: Rep
     tokenizer, vocab_size = source.checkpoint.tokenizer_files[0], network.model.vocab_size
     text = read_calibration_text(config.calibration, tokenizer, vocab_size, network.context)
     if text is None:
+        report.note("not calibrated: the tokenizer makes next to no tokens of the built-in text")
         return None
     with report.stage("calibrating", 1) as advance:
         rows = float_rows(source.checkpoint, source.adapter)

@@ -17,8 +17,9 @@ from .lowering.tvm_import import import_tvm
 from .places import PACKAGE
 from .progress import Report, Silent
 from .sources.gguf.reader import part_names
+from .sources.pooling import POOLING_FILE
 
-CHECKPOINT_FILES = ("*.json", "*.safetensors", "*.bin", "*.jinja", "*.pt")
+CHECKPOINT_FILES = ("*.json", "*.safetensors", "*.bin", "*.jinja", "*.pt", POOLING_FILE)
 COMMIT_DIGITS = 40
 # A large file is taken for unchanged while its size and its time are: reading it would take as long as compiling it.
 LARGE_FILE = 64 << 20

@@ -105,9 +105,9 @@ def running() -> Iterator[Hub]:
             revision = rest[1] if len(rest) > 1 and rest[0] in ("revision", "tree") else "main"
             if self._repository(repo, revision) is None:
                 return
-            names = sorted(file.name for file in hub.repositories[repo].iterdir())
+            root = hub.repositories[repo]
+            names = sorted(str(file.relative_to(root)) for file in root.rglob("*") if file.is_file())
             if rest and rest[0] == "tree":
-                root = hub.repositories[repo]
                 entries = [
                     {"type": "file", "path": name, "size": (root / name).stat().st_size, "oid": "0" * 40}
                     for name in names

@@ -44,8 +44,7 @@ def bench(
     Raises WispError for input that cannot be measured.
     """
     progress = progress or Silent()
-    if threads is not None and backend != "wasm":
-        raise WispError("--threads is for the CPU", got=f"--backend {backend}", expected="--backend wasm")
+    check_threads(threads, backend)
     artifact = load_artifact(artifact_path)
     require_generation(artifact, "wisp bench")
     candidates = backend_variants(artifact, backend, variant)
@@ -70,6 +69,12 @@ def bench(
         "context": model["context"],
         **measured,
     }
+
+
+def check_threads(threads: int | None, backend: str) -> None:
+    """Raises WispError for threads of a backend that has none."""
+    if threads is not None and backend != "wasm":
+        raise WispError("--threads is for the CPU", got=f"--backend {backend}", expected="--backend wasm")
 
 
 def choose_artifact(path: Path | None, shape: str | None, quantization: str | None, progress: Report) -> Path:

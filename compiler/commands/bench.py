@@ -28,9 +28,10 @@ def run(parsed: argparse.Namespace) -> None:
     if parsed.plot is not None:
         check_plot(parsed.plot)
     import_tvm()
-    from ..bench.run import bench, choose_artifact
+    from ..bench.run import bench, check_threads, choose_artifact
     from ..progress import Terminal
 
+    check_threads(parsed.threads, parsed.backend)
     progress = Terminal()
     report = bench(
         choose_artifact(parsed.artifact, parsed.shape, parsed.quant, progress),

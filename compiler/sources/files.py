@@ -14,14 +14,14 @@ from ..errors import WispError
 REMEDY = "put a copy of the file there"
 
 
-def checked_file(path: Path) -> Path:
+def checked_file(path: Path, directory: Path | None = None) -> Path:
     """The path of a file in its directory, links followed or not. A path that is not there is handed back too.
 
-    Raises WispError for a link out of the directory, and for what is no regular file. The Hub's cache keeps a snapshot
-    as links to `blobs`, two levels up.
+    `directory` is the checkpoint's where the file lies deeper. Raises WispError for a link out of the directory, and for
+    what is no regular file. The Hub's cache keeps a snapshot as links to `blobs`, two levels up.
     """
     try:
-        real, root = path.resolve(), path.parent.resolve()
+        real, root = path.resolve(), (directory or path.parent).resolve()
         mode = real.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
         return path
@@ -45,14 +45,16 @@ def is_file(path: Path) -> bool:
     return checked_file(path).is_file()
 
 
-def read_object(path: Path, optional: bool = False, strict: bool = False) -> dict[str, Any]:
+def read_object(
+    path: Path, optional: bool = False, strict: bool = False, directory: Path | None = None
+) -> dict[str, Any]:
     """A JSON object; an empty one when the file is optional and not there. `strict`: as a browser reads JSON.
 
-    Raises WispError for anything else, and for a link that leads out of the file's directory.
+    Raises WispError for anything else, and for a link that leads out of the file's directory, or of the one named.
     """
     if optional and not is_file(path):
         return {}
-    value = _read_json(path, strict)
+    value = _read_json(path, strict, directory)
     if not isinstance(value, dict):
         raise WispError(f"{path.name} is not usable", got=type(value).__name__, expected="a JSON object")
     return value
@@ -66,8 +68,8 @@ def read_list(path: Path) -> list[Any]:
     return value
 
 
-def _read_json(path: Path, strict: bool = False) -> Any:
-    checked_file(path)
+def _read_json(path: Path, strict: bool = False, directory: Path | None = None) -> Any:
+    checked_file(path, directory)
     try:
         return json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_constant if strict else None)
     except FileNotFoundError:

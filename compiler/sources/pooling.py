@@ -35,7 +35,7 @@ def read_pooling(directory: Path) -> Pooling | None:
             expected="Transformer, Pooling, and perhaps Normalize",
             remedy="compile a checkpoint without further modules",
         )
-    fields = read_object(directory / POOLING_FILE)
+    fields = read_object(directory / POOLING_FILE, directory=directory)
     chosen = [name for name, value in fields.items() if name.startswith("pooling_mode_") and value is True]
     if len(chosen) != 1 or chosen[0] not in MODES:
         raise WispError(

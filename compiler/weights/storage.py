@@ -22,6 +22,11 @@ class Storage:
     bias: bool  # an element is `q * scale + bias`, else `(q - zero_point) * scale`
     zero_point: int  # what q is counted from; 0 where there is a bias, or no scale
 
+    def __post_init__(self) -> None:
+        """Blocks of a group share its factors: no block may lie in two groups."""
+        if self.group_size and self.group_size % self.block:
+            raise ValueError(f"groups of {self.group_size} are not made of whole blocks of {self.block}")
+
     @property
     def high_bits(self) -> int:
         """Bits of an element that lie behind the low four of all of its block; 0 where an element lies in one piece."""

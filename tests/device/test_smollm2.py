@@ -40,7 +40,7 @@ CONTEXT = TOKENS
 # A software GPU takes a second for a token.
 CHUNKS = {"wasm": (16,), "webgpu": (256, 64)}
 STRIDE = {"wasm": 17, "webgpu": 257}
-LENGTH = {"wasm": 255, "webgpu": TOKENS}
+LENGTH = {"wasm": 289, "webgpu": TOKENS}
 
 Open = Callable[[str, str], Session]
 

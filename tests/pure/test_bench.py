@@ -77,6 +77,14 @@ def test_threads_are_for_the_cpu(backend: Any) -> None:
         bench(Path("some"), backend=backend, threads=2)
 
 
+def test_nothing_is_compiled_for_options_that_are_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("compiler.bench.run.choose_artifact", lambda *_: pytest.fail("it is compiled"))
+    assert main(["bench", "--shape", "llama-tiny", "--threads", "2"]) == 2
+    assert "--threads is for the CPU" in capsys.readouterr().err
+
+
 def test_multiply_adds_of_a_prompt() -> None:
     """Of Llama 3.2 1B: 60.8 million a token and layer; its 1.24 billion are those and the vocabulary."""
     config = config_from_huggingface(SHAPES["llama-3.2-1b"], 4096)

@@ -229,6 +229,10 @@ def test_a_second_build_does_nothing_until_something_changes(
     edit(copy, "generation_config.json", temperature=0.5)
     build_if_stale(config)
     assert len(calls) == 2
+    (copy / "1_Pooling").mkdir()
+    (copy / "1_Pooling" / "config.json").write_text("{}")
+    build_if_stale(config)
+    assert len(calls) == 3, "files that lie deeper count"
     (config.output / "model.json").unlink()
     for file in (path for path in config.output.rglob("*") if path.is_file()):
         file.unlink()
@@ -236,5 +240,5 @@ def test_a_second_build_does_nothing_until_something_changes(
         directory.rmdir()
     build_if_stale(config)
     build_if_stale(config)
-    assert len(calls) == 3
+    assert len(calls) == 4
     assert load_artifact(config.output).model["generation"]["temperature"] == 0.5

@@ -12,10 +12,12 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from compiler.errors import WispError
-from compiler.models import config_from_huggingface, weight_specs
+from compiler.models import POOLING, config_from_huggingface, weight_specs
 from compiler.sources.open import open_checkpoint
+from compiler.sources.pooling import read_pooling
 from tests import hub as stand_in
 from tests.checkpoints import make_llama
+from tests.embeddings import checkpoint as embedding_checkpoint
 from tests.mlc_pack import llama_tensors, write_directory
 from tests.mlc_pack import pack as pack_tensors
 
@@ -52,6 +54,18 @@ def test_only_what_is_needed_is_downloaded_and_weights_last(hub: stand_in.Hub, l
     assert len(checkpoint.tensors) == len(open_checkpoint(llama).tensors)
     fetched = {path.rsplit("/", 1)[1] for path in hub.requests if path.startswith("GET /org/tiny/resolve")}
     assert fetched == {"model.safetensors"}
+
+
+def test_files_that_lie_deeper(hub: stand_in.Hub, tmp_path: Path) -> None:
+    hub.repositories["org/embedding"] = embedding_checkpoint(tmp_path, "lasttoken")
+    assert open_checkpoint("org/embedding").config[POOLING] == "last"
+    (file,) = (tmp_path / "cache" / "models--org--embedding" / "snapshots").glob("*/1_Pooling/config.json")
+    assert file.is_symlink()
+    file.unlink()
+    file.symlink_to(tmp_path / "secret.json")
+    (tmp_path / "secret.json").write_text('{"pooling_mode_mean_tokens": true}')
+    with pytest.raises(WispError, match="leads out of the checkpoint"):
+        read_pooling(file.parents[1])
 
 
 def test_a_revision(hub: stand_in.Hub) -> None:

@@ -103,8 +103,12 @@ def test_what_is_being_sent_is_sent_whole(root: Path, sent: signal.Signals) -> N
             asking.sendall(f"GET /models/large/params_shard_0.bin HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
             received = asking.recv(4096)
             process.send_signal(sent)
-            while accepts(host, int(port)):
+            for _ in range(1200):
+                if not accepts(host, int(port)):
+                    break
                 time.sleep(0.05)
+            else:
+                pytest.fail("it goes on listening")
             while block := asking.recv(1 << 20):
                 received += block
         assert received.partition(b"\r\n\r\n")[2] == content
