@@ -17,8 +17,8 @@ REMEDY = "put a copy of the file there"
 def checked_file(path: Path, directory: Path | None = None) -> Path:
     """The path of a file in its directory, links followed or not. A path that is not there is handed back too.
 
-    `directory` is the checkpoint's where the file lies deeper. Raises WispError for a link out of the directory, and for
-    what is no regular file. The Hub's cache keeps a snapshot as links to `blobs`, two levels up.
+    `directory` is the checkpoint's where the file lies deeper. Raises WispError for a link out of it, and for what is
+    no regular file. The Hub's cache keeps a snapshot as links to `blobs`, two levels up.
     """
     try:
         real, root = path.resolve(), (directory or path.parent).resolve()
