@@ -92,6 +92,8 @@ export class RequestError extends WispError {
   }
 }
 
+const NAMES = new Set(["WispError", "ArtifactError", "NetworkError", "DeviceError", "RequestError"]);
+
 /** An error as plain data, for postMessage. */
 export interface SerializedError extends ErrorDetails {
   name: string;
@@ -106,8 +108,16 @@ export function abortError(signal?: AbortSignal): Error {
   return new DOMException("The operation was aborted", "AbortError");
 }
 
+/** Also one of a file that is built apart, such as grammar.js, and has these classes once more. */
+function isOurs(error: unknown): error is WispError {
+  if (error instanceof WispError) return true;
+  if (!(error instanceof Error) || !NAMES.has(error.name)) return false;
+  const { kind, what } = error as Partial<WispError>;
+  return typeof kind === "string" && typeof what === "string";
+}
+
 export function serializeError(error: unknown): SerializedError {
-  if (error instanceof WispError) {
+  if (isOurs(error)) {
     const { name, kind, message, what, got, expected, remedy, file, stack } = error;
     return { name, kind, message, what, got, expected, remedy, file, stack };
   }

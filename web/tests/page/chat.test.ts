@@ -71,6 +71,19 @@ describe("a push stream", () => {
   });
 });
 
+/** Of a file that is built apart: no class of it is one of ours. */
+function foreign(): Error {
+  const { name, message, ...fields } = new RequestError({ what: "The grammar", got: "x", expected: "GBNF", remedy: "Write it." });
+  return Object.assign(new Error(message), { name, ...fields });
+}
+
+test("errors of a file that is built apart keep what they say", () => {
+  const copy = deserializeError(structuredClone(serializeError(foreign())));
+  expect(copy).toBeInstanceOf(RequestError);
+  expect(copy).toMatchObject({ kind: "request", what: "The grammar", got: "x", expected: "GBNF", remedy: "Write it." });
+  expect(serializeError(Object.assign(new Error("no"), { kind: "request", what: "no" }))).toMatchObject({ kind: "internal" });
+});
+
 test.each([
   new ArtifactError({ file: "model.json", what: "context", got: '"1"', expected: "an integer" }),
   new NetworkError({ file: "x.bin", what: "HTTP status", got: "404", expected: "200", remedy: "Look." }),
