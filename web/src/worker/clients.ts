@@ -95,7 +95,8 @@ export class Models {
     shared.model?.supervisor.dispose();
   }
 
-  private forget(shared: SharedModel): void {
+  /** Nobody joins it any more; who uses it may go on. */
+  forget(shared: SharedModel): void {
     for (const [key, other] of this.shared) if (other === shared) this.shared.delete(key);
   }
 }

@@ -229,7 +229,10 @@ class Server implements Client {
       onMoved: () => {
         if (shared.model !== undefined) shared.post({ type: "moved", info: describe(shared.model) });
       },
-      onLost: (error) => shared.post({ type: "lost", error: serializeError(error) }),
+      onLost: (error) => {
+        this.models.forget(shared); // Who creates the engine again gets another one.
+        shared.post({ type: "lost", error: serializeError(error) });
+      },
     };
     const fetch = options.fetchesOnPage ? (address: string, init: RequestInit) => this.pageFetch.fetch(address, init) : undefined;
     return load(url, options, shared.ends.signal, (progress) => shared.post({ type: "progress", progress }), events, fetch);
@@ -253,8 +256,9 @@ class Server implements Client {
 
 /** What makes two loads one; a page's own fetch function makes it the page's own. */
 function keyOf({ url, options }: Calls["load"]["args"]): string | undefined {
-  const { backend, contextLength, threads, autotune, fetchesOnPage } = options;
-  return fetchesOnPage ? undefined : JSON.stringify([url, backend, contextLength, threads, autotune]);
+  const { backend, contextLength, threads, cache, autotune, headers, fetchesOnPage } = options;
+  const sent = Object.entries(headers).sort(([a], [b]) => (a < b ? -1 : 1));
+  return fetchesOnPage ? undefined : JSON.stringify([url, backend, contextLength, threads, cache, autotune, sent]);
 }
 
 function lockManager(): LockManager | undefined {

@@ -2,21 +2,29 @@
 import { expect, test, vi } from "vitest";
 import type { Call, FromWorker, ToWorker } from "../../src/protocol/messages";
 import { toCall } from "../../src/page/request";
+import { DeviceError } from "../../src/api/errors";
+import { Models } from "../../src/worker/clients";
+import type { LoadEvents } from "../../src/worker/load/load";
 import { serve } from "../../src/worker/serve";
 import { scripted } from "../support/scripted-model";
 
 vi.mock("../../src/worker/grammar-file", () => ({ loadGrammars: () => import("../../src/text/grammar/engine") }));
+const { started } = vi.hoisted(() => ({ started: [] as LoadEvents[] }));
 vi.mock("../../src/worker/load/load", async (original) => {
   const { load } = await original<typeof import("../../src/worker/load/load")>();
-  const given = async (...args: Parameters<typeof load>) => (args[0] === "scripted" ? scripted.loaded() : load(...args));
+  const given = async (...args: Parameters<typeof load>) => {
+    if (args[0] !== "scripted") return load(...args);
+    started.push(args[4] ?? {});
+    return scripted.loaded();
+  };
   return { load: given };
 });
 
-function start(): { said: FromWorker[]; tell: (message: ToWorker) => void } {
+function start(models = new Models()): { said: FromWorker[]; tell: (message: ToWorker) => void } {
   const said: FromWorker[] = [];
   let tell: ((message: ToWorker) => void) | undefined;
   vi.stubGlobal("navigator", {});
-  serve({ post: (message) => said.push(message), listen: (receive) => (tell = receive) });
+  serve({ post: (message) => said.push(message), listen: (receive) => (tell = receive) }, models);
   if (tell === undefined) throw new Error("nobody listens");
   return { said, tell };
 }
@@ -76,4 +84,26 @@ test("a grammar is announced with the call that it is of: it may take for ever",
   tell({ type: "call", id: 5, name: "chat", args: toCall(request) });
   await vi.waitFor(() => expect(answered(said)).toHaveLength(2));
   expect(said).toContainEqual({ type: "text", work: "grammar", id: 5 });
+});
+
+test("ports share a model that was loaded the same way, until its device is lost for good", async () => {
+  const models = new Models();
+  const loads = async (options: Partial<typeof OPTIONS>) => {
+    const { said, tell } = start(models);
+    tell({ type: "call", id: 1, name: "load", args: { url: "scripted", options: { ...OPTIONS, ...options } } });
+    await vi.waitFor(() => expect(answered(said)).toHaveLength(1));
+    return said;
+  };
+  started.length = 0;
+  const headers = { a: "1", b: "2" };
+  const first = await loads({ headers });
+  const second = await loads({ headers: { b: "2", a: "1" } });
+  expect(started).toHaveLength(1);
+  await loads({ headers, cache: true });
+  await loads({ headers: { ...headers, b: "3" } });
+  expect(started).toHaveLength(3);
+  started[0]?.onLost?.(new DeviceError("device-lost", { what: "gone" }));
+  for (const said of [first, second]) expect(said.at(-1)).toMatchObject({ type: "lost", error: { kind: "device-lost" } });
+  await loads({ headers });
+  expect(started).toHaveLength(4);
 });
