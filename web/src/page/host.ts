@@ -12,6 +12,8 @@ export interface EngineWorker {
   terminate(): void;
   /** What is otherwise than was asked for, in plain words. */
   readonly notice?: string;
+  /** Other pages may have it, and may have made it hang. */
+  readonly shared?: boolean;
 }
 
 export interface WorkerEvents {
@@ -48,7 +50,7 @@ function newWorker(): Worker {
 export function startWorker({ start = newWorker, again = false, ...events }: WorkerEvents): EngineWorker {
   if (start !== "shared") return connect(typeof start === "function" ? start() : start, events);
   const obstacle = again ? "the shared one failed" : sharedObstacle();
-  if (obstacle === undefined) return connect(newSharedWorker(), events);
+  if (obstacle === undefined) return { ...connect(newSharedWorker(), events), shared: true };
   return { ...connect(newWorker(), events), notice: `This tab has a worker and a model of its own: ${obstacle}.` };
 }
 

@@ -217,8 +217,20 @@ export class WorkerLink {
     this.watchdog = new Watchdog({
       ping: () => this.send({ type: "ping" }),
       busy: () => this.pending.size > 0,
-      onHang: (work, seconds) => this.failed(hung(work, seconds), work !== undefined),
+      shared: worker.shared === true,
+      onHang: (work, seconds) => {
+        if (!this.startApart()) this.failed(hung(work, seconds), work !== undefined);
+      },
     });
+  }
+
+  /** A shared worker that hangs before the model is loaded hangs for every page that comes: this one takes a worker of its own. */
+  private startApart(): boolean {
+    if (this.closed !== undefined || this.loaded !== undefined || this.worker.shared !== true) return false;
+    this.terminate();
+    this.start(true);
+    for (const { call } of this.pending.values()) this.send(call);
+    return true;
   }
 
   /** The worker is gone, or of no use. @param culprit the call whose text was being worked on is to blame, not the worker */

@@ -10,6 +10,8 @@ export interface WatchdogOptions {
   /** Once, the last thing that the watchdog does. */
   onHang: (work: TextWork | undefined, seconds: number) => void;
   intervalMs?: number;
+  /** A worker that others use has to say something soon: one that hangs already never does. */
+  shared?: boolean;
 }
 
 const INTERVAL_MS = 1000;
@@ -19,12 +21,15 @@ const TEXT_PINGS: Record<TextWork, number> = { template: 10, tokenizer: 10, "bui
 const HURRIED_PINGS = 2;
 /** At anything else, such as a long kernel of a slow processor. */
 const OTHER_PINGS = 300;
+/** Until a shared worker says its first word; it may have to be downloaded before. */
+const FIRST_PINGS = 20;
 
 export class Watchdog {
   private readonly timer: ReturnType<typeof setInterval>;
   private work: TextWork | undefined;
   private unanswered = 0;
   private hurried = false;
+  private greeted = false;
 
   constructor(private readonly options: WatchdogOptions) {
     this.timer = setInterval(() => this.tick(), options.intervalMs ?? INTERVAL_MS);
@@ -38,6 +43,7 @@ export class Watchdog {
 
   /** The worker said something. */
   heard(): void {
+    this.greeted = true;
     this.unanswered = 0;
     this.hurried = false;
   }
@@ -52,7 +58,7 @@ export class Watchdog {
   }
 
   private tick(): void {
-    const { busy, ping, onHang, intervalMs = INTERVAL_MS } = this.options;
+    const { busy, ping, onHang, intervalMs = INTERVAL_MS, shared = false } = this.options;
     if (this.unanswered === 0) {
       if (!busy() && this.work === undefined) return;
       this.unanswered = 1;
@@ -60,7 +66,8 @@ export class Watchdog {
       return;
     }
     const { work } = this;
-    const most = work === undefined ? OTHER_PINGS : Math.min(TEXT_PINGS[work], this.hurried ? HURRIED_PINGS : Infinity);
+    const silent = shared && !this.greeted ? FIRST_PINGS : OTHER_PINGS;
+    const most = work === undefined ? silent : Math.min(TEXT_PINGS[work], this.hurried ? HURRIED_PINGS : Infinity);
     if (this.unanswered++ < most) return;
     this.stop();
     onHang(work, (most * intervalMs) / 1000);

@@ -10,6 +10,7 @@ import type { Call, FromWorker, ToWorker } from "../../src/protocol/messages";
 class FakeWorker {
   readonly told: ToWorker[] = [];
   hangs = false;
+  shared = false;
   terminated = false;
   gone: (() => void) | undefined;
 
@@ -47,6 +48,7 @@ const { workers } = vi.hoisted(() => ({ workers: [] as unknown[] }));
 vi.mock("../../src/page/host", () => ({
   startWorker: (events: WorkerEvents) => {
     const worker = new FakeWorker(events);
+    worker.shared = nextIsShared && events.again !== true;
     workers.push(worker);
     return worker;
   },
@@ -55,6 +57,8 @@ vi.mock("../../src/page/host", () => ({
     return { stop: () => undefined };
   },
 }));
+/** What startWorker() gives unless it starts one again. */
+let nextIsShared = false;
 const latest = (): FakeWorker => workers.at(-1) as FakeWorker;
 
 const ARGS = {
@@ -117,6 +121,7 @@ const TEMPLATE = "The model's chat template ran for 10 s without an end and was 
 
 beforeEach(() => {
   workers.length = 0;
+  nextIsShared = false;
   vi.useFakeTimers();
 });
 afterEach(() => vi.useRealTimers());
@@ -238,6 +243,43 @@ describe("a worker that hangs", () => {
     await seconds(3);
     await expect(load).rejects.toThrow(/Building the model's tokenizer ran for 60 s/);
     expect(workers).toHaveLength(1);
+  });
+
+  describe("and is shared", () => {
+    function shared() {
+      const link = new WorkerLink({});
+      const load = link.call("load", ARGS);
+      load.catch(() => undefined);
+      return { link, load, first: latest() };
+    }
+    beforeEach(() => void (nextIsShared = true));
+
+    test("before its first word is left soon for one of the page's own, which loads the model", async () => {
+      const { link, load, first } = shared();
+      first.hangs = true;
+      await seconds(20);
+      expect(workers).toHaveLength(1);
+      await seconds(2);
+      expect([first.terminated, workers.length]).toEqual([true, 2]);
+      expect(latest().calls()).toMatchObject([{ name: "load", args: ARGS }]);
+      latest().answer("load", INFO);
+      expect((await load).variant).toBe("wasm-simd");
+      link.terminate();
+    });
+
+    test("after its first word is given the time that others have, and left only once", async () => {
+      const { load, first } = shared();
+      first.say({ type: "started", lock: "a lock" });
+      first.hangs = true;
+      await seconds(299);
+      expect(workers).toHaveLength(1);
+      await seconds(3);
+      expect(workers).toHaveLength(2);
+      latest().hangs = true;
+      await seconds(303);
+      await expect(load).rejects.toThrow(/has not answered for 300 s/);
+      expect(workers).toHaveLength(2);
+    });
   });
 
   test("again while the model is loaded anew is given up", async () => {
