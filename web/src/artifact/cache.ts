@@ -64,10 +64,11 @@ class BrowserCache implements FileCache {
     }
   }
 
-  async keys(): Promise<string[]> {
+  async keys(onUnreadable?: () => void): Promise<string[]> {
     try {
       return (await this.cache.keys()).map(({ url }) => url);
     } catch {
+      onUnreadable?.();
       return [];
     }
   }

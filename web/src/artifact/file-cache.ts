@@ -16,7 +16,8 @@ export interface FileCache {
   /** All of `bytes` or nothing: an entry is written from memory in one piece. */
   put(key: string, bytes: Uint8Array<ArrayBuffer>): Promise<void>;
   delete(key: string): Promise<void>;
-  keys(): Promise<string[]>;
+  /** @param onUnreadable there are entries whose keys cannot be read */
+  keys(onUnreadable?: () => void): Promise<string[]>;
   /** Nothing more is written. */
   refuse(reason: string): void;
 }

@@ -86,17 +86,27 @@ class PrivateFiles implements FileCache {
     }
   }
 
-  async keys(): Promise<string[]> {
+  async keys(onUnreadable?: () => void): Promise<string[]> {
     const keys: string[] = [];
     try {
       for await (const entry of this.folder.values()) {
-        const key = entry.kind === "file" ? (await headOf(await entry.getFile()))?.key : undefined;
+        const key = entry.kind === "file" ? await keyOf(entry, onUnreadable) : undefined;
         if (key !== undefined) keys.push(key);
       }
     } catch {
-      // Somebody deleted it meanwhile.
+      onUnreadable?.();
     }
     return keys;
+  }
+}
+
+/** Undefined also where somebody deleted the file meanwhile. */
+async function keyOf(entry: FileSystemFileHandle, onUnreadable?: () => void): Promise<string | undefined> {
+  try {
+    return (await headOf(await entry.getFile()))?.key;
+  } catch (error) {
+    if (!(error instanceof Error && error.name === "NotFoundError")) onUnreadable?.();
+    return undefined;
   }
 }
 

@@ -87,6 +87,19 @@ export class ArtifactStore {
     announceChange(this.base);
   }
 
+  /** What was begun is given up, and what had been begun before it is begun again. */
+  async giveUp(before: Bytes | undefined): Promise<void> {
+    await alone(async () => {
+      const key = this.key("pending");
+      if (before === undefined) await this.cache.delete(key);
+      else await this.cache.put(key, before);
+      const now = await this.cache.get(key);
+      // Where there is no room for it, its files have to stay for it.
+      if (before === undefined || (now !== undefined && sameBytes(now, before))) await prune(this.cache);
+    });
+    announceChange(this.base);
+  }
+
   /** Deletes what belongs to no artifact. */
   prune(): Promise<void> {
     return alone(() => prune(this.cache));
@@ -118,12 +131,16 @@ export async function inventory(cache: FileCache): Promise<{ files: ReadonlySet<
   return { files, descriptions };
 }
 
+/** Nothing where something cannot be read: it may be the description that a file belongs to. */
 async function prune(cache: FileCache): Promise<void> {
-  const keys = await cache.keys();
+  let unreadable = 0;
+  const keys = await cache.keys(() => unreadable++);
+  if (unreadable > 0) return;
   const owned = new Set<string>();
   for (const key of keys.filter((candidate) => candidate.startsWith(ARTIFACTS))) {
     const description = await cache.get(key);
-    const listed = description === undefined ? undefined : listedFiles(description);
+    if (description === undefined) return;
+    const listed = listedFiles(description);
     if (listed === undefined) await cache.delete(key);
     else for (const { sha256 } of listed) owned.add(sha256);
   }

@@ -94,11 +94,7 @@ export class ModelStore {
     const before = await inventory(this.cache);
     const its = before.descriptions.filter((description) => description.base === base);
     const store = new ArtifactStore(this.cache, base);
-    if (!(await unlessInUse(base, () => store.remove())))
-      throw new RequestError({
-        what: `The model at ${base} is being loaded or downloaded in this tab or another`,
-        remedy: "Cancel that, or wait until it is over.",
-      });
+    if (!(await unlessInUse(base, () => store.remove()))) throw busy(base);
     const { files } = await inventory(this.cache);
     const gone = distinct(its.flatMap(({ bytes }) => listedFiles(bytes) ?? [])).filter(
       ({ sha256: hash }) => before.files.has(hash) && !files.has(hash),
@@ -168,12 +164,15 @@ export class ModelStore {
     this.checkKeeps();
     const { signal = never(), onProgress } = options;
     const { base } = source.address;
-    await inUse(base, async () => {
+    const ran = await unlessInUse(base, async () => {
       const store = new ArtifactStore(this.cache, base);
+      const before = await store.description("pending");
+      let begun = false;
       let meter: FileMeter | undefined;
       try {
         const fetcher = this.fetcher(source, signal, this.cache, (reason) => meter?.wait(reason));
         const { manifest, bytes } = await fetcher.latest(parseManifest);
+        begun = true;
         const needed = new Map<string, FileEntry>();
         for (const [path, entry] of manifest.files) if (await exists(path)) needed.set(path, entry);
         meter = new FileMeter(needed.values(), onProgress);
@@ -188,10 +187,11 @@ export class ModelStore {
           });
         await store.complete(bytes);
       } catch (error) {
-        await store.remove(["pending"]);
+        if (begun) await store.giveUp(before);
         throw error;
       }
     });
+    if (!ran) throw busy(base);
     return this.one(base);
   }
 
@@ -318,6 +318,13 @@ async function needs(fetcher: Fetcher, manifest: Manifest, chosen: readonly Chos
   for (const { variant, tunes } of chosen)
     for (const path of await neededFiles(manifest, variant, tunes, read)) needed.set(path, entryOf(manifest, path));
   return needed;
+}
+
+function busy(base: string): RequestError {
+  return new RequestError({
+    what: `The model at ${base} is being loaded or downloaded in this tab or another`,
+    remedy: "Cancel that, or wait until it is over.",
+  });
 }
 
 function manifestOf(bytes: Uint8Array): Manifest | undefined {

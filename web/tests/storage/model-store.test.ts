@@ -167,6 +167,8 @@ describe("a tar file", () => {
     return { cache, store, source, done: store.import(source, async (path) => (await read(path)) !== undefined, {}) };
   };
 
+  const EMPTY = new Blob([...tarEntry("model.json", new Blob(["{}"])), tarEnd()]);
+
   test("comes back as what it was, under another address", async () => {
     const { store, source, done } = await importing(await exported());
     expect(await done).toMatchObject({ url: TWO, model: "tiny", state: "complete", variants: ["webgpu-f32", "wasm-simd"] });
@@ -206,6 +208,32 @@ describe("a tar file", () => {
     const parts = [...some].flatMap(([path, blob]) => tarEntry(path, blob));
     const { cache, done } = await importing(new Blob([...parts, tarEnd()]));
     await expect(done).rejects.toThrow(/are not all there/);
+    expect(cache.entries.size).toBe(0);
+  });
+
+  test("that lacks files leaves a download of before as it was", async () => {
+    const tar = await exported();
+    const some = new Map([...(await readTar(tar))].filter(([path]) => path !== "params_shard_0.bin"));
+    const cut = new Blob([...[...some].flatMap(([path, blob]) => tarEntry(path, blob)), tarEnd()]);
+    const { store, source, cache } = world(tinyArtifact(2), TWO);
+    const controller = new AbortController();
+    const onProgress = ({ filesDone }: StorageProgress) => filesDone === 3 && controller.abort();
+    await expect(store.prefetch(source, "auto", { signal: controller.signal, onProgress })).rejects.toThrow(/abort/);
+    const before = new Map(cache.entries);
+    expect(before.size).toBeGreaterThan(1);
+    await expect((await importing(cut, cache)).done).rejects.toThrow(/are not all there/);
+    expect([...cache.entries.values()].some((bytes) => same(bytes, tinyArtifact().get("params_shard_1.bin") ?? content(0)))).toBe(false);
+    for (const [key, bytes] of before) expect(same(cache.entries.get(key), bytes)).toBe(true);
+    const kept = cache.entries.size;
+    await expect((await importing(EMPTY, cache)).done).rejects.toThrow();
+    expect(cache.entries.size, "nothing was begun").toBe(kept);
+  });
+
+  test("is not read while the model is in use", async () => {
+    const request = (_: string, options: LockOptions, work: (lock: unknown) => unknown) => work(options.ifAvailable === true ? null : {});
+    vi.stubGlobal("navigator", { locks: { request } });
+    const { cache, done } = await importing(EMPTY);
+    await expect(done).rejects.toThrow(/is being loaded or downloaded/);
     expect(cache.entries.size).toBe(0);
   });
 
