@@ -27,18 +27,24 @@ import type {
   Usage,
 } from "../api/types";
 
+import { isDisposed, isOfTheLost } from "./lost";
+
 export { wispEmbedding } from "./ai-sdk-embedding";
 
 const PROVIDER = "wisp";
+
+/** Makes an engine. With `onDeviceLost` handed on to createEngine(), one that is lost for good is replaced at once. */
+export type MakeEngine = (options: { onDeviceLost: () => void }) => Promise<Engine>;
 
 /**
  * A model for `generateText`, `streamText` and the rest of the SDK.
  *
  * `providerOptions.wisp` are further fields of the engine's own requests, such as `{ min_p: 0.05 }` or `{ overflow: "slide" }`.
  *
- * @param engine an engine, its promise, or what makes one when the model is first asked
+ * @param engine an engine, its promise, or what makes one when the model is first asked, and again when that one is lost for good
+ *   or disposed of: `(options) => createEngine("/model/", options)`
  */
-export function wisp(engine: Engine | Promise<Engine> | (() => Promise<Engine>)): LanguageModelV4 {
+export function wisp(engine: Engine | Promise<Engine> | MakeEngine): LanguageModelV4 {
   return new WispLanguageModel(engine);
 }
 
@@ -49,7 +55,7 @@ class WispLanguageModel implements LanguageModelV4 {
   private loading: Promise<Engine> | undefined;
   private loaded: Engine | undefined;
 
-  constructor(private readonly source: Engine | Promise<Engine> | (() => Promise<Engine>)) {
+  constructor(private readonly source: Engine | Promise<Engine> | MakeEngine) {
     if (typeof source === "object" && "info" in source) this.loaded = source;
   }
 
@@ -61,7 +67,7 @@ class WispLanguageModel implements LanguageModelV4 {
   async doGenerate(options: CallOptions): Promise<LanguageModelV4GenerateResult> {
     const { request, warnings } = requestOf(options);
     const { signal, engine } = await this.begin(options);
-    const answer = await engine.chat.completions.create({ ...request, stream: false }, { signal });
+    const answer = await this.watch(engine, engine.chat.completions.create({ ...request, stream: false }, { signal }));
     const [{ message, finish_reason: reason }] = answer.choices;
     const { reasoning_content: reasoning = "", content, tool_calls: calls = [] } = message;
     const found: Content[] = [];
@@ -82,21 +88,49 @@ class WispLanguageModel implements LanguageModelV4 {
     const { request, warnings } = requestOf(options);
     const { signal, engine } = await this.begin(options);
     const asked = { ...request, stream: true as const, stream_options: { include_usage: true } };
-    const chunks = await engine.chat.completions.create(asked, { signal });
+    const chunks = await this.watch(engine, engine.chat.completions.create(asked, { signal }));
     const parts = partsOf(chunks, warnings, options.includeRawChunks === true);
-    return { stream: streamOf(parts, signal), request: { body: asked } };
+    const next = () => this.watch(engine, parts.next());
+    return { stream: streamOf({ next, return: () => parts.return(undefined) }, signal), request: { body: asked } };
   }
 
   private async begin({ abortSignal: signal }: CallOptions): Promise<{ engine: Engine; signal: AbortSignal | undefined }> {
-    const { source } = this;
-    this.loading ??= Promise.resolve(typeof source === "function" ? source() : source);
+    if (this.loaded !== undefined && isDisposed(this.loaded)) this.forget(this.loaded);
+    const loading = (this.loading ??= this.load());
     try {
-      this.loaded = await this.loading;
+      const engine = await loading;
+      if (this.loading === loading) this.loaded = engine;
+      return { engine, signal };
     } catch (error) {
-      if (typeof source === "function") this.loading = undefined; // A load that failed may succeed the next time.
+      if (typeof this.source === "function" && this.loading === loading) this.loading = undefined; // It may succeed the next time.
       throw error;
     }
-    return { engine: this.loaded, signal };
+  }
+
+  private load(): Promise<Engine> {
+    const { source } = this;
+    if (typeof source !== "function") return Promise.resolve(source);
+    const onDeviceLost = () => {
+      if (this.loading === loading && this.loaded !== undefined) this.forget(this.loaded);
+    };
+    const loading = source({ onDeviceLost });
+    return loading;
+  }
+
+  /** The next call has another one made, where there is something that makes them. */
+  private forget(engine: Engine): void {
+    if (typeof this.source !== "function" || this.loaded !== engine) return;
+    this.loaded = this.loading = undefined;
+    void engine.dispose();
+  }
+
+  private async watch<T>(engine: Engine, answer: Promise<T>): Promise<T> {
+    try {
+      return await answer;
+    } catch (error) {
+      if (isOfTheLost(error)) this.forget(engine);
+      throw error;
+    }
   }
 }
 
@@ -297,7 +331,10 @@ async function* partsOf(
 }
 
 /** Errors are parts, as the SDK has them; the end that its own signal asked for is none. */
-function streamOf(parts: AsyncGenerator<StreamPart>, signal: AbortSignal | undefined): ReadableStream<StreamPart> {
+function streamOf(
+  parts: Pick<AsyncGenerator<StreamPart, void>, "next" | "return">,
+  signal: AbortSignal | undefined,
+): ReadableStream<StreamPart> {
   return new ReadableStream({
     async pull(controller) {
       try {

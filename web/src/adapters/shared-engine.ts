@@ -1,6 +1,7 @@
 // One engine for all sessions of the Prompt API: loaded for the first of them, its progress told to all who wait.
 
 import type { Engine, LoadProgress } from "../api/types";
+import { isDisposed } from "./lost";
 
 /** `loaded` goes from 0 to 1. */
 export class DownloadProgressEvent extends Event {
@@ -29,19 +30,28 @@ export class CreateMonitor extends EventTarget {
   }
 }
 
-export type LoadEngine = (options: { onProgress: (progress: LoadProgress) => void; signal: AbortSignal }) => Promise<Engine>;
+/** With `onDeviceLost` handed on to createEngine(), an engine that is lost for good is replaced by the next session. */
+export type LoadEngine = (options: {
+  onProgress: (progress: LoadProgress) => void;
+  onDeviceLost: () => void;
+  signal: AbortSignal;
+}) => Promise<Engine>;
 
 export class SharedEngine {
-  /** When it is loaded. */
-  engine: Engine | undefined;
+  private loaded: Engine | undefined;
   private loading: { engine: Promise<Engine>; controller: AbortController } | undefined;
   private readonly waiting = new Set<CreateMonitor>();
 
   constructor(private readonly load: LoadEngine) {}
 
+  /** When it is loaded, and as long as it lives. */
+  get engine(): Engine | undefined {
+    return this.loaded === undefined || isDisposed(this.loaded) ? undefined : this.loaded;
+  }
+
   get state(): "absent" | "loading" | "here" {
     if (this.engine !== undefined) return "here";
-    return this.loading === undefined ? "absent" : "loading";
+    return this.loading === undefined || this.loaded !== undefined ? "absent" : "loading";
   }
 
   /** @param signal the load itself ends when nobody waits for it any more */
@@ -49,6 +59,7 @@ export class SharedEngine {
     signal?.throwIfAborted();
     monitor.tell(0);
     this.waiting.add(monitor);
+    if (this.state === "absent") this.loading = this.loaded = undefined; // What there was is disposed of.
     const { engine, controller } = (this.loading ??= this.begin());
     let leave = (): void => undefined;
     const left = new Promise<never>((_, reject) => {
@@ -77,11 +88,17 @@ export class SharedEngine {
     const onProgress = ({ loadedBytes, totalBytes }: LoadProgress) => {
       for (const monitor of this.waiting) monitor.tell(totalBytes > 0 ? loadedBytes / totalBytes : 0);
     };
-    const engine = this.load({ onProgress, signal: controller.signal });
+    const onDeviceLost = () => {
+      if (this.loading !== begun) return;
+      void this.loaded?.dispose();
+      this.loaded = this.loading = undefined;
+    };
+    const engine = this.load({ onProgress, onDeviceLost, signal: controller.signal });
     const begun = { engine, controller };
     engine.then(
       (loaded) => {
-        this.engine = loaded;
+        if (this.loading === begun) this.loaded = loaded;
+        else void loaded.dispose(); // Nobody waits for it any more.
       },
       () => {
         if (this.loading === begun) this.loading = undefined; // It may succeed the next time.

@@ -2,6 +2,7 @@
 import { generateObject, generateText, isStepCount, jsonSchema, Output, streamText, tool } from "ai";
 import { beforeAll, describe, expect, test, vi } from "vitest";
 import { wisp } from "../../src/adapters/ai-sdk";
+import { DeviceError } from "../../src/api/errors";
 import type { Engine } from "../../src/api/types";
 import { createEngine } from "../../src/page/engine";
 import { scripted } from "../support/scripted-model";
@@ -36,6 +37,48 @@ const weather = (asked: string[] = []) =>
       return { celsius: 21 };
     },
   });
+
+describe("an engine that is made for it", () => {
+  function made() {
+    const engines: Engine[] = [];
+    const lose: (() => void)[] = [];
+    const making = wisp(async ({ onDeviceLost }) => {
+      lose.push(onDeviceLost);
+      const one = await createEngine("http://nowhere.invalid/");
+      engines.push(one);
+      return one;
+    });
+    says("hello");
+    const answer = async () => (await generateText({ model: making, prompt: "hi", maxRetries: 0 })).text;
+    return { engines, lose, answer, making };
+  }
+
+  test("is made anew when it was lost or disposed of", async () => {
+    const { engines, lose, answer } = made();
+    expect([await answer(), await answer(), engines.length]).toEqual(["hello", "hello", 1]);
+    lose[0]?.();
+    await vi.waitFor(() => expect(() => engines[0]?.stats()).toThrow(/disposed/));
+    expect([await answer(), engines.length]).toEqual(["hello", 2]);
+    lose[0]?.(); // Of one that is not in use any more.
+    expect([await answer(), engines.length]).toEqual(["hello", 2]);
+    await engines[1]?.dispose();
+    expect([await answer(), engines.length]).toEqual(["hello", 3]);
+    await engines[2]?.dispose();
+  });
+
+  test.each(["generate", "stream"])("is made anew after a call that failed with its loss: %s", async (how) => {
+    const { engines, answer, making } = made();
+    await answer();
+    const lost = new DeviceError("device-lost", { what: "gone" });
+    const failing = new ReadableStream({ start: (controller) => controller.error(lost) });
+    const create = () => (how === "generate" ? Promise.reject(lost) : Promise.resolve(failing.values()));
+    Object.assign(engines[0]?.chat.completions ?? {}, { create });
+    if (how === "generate") await expect(answer()).rejects.toThrow("gone");
+    else await streamText({ model: making, prompt: "hi", maxRetries: 0, onError: () => undefined }).consumeStream();
+    expect([await answer(), engines.length]).toEqual(["hello", 2]);
+    await engines[1]?.dispose();
+  });
+});
 
 describe("a text", () => {
   test("is generated, with what it cost", async () => {

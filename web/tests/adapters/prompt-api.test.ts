@@ -25,6 +25,43 @@ beforeEach(() => {
   says("hello");
 });
 
+describe("an engine", () => {
+  test("that was lost or disposed of is made anew for the next session", async () => {
+    const engines: Engine[] = [];
+    const lose: (() => void)[] = [];
+    LanguageModel = promptApi(async ({ onDeviceLost }) => {
+      lose.push(onDeviceLost);
+      const engine = await making();
+      engines.push(engine);
+      return engine;
+    });
+    const session = await LanguageModel.create();
+    await LanguageModel.create();
+    expect([await LanguageModel.availability(), engines.length]).toEqual(["available", 1]);
+    lose[0]?.();
+    expect(await LanguageModel.availability()).toBe("downloadable");
+    await expect(session.prompt("hi")).rejects.toThrow(/disposed/);
+    expect(await (await LanguageModel.create()).prompt("hi")).toBe("hello");
+    await engines[1]?.dispose();
+    expect(await LanguageModel.availability()).toBe("downloadable");
+    expect(await (await LanguageModel.create()).prompt("hi")).toBe("hello");
+    expect(engines).toHaveLength(3);
+  });
+
+  test("that comes when nobody waits for it any more is disposed of", async () => {
+    const engine = await making();
+    let arrive: (() => void) | undefined;
+    LanguageModel = promptApi(() => new Promise((resolve) => (arrive = () => resolve(engine)))); // Hears of no signal.
+    const controller = new AbortController();
+    const creating = LanguageModel.create({ signal: controller.signal });
+    controller.abort();
+    await expect(creating).rejects.toEqual(named("AbortError"));
+    arrive?.();
+    await vi.waitFor(() => expect(() => engine.stats()).toThrow(/disposed/));
+    expect(await LanguageModel.availability()).toBe("downloadable");
+  });
+});
+
 describe("a session", () => {
   test("remembers what was said", async () => {
     const session = await LanguageModel.create({ initialPrompts: [{ role: "system", content: "Be brief." }] });
