@@ -26,8 +26,13 @@ from ..serving.files import IMMUTABLE, MEDIA_TYPES, static_url
 
 BUILT = WEB / "dist"
 ICONS = WEB / "icons"
-# Of web/dist what a page uses; the rest is for Node, for `wisp bench`, and for the served page.
-NOT_OF_THE_PAGE = re.compile(r"(.*\.map|.*\.mjs|bench\.js|isolation\.js|offline\.js)")
+# Of web/dist what pages use, this one and others that import the engine from the site; the rest is for Node, for
+# `wisp bench`, for compilers, and for the served page.
+NOT_OF_A_PAGE = re.compile(r"(.*\.map|.*\.mjs|.*\.d\.ts|bench\.js|isolation\.js|offline\.js)")
+# Of those what this page asks for: its own build, and what the engine's worker is made of.
+STATIC_OFFLINE = re.compile(
+    r"static/(?:(?:check|page|page-[\w-]+|worker|thread|jinja|tokenizer|template|grammar)\.js|page\.css)"
+)
 HASHED = re.compile(r"static/(?:shared|page)-[\w-]+\.js")  # a name that changes with its content
 VERSION = b"wisp-version"  # in offline.js, for what files.json holds
 POLICY = f"{CONTENT_SECURITY_POLICY}; manifest-src 'self'"
@@ -91,7 +96,7 @@ def site_files(artifacts: Path, models: Collection[str] = (), note: Callable[[st
     catalogue = {"models": [{**model, "url": f"models/{model['id']}/"} for model in offered], "invalid": []}
     files += [_made("models.json", _json(catalogue)), _made("manifest.json", _json(APP_MANIFEST))]
     page = _made("index.html", _page().encode())
-    kept = [file for file in files if not file.name.startswith("models/")]
+    kept = [file for file in files if _is_kept(file.name)]
     listed = _made("files.json", _json(["./", *(_address(file) for file in kept)]))
     version = "".join(file.sha256 for file in (page, listed, *kept)).encode()
     files += [page, listed, _made("offline.js", _versioned(hashlib.sha256(version).hexdigest()[:16]))]
@@ -157,8 +162,15 @@ def _page() -> str:
 
 
 def _static() -> list[SiteFile]:
-    paths = sorted(path for path in BUILT.iterdir() if path.is_file() and not NOT_OF_THE_PAGE.fullmatch(path.name))
+    paths = sorted(path for path in BUILT.iterdir() if path.is_file() and not NOT_OF_A_PAGE.fullmatch(path.name))
     return [_read(f"static/{path.name}", path) for path in paths]
+
+
+def _is_kept(name: str) -> bool:
+    """Whether a visit without a network needs it; models are kept by the engine."""
+    if name.startswith("static/"):
+        return STATIC_OFFLINE.fullmatch(name) is not None
+    return not name.startswith("models/")
 
 
 def _icons() -> list[SiteFile]:

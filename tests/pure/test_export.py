@@ -31,6 +31,13 @@ def contents(directory: Path) -> dict[str, bytes]:
     return {p.relative_to(directory).as_posix(): p.read_bytes() for p in directory.rglob("*") if p.is_file()}
 
 
+def loaded(found: dict[str, bytes], scripts: set[str]) -> set[str]:
+    """These and every script of the engine's that they load."""
+    names = {f"static/{name}" for script in scripts for name in re.findall(r"\./([\w-]+\.js)", found[script].decode())}
+    more = (names & set(found)) - scripts
+    return loaded(found, scripts | more) if more else scripts
+
+
 def test_a_site_is_relative_and_whole(artifacts: Path, tmp_path: Path) -> None:
     export(artifacts, tmp_path / "site", Silent())
     found = contents(tmp_path / "site")
@@ -47,10 +54,15 @@ def test_a_site_is_relative_and_whole(artifacts: Path, tmp_path: Path) -> None:
         assert all(model["url"] + name in found for name in manifest["files"])
     kept = json.loads(found["files.json"])
     assert all(address == "./" or address.split("?")[0] in found for address in kept)
-    imported = {f"static/{name}" for name in re.findall(r"\./([\w-]+\.js)", "".join(map(str, found.values())))}
-    assert imported & set(found) <= {address.split("?")[0] for address in kept}, "what scripts load is kept too"
+    offline = {address.split("?")[0] for address in kept}
+    used = loaded(found, {address.split("?")[0] for address in named if ".js?" in address})
+    assert used == {name for name in offline if name.endswith(".js")}, (
+        "what the page's scripts load is kept, and nothing for other pages"
+    )
+    assert {"static/worker.js", "static/thread.js", "static/grammar.js"} <= used
+    assert "static/wisp.js" in found.keys() - offline, "other pages may import the engine"
     assert b"wisp-version" not in found["offline.js"]
-    assert not [name for name in found if name.endswith((".map", ".mjs")) or "broken" in name]
+    assert not [name for name in found if name.endswith((".map", ".mjs", ".d.ts")) or "broken" in name]
 
 
 def test_a_first_visit_downloads_little(artifacts: Path) -> None:
