@@ -24,7 +24,7 @@ const MAY_IMPORT = {
   "page/device.ts": ["api", "backend"],
   react: ["api", "page/entry"],
   adapters: ["api"], // an engine is given to them
-  ui: ["api", "page/device", "page/engine"], // what any page could import, and what the device offers
+  ui: ["api", "page/device", "page/engine", "page/entry"], // what any page could import, and what the device offers
   bench: ["api", "artifact", "backend", "runtime", "worker/load"],
   node: ["api", "artifact", "page/host", "protocol", "text", "worker"],
   "service-worker": [],

@@ -23,6 +23,8 @@ export interface Prompt {
   text: string;
   /** Of the private characters in it. */
   originals: Originals;
+  /** Of the message that is continued; empty where none is. */
+  continued: string;
 }
 
 /** transformers writes this behind the message that is continued, too, and cuts there. */
@@ -70,7 +72,7 @@ export class TurnWriter {
     this.checkAllThere(text, list, more, messages);
     const originals = marks?.originals ?? NO_ORIGINALS;
     const made = marks?.unescaped(text) ?? text;
-    return { text: continued ? cut(made) : made, originals };
+    return { text: continued ? cut(made) : made, originals, continued: continued ? plain(messages.at(-1)?.content) : "" };
   }
 
   /** What answers to a prompt begin with: a model whose template knows thoughts may think, or the prompt makes it. */

@@ -59,9 +59,10 @@ export function chat(
   asker: Asker,
   promptOf: (messages: ChatCall["messages"]) => ChatPrompt,
 ): Promise<ChatResult> {
-  const { ids, format, opening, calls } = prompt;
+  const { ids, format, opening, continued, calls } = prompt;
   // A function that has to be called is called, whatever form other answers are to have.
-  const form: Form = opening === "" ? { format: call.format, isAsked: true } : { format: calls, isAsked: false };
+  const form: Form =
+    opening === "" ? { format: call.format, isAsked: true, begun: continued } : { format: calls, isAsked: false, begun: "" };
   const reader = new AnswerReader(format);
   const marks = [...(format.tools?.starts ?? []), ...(format.tools?.ends ?? []), "[ARGS]", "[CALL_ID]", "<think>", "</think>"];
   const capacity = () => model.session.capacity;
@@ -75,7 +76,7 @@ export function complete(model: LoadedModel, ids: readonly number[], call: Compl
   const opening = !call.echo ? "" : typeof call.prompt === "string" ? call.prompt : tokenizerOf(model).decode(call.prompt, true);
   return answer(
     model,
-    { ids, kept: new Set(), reader: plain, opening, shorten: undefined, form: { format: call.format, isAsked: true } },
+    { ids, kept: new Set(), reader: plain, opening, shorten: undefined, form: { format: call.format, isAsked: true, begun: "" } },
     call,
     asker,
   );
@@ -92,6 +93,8 @@ function keptIds(tokenizer: Tokenizer, marks: readonly string[]): ReadonlySet<nu
 interface Form {
   format: AnswerFormat | undefined;
   isAsked: boolean;
+  /** What has come of it before the answer. */
+  begun: string;
 }
 
 interface Asked {
@@ -151,7 +154,7 @@ async function answer(model: LoadedModel, asked: Asked, call: AnswerCall, asker:
   };
   const isWatched = watches(call);
   const isHeld = form.isAsked || isWatched || session.constrains;
-  const constraint = form.format === undefined || !isHeld ? undefined : await constraintOf(model, texts, form.format, textWork);
+  const constraint = !isHeld ? undefined : await constraintOf(model, texts, form, textWork);
   const watching = { tokenizer: texts, sampling, repetitionWindow, ids, stopTokenIds, constraint, process, onLogprob };
   const watch = isWatched ? new Watcher(call, artifact.manifest.vocabSize, watching) : undefined;
   const request: GenerateRequest = {

@@ -17,6 +17,8 @@ export interface ChatPrompt {
   format: AnswerFormat;
   /** The answer's beginning where it is given: the model goes on behind it. */
   opening: string;
+  /** What the answer goes on from, of the assistant's last message; empty where it begins anew. */
+  continued: string;
   /** What that has to be, where a function has to be called: one of them, its arguments valid. */
   calls: CallsFormat | undefined;
 }
@@ -52,7 +54,7 @@ export function chatPrompt(model: LoadedModel, call: ChatCall): ChatPrompt {
   const turns = turnsOf(model);
   const { tools: all, toolChoice } = call;
   const tools = toolChoice === "none" ? [] : all;
-  const { text, originals } = turns.write({ ...call, tools }, call.contentsAsText);
+  const { text, originals, continued } = turns.write({ ...call, tools }, call.contentsAsText);
   const { format } = turns.tools;
   const named = typeof toolChoice === "object" ? toolChoice.name : undefined;
   const opening = named !== undefined || toolChoice === "required" ? format.opening(named) : "";
@@ -66,6 +68,7 @@ export function chatPrompt(model: LoadedModel, call: ChatCall): ChatPrompt {
       single: named !== undefined || !call.parallelToolCalls,
     },
     opening,
+    continued,
     calls: opening === "" ? undefined : callsOf(tools, format, named),
   };
 }

@@ -94,6 +94,16 @@ describe("a chat", () => {
     expect(prompt()).toBe("<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\nWell, <|im_end|>\n<|im_start|>assistant\n");
   });
 
+  test("goes on with a form that the last message began, or says that it did not", async () => {
+    says("c");
+    const begun = (content: string) => [...HI, { role: "assistant" as const, content }];
+    const response_format = { type: "regex", regex: "a{3}b+c" } as unknown as OpenAI.ResponseFormatText;
+    const answer = await ask({ messages: begun("aaab"), response_format, logprobs: true, logit_bias: { 5002: 1 } });
+    expect(answer.choices[0]?.message.content).toBe("c");
+    await expect(ask({ messages: begun("aac"), response_format })).rejects.toThrow(/"aac".*Leave the response_format out/s);
+    expect((await ask({ messages: begun("aac"), response_format, continue_final_message: false })).choices).toHaveLength(1);
+  });
+
   test("may be thought about, and that is apart", async () => {
     says("<think>\nwhy not\n</think>\n\nyes");
     expect((await ask()).choices[0]?.message).toMatchObject({ content: "yes", reasoning_content: "why not" });

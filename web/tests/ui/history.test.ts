@@ -149,6 +149,30 @@ describe("two tabs", () => {
     }
   });
 
+  test("read one another without losing what is done meanwhile", async () => {
+    const [a, b] = await both();
+    for (const method of ["conversations", "messages"] as const) {
+      const read = a.repository[method].bind(a.repository) as (id: string) => Promise<never>;
+      vi.spyOn(a.repository, method).mockImplementationOnce(async (id: string) => {
+        const found = await read(id);
+        if (method === "conversations") a.rename(a.openId.value ?? "", "Renamed");
+        exchange(a, `during ${method}`, "Yes.");
+        return found;
+      });
+    }
+    b.begin(NOTHING_CHOSEN);
+    await calm(a, b);
+    expect(a.open.value?.title).toBe("Renamed");
+    expect(a.list.value).toHaveLength(2);
+    expect(said(a)).toEqual(["hello", "Hi.", "during conversations", "Yes."]);
+    b.close();
+    await b.show(a.openId.value ?? "");
+    exchange(b, "more", "More.");
+    await calm(a, b);
+    expect(said(a)).toEqual(expect.arrayContaining(["during conversations", "during messages"]));
+    expect(said(a)).toHaveLength(6);
+  });
+
   test("follow one another", async () => {
     const [a, b] = await both();
     exchange(a, "more", "More.");
@@ -225,11 +249,84 @@ test("a change that cannot be kept is told, and those after it are made", async 
   const { id } = history.begin(NOTHING_CHOSEN);
   await history.settled();
   vi.spyOn(repository, "change").mockRejectedValueOnce(new DOMException("The quota has been exceeded", "QuotaExceededError"));
-  history.rename(id, "lost");
+  const told: (string | undefined)[] = [];
+  history.fault.subscribe((fault) => void told.push(fault?.message));
+  history.rename(id, "late");
   history.update(id, { pinned: true });
   await history.settled();
-  expect(history.fault.value).toMatch(/quota/);
-  expect((await repository.conversations())[0]).toMatchObject({ pinned: true });
+  expect((await repository.conversations())[0]).toMatchObject({ title: "late", pinned: true });
+  vi.spyOn(repository, "put").mockRejectedValueOnce(new Error("The quota has been exceeded"));
+  history.append(null, { role: "user", content: "x" });
+  await history.settled();
+  const why = "The quota has been exceeded";
+  expect(told).toEqual([undefined, why, undefined, why]);
+});
+
+test("a conversation whose beginning could not be kept is kept with its next message", async () => {
+  const history = new History();
+  const repository = new Memory();
+  await history.start(repository);
+  vi.spyOn(repository, "add").mockRejectedValueOnce(new Error("full"));
+  const { id } = history.begin(NOTHING_CHOSEN);
+  exchange(history, "hello", "Hi.");
+  await history.settled();
+  expect((await repository.messages(id)).map(({ content }) => content)).toEqual(["hello", "Hi."]);
+});
+
+describe("a connection to the database that is gone", () => {
+  let connections: IDBDatabase[];
+
+  beforeEach(() => {
+    connections = [];
+    const open = indexedDB.open.bind(indexedDB);
+    indexedDB.open = (...args) => {
+      const opening = open(...args);
+      opening.addEventListener("success", () => connections.push(opening.result));
+      return opening;
+    };
+  });
+
+  test("is made again", async () => {
+    const history = await tab();
+    const { id } = history.begin(NOTHING_CHOSEN);
+    await history.settled();
+    connections[0]?.close();
+    exchange(history, "hello", "Hi.");
+    expect((await history.messagesOf(id)).map(({ content }) => content).sort()).toEqual(["Hi.", "hello"]);
+    expect(history.fault.value).toBeNull();
+    expect(connections).toHaveLength(2);
+  });
+
+  test("cannot be once a newer page has changed the layout, which each change says", async () => {
+    const history = await tab();
+    const newer = indexedDB.open("wisp", 2);
+    await new Promise((resolve) => newer.addEventListener("success", resolve));
+    const { id } = history.begin(NOTHING_CHOSEN);
+    await history.settled();
+    const { value: first } = history.fault;
+    expect(first?.message).toMatch(/newer version of this page/);
+    history.rename(id, "x");
+    await history.settled();
+    expect(history.fault.value).toEqual(first);
+    expect(history.fault.value).not.toBe(first);
+  });
+});
+
+test("a file brings what is not here, and back what was deleted and can be taken back", async () => {
+  const history = await tab();
+  const conversation = history.begin(NOTHING_CHOSEN);
+  exchange(history, "hello", "Hi.");
+  const messages = await history.messagesOf(conversation.id);
+  expect(history.import(conversation, messages)).toBe(true);
+  history.delete(conversation.id);
+  expect(history.import(conversation, messages)).toBe(false);
+  history.purge(conversation.id); // as the end of the time for an undo does
+  expect(await history.messagesOf(conversation.id)).toHaveLength(2);
+  history.delete(conversation.id);
+  history.purge(conversation.id);
+  expect(history.import(conversation, messages)).toBe(false);
+  expect(await history.messagesOf(conversation.id)).toHaveLength(2);
+  expect(history.list.value).toHaveLength(1);
 });
 
 test("a title is the beginning of the first question, cut at a word", () => {

@@ -63,15 +63,26 @@ export class GrammarEngine {
     this.trie = buildTrie(vocabulary.bytes);
   }
 
-  /** @throws RequestError naming what of the format is not supported, also where the stack does not reach for what is nested in it */
-  constraint(format: AnswerFormat): GrammarConstraint {
+  /**
+   * @param begun what has come of the format already
+   * @throws RequestError naming what of the format is not supported, also where the stack does not reach for what is nested in it,
+   *   and where it does not begin so
+   */
+  constraint(format: AnswerFormat, begun = ""): GrammarConstraint {
     try {
-      return new GrammarConstraint(this.compiledOf(format), this.trie, this.vocabulary);
+      const constraint = new GrammarConstraint(this.compiledOf(format), this.trie, this.vocabulary);
+      if (constraint.advance(new TextEncoder().encode(begun))) return constraint;
     } catch (error) {
       // Firefox has an InternalError for it.
       if (!(error instanceof RangeError) && (error as Error | undefined)?.name !== "InternalError") throw error;
       throw new RequestError({ what: "The response_format is nested too deeply, or too large", remedy: "Write it with fewer levels." });
     }
+    throw new RequestError({
+      what: "The message that is continued does not begin what the response_format allows",
+      got: JSON.stringify(begun.slice(0, 80)),
+      expected: "a beginning of it",
+      remedy: "Leave the response_format out, or set continue_final_message to false.",
+    });
   }
 
   private compiledOf(format: AnswerFormat): Compiled {
@@ -113,16 +124,21 @@ export class GrammarConstraint implements Constraint {
       this.stopped = true;
       return;
     }
+    if (!this.advance(this.vocabulary.bytes[token] ?? [])) throw new Error(`token ${token} is not of the grammar`);
+  }
+
+  /** Goes on behind these bytes. False: they may not come here. */
+  advance(bytes: Iterable<number>): boolean {
     const { machine, masks } = this.compiled;
-    let { state } = this;
-    for (const byte of this.vocabulary.bytes[token] ?? []) {
-      state = machine.after(state, byte);
-      if (state === DEAD) throw new Error(`token ${token} is not of the grammar`);
+    for (const byte of bytes) {
+      const state = machine.after(this.state, byte);
+      if (state === DEAD) return false;
+      this.state = state;
+      if (!machine.crowded) continue;
+      masks.clear();
+      this.state = machine.restart(state);
     }
-    this.state = state;
-    if (!machine.crowded) return;
-    masks.clear();
-    this.state = machine.restart(state);
+    return true;
   }
 
   private mask(): Uint32Array<ArrayBuffer> {

@@ -41,7 +41,9 @@ effect(() => {
 });
 effect(() => {
   const fault = history.fault.value ?? personas.fault.value;
-  if (fault !== null) notices.show(`The last change could not be kept in this browser: ${fault}`, [], true);
+  if (fault === null) return;
+  const { message } = fault;
+  notices.show(`The last change could not be kept in this browser, and is lost with the page: ${message}`, [], true);
 });
 
 export async function start(): Promise<void> {

@@ -88,6 +88,13 @@ function kindOf(error: unknown): string | null {
 
 const usedBy = (path: readonly Message[]) => path.findLast(({ usage }) => usage != null)?.usage?.total_tokens ?? 0;
 
+/** Where what the model sees begins: with a question, behind what it no longer sees. */
+function firstSeen(path: readonly Message[], forgotten: string | null): number {
+  const from = path.findIndex(({ id }) => id === forgotten) + 1;
+  const question = path.findIndex(({ role }, i) => i >= from && role === "user");
+  return question < 0 ? path.length : question;
+}
+
 export class Chat {
   readonly live = signal<Live | null>(null);
   readonly busy = signal(false);
@@ -183,6 +190,27 @@ export class Chat {
     this.persona.value = null;
     await this.history.show(id);
     this.focus.value++;
+    await this.#resume();
+  }
+
+  /** The model that answered the open conversation last goes on, where it need not be asked for; another one says so. */
+  async #resume(): Promise<void> {
+    const { value: open } = this.history.open;
+    if (open === null || open.model === null) return;
+    const { models } = this;
+    const { value: loaded } = models.loaded;
+    if (loaded !== null) {
+      const before = this.history.path.value.findLast(({ model = "" }) => model !== "")?.model;
+      const { id, name } = loaded.model;
+      if (id !== open.model && before !== undefined && before !== name)
+        this.notices.show(`${before} answered here last. ${name} goes on from here.`);
+      return;
+    }
+    const model = models.offered.value.find(({ id }) => id === open.model);
+    if (model === undefined || !models.canRun(model)) return;
+    models.chosenId.value = model.id;
+    const comes = await models.comesUnasked(model);
+    if (comes && models.chosenId.value === model.id && models.loaded.value === null) void models.load(model);
   }
 
   /** Stops the answer that is being written and waits until it has ended. */
@@ -196,15 +224,21 @@ export class Chat {
     const engine = this.#engine;
     const { value: open } = this.history.open;
     if (engine === null || open === null || this.#running !== null) return;
-    const path = [...this.history.path.value];
-    const seen = path.splice(0, path.findIndex(({ id }) => id === open.forgotten) + 1);
+    const path = this.history.path.value;
+    let from = firstSeen(path, open.forgotten);
     let used: number;
-    do {
-      seen.push(...path.splice(0, 2));
-      used = path.length === 0 ? 0 : await this.#countTokens(engine, this.#messages(path));
-    } while (used > engine.info.contextLength / 2 && path.length > 0);
-    this.history.update(open.id, { forgotten: seen.at(-1)?.id ?? null });
-    this.used.value = used;
+    try {
+      do {
+        const next = path.findIndex(({ role }, i) => i > from && role === "user");
+        from = next < 0 ? path.length : next;
+        used = from === path.length ? 0 : await this.#countTokens(engine, this.#messages(path, path[from - 1]?.id));
+      } while (used > engine.info.contextLength / 2 && from < path.length);
+    } catch (error) {
+      this.notices.show(`Nothing is forgotten: ${error instanceof Error ? error.message : String(error)}`, [], true);
+      return;
+    }
+    this.history.update(open.id, { forgotten: path[from - 1]?.id ?? null });
+    if (this.history.openId.value === open.id) this.used.value = used;
     this.focus.value++;
   }
 
@@ -325,16 +359,14 @@ export class Chat {
   }
 
   /** What the model is given of a path: what the system says, then what was said, but for what it no longer sees. */
-  #messages(path: readonly Message[]): ChatMessage[] {
-    const { value: open } = this.history.open;
-    const seen = path.slice(path.findIndex(({ id }) => id === open?.forgotten) + 1);
+  #messages(path: readonly Message[], forgotten = this.history.open.value?.forgotten ?? null): ChatMessage[] {
+    const seen = path.slice(firstSeen(path, forgotten));
     const system = [this.settings.current.value.systemPrompt.trim()];
     // Many templates take no answer before the first question: what a persona says first is part of who it is.
-    const greeted = seen[0]?.role === "assistant" ? seen[0].content : "";
+    const greeted = path[0]?.role === "assistant" ? path[0].content : "";
     if (greeted !== "") system.push(`You have begun the conversation with these words:\n${greeted}`);
     const prompt = system.filter((text) => text !== "").join("\n\n");
-    const said = greeted === "" ? seen : seen.slice(1);
-    const messages = said.filter(({ role, content }) => role === "user" || content !== "").map(({ role, content }) => ({ role, content }));
+    const messages = seen.filter(({ role, content }) => role === "user" || content !== "").map(({ role, content }) => ({ role, content }));
     return [...(prompt === "" ? [] : [{ role: "system", content: prompt }]), ...messages];
   }
 

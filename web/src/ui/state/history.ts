@@ -24,6 +24,11 @@ export interface Channel {
   onmessage: ((event: MessageEvent<string | null>) => void) | null;
 }
 
+/** A change that could not be kept; each time another one. */
+export interface Fault {
+  message: string;
+}
+
 /** Where a tab remembers what it has open, over a reload. */
 export type Remembered = Pick<Storage, "getItem" | "setItem" | "removeItem">;
 
@@ -46,14 +51,16 @@ export class History {
   readonly path = computed(() => pathTo(this.messages.value, this.#leaf.value));
   /** Whether conversations outlive the page; null until it is known. */
   readonly lasts = signal<boolean | null>(null);
-  /** Why the last change could not be kept. */
-  readonly fault = signal<string | null>(null);
+  /** Why the last change could not be kept; null once one can be again. */
+  readonly fault = signal<Fault | null>(null);
   /** Whether an answer is being written, whose message changes by itself. */
   busy = false;
   #repository: Repository = new Memory();
   #channel: Channel | null = null;
   #remembered: Remembered | null = null;
   #writes: Promise<unknown> = Promise.resolve();
+  /** Of these conversations something could not be kept. */
+  readonly #unkept = new Set<string>();
 
   /** Reads what there is, and opens what this tab had open. */
   async start(repository: Repository, channel: Channel | null = null, remembered: Remembered | null = null): Promise<void> {
@@ -64,7 +71,7 @@ export class History {
     const gone = found.filter(({ deleted }) => deleted !== null && deleted < Date.now() - UNDO_MS).map(({ id }) => id);
     if (gone.length > 0) this.#write(() => repository.remove(gone));
     this.#take(found.filter(({ id }) => !gone.includes(id)));
-    if (channel !== null) channel.onmessage = ({ data }) => void this.#refresh(data);
+    if (channel !== null) channel.onmessage = ({ data }) => void this.#refresh(data).catch(() => undefined); // The next word reads again.
     this.lasts.value = repository.lasts;
     const last = remembered?.getItem(OPEN_KEY) ?? null;
     if (last !== null && this.openId.value === null && this.conversations.value.get(last)?.deleted === null) await this.show(last);
@@ -137,7 +144,7 @@ export class History {
     if (!quietly) this.#show(whole);
     const times: Partial<Conversation> = quietly ? {} : { updated: Date.now() };
     if (!quietly) this.#changed(whole.conversation, times);
-    this.#write(() => this.#repository.put([whole], whole.conversation, times), quietly ? undefined : whole.conversation);
+    this.#write(() => this.#repository.put([whole], whole.conversation, times), whole.conversation, quietly);
   }
 
   /** Takes a message back, with all that follows it; what stands beside it is shown then, or what comes before it. */
@@ -202,6 +209,14 @@ export class History {
     this.#write(() => this.#repository.add(conversation, messages), conversation.id);
   }
 
+  /** What a file has of it, unless it is here: what was deleted and can be taken back, is. @returns whether it was here already */
+  import(conversation: Conversation, messages: readonly Message[]): boolean {
+    const known = this.conversations.value.get(conversation.id);
+    if (known === undefined) this.add(conversation, messages);
+    else if (known.deleted !== null) this.restore(known.id);
+    return known?.deleted === null;
+  }
+
   async messagesOf(id: string): Promise<Message[]> {
     await this.#writes;
     return this.#repository.messages(id);
@@ -256,22 +271,48 @@ export class History {
     }
   }
 
-  /** One after another, each whole; then other tabs hear of it. */
-  #write(write: () => Promise<unknown>, changed?: string): void {
-    this.#writes = this.#writes.then(write).then(
+  /** One after another, each whole; then other tabs hear of it, unless `quietly`. */
+  #write(write: () => Promise<unknown>, changed?: string, quietly = false): void {
+    const whole = () => (changed !== undefined && this.#unkept.has(changed) ? this.#keepWhole(changed).then(write) : write());
+    this.#writes = this.#writes.then(whole).then(
       () => {
-        if (changed !== undefined) this.#channel?.postMessage(changed);
+        this.fault.value = null;
+        if (changed !== undefined && !quietly) this.#channel?.postMessage(changed);
       },
       (error: unknown) => {
-        this.fault.value = error instanceof Error ? error.message : String(error);
+        if (changed !== undefined) this.#unkept.add(changed);
+        // What follows every second need be told once.
+        if (!quietly || this.fault.value === null) this.fault.value = { message: error instanceof Error ? error.message : String(error) };
       },
     );
   }
 
+  /** What could not be kept of it when it changed: a repository leaves changes of what it does not have alone. */
+  async #keepWhole(id: string): Promise<void> {
+    const conversation = this.conversations.value.get(id);
+    const messages = this.openId.value === id ? [...this.messages.value.values()] : [];
+    if (conversation !== undefined) await this.#repository.add(conversation, messages);
+    this.#unkept.delete(id);
+  }
+
+  /** Reads what is kept and takes it, once nothing was changed here meanwhile: that would be missing in it. */
+  async #readWhole<T>(read: () => Promise<T>, take: (found: T) => void): Promise<void> {
+    for (;;) {
+      const writes = this.#writes;
+      await writes;
+      const found = await read();
+      if (writes !== this.#writes) continue;
+      take(found);
+      return;
+    }
+  }
+
   /** Another tab has written. What it added to what is shown here is shown too; another branch stays beside. */
   async #refresh(changed: string | null): Promise<void> {
-    await this.#writes;
-    this.#take(await this.#repository.conversations());
+    await this.#readWhole(
+      () => this.#repository.conversations(),
+      (found) => this.#take(found),
+    );
     const { value: id } = this.openId;
     if (id === null || (changed !== null && changed !== id)) return;
     const conversation = this.conversations.value.get(id);
@@ -279,8 +320,15 @@ export class History {
       if (!this.busy) this.close();
       return;
     }
-    const found = await this.#repository.messages(id);
-    if (this.openId.value !== id) return;
+    await this.#readWhole(
+      () => this.#repository.messages(id),
+      (found) => this.#merge(id, found),
+    );
+  }
+
+  #merge(id: string, found: readonly Message[]): void {
+    const conversation = this.conversations.value.get(id);
+    if (this.openId.value !== id || conversation === undefined) return;
     const messages = new Map(found.map((message) => [message.id, message]));
     const mine = this.#leaf.value;
     // The message that is being written here is newer here.

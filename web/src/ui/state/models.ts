@@ -4,6 +4,7 @@ import { batch, computed, signal } from "@preact/signals";
 import type { Engine, EngineInfo, LoadProgress } from "../../api/types";
 import { cpuMissing } from "../../page/device";
 import { createEngine } from "../../page/engine";
+import { models as stored } from "../../page/entry";
 import { type DeviceReport, type Means, place, probeDevice, whyCpu } from "./device";
 import type { Notices } from "./notices";
 import { RateMeter } from "./rate";
@@ -108,6 +109,10 @@ export class Models {
     if (model.id === wanted || small) await this.load(model);
   }
 
+  get #backend(): string {
+    return this.#parameters.get("backend") ?? "auto";
+  }
+
   async probe(): Promise<void> {
     this.report.value = await probeDevice();
   }
@@ -123,6 +128,12 @@ export class Models {
 
   readonly canRun = (model: Model): boolean => this.meansOf(model) !== "none";
 
+  /** Whether loading it asks for no download, or for a small one. */
+  async comesUnasked(model: Model): Promise<boolean> {
+    if (model.weight_bytes < AUTOLOAD_BYTES) return true;
+    return stored.has(model.url, { backend: this.#backend }).catch(() => false);
+  }
+
   async load(model: Model): Promise<void> {
     if (this.#loading !== null) return;
     const controller = new AbortController();
@@ -136,7 +147,7 @@ export class Models {
     });
     try {
       const engine = await createEngine(model.url, {
-        backend: this.#parameters.get("backend") ?? "auto",
+        backend: this.#backend,
         signal: controller.signal,
         onProgress: (state) => {
           // Only what came over the network counts for the rate: a cache would promise too much.

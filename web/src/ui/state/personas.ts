@@ -1,14 +1,14 @@
 // The personas of this browser, after those that are there from the start.
 
 import { computed, signal } from "@preact/signals";
-import type { History } from "./history";
+import type { Fault, History } from "./history";
 import { type Persona, SHIPPED } from "./persona";
 
 export class Personas {
   readonly own = signal<readonly Persona[]>([]);
   readonly all = computed(() => [...SHIPPED, ...this.own.value]);
-  /** Why the last change could not be kept. */
-  readonly fault = signal<string | null>(null);
+  /** Why the last change could not be kept; null once one can be again. */
+  readonly fault = signal<Fault | null>(null);
 
   constructor(private readonly history: History) {}
 
@@ -33,8 +33,9 @@ export class Personas {
   async #try(change: () => Promise<unknown>): Promise<void> {
     try {
       await change();
+      this.fault.value = null;
     } catch (error) {
-      this.fault.value = error instanceof Error ? error.message : String(error);
+      this.fault.value = { message: error instanceof Error ? error.message : String(error) };
     }
   }
 }

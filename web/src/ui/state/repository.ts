@@ -41,74 +41,98 @@ const contains = (message: Message, lowered: string) => message.content.toLocale
 class Database implements Repository {
   readonly lasts = true;
 
-  constructor(private readonly db: IDBPDatabase<Schema>) {}
+  constructor(private db: IDBPDatabase<Schema>) {}
+
+  /** Browsers drop connections, when they need memory for example: then once more, with a new one. */
+  private async on<T>(use: (db: IDBPDatabase<Schema>) => Promise<T>): Promise<T> {
+    const { db } = this;
+    try {
+      return await use(db);
+    } catch (error) {
+      // The other name is Safari's, whose transactions find out that the connection is gone.
+      if (!(error instanceof DOMException) || !["InvalidStateError", "UnknownError"].includes(error.name)) throw error;
+      if (this.db === db) this.db = await opened();
+      return use(this.db);
+    }
+  }
 
   conversations(): Promise<Conversation[]> {
-    return this.db.getAll("conversations");
+    return this.on((db) => db.getAll("conversations"));
   }
 
   messages(conversation: string): Promise<Message[]> {
-    return this.db.getAllFromIndex("messages", "conversation", conversation);
+    return this.on((db) => db.getAllFromIndex("messages", "conversation", conversation));
   }
 
-  async add(conversation: Conversation, messages: readonly Message[]): Promise<void> {
-    const tx = this.db.transaction(["conversations", "messages"], "readwrite");
-    await Promise.all([
-      tx.objectStore("conversations").put(conversation),
-      ...messages.map((message) => tx.objectStore("messages").put(message)),
-      tx.done,
-    ]);
+  add(conversation: Conversation, messages: readonly Message[]): Promise<void> {
+    return this.on(async (db) => {
+      const tx = db.transaction(["conversations", "messages"], "readwrite");
+      await Promise.all([
+        tx.objectStore("conversations").put(conversation),
+        ...messages.map((message) => tx.objectStore("messages").put(message)),
+        tx.done,
+      ]);
+    });
   }
 
   change(id: string, change: Partial<Conversation>): Promise<void> {
     return this.put([], id, change);
   }
 
-  async put(messages: readonly Message[], conversation: string, change: Partial<Conversation>): Promise<void> {
-    const tx = this.db.transaction(["conversations", "messages"], "readwrite");
-    const found = await tx.objectStore("conversations").get(conversation);
-    if (found !== undefined) {
-      await tx.objectStore("conversations").put({ ...found, ...change });
-      for (const message of messages) await tx.objectStore("messages").put(message);
-    }
-    await tx.done;
+  put(messages: readonly Message[], conversation: string, change: Partial<Conversation>): Promise<void> {
+    return this.on(async (db) => {
+      const tx = db.transaction(["conversations", "messages"], "readwrite");
+      const found = await tx.objectStore("conversations").get(conversation);
+      if (found !== undefined) {
+        await tx.objectStore("conversations").put({ ...found, ...change });
+        for (const message of messages) await tx.objectStore("messages").put(message);
+      }
+      await tx.done;
+    });
   }
 
-  async removeMessages(ids: readonly string[], conversation: string, change: Partial<Conversation>): Promise<void> {
-    const tx = this.db.transaction(["conversations", "messages"], "readwrite");
-    const found = await tx.objectStore("conversations").get(conversation);
-    if (found !== undefined) await tx.objectStore("conversations").put({ ...found, ...change });
-    for (const id of ids) await tx.objectStore("messages").delete(id);
-    await tx.done;
+  removeMessages(ids: readonly string[], conversation: string, change: Partial<Conversation>): Promise<void> {
+    return this.on(async (db) => {
+      const tx = db.transaction(["conversations", "messages"], "readwrite");
+      const found = await tx.objectStore("conversations").get(conversation);
+      if (found !== undefined) await tx.objectStore("conversations").put({ ...found, ...change });
+      for (const id of ids) await tx.objectStore("messages").delete(id);
+      await tx.done;
+    });
   }
 
-  async remove(ids: readonly string[]): Promise<void> {
-    const tx = this.db.transaction(["conversations", "messages"], "readwrite");
-    for (const id of ids) {
-      await tx.objectStore("conversations").delete(id);
-      for (const key of await tx.objectStore("messages").index("conversation").getAllKeys(id)) await tx.objectStore("messages").delete(key);
-    }
-    await tx.done;
+  remove(ids: readonly string[]): Promise<void> {
+    return this.on(async (db) => {
+      const tx = db.transaction(["conversations", "messages"], "readwrite");
+      for (const id of ids) {
+        await tx.objectStore("conversations").delete(id);
+        for (const key of await tx.objectStore("messages").index("conversation").getAllKeys(id))
+          await tx.objectStore("messages").delete(key);
+      }
+      await tx.done;
+    });
   }
 
-  async search(text: string): Promise<Set<string>> {
-    const lowered = text.toLocaleLowerCase();
-    const found = new Set<string>();
-    const tx = this.db.transaction("messages");
-    for await (const { value } of tx.store) if (contains(value, lowered)) found.add(value.conversation);
-    return found;
+  search(text: string): Promise<Set<string>> {
+    return this.on(async (db) => {
+      const lowered = text.toLocaleLowerCase();
+      const found = new Set<string>();
+      const tx = db.transaction("messages");
+      for await (const { value } of tx.store) if (contains(value, lowered)) found.add(value.conversation);
+      return found;
+    });
   }
 
   personas(): Promise<Persona[]> {
-    return this.db.getAll("personas");
+    return this.on((db) => db.getAll("personas"));
   }
 
   async putPersona(persona: Persona): Promise<void> {
-    await this.db.put("personas", persona);
+    await this.on((db) => db.put("personas", persona));
   }
 
   removePersona(id: string): Promise<void> {
-    return this.db.delete("personas", id);
+    return this.on((db) => db.delete("personas", id));
   }
 }
 
@@ -174,10 +198,9 @@ export class Memory implements Repository {
   }
 }
 
-/** The database of this browser, else memory: some private windows and some settings forbid it. */
-export async function openRepository(): Promise<Repository> {
+async function opened(): Promise<IDBPDatabase<Schema>> {
   try {
-    const db = await openDB<Schema>(NAME, VERSION, {
+    return await openDB<Schema>(NAME, VERSION, {
       upgrade(made) {
         made.createObjectStore("conversations", { keyPath: "id" });
         made.createObjectStore("messages", { keyPath: "id" }).createIndex("conversation", "conversation");
@@ -186,7 +209,16 @@ export async function openRepository(): Promise<Repository> {
       // A newer page may change the layout: this one lets go, and says on its next write that it could not.
       blocking: (_current, _blocked, event) => (event.target as IDBDatabase).close(),
     });
-    return new Database(db);
+  } catch (error) {
+    if (!(error instanceof DOMException) || error.name !== "VersionError") throw error;
+    throw new Error("a newer version of this page has been open in this browser; reload this one", { cause: error });
+  }
+}
+
+/** The database of this browser, else memory: some private windows and some settings forbid it. */
+export async function openRepository(): Promise<Repository> {
+  try {
+    return new Database(await opened());
   } catch {
     return new Memory();
   }

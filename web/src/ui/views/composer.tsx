@@ -151,9 +151,9 @@ export function Composer({ scroll }: { scroll: AutoScroll }) {
         </form>
         <div class="under">
           <Meter />
-          {history.lasts.value === false ? (
+          {history.lasts.value === false || history.fault.value !== null ? (
             <span class="muted" data-testid="not-kept">
-              Not kept: this browser gives the page no storage
+              {history.fault.value === null ? "Not kept: this browser gives the page no storage" : "Not kept: this browser’s storage fails"}
             </span>
           ) : (
             <span class="hint muted">

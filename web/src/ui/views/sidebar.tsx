@@ -1,7 +1,7 @@
 // The conversations of this browser: a list that can be searched; each can be opened, renamed, pinned, exported and deleted.
 
 import { useEffect, useRef, useState } from "preact/hooks";
-import { chat, history, models, notices } from "../state/app";
+import { chat, history, notices } from "../state/app";
 import type { Conversation } from "../state/conversation";
 import { Action, Icon, Picture } from "./parts";
 import { isWide, personasOpen, sidebarOpen } from "./places";
@@ -15,13 +15,7 @@ function transfer(run: (part: typeof import("./transfer")) => Promise<void>): vo
 
 function open(conversation: Conversation): void {
   if (!isWide()) sidebarOpen.value = false;
-  void chat.show(conversation.id).then(() => {
-    // With no model loaded, the one that answered last goes on, where it is here.
-    const model = models.offered.value.find(({ id }) => id === conversation.model);
-    if (models.loaded.value !== null || model === undefined || !models.canRun(model)) return;
-    models.chosenId.value = model.id;
-    void models.load(model);
-  });
+  void chat.show(conversation.id);
 }
 
 async function remove({ id, title }: Conversation): Promise<void> {

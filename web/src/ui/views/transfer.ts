@@ -39,8 +39,7 @@ export async function importFiles(files: readonly File[]): Promise<void> {
   try {
     const read = await Promise.all(files.map(async (file) => readFile(await file.text(), file.name)));
     for (const { conversation, messages } of read.flat().map(withNewIds)) {
-      if (history.conversations.value.has(conversation.id)) known++;
-      else history.add(conversation, messages);
+      if (history.import(conversation, messages)) known++;
       added++;
     }
   } catch (error) {

@@ -102,6 +102,20 @@ test("answers drawn at random are of the regular expression", async () => {
   }
 });
 
+test("an answer goes on where it was cut", async () => {
+  const schema = { type: "object", properties: { a: { enum: ["é", "e"] }, b: { type: "integer" } }, required: ["a", "b"] };
+  for (const begun of ["", "{", '{"a": "é', '{"a": "e", "b": -1']) {
+    const { text } = await answer(engine.constraint({ type: "json_schema", schema }, begun), random(3));
+    const whole = JSON.parse(begun + text) as { b: unknown };
+    expect(Object.keys(whole).slice(0, 2)).toEqual(["a", "b"]);
+    expect(Number.isInteger(whole.b)).toBe(true);
+  }
+  expect(engine.constraint({ type: "regex", regex: "yes|no" }, "yes").next().kind).toBe("ended");
+  expect(() => engine.constraint({ type: "regex", regex: "yes|no" }, "Sure: ")).toThrow(
+    /message that is continued.*Sure: .*continue_final_message/s,
+  );
+});
+
 test("what has to come is not drawn, and a word that it may end in the middle of is left to the model", async () => {
   const schema = { type: "object", properties: { temperature: { enum: ["warm", "warmer"] } }, required: ["temperature"] };
   const { text, forced, tokens } = await answer(engine.constraint({ type: "json_schema", schema }), random(2));
