@@ -16,7 +16,7 @@ PATIENCE = 300_000  # milliseconds
 def main(url: str, file: str = "configs/demo/chat.png") -> None:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium.find(), args=list(chromium.FLAGS))
-        page = browser.new_page(viewport={"width": 900, "height": 640})
+        page = browser.new_page(viewport={"width": 1080, "height": 640})
         page.goto(f"{url}?backend=wasm-simd")
         page.get_by_test_id("load").click()
         expect(page.get_by_test_id("prompt")).to_be_visible(timeout=PATIENCE)
