@@ -153,7 +153,7 @@ def test_two_tabs_see_one_another_and_overwrite_nothing(page: Page, server_url: 
     expect(page.get_by_test_id("answer-text").last).to_have_text("Yes.")
     # Both at once: each goes on from the same place.
     for tab in (page, other):
-        scripted(tab, "slow " * 10, pause=30)
+        scripted(tab, "slow " * 10, pause=400)  # so long that both are asked before either answer ends
     ask(page, "a")
     ask(other, "b")
     answered(page, 3)

@@ -100,7 +100,8 @@ def test_the_page_chats_and_remembers(tab: Tab, backend: str, site: Site) -> Non
     assert tab.evaluate("() => crossOriginIsolated")
     tab.click("open-settings")
     tab.evaluate("() => { document.querySelector('[data-testid=setting-temperature]').value = '0'; }")
-    tab.press("Escape")
+    tab.click("close-settings")
+    tab.wait("() => document.querySelector('dialog[open]') === null")  # What is typed before goes to it.
     ask(tab, "My name is Ada.")
     assert "Ada" in ask(tab, "What is my name?", 2)
     tab.click("open-device")

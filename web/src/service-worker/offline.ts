@@ -46,19 +46,18 @@ async function forgetOthers(): Promise<void> {
 /** The page itself whatever its query (`?model=`), its files by their exact addresses. */
 async function stored(request: Request, path: string): Promise<Response> {
   const page = request.mode === "navigate" && ["", "index.html"].includes(path.replace(/[?#].*$/, ""));
-  const cache = await caches.open(kept);
-  return (await cache.match(page ? scope : request)) ?? fetch(request);
+  // Not opened, which would bring back what the next version's worker has deleted.
+  return (await caches.match(page ? scope : request, { cacheName: kept })) ?? fetch(request);
 }
 
 /** What the host says, else what it said last. */
 async function latest(request: Request): Promise<Response> {
-  const cache = await caches.open(kept);
   try {
     const response = await fetch(request);
-    if (response.ok) await cache.put(request, response.clone());
+    if (response.ok && (await caches.has(kept))) await (await caches.open(kept)).put(request, response.clone());
     return response;
   } catch (error) {
-    const before = await cache.match(request);
+    const before = await caches.match(request, { cacheName: kept });
     if (before === undefined) throw error;
     return before;
   }
