@@ -162,3 +162,12 @@ def site(artifact_demo: Path) -> Iterator[Site]:
     """The page and the embedded model on a server that the test can watch and spoil."""
     with serving_site(artifact_demo.parent) as it:
         yield it
+
+
+@pytest.fixture
+def tabs(context: BrowserContext, site: Site) -> list[Page]:
+    """Two of one browser, at an address of the server that runs nothing."""
+    pages = [context.new_page() for _ in range(2)]
+    for page in pages:
+        page.goto(site.url + "healthz")
+    return pages

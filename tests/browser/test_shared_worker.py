@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from playwright.sync_api import BrowserContext, Page
+from playwright.sync_api import Page
 
 from tests.browser.drivers import Tab
 from tests.browser.site import Site
@@ -41,14 +41,6 @@ HOLD = """async () => {
     globalThis.answered = answer.then(() => "an answer", ({ name }) => name);
   });
 }"""
-
-
-@pytest.fixture
-def tabs(context: BrowserContext, site: Site) -> list[Page]:
-    pages = [context.new_page() for _ in range(2)]
-    for page in pages:
-        page.goto(site.url + "healthz")
-    return pages
 
 
 def create(page: Page, url: str = "/models/demo/", **options: Any) -> dict[str, Any]:

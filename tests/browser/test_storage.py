@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from playwright.sync_api import BrowserContext, Page
+from playwright.sync_api import Page
 
 from tests.browser.drivers import VARIANTS, Tab
 from tests.browser.site import Site
@@ -121,14 +121,6 @@ NEVER = """
   globalThis.loaded = loading.catch((error) => error.name);
   await new Promise((begun) => { const end = models.onChange(() => { end(); begun(); }); });
 """
-
-
-@pytest.fixture
-def tabs(context: BrowserContext, site: Site) -> list[Page]:
-    pages = [context.new_page() for _ in range(2)]
-    for page in pages:
-        page.goto(site.url + "healthz")
-    return pages
 
 
 def test_a_folder_holds_what_a_load_needs(tabs: list[Page]) -> None:

@@ -1,6 +1,6 @@
 """RMS norms of queries and keys before their rotation, a workgroup a head.
 
-The rotation itself is as in `compiler.kernels.embed`. The numpy twins are `reference.rms_norm` and `reference.rotate`.
+The rotation itself is `kernels/rope.py`'s. The numpy twins are `reference.rms_norm` and `reference.rotate`.
 """
 
 from __future__ import annotations
