@@ -50,12 +50,11 @@ class RecipeSummary:
 
 
 def recipe_paths() -> tuple[Path, ...]:
-    """The recipes of this project, or of the working directory where the project's are not installed, by name."""
-    for directory in (CONFIGS, Path("configs")):
-        paths = tuple(sorted(directory.glob("*.toml")))
-        if paths:
-            return paths
-    raise WispError("there are no recipes", got=CONFIGS, remedy="run this where configs/ is, in a clone of the project")
+    """The recipes that come along, by name."""
+    paths = tuple(sorted(CONFIGS.glob("*.toml")))
+    if not paths:
+        raise WispError("there are no recipes", got=CONFIGS, remedy="install Wisp again: they come with it")
+    return paths
 
 
 def plan_recipe(path: Path) -> tuple[BuildConfig, Network]:

@@ -16,7 +16,7 @@ from .state import SAMPLING_RANGES
 from .template import validate_tree
 
 FORMAT_VERSION = 1
-SHARD_BYTES = 32 * 1024 * 1024
+MAX_SHARD_BYTES = 32 * 1024 * 1024  # a reader's limit; the writer keeps below it
 SPLIT_ROWS = 64
 TOTAL_BYTES = 16 * 1024**3
 STATE_BYTES = 64  # words 0..15, which the CPU writes
@@ -389,8 +389,8 @@ def validate_tensor_cache(cache: Any, model: dict[str, Any]) -> dict[str, Tensor
         nbytes = _integer(shard.get("nbytes"), f"{where} {file} nbytes", minimum=1)
         if nbytes != end:
             fail(f"{where} {file} nbytes", nbytes, f"{end}, the end of its last record")
-        if nbytes > SHARD_BYTES and (len(entries) != 1 or "rowOffset" in entries[0]):
-            fail(f"{where} {file} nbytes", nbytes, f"at most {SHARD_BYTES}, but for a tensor alone in a shard")
+        if nbytes > MAX_SHARD_BYTES and (len(entries) != 1 or "rowOffset" in entries[0]):
+            fail(f"{where} {file} nbytes", nbytes, f"at most {MAX_SHARD_BYTES}, but for a tensor alone in a shard")
         if file not in model["files"] or model["files"][file]["bytes"] != nbytes:
             fail(f"{where} {file}", model["files"].get(file), f"a file of {nbytes} bytes in model.json")
         total += nbytes

@@ -5,7 +5,7 @@ branches. It knows nothing about models or quantization. Every kernel of Wisp is
 declares its buffers in binding order, and emits straight-line code; the result is one TIR `PrimFunc`.
 
 Python `for` loops unroll; `Kernel.loop` emits a loop. Registers are arrays indexed by constants only, which
-`compiler.lowering.wgsl` turns into plain variables.
+`lowering.wgsl` turns into plain variables.
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ class Kernel:
 
 
 def call(dtype: str, name: str, *arguments: Expr) -> Expr:
-    """Call a WGSL builtin, or one of the helpers that `compiler.lowering.wgsl` puts before the kernels."""
+    """Call a WGSL builtin, or one of the helpers that `lowering.wgsl` puts before the kernels."""
     return T.call_extern(dtype, name, *arguments)
 
 

@@ -11,6 +11,7 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, BrowserType, Page, Route, expect
 
 from tests import chromium
+from tests.browser import toy_artifact
 from tests.browser.drivers import Driver, Tab, Unavailable, launch
 from tests.browser.drivers.chromium import Chromium
 from tests.browser.site import Site, serving_site
@@ -52,6 +53,15 @@ def browser_type_launch_args(browser_type_launch_args: dict[str, Any]) -> dict[s
 def server_url(artifact_demo: Path) -> Iterator[str]:
     """The address of a server with the demo artifact, `http://127.0.0.1:PORT/`."""
     with serving(artifact_demo.parent) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def toy_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a server with the toy model alone, for tests of the page that need no compiler."""
+    root = tmp_path_factory.mktemp("artifacts")
+    toy_artifact.write(root / "toy", toy_artifact.toy(), name="Toy")
+    with serving(root) as url:
         yield url
 
 

@@ -4,14 +4,10 @@ The toy model of test_page.py; a scripted engine takes its place, so that what i
 """
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser import toy_artifact
-from tests.browser.conftest import serving
 from tests.browser.test_page import answered, ask, load, scripted
 
 NO_STORAGE = "IDBFactory.prototype.open = () => { throw new DOMException('not here', 'SecurityError'); };"
@@ -37,14 +33,6 @@ def reload(page: Page) -> None:
     page.reload()
 
 
-@pytest.fixture(scope="session")
-def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    root = tmp_path_factory.mktemp("artifacts")
-    toy_artifact.write(root / "toy", toy_artifact.toy(), name="Toy")
-    with serving(root) as url:
-        yield url
-
-
 def say(page: Page, question: str, answer: str, count: int = 1) -> None:
     """Asks, and is answered so."""
     scripted(page, answer)
@@ -62,8 +50,8 @@ def menu(page: Page, item: str, which: int = 0) -> None:
     page.get_by_test_id(item).nth(which).click()
 
 
-def test_a_reload_and_a_new_chat_lose_nothing(page: Page, server_url: str) -> None:
-    load(page, server_url)
+def test_a_reload_and_a_new_chat_lose_nothing(page: Page, toy_url: str) -> None:
+    load(page, toy_url)
     say(page, "What is rain?", "**Water.**")
     reload(page)
     expect(page.get_by_test_id("answer-text").locator("strong")).to_have_text("Water.")
@@ -80,8 +68,8 @@ def test_a_reload_and_a_new_chat_lose_nothing(page: Page, server_url: str) -> No
     expect(page.get_by_test_id("message-answer")).to_have_count(2)
 
 
-def test_an_edited_question_and_a_second_answer_stand_beside_the_first(page: Page, server_url: str) -> None:
-    load(page, server_url)
+def test_an_edited_question_and_a_second_answer_stand_beside_the_first(page: Page, toy_url: str) -> None:
+    load(page, toy_url)
     say(page, "one", "First.")
     scripted(page, "Second.")
     page.get_by_test_id("regenerate").click()
@@ -105,8 +93,8 @@ def test_an_edited_question_and_a_second_answer_stand_beside_the_first(page: Pag
     expect(page.get_by_test_id("branch")).to_have_text(["1/2", "1/2"])
 
 
-def test_an_answer_that_was_cut_goes_on(page: Page, server_url: str) -> None:
-    load(page, server_url)
+def test_an_answer_that_was_cut_goes_on(page: Page, toy_url: str) -> None:
+    load(page, toy_url)
     scripted(page, "word " * 500, pause=20)
     ask(page, "long")
     expect(page.get_by_test_id("answer-text")).to_contain_text("word word")
@@ -124,8 +112,8 @@ def test_an_answer_that_was_cut_goes_on(page: Page, server_url: str) -> None:
     expect(page.get_by_test_id("continue")).to_have_count(0)
 
 
-def test_what_is_deleted_can_be_taken_back(page: Page, server_url: str) -> None:
-    load(page, server_url)
+def test_what_is_deleted_can_be_taken_back(page: Page, toy_url: str) -> None:
+    load(page, toy_url)
     say(page, "keep me", "Yes.")
     menu(page, "rename")
     page.get_by_test_id("rename-text").fill("Kept <b>well</b>")
@@ -142,11 +130,11 @@ def test_what_is_deleted_can_be_taken_back(page: Page, server_url: str) -> None:
     expect(page.get_by_test_id("conversation")).to_have_count(0)
 
 
-def test_two_tabs_see_one_another_and_overwrite_nothing(page: Page, server_url: str) -> None:
-    load(page, server_url)
+def test_two_tabs_see_one_another_and_overwrite_nothing(page: Page, toy_url: str) -> None:
+    load(page, toy_url)
     say(page, "hello", "Hi.")
     other = page.context.new_page()
-    load(other, server_url)
+    load(other, toy_url)
     other.get_by_test_id("open-conversation").click()
     expect(other.get_by_test_id("answer-text")).to_have_text("Hi.")
     say(other, "from the other", "Yes.", 2)
@@ -164,9 +152,9 @@ def test_two_tabs_see_one_another_and_overwrite_nothing(page: Page, server_url: 
     other.close()
 
 
-def test_without_storage_it_works_and_says_so(page: Page, server_url: str) -> None:
+def test_without_storage_it_works_and_says_so(page: Page, toy_url: str) -> None:
     page.add_init_script(NO_STORAGE)
-    load(page, server_url)
+    load(page, toy_url)
     expect(page.get_by_test_id("not-kept")).to_be_visible()
     say(page, "hello", "Hi.")
     page.get_by_test_id("new-chat").click()
@@ -174,8 +162,8 @@ def test_without_storage_it_works_and_says_so(page: Page, server_url: str) -> No
     expect(page.get_by_test_id("answer-text")).to_have_text("Hi.")
 
 
-def test_a_conversation_has_settings_of_its_own(page: Page, server_url: str) -> None:
-    load(page, server_url)
+def test_a_conversation_has_settings_of_its_own(page: Page, toy_url: str) -> None:
+    load(page, toy_url)
     say(page, "hello", "Hi.")
     page.get_by_test_id("open-settings").click()
     expect(page.get_by_test_id("settings-scope")).to_contain_text("this conversation")
@@ -196,8 +184,8 @@ def test_a_conversation_has_settings_of_its_own(page: Page, server_url: str) -> 
     assert "stop" not in page.evaluate("window.script.requests[0]")
 
 
-def test_conversations_move_as_files(page: Page, server_url: str, tmp_path: Path) -> None:
-    load(page, server_url)
+def test_conversations_move_as_files(page: Page, toy_url: str, tmp_path: Path) -> None:
+    load(page, toy_url)
     say(page, "one", "First.")
     page.get_by_test_id("regenerate").click()
     expect(page.get_by_test_id("branch")).to_have_text("2/2")

@@ -4,29 +4,18 @@ import base64
 import json
 import struct
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser import toy_artifact
-from tests.browser.conftest import serving
 from tests.browser.test_conversations import reload
 from tests.browser.test_page import MARKDOWN, answered, ask, load, scripted
 from tests.conftest import ROOT
 
 AXE = ROOT / "web" / "node_modules" / "axe-core" / "axe.min.js"
 RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
-
-
-@pytest.fixture(scope="session")
-def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    root = tmp_path_factory.mktemp("artifacts")
-    toy_artifact.write(root / "toy", toy_artifact.toy(), name="Toy")
-    with serving(root) as url:
-        yield url
 
 
 def card(**data: Any) -> bytes:
@@ -45,8 +34,8 @@ def png(text: bytes) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + texts + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
 
 
-def test_a_persona_from_a_picture_greets_and_is_who_the_model_is(page: Page, server_url: str, tmp_path: Path) -> None:
-    load(page, server_url)
+def test_a_persona_from_a_picture_greets_and_is_who_the_model_is(page: Page, toy_url: str, tmp_path: Path) -> None:
+    load(page, toy_url)
     page.get_by_test_id("open-personas").click()
     expect(page.get_by_test_id("persona-card")).to_have_count(3)
     mira = {"name": "Mira <b>", "description": "{{char}} keeps a lighthouse.", "first_mes": "Who is **there**?"}
@@ -81,9 +70,9 @@ def test_a_persona_from_a_picture_greets_and_is_who_the_model_is(page: Page, ser
     expect(page.get_by_test_id("persona-head")).to_have_text("Mira <b>")
 
 
-def test_code_can_be_copied_and_has_colours(page: Page, server_url: str) -> None:
+def test_code_can_be_copied_and_has_colours(page: Page, toy_url: str) -> None:
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
-    load(page, server_url)
+    load(page, toy_url)
     scripted(page, '```python\nreturn "<img src=x>"  # why\n```\n\n```brainfuzz\n+++\n```\n')
     ask(page, "code")
     answered(page)
@@ -107,10 +96,10 @@ def violations(page: Page) -> list[str]:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_checker_of_accessibility_finds_nothing(page: Page, server_url: str, scheme: str) -> None:
+def test_a_checker_of_accessibility_finds_nothing(page: Page, toy_url: str, scheme: str) -> None:
     """WCAG 2.2 AA as far as axe-core sees it: contrast, names, roles, structure."""
     page.emulate_media(color_scheme="dark" if scheme == "dark" else "light", reduced_motion="reduce")
-    load(page, server_url)
+    load(page, toy_url)
     page.evaluate(AXE.read_text())
     assert violations(page) == []
     scripted(page, MARKDOWN)

@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 
 import compiler.artifact.writer
-from compiler.artifact.manifest import SHARD_BYTES
-from compiler.artifact.writer import ArtifactWriter, check_output, load_artifact, tensor_metadata
+from compiler.artifact.writer import SHARD_BYTES, ArtifactWriter, check_output, load_artifact, tensor_metadata
 from compiler.errors import WispError
 
 BASE = json.loads((Path(__file__).resolve().parent.parent / "golden/bad_manifests/base.json").read_text())
@@ -104,8 +103,8 @@ def test_files_can_be_read_by_everybody(tmp_path: Path) -> None:
 @pytest.fixture
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> int:
     """Shards of 4 KiB, for the writer and for the validator."""
-    for module in ("writer", "manifest"):
-        monkeypatch.setattr(f"compiler.artifact.{module}.SHARD_BYTES", 4096)
+    monkeypatch.setattr("compiler.artifact.writer.SHARD_BYTES", 4096)
+    monkeypatch.setattr("compiler.artifact.manifest.MAX_SHARD_BYTES", 4096)
     return 4096
 
 

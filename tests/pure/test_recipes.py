@@ -271,7 +271,6 @@ def test_without_recipes_it_says_where_they_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("compiler.recipes.CONFIGS", tmp_path)
-    monkeypatch.chdir(tmp_path)
     assert main(["models"]) == 2
     assert "there are no recipes" in capsys.readouterr().err
 

@@ -5,7 +5,7 @@ the positions), in prefill neighbouring rows of one head. It walks the used posi
 passes: scores of every query, by tiles of two queries and four keys; the online softmax (Milakov and Gimelshein,
 arXiv:1805.02867), four keys a vector; sums of the values, by tiles of two queries and four vectors, which stay in
 registers over the block. The numpy twin is `reference.attention`; bindings and partial sums are those of
-`compiler.kernels.webgpu.attention`.
+`kernels.webgpu.attention`.
 
 Keys and values of 16 bits are widened as `Rows` says, in the kernel, since WebAssembly has no f16; where several tiles
 of queries read them, once for all.

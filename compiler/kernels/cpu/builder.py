@@ -1,4 +1,4 @@
-"""The same thin layer as `compiler.kernels.builder`, for functions that a CPU thread runs over a range of items.
+"""The same thin layer as `kernels.builder`, for functions that a CPU thread runs over a range of items.
 
 A kernel of the CPU is a function of buffer addresses and of `begin` and `end`: it computes the items between them, each
 on its own, so that threads may share them in any way. `grid` opens the loop over items; there are no workgroups, no

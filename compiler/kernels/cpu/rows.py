@@ -4,7 +4,7 @@ The 16 bits of a half, moved so that its exponent and its mantissa stand where f
 times its value: exponents are biased by 15 and by 127. Nothing is multiplied to undo that: queries, scores and weights
 carry factors whose product with it is 1. So four words, which hold eight halves, cost five operations and no table.
 
-Knows the cache's layout (`compiler.kernels.cache`) and the order in which its elements come here; nothing of attention.
+Knows the cache's layout (`kernels.cache`) and the order in which its elements come here; nothing of attention.
 """
 
 from __future__ import annotations

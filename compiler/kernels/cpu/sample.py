@@ -1,4 +1,4 @@
-"""Sampling on the CPU: three kernels as in `compiler.kernels.webgpu.sample`, with its results by other ways.
+"""Sampling on the CPU: three kernels as in `kernels.webgpu.sample`, with its results by other ways.
 
 `scan` runs on blocks, the others are one item each and make few passes over the logits, four at a time. `limit` finds
 the least logit that top_k and top_p leave by a radix descent: it adds up how many logits (or how much probability) fall

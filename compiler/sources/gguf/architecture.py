@@ -1,7 +1,7 @@
 """GGUF's words for a network -> Hugging Face's: the fields of config.json and the names of the tensors.
 
 Reference: llama.cpp's converter (`conversion/*.py`) and `gguf/tensor_mapping.py`. What a `config.json` may say is
-checked where every checkpoint's is, in `compiler.models`; here only what GGUF says otherwise is refused.
+checked where every checkpoint's is, in `models`; here only what GGUF says otherwise is refused.
 """
 
 import math

@@ -28,7 +28,7 @@ const MOST_FILES = 4096;
 const MOST_TENSORS = 100_000;
 const MOST_FORMATS = 100;
 const MOST_BYTES = 16 * GIB;
-const SHARD_BYTES = 32 * 2 ** 20;
+const MAX_SHARD_BYTES = 32 * 2 ** 20;
 /** Keeps sums of sizes exact in a double. */
 const MOST_DIMENSION = 2 ** 32;
 const SMOKE_IDS = 16;
@@ -323,8 +323,8 @@ function parseShard(node: Node, records: TensorRecord[], manifest: Manifest): Sh
     end += size;
   }
   if (end !== nbytes) fail(CACHE, `${path}: nbytes`, nbytes, `${end}, where its last record ends`);
-  if (nbytes > SHARD_BYTES && records.length > 1)
-    fail(CACHE, `${path}: nbytes of a shard of ${records.length} tensors`, nbytes, `at most ${SHARD_BYTES}`);
+  if (nbytes > MAX_SHARD_BYTES && records.length > 1)
+    fail(CACHE, `${path}: nbytes of a shard of ${records.length} tensors`, nbytes, `at most ${MAX_SHARD_BYTES}`);
   const file = manifest.files.get(path);
   if (file === undefined) fail(CACHE, `${path} is not among the files of ${MODEL}`, path, "a listed file");
   if (file.bytes !== nbytes) fail(CACHE, `${path}: nbytes`, nbytes, `${file.bytes}, as ${MODEL} says`);
