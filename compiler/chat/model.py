@@ -1,7 +1,7 @@
 """A model that answers: messages in, pieces of text out, with the artifact's own template, tokenizer and settings.
 
-Knows text and ids; where programs run, `runtime` knows. A template runs in a process with limits
-(`sources/sandbox.py`), and so does the tokenizer's first text: one that cannot be read never gets into this process.
+Knows text and ids; where programs run, `runtime` knows. What strangers programmed runs in processes with limits:
+templates in `sources/sandbox.py`, the tokenizer in `tokenizer.py`.
 """
 
 import json
@@ -12,9 +12,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer
-from tokenizers.decoders import DecodeStream
-
 from ..artifact.inspect import require_generation
 from ..artifact.state import SamplingParameters
 from ..artifact.writer import load_artifact
@@ -22,7 +19,8 @@ from ..check.tokenizer import special_tokens
 from ..errors import WispError
 from ..runtime.choose import Running, open_best
 from ..runtime.session import common_prefix
-from ..sources.sandbox import encode_all, render_all
+from ..sources.sandbox import render_all
+from .tokenizer import ChatTokenizer
 
 Message = Mapping[str, str]
 
@@ -78,7 +76,7 @@ class ChatModel:
     notes: tuple[str, ...]
     _running: Running = field(repr=False)
     _model: Mapping[str, Any] = field(repr=False)
-    _tokenizer: Tokenizer = field(repr=False)
+    _tokenizer: ChatTokenizer = field(repr=False)
     _special: Mapping[str, str] = field(repr=False)
 
     @property
@@ -91,6 +89,10 @@ class ChatModel:
         """Most tokens of a conversation."""
         return self._running.session.capacity
 
+    def close(self) -> None:
+        """Ends the tokenizer's process."""
+        self._tokenizer.close()
+
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         """Messages as the model reads them; without a template, their contents as one text.
 
@@ -102,9 +104,10 @@ class ChatModel:
             if "error" in outcome:
                 roles = ", ".join(message["role"] for message in messages)
                 raise WispError("the model's chat template refuses the messages", got=f"{outcome['error']} ({roles})")
-            ids: list[int] = self._tokenizer.encode(outcome["text"], add_special_tokens=False).ids
+            ids = self._tokenizer.encode(outcome["text"], add_special_tokens=False)
         else:
-            ids = self._tokenizer.encode("".join(message["content"] for message in messages)).ids
+            text = "".join(message["content"] for message in messages)
+            ids = self._tokenizer.encode(text, add_special_tokens=True)
         if len(ids) > self.context:
             raise WispError(
                 "the conversation is longer than the context",
@@ -126,7 +129,8 @@ class ChatModel:
         session, stop = self._running.session, set(self._model["stop_token_ids"])
         rates.prompt_tokens, rates.finish = len(ids), "length"
         rates.reused_tokens = common_prefix(session.history, ids[:-1])
-        pieces, most = _Pieces(self._tokenizer), request.sample_len
+        pieces, most = self._tokenizer, request.sample_len
+        pieces.begin()
         parameters = self._sampling(request)
         stream = session.stream(
             ids,
@@ -165,38 +169,6 @@ class ChatModel:
         return replace(SamplingParameters(seed=seed), **known | stated)
 
 
-class _Pieces:
-    """Text as it becomes certain, a token at a time."""
-
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
-        self._stream = DecodeStream(skip_special_tokens=True)
-        self._ids: list[int] = []
-        self._written = ""
-
-    def push(self, token: int) -> str:
-        self._ids.append(token)
-        piece = self._step(token)
-        self._written += piece
-        return piece
-
-    def _step(self, token: int) -> str:
-        """Bytes that never become a character make the stream lose its place: it begins anew at this token."""
-        try:
-            piece: str | None = self._stream.step(self._tokenizer, token)
-        except Exception as error:
-            if "Invalid prefix" not in str(error):  # `tokenizers` has no class for it
-                raise
-            self._stream = DecodeStream(skip_special_tokens=True)
-            piece = self._stream.step(self._tokenizer, token)
-        return piece or ""
-
-    def rest(self) -> str:
-        """Half a character, at the end of the answer."""
-        whole: str = self._tokenizer.decode(self._ids, skip_special_tokens=True)
-        return whole[len(self._written) :] if whole.startswith(self._written) else ""
-
-
 def load_model(path: Path, variant: str | None = None) -> ChatModel:
     """An artifact on the device that runs it best. Raises WispError for what cannot be loaded, or cannot read text."""
     artifact = load_artifact(path, verify=False)
@@ -205,13 +177,12 @@ def load_model(path: Path, variant: str | None = None) -> ChatModel:
     if "tokenizer.json" not in model["tokenizer"]:
         raise WispError(f"{path} has no tokenizer", expected="tokenizer.json", remedy="compile it with its weights")
     text = (path / "tokenizer.json").read_text(encoding="utf-8")
-    (encoded,) = encode_all(text, ["Hello"])
-    if "error" in encoded:
-        raise WispError("the tokenizer cannot read a text", got=encoded["error"])
-    tokenizer = Tokenizer.from_str(text)
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    running = open_best(artifact, variant)
+    tokenizer = ChatTokenizer(text)
+    try:
+        running = open_best(artifact, variant)
+    except BaseException:
+        tokenizer.close()
+        raise
     name = model.get("name") or model["id"]
     about = f"{name}: {running.variant} on {running.device}, {running.session.capacity:,} tokens of context"
     stop = next(iter(model["stop_token_ids"]), None)

@@ -1,6 +1,7 @@
 """`wisp chat`: a conversation in the terminal."""
 
 import argparse
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,8 @@ def run(parsed: argparse.Namespace) -> None:
         repeat_last_n=parsed.repeat_last_n,
         sample_len=parsed.sample_len,
     )
-    chat(load_model(artifact, parsed.variant), request, prompt=parsed.prompt, system=parsed.system)
+    with contextlib.closing(load_model(artifact, parsed.variant)) as model:
+        chat(model, request, prompt=parsed.prompt, system=parsed.system)
 
 
 def find_artifact(model: str) -> Path:

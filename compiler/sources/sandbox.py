@@ -2,7 +2,8 @@
 
 A template may loop or fill the memory, a regular expression may backtrack for hours. The system ends the child when it
 has used up its processor time or memory. Knows JSON values; nothing of the model. The child, this module run as a
-program, imports nothing else of the compiler but its errors and, for templates, `jinja.py`.
+program, imports nothing else of the compiler but its errors and, for templates, `jinja.py`. A chat keeps a child of its
+own for its tokenizer (`chat/tokenizer.py`).
 """
 
 import json
@@ -120,28 +121,37 @@ def _found(answer: Outcome, what: str) -> list[int | None]:
     return found
 
 
-def _ask(request: Mapping[str, Any], what: str, limits: Limits) -> dict[str, Any]:
+def program(module: str) -> dict[str, Any]:
+    """What `subprocess` takes to run a module of the compiler as a child."""
     # Threads of `tokenizers` would each reserve address space, and several would share the seconds.
     environment = os.environ | {"RAYON_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "MALLOC_ARENA_MAX": "1"}
-    command, content = [sys.executable, "-m", __name__], json.dumps({**request, "limits": asdict(limits)}).encode()
+    return {"args": [sys.executable, "-m", module], "cwd": PACKAGE.parent, "env": environment}
+
+
+def _ask(request: Mapping[str, Any], what: str, limits: Limits) -> dict[str, Any]:
+    content = json.dumps({**request, "limits": asdict(limits)}).encode()
     try:
-        done = subprocess.run(
-            command, input=content, capture_output=True, cwd=PACKAGE.parent, env=environment, timeout=LONGEST_WAIT
-        )
+        done = subprocess.run(**program(__name__), input=content, capture_output=True, timeout=LONGEST_WAIT)
     except subprocess.TimeoutExpired:
-        _refuse(what, f"no answer in {LONGEST_WAIT:g} s", limits)
+        refuse(what, f"no answer in {LONGEST_WAIT:g} s", limits)
     if done.returncode == 0:
         answer: dict[str, Any] = json.loads(done.stdout)
         return answer
-    if done.returncode == -getattr(signal, "SIGXCPU", 0):
-        _refuse(what, f"more than {limits.seconds} s of processor time", limits)
-    complaint = done.stderr.decode(errors="replace").strip().splitlines()
-    if done.returncode == OUT_OF_MEMORY or "memory allocation" in " ".join(complaint):
-        _refuse(what, f"more than {limits.bytes >> 20} MiB of memory", limits)
-    _refuse(what, complaint[-1] if complaint else f"exit status {done.returncode}", limits)
+    refuse(what, why_it_ended(done.returncode, done.stderr, limits), limits)
 
 
-def _refuse(what: str, got: str, limits: Limits) -> NoReturn:
+def why_it_ended(status: int, stderr: bytes, limits: Limits) -> str:
+    """What a child that gave no answer used up, by its exit status and its last words."""
+    if status == -getattr(signal, "SIGXCPU", 0):
+        return f"more than {limits.seconds} s of processor time"
+    complaint = stderr.decode(errors="replace").strip().splitlines()
+    if status == OUT_OF_MEMORY or any(sign in " ".join(complaint) for sign in ("memory allocation", "MemoryError")):
+        return f"more than {limits.bytes >> 20} MiB of memory"
+    return complaint[-1] if complaint else f"exit status {status}"
+
+
+def refuse(what: str, got: str, limits: Limits) -> NoReturn:
+    """Raises the WispError of what does not run within its limits."""
     raise WispError(
         f"{what} cannot be used: it does not run within its limits",
         got=got,
@@ -153,7 +163,7 @@ def _refuse(what: str, got: str, limits: Limits) -> NoReturn:
 # -------------------------------------------------------------------------------------------------------- in the child
 
 
-def _limit(limits: Limits) -> None:
+def set_limits(limits: Limits) -> None:
     """From here on; beyond, the system ends the process, or Python raises MemoryError."""
     if sys.platform == "win32":
         return
@@ -223,7 +233,7 @@ def _match_patterns(patterns: Sequence[str], names: Sequence[str]) -> Outcome:
 
 def _answer() -> None:
     request = json.load(sys.stdin)
-    _limit(Limits(**request["limits"]))
+    set_limits(Limits(**request["limits"]))
     try:
         match request["kind"]:
             case "tokenizer":

@@ -1,9 +1,13 @@
 """A chat without a terminal: what is kept between prompts, penalties over the latest tokens, what ends an answer."""
 
+import contextlib
+import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +17,18 @@ from tokenizers import Tokenizer
 
 from compiler.artifact.state import SamplingParameters
 from compiler.artifact.writer import load_artifact
-from compiler.chat.model import ChatModel, Rates, Request, _Pieces, load_model
+from compiler.chat import tokenizer as chat_tokenizer
+from compiler.chat.model import ChatModel, Rates, Request, load_model
+from compiler.chat.tokenizer import ChatTokenizer, Pieces
 from compiler.cli import main
 from compiler.errors import WispError
 from compiler.runtime.choose import difference, open_best
 from compiler.runtime.session import Session
+from compiler.sources.sandbox import Limits
 from tests.checkpoints import make_llama, write_tokenizer
 from tests.conftest import ROOT
 
+BACKTRACKING = r"(([aA-z]+)+)+[!?]{9}"
 PROMPT = [5, 9, 200, 31, 5, 77, 12, 300, 4, 5, 18, 90, 11, 12, 13, 14, 15, 16, 17]
 GREEDY = SamplingParameters()
 
@@ -42,8 +50,9 @@ def session(built: Path) -> Session:
 
 
 @pytest.fixture(scope="module")
-def model(built: Path) -> ChatModel:
-    return load_model(built)
+def model(built: Path) -> Iterator[ChatModel]:
+    with contextlib.closing(load_model(built)) as loaded:
+        yield loaded
 
 
 def counted(session: Session, monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -204,7 +213,7 @@ def test_bytes_that_become_no_character_end_no_answer() -> None:
     """Half of an é between whole ones, as a model may write them: what can be read comes, and the answer goes on."""
     folder = ROOT / "tests" / "tokenizers" / "node_modules" / "@lenml" / "tokenizer-llama2" / "models"
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    pieces, text = _Pieces(tokenizer), ""
+    pieces, text = Pieces(tokenizer), ""
     for name in ("<0xC3>", "<0xA9>", "<0xC3>", "\u2581a", "\u2581b"):
         token = tokenizer.token_to_id(name)
         assert token is not None
@@ -212,6 +221,59 @@ def test_bytes_that_become_no_character_end_no_answer() -> None:
     text += pieces.rest()
     assert text.startswith("\u00e9")
     assert text.endswith("a b")
+
+
+def test_a_text_that_the_tokenizer_reads_for_hours_is_refused_and_the_chat_goes_on(
+    built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chat_tokenizer, "TEXT_SECONDS", 1)
+    path = Path(shutil.copytree(built, tmp_path / "hostile"))
+    file = path / "tokenizer.json"
+    hostile = json.loads(file.read_text())
+    split = {"type": "Split", "pattern": {"Regex": BACKTRACKING}, "behavior": "Isolated", "invert": False}
+    hostile["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [split, hostile["pre_tokenizer"]]}
+    file.write_text(json.dumps(hostile).ljust(file.stat().st_size))  # its size stands in model.json
+    with contextlib.closing(load_model(path)) as model:
+        said, _ = answer(model, [{"role": "user", "content": "Hello"}], temperature=0)
+        with pytest.raises(WispError, match=r"tokenizer\.json cannot be used.*(processor time|retry-limit)"):
+            answer(model, [{"role": "user", "content": "a" * 60 + "1"}])
+        assert answer(model, [{"role": "user", "content": "Hello"}], temperature=0)[0] == said
+
+
+@pytest.mark.parametrize(("kind", "steps"), [("normalizer", "normalizers"), ("decoder", "decoders")])
+def test_a_text_that_fills_the_memory_is_refused(
+    built: Path, kind: str, steps: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is read, and one that is written."""
+    monkeypatch.setattr(chat_tokenizer, "TOKENIZER_LIMITS", Limits(5, 768 << 20))
+    monkeypatch.setattr(chat_tokenizer, "TEXT_SECONDS", 2)
+    many = {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 1000}
+    changed = json.loads((built / "tokenizer.json").read_text()) | {kind: {"type": "Sequence", steps: [many] * 4}}
+
+    def copied(tokenizer: ChatTokenizer) -> None:
+        ids = tokenizer.encode("banana", add_special_tokens=False)
+        tokenizer.begin()
+        for token in ids:
+            tokenizer.push(token)
+
+    tokenizer = ChatTokenizer(json.dumps(changed))
+    with contextlib.closing(tokenizer), pytest.raises(WispError, match=r"more than .*(memory|time)"):
+        copied(tokenizer)
+
+
+def test_ctrl_c_ends_a_text_that_is_read_and_none_that_is_written(built: Path) -> None:
+    def press(tokenizer: ChatTokenizer) -> None:
+        assert tokenizer._process is not None
+        tokenizer._process.send_signal(signal.SIGINT)
+
+    with contextlib.closing(ChatTokenizer((built / "tokenizer.json").read_text())) as tokenizer:
+        ids = tokenizer.encode("Hello there", add_special_tokens=False)
+        tokenizer.begin()
+        text = ""
+        for token in ids:
+            press(tokenizer)
+            text += tokenizer.push(token)
+        assert text + tokenizer.rest() == "Hello there"
 
 
 def test_what_is_typed_need_not_be_text(built: Path) -> None:
