@@ -5,11 +5,15 @@
 
 import type { Tokenizer as HfTokenizer } from "@huggingface/tokenizers";
 import { type AddedToken, NO_ORIGINALS, type Originals, restored } from "./contents";
+import { Growth } from "./growth";
 import { type Vocabulary, vocabularyOf } from "./grammar/vocabulary";
 import { spellingOf, tokenBytes, type TokenSpelling } from "./token-bytes";
 import { announced } from "./work";
 
 type Json = Record<string, unknown>;
+
+/** Characters; only few have as many. */
+const LONGEST_TOKEN = 128;
 
 /** The text of a special token in tokenizer_config.json: a string, or an object with `content`. */
 function specialToken(config: Json, key: string): string | undefined {
@@ -76,6 +80,7 @@ export class Tokenizer {
   private readonly spelling: TokenSpelling;
   /** Of the text that is being encoded. */
   private originals = NO_ORIGINALS;
+  private readonly growth = new Growth();
   private readonly decoder: unknown;
 
   /**
@@ -85,6 +90,7 @@ export class Tokenizer {
   constructor(tokenizer: Json, config: Json, library: typeof HfTokenizer) {
     const preTokenizer = unicodeRules(tokenizer["pre_tokenizer"]);
     this.inner = announced("building the tokenizer", () => new library({ ...tokenizer, pre_tokenizer: preTokenizer }, config));
+    for (const steps of [this.inner.normalizer, this.inner.pre_tokenizer, this.inner.decoder]) this.growth.watch(steps);
     const { type, byte_fallback: byteFallback } = tokenizer["model"] as Json;
     if (type === "Unigram" && byteFallback === true && this.inner.model !== null) addByteFallback(this.inner.model);
     this.addedTokens = ((tokenizer["added_tokens"] ?? []) as AddedToken[]).map(({ id, content, special }) => ({ id, content, special }));
@@ -117,9 +123,11 @@ export class Tokenizer {
   /**
    * @param addSpecialTokens what the tokenizer's post-processor adds, such as BOS; chat templates write their own
    * @param originals of the text's private characters: where one stands no special token begins
+   * @throws ArtifactError where the text becomes much longer by it
    */
   encode(text: string, addSpecialTokens: boolean, originals: Originals = NO_ORIGINALS): number[] {
     this.originals = originals;
+    this.growth.begin(text.length);
     return announced("tokenizer", () => this.inner.encode(text, { add_special_tokens: addSpecialTokens }).ids);
   }
 
@@ -133,6 +141,7 @@ export class Tokenizer {
     const skipped = (id: number) => some && skipSpecialTokens && this.special.has(id) && !kept.has(id);
     const known = ids.filter((id) => this.inner.id_to_token(id) !== undefined && !skipped(id));
     if (known.length === 0) return "";
+    this.growth.begin(LONGEST_TOKEN * known.length);
     // Cleaning up spaces would change text that the model meant.
     return this.inner.decode(known, { skip_special_tokens: skipSpecialTokens && !some, clean_up_tokenization_spaces: false });
   }

@@ -81,6 +81,41 @@ test("an invalid byte comes out as a replacement character, not never", () => {
   expect(pieces.join("") + detokenizer.flush()).toMatch(/\ufffd.*the/);
 });
 
+describe("a tokenizer that makes a text longer", () => {
+  const fixture = read("byte_level.json");
+  const replace = (from: object, content: string) => ({ type: "Replace", pattern: from, content });
+  const many = replace({ String: "a" }, "a".repeat(1000));
+  const around = replace({ Regex: "[a-z]" }, "$`$'");
+  const steps = (key: string, ...them: object[]) => ({ type: "Sequence", [key]: them });
+  const tokenizerWith = (parts: object) => new Tokenizer({ ...fixture.tokenizer, ...parts }, fixture.config, Library);
+  const text = "banana ".repeat(1000);
+  const tooLong = /tokenizer\.json: it makes a text too long: got more than 8 times its length and 65536 characters/;
+
+  test.each<[string, object]>([
+    ["a normalizer", { normalizer: steps("normalizers", many, many, many, many) }],
+    ["one that repeats what stands around", { normalizer: around }],
+    ["one that writes before it", { normalizer: steps("normalizers", { type: "Prepend", prepend: "x".repeat(200_000) }) }],
+    ["a pre-tokenizer", { pre_tokenizer: steps("pretokenizers", many, many, many, fixture.tokenizer["pre_tokenizer"] as object) }],
+  ])("without measure is stopped before the memory is full: %s", (_, parts) => {
+    const tokenizer = tokenizerWith(parts);
+    expect(() => tokenizer.encode(text, false)).toThrow(tooLong);
+    expect(() => tokenizer.encode(text, false)).toThrow(tooLong);
+  });
+
+  test("is stopped in what is written, too", () => {
+    const ids = tokenizerWith({}).encode(text, false);
+    const byteLevel = fixture.tokenizer["decoder"] as object;
+    const tokenizer = tokenizerWith({ decoder: steps("decoders", byteLevel, many, many, many) });
+    expect(() => tokenizer.decode(ids, false)).toThrow(tooLong);
+  });
+
+  test("as published ones do is as it was", () => {
+    const ids = tokenizerWith({}).encode(text, false);
+    const longer = tokenizerWith({ normalizer: steps("normalizers", replace({ String: "a" }, "aaa"), replace({ Regex: "(a)aa" }, "$1")) });
+    expect(longer.encode(text, false)).toEqual(ids);
+  });
+});
+
 describe("stop strings", () => {
   const run = (stops: string[], pieces: string[]) => {
     const matcher = new StopStrings(stops);
