@@ -1,12 +1,19 @@
-// Numbers as people read them. Knows nothing of the page.
+// Numbers as people read them, in the language of the page. Knows nothing else of it.
 
 import type { SourceValues } from "../api/types";
+import { language } from "./language";
 
-const whole = new Intl.NumberFormat("en");
+const formats = new Map<string, Intl.NumberFormat>();
 
-export function count(n: number): string {
-  return whole.format(n);
+/** With exactly this many digits after the point; none without. */
+function written(n: number, digits = 0): string {
+  const key = `${language.value} ${digits}`;
+  const made = formats.get(key) ?? new Intl.NumberFormat(language.value, { minimumFractionDigits: digits, maximumFractionDigits: digits });
+  formats.set(key, made);
+  return made.format(n);
 }
+
+export const count = (n: number): string => written(n);
 
 /** Decimal units, as download sizes are given: 2.9 MB. */
 export function bytes(n: number): string {
@@ -17,7 +24,7 @@ export function bytes(n: number): string {
     value /= 1000;
     unit++;
   }
-  return `${unit === 0 || value >= 99.5 ? value.toFixed(0) : value.toFixed(1)} ${units[unit] ?? ""}`;
+  return `${written(value, unit === 0 || value >= 99.5 ? 0 : 1)} ${units[unit] ?? ""}`;
 }
 
 /** Powers of two, as memory and GPU limits are given: 128 MiB. */
@@ -29,7 +36,7 @@ export function binaryBytes(n: number): string {
     value /= 1024;
     unit++;
   }
-  return `${Number.isInteger(value) ? value.toFixed(0) : value.toFixed(1)} ${units[unit] ?? ""}`;
+  return `${written(value, Number.isInteger(value) ? 0 : 1)} ${units[unit] ?? ""}`;
 }
 
 /** 4.3 M, 135 M, 1.2 B: how the field names model sizes. */
@@ -49,12 +56,12 @@ export function duration(seconds: number): string {
 /** Tokens a second: 8.25, 34.2, 1,204. */
 export function speed(perSecond: number): string {
   if (perSecond >= 99.95) return count(Math.round(perSecond));
-  return perSecond >= 9.995 ? perSecond.toFixed(1) : perSecond.toFixed(2);
+  return written(perSecond, perSecond >= 9.995 ? 1 : 2);
 }
 
 /** A short time with its unit: 85 ms, 1.42 s. */
 export function latency(seconds: number): string {
-  return seconds < 0.9995 ? `${(seconds * 1000).toFixed(0)} ms` : `${seconds.toFixed(2)} s`;
+  return seconds < 0.9995 ? `${written(seconds * 1000)} ms` : `${written(seconds, 2)} s`;
 }
 
 export function plural(n: number, one: string): string {

@@ -4,6 +4,7 @@ import "./style.css";
 import { render } from "preact";
 import { tooOld } from "../api/browsers";
 import { start } from "./state/app";
+import { speakChosen } from "./state/spoken";
 import { keepPage } from "./state/service-worker";
 import { App } from "./views/app";
 
@@ -11,7 +12,9 @@ const root = document.getElementById("app");
 // In a browser that is too old check.js says so, in what the page shows until now.
 if (tooOld() === undefined && root !== null) {
   keepPage();
-  root.replaceChildren();
-  render(<App />, root);
-  void start();
+  void speakChosen().then(() => {
+    root.replaceChildren();
+    render(<App />, root);
+    return start();
+  });
 }

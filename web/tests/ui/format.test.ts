@@ -25,7 +25,7 @@ describe("numbers as people read them", () => {
     [99_960_000, "100 MB"],
     [999_600_000, "1.0 GB"],
     [695_000_000, "695 MB"],
-    [2_150_000_000, "2.1 GB"],
+    [2_150_000_000, "2.2 GB"],
   ])("%d bytes", (n, text) => expect(bytes(n)).toBe(text));
 
   it.each([

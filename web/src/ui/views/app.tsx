@@ -3,8 +3,10 @@
 import { signal, useComputed, useSignalEffect } from "@preact/signals";
 import type { ComponentType } from "preact";
 import { useEffect } from "preact/hooks";
-import { place } from "../state/device";
+import { directionOf, language } from "../language";
 import { chat, models, notices } from "../state/app";
+import { place } from "../state/device";
+import { t } from "../texts";
 import { DeviceDrawer } from "./device";
 import { LazyDrawer } from "./dialog";
 import { Icon } from "./parts";
@@ -24,29 +26,29 @@ function Bar() {
         data-testid="open-sidebar"
         aria-expanded={sidebarOpen.value}
         aria-controls="sidebar"
-        aria-label="Conversations"
-        title="Conversations"
+        aria-label={t("bar.conversations")}
+        title={t("bar.conversations")}
         onClick={() => (sidebarOpen.value = !sidebarOpen.value)}
       >
         <Icon name="list" />
       </button>
-      <a class="brand" href="./" aria-label="Wisp, start page">
+      <a class="brand" href="./" aria-label={t("bar.start")}>
         <Icon name="wisp" kind="logo" />
         <span>Wisp</span>
       </a>
       {loaded === null ? null : (
         <p id="model-label" class="model-label" data-testid="model-label">
           {loaded.model.name}
-          <span class="variant" data-testid="place" title={`The variant chosen for this device: ${loaded.info.variant}`}>
+          <span class="variant" data-testid="place" title={t("bar.variant", { variant: loaded.info.variant })}>
             {place(loaded.info)}
           </span>
         </p>
       )}
-      <nav class="actions" aria-label="Actions">
+      <nav class="actions" aria-label={t("bar.actions")}>
         {loaded === null ? null : (
-          <button type="button" id="new-chat" class="quiet" data-testid="new-chat" title="New chat" onClick={() => void chat.newChat()}>
+          <button type="button" id="new-chat" class="quiet" data-testid="new-chat" title={t("newChat")} onClick={() => void chat.newChat()}>
             <Icon name="plus" />
-            <span>New chat</span>
+            <span>{t("newChat")}</span>
           </button>
         )}
         <button
@@ -59,7 +61,7 @@ function Bar() {
           onClick={() => (deviceOpen.value = true)}
         >
           <Icon name="chip" />
-          <span>Device</span>
+          <span>{t("bar.device")}</span>
         </button>
         <button
           type="button"
@@ -67,11 +69,11 @@ function Bar() {
           class="quiet"
           data-testid="open-settings"
           aria-haspopup="dialog"
-          title="Settings"
+          title={t("bar.settings")}
           onClick={() => (settingsOpen.value = true)}
         >
           <Icon name="sliders" />
-          <span>Settings</span>
+          <span>{t("bar.settings")}</span>
         </button>
       </nav>
     </header>
@@ -84,7 +86,7 @@ const chatView = signal<{ ChatView: ComponentType } | null>(null);
 function loadChatView(): void {
   import("./chat").then(
     ({ ChatView }) => (chatView.value = { ChatView }),
-    () => (models.loadError.value = "A part of the page could not be loaded. Reload the page."),
+    () => (models.loadError.value = t("page.part-failed")),
   );
 }
 
@@ -94,6 +96,10 @@ export function App() {
   const loads = useComputed(() => models.progress.value !== null);
   useSignalEffect(() => {
     if (loads.value && chatView.peek() === null) loadChatView();
+  });
+  useSignalEffect(() => {
+    document.documentElement.lang = language.value;
+    document.documentElement.dir = directionOf(language.value);
   });
   useSignalEffect(() => {
     const name = models.loaded.value?.model.name;

@@ -1,8 +1,11 @@
 // The settings of the open conversation, or of those to come: system prompt, sampling, where answers stop, their format.
 
 import { useState } from "preact/hooks";
+import { firstSpoken, isLanguage, LANGUAGES } from "../language";
 import { history, settings } from "../state/app";
 import { type Control, CONTROLS, MOST_STOPS, schemaFault, type SamplingName } from "../state/choices";
+import { chooseLanguage, chosenLanguage } from "../state/spoken";
+import { t } from "../texts";
 import { Drawer } from "./dialog";
 import { settingsOpen } from "./places";
 
@@ -104,6 +107,27 @@ function SchemaField() {
   );
 }
 
+function LanguageField() {
+  const own = LANGUAGES[firstSpoken(navigator.languages)];
+  return (
+    <label class="field">
+      {t("language.name")}
+      <select
+        data-testid="setting-language"
+        value={chosenLanguage.value ?? ""}
+        onChange={({ currentTarget: { value } }) => chooseLanguage(isLanguage(value) ? value : null)}
+      >
+        <option value="">{t("language.browser", { name: own })}</option>
+        {Object.entries(LANGUAGES).map(([tag, name]) => (
+          <option key={tag} value={tag} lang={tag}>
+            {name}
+          </option>
+        ))}
+      </select>
+    </label>
+  );
+}
+
 export function SettingsDrawer() {
   const { value: open } = history.open;
   const { systemPrompt } = settings.current.value;
@@ -141,6 +165,8 @@ export function SettingsDrawer() {
             Use these for new conversations too
           </button>
         )}
+        <hr />
+        <LanguageField />
       </form>
     </Drawer>
   );
