@@ -20,6 +20,9 @@ PAGE := web/dist/page.js
 # A process a core; the tests of a file share what they compile. In the order given: what takes long first.
 PARALLEL := -n auto --dist loadfile --no-loadscope-reorder
 LONGEST := $(addprefix tests/,pure/test_recipes.py device/test_parity.py device/test_smollm2.py)
+# What waits for nothing lets those in browsers go first, which wait for timers and processes: with --jobs=2 they do so
+# beside each other, and neither sees a busy machine.
+LATER := nice -n 19
 LONGEST_IN_BROWSERS := $(addprefix tests/browser/,test_parity.py test_download.py test_page.py)
 PAGE_SOURCES := $(shell find web/src -type f) $(wildcard web/*.config.ts) web/tsconfig.json
 
@@ -67,23 +70,22 @@ $(MACHINE_READY): $(PYTHON_READY) tests/machine.py tests/adapter.py tests/chromi
 demo: $(PYTHON_READY) $(PAGE)
 	@$(BIN)/wisp demo --host $(HOST) --port $(PORT)
 
-# With --jobs they run beside each other: those in browsers wait for timers and processes while others compute.
-test: setup lint types test-python test-web test-browser
+test: setup test-browser lint types test-web test-python
 
 lint: $(PYTHON_READY) $(PAGE)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	cd web && npm run --silent lint
+	cd web && $(LATER) npm run --silent lint
 
 types: $(PYTHON_READY) $(PAGE)
-	$(BIN)/mypy
-	cd web && npm run --silent types
+	$(LATER) $(BIN)/mypy
+	cd web && $(LATER) npm run --silent types
 
 test-python: $(PYTHON_READY) $(PAGE) $(MACHINE_READY) $(MODEL_READY) $(TOKENIZERS_READY) $(ISA_READY)
-	$(BIN)/pytest $(PARALLEL) $(LONGEST) tests/device tests/pure
+	$(LATER) $(BIN)/pytest $(PARALLEL) $(LONGEST) tests/device tests/pure
 
 test-web: $(PAGE)
-	cd web && npm test
+	cd web && $(LATER) npm test
 
 test-browser: $(PYTHON_READY) $(PAGE) $(MACHINE_READY) $(MODEL_READY)
 	$(BIN)/pytest $(PARALLEL) $(LONGEST_IN_BROWSERS) tests/browser

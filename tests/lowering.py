@@ -81,7 +81,8 @@ lower_once = Lowering(Path(__file__).resolve().parent.parent / ".pytest_cache" /
 def builds_lower_once(alternatives: bool = False) -> Iterator[None]:
     """Within it `build` lowers through `lower_once`.
 
-    Without alternatives, which take half of the time and which only a page that measures them looks at.
+    Without alternatives, which take half of the time and which only a page that measures them looks at, or, of the
+    CPU's kernels, an engine with relaxed SIMD.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(build, "lower_variant", functools.partial(lower_once, alternatives=alternatives))

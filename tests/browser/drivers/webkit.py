@@ -6,16 +6,22 @@ import json
 import os
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin
 
 from selenium import webdriver
-from selenium.common.exceptions import JavascriptException
+from selenium.common.exceptions import (
+    ElementClickInterceptedException,
+    ElementNotInteractableException,
+    JavascriptException,
+)
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.client_config import ClientConfig
 from selenium.webdriver.remote.remote_connection import RemoteConnection
 from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.wait import WebDriverWait
 from selenium.webdriver.webkitgtk.options import Options
 from selenium.webdriver.webkitgtk.service import Service
 
@@ -76,10 +82,10 @@ class WebKitTab(Tab):
         return read_text(made["value"])
 
     def click(self, test_id: str) -> None:
-        self._element(test_id).click()
+        self._once_shown(lambda: self._element(test_id).click())
 
     def type(self, test_id: str, text: str) -> None:
-        self._element(test_id).send_keys(text)
+        self._once_shown(lambda: self._element(test_id).send_keys(text))
 
     def press(self, key: str) -> None:
         webdriver.ActionChains(self._driver).send_keys(KEYS[key]).perform()
@@ -89,6 +95,16 @@ class WebKitTab(Tab):
 
     def close(self) -> None:
         self._driver.quit()
+
+    def _once_shown(self, act: Callable[[], None]) -> None:
+        """What is there may be on its way in yet, as a drawer is."""
+
+        def acted(_: object) -> bool:
+            act()
+            return True
+
+        ignored = (ElementNotInteractableException, ElementClickInterceptedException)
+        WebDriverWait(self._driver, SCRIPT_SECONDS, ignored_exceptions=ignored).until(acted)
 
     def _element(self, test_id: str) -> WebElement:
         found = self._driver.find_elements(By.CSS_SELECTOR, f"[data-testid={test_id}]")

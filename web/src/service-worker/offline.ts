@@ -50,11 +50,18 @@ async function stored(request: Request, path: string): Promise<Response> {
   return (await caches.match(page ? scope : request, { cacheName: kept })) ?? fetch(request);
 }
 
+/** Opening what the next version's worker has deleted makes it anew, empty: then there is nothing to keep it beside. */
+async function keepLatest(request: Request, response: Response): Promise<void> {
+  const cache = await caches.open(kept);
+  if ((await cache.match(scope)) === undefined) await caches.delete(kept);
+  else await cache.put(request, response);
+}
+
 /** What the host says, else what it said last. */
 async function latest(request: Request): Promise<Response> {
   try {
     const response = await fetch(request);
-    if (response.ok && (await caches.has(kept))) await (await caches.open(kept)).put(request, response.clone());
+    if (response.ok) await keepLatest(request, response.clone());
     return response;
   } catch (error) {
     const before = await caches.match(request, { cacheName: kept });

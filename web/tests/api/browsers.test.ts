@@ -7,7 +7,7 @@ import { afterEach, beforeAll, describe, expect, test, vi } from "vitest";
 import { anySignal, listening } from "../../src/artifact/abort";
 import { BROWSERS, MINIMUM, SIGNS, tooOld, WEBGPU } from "../../src/api/browsers";
 import { buildStandalone } from "../support/standalone";
-import { newerThan, usesOfScripts, usesOfStyles, versionsOf } from "../support/compatibility";
+import { newerThan, usesOfScripts, usesOfStyles, versionsOf, webgpuOfScripts } from "../support/compatibility";
 
 const WEB = resolve(import.meta.dirname, "../..");
 const built = new Map<string, string>();
@@ -72,6 +72,12 @@ describe("the minimum", () => {
     for (const name of ["api.Worker.Worker.ecmascript_modules", "webassembly.fixed-width-SIMD"])
       for (const browser of ["chrome", "firefox", "safari"] as const)
         expect(versionsOf(name)[browser], name).toBeLessThanOrEqual(MINIMUM[browser]);
+  });
+  test("of WebGPU is what the scripts call of it", () => {
+    const uses = webgpuOfScripts(scripts());
+    expect([...uses.keys()]).toEqual(expect.arrayContaining([".requestAdapter()", ".dispatchWorkgroups()", ".mapAsync()"]));
+    for (const browser of ["chrome", "firefox", "safari"] as const)
+      expect(Math.max(...[...uses.values()].map((versions) => versions[browser])), browser).toBe(WEBGPU[browser]);
   });
   test("of WebGPU is not older than that of the rest", () => {
     for (const browser of ["chrome", "firefox", "safari"] as const) expect(WEBGPU[browser]).toBeGreaterThanOrEqual(MINIMUM[browser]);

@@ -12,13 +12,18 @@ export const BROWSERS = ["chrome", "firefox", "safari"] as const;
 export type Versions = Record<(typeof BROWSERS)[number], number>;
 export type Uses = Map<string, Versions>;
 
-/** Versions of before the tables begin are 0; what no browser has without a flag or a prefix is Infinity. */
-function since(compat: CompatStatement): Versions {
+/**
+ * Versions of before the tables begin are 0; what no browser has without a flag or a prefix is Infinity.
+ *
+ * @param inPart on some systems counts too, before the others had it
+ */
+function since(compat: CompatStatement, inPart = false): Versions {
   const first = (browser: (typeof BROWSERS)[number]): number => {
     const support = compat.support[browser];
     const statements: SimpleSupportStatement[] = support === undefined ? [] : Array.isArray(support) ? support : [support];
     const plain = statements.filter(
-      ({ flags, prefix, alternative_name: name, version_removed: removed }) => (flags ?? prefix ?? name ?? removed) === undefined,
+      ({ flags, prefix, alternative_name: name, version_removed: removed, partial_implementation: part }) =>
+        (flags ?? prefix ?? name) === undefined && (removed === undefined || (inPart && part === true)),
     );
     return Math.min(
       Infinity,
@@ -99,6 +104,25 @@ export function usesOfScripts(sources: readonly string[]): Uses {
       else if (member !== undefined && !own.has(property.name)) uses.set(`.${property.name}()`, member);
     }
   });
+  return uses;
+}
+
+/** Methods that WebGPU alone has, and since when: on the first systems of a browser that had it at all. */
+export function webgpuOfScripts(sources: readonly string[]): Uses {
+  const isGpu = (object: string) => object.startsWith("GPU");
+  const others = new Set([...OBJECTS].flatMap(([object, members]) => (isGpu(object) ? [] : Object.keys(members))));
+  const members = [...OBJECTS].flatMap(([object, found]) => (isGpu(object) ? Object.entries(found) : []));
+  const only = new Map(members.filter(([name]) => !others.has(name) && name !== "__compat") as [string, Identifier][]);
+  const uses: Uses = new Map();
+  walk(
+    sources.map((source) => parse(source, { ecmaVersion: "latest", sourceType: "module" })),
+    (node) => {
+      if (node.type !== "CallExpression" || node.callee.type !== "MemberExpression" || node.callee.property.type !== "Identifier") return;
+      const { name } = node.callee.property;
+      const compat = only.get(name)?.__compat;
+      if (compat !== undefined) uses.set(`.${name}()`, since(compat, true));
+    },
+  );
   return uses;
 }
 
