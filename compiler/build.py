@@ -41,11 +41,19 @@ from .sources.lora import Adapter
 from .sources.open import open_requested
 from .sources.protocol import Checkpoint, CheckpointSource
 from .sources.sandbox import Tree, parse_template
+from .sources.speech import speech_tokens
 from .sources.turns import end_of_turn_ids
 from .sources.weights import float_rows, kept_tensors, quantized_tensors
 from .target.variants import ACTIVATION_DTYPE, VARIANTS
 from .weights.account import Fate, SourceValues, fate_of, summed
-from .weights.choice import AUTO, choose_scheme, role_names, scheme_names
+from .weights.choice import (
+    AUTO,
+    DEFAULT_OF_SPEECH,
+    DEFAULT_QUANTIZATION,
+    choose_scheme,
+    role_names,
+    scheme_names,
+)
 from .weights.kept import Held
 from .weights.quantize import parameter_layout
 from .weights.schemes import MatrixKey, Scheme
@@ -86,6 +94,7 @@ class Text:
     bos_token_id: int | None
     stop_token_ids: tuple[int, ...]
     generation: Mapping[str, float]
+    speech: Mapping[str, Any] | None = None  # tokens that decoding speech needs
 
 
 @dataclass(frozen=True)
@@ -220,7 +229,8 @@ def _scheme(config: BuildConfig, source: Source, model: ModelConfig, specs: Sequ
             remedy="leave --calibration out, or name a scheme",
         )
     merged = [(s.role, s.layer) for s in specs if source.adapter is not None and source.adapter.changes(s)]
-    return choose_scheme(quantization, config.quantization_overrides, held, merged)
+    default = DEFAULT_QUANTIZATION if model.encoder is None else DEFAULT_OF_SPEECH
+    return choose_scheme(quantization, config.quantization_overrides, held, merged, default)
 
 
 def _check_architecture(stated: ModelConfig, model: ModelConfig) -> None:
@@ -262,7 +272,9 @@ def read_text(config: BuildConfig, source: Source, network: Network) -> Text:
         start = None if bos is None else checked_token_id(bos, "config.json bos_token_id")
         text = Text((), None, None, start, stops, generation_defaults({}, config.generation))
     else:
-        template = checkpoint.chat_template if network.model.pooling is None else None
+        model = network.model
+        template = checkpoint.chat_template if model.pooling is None and model.encoder is None else None
+        tokens = (checkpoint.token_ids, checkpoint.config, checkpoint.generation_config)
         text = Text(
             files=checkpoint.tokenizer_files,
             chat_template=template,
@@ -272,6 +284,7 @@ def read_text(config: BuildConfig, source: Source, network: Network) -> Text:
                 dict.fromkeys((*checkpoint.stop_token_ids, *end_of_turn_ids(template, checkpoint.token_ids)))
             ),
             generation=generation_defaults(checkpoint.generation_config, config.generation),
+            speech=None if model.encoder is None else speech_tokens(*tokens),
         )
         largest = max(checkpoint.token_ids.items(), key=lambda item: item[1], default=("", -1))
         if not 0 <= largest[1] < vocab_size:
@@ -311,6 +324,12 @@ def calibrate(config: BuildConfig, source: Source, network: Network, report: Rep
     """What a text says of the columns of every matrix; None when no text was given and `auto` needs none of its own."""
     if source.checkpoint is None or config.weights == "none":
         return None
+    if network.model.encoder is not None:
+        if config.calibration is None:
+            return None
+        raise WispError(
+            "a model that transcribes cannot be calibrated on a text", got="--calibration", remedy="leave it out"
+        )
     if config.calibration is None and not _calibrates_itself(config, source.checkpoint, network):
         return None
     tokenizer, vocab_size = source.checkpoint.tokenizer_files[0], network.model.vocab_size
@@ -368,7 +387,8 @@ def write_weights(
 
 def write_variants(network: Network, lowered: Mapping[str, Lowered], writer: ArtifactWriter) -> None:
     """The plans, the kernels and the tables that all plans share."""
-    writer.add_file(CONSTANTS, rope_constants(network.model, network.context))
+    if network.model.ropes:
+        writer.add_file(CONSTANTS, rope_constants(network.model, network.context))
     for name, result in lowered.items():
         writer.add_file(f"{name}/plan.json", dump_json(result.plan, indent=None))
         for key, content in result.modules.items():
@@ -387,6 +407,15 @@ def write_text(source: Source, network: Network, text: Text, writer: ArtifactWri
     """The tokenizer's files, as they are, and the model as MLC describes it."""
     for file in text.files:
         writer.add_file(file.name, file.read_bytes())
+    if network.model.encoder is None:
+        _write_mlc_config(source, network, text, writer)
+    # What the architecture is read from, so that an artifact can be compiled again; less what may name this machine.
+    private = ("name_or_path", "auto_map")
+    fields = {k: v for k, v in source.config.items() if not k.startswith("_") and k not in private and is_json(v)}
+    writer.add_file("config.json", dump_json(fields))
+
+
+def _write_mlc_config(source: Source, network: Network, text: Text, writer: ArtifactWriter) -> None:
     compiled = Compiled(
         quantization=network.scheme.name,
         context=network.context,
@@ -397,10 +426,6 @@ def write_text(source: Source, network: Network, text: Text, writer: ArtifactWri
         tokenizer_files=[file.name for file in text.files],
     )
     writer.add_file(MLC_CONFIG, dump_json(mlc_chat_config(network.model, source.config, compiled)))
-    # What the architecture is read from, so that an artifact can be compiled again; less what may name this machine.
-    private = ("name_or_path", "auto_map")
-    fields = {k: v for k, v in source.config.items() if not k.startswith("_") and k not in private and is_json(v)}
-    writer.add_file("config.json", dump_json(fields))
 
 
 def run_smoke_test(
@@ -441,6 +466,7 @@ def describe(
             "tie_word_embeddings": model.tie_word_embeddings,
         },
         **({} if model.pooling is None else {"embedding": {"pooling": model.pooling}}),
+        **_hears(model, text),
         "parameters": network.parameters,
         "quantization": network.scheme.name,
         **_quantized_how(config, source, network, findings),
@@ -458,6 +484,15 @@ def describe(
         **({"smoke": findings.smoke.described()} if findings.smoke is not None else {}),
         "variants": [describe_variant(name, result) for name, result in lowered.items()],
     }
+
+
+def _hears(model: ModelConfig, text: Text) -> dict[str, Any]:
+    """The entry of a model that transcribes: what its windows are, and its tokens where it has a tokenizer."""
+    encoder = model.encoder
+    if encoder is None:
+        return {}
+    window = {"mel_bands": encoder.mel_bands, "positions": encoder.positions, "encoder_layers": len(encoder.layers)}
+    return {"speech": {**window, "tokens": None if text.speech is None else dict(text.speech)}}
 
 
 def _source(config: BuildConfig, source: Source) -> dict[str, Any]:
@@ -512,4 +547,5 @@ def describe_variant(name: str, lowered: Lowered) -> dict[str, Any]:
         "prefill_dispatches": {
             str(chunk): len(plan["programs"][f"prefill_{chunk}"]) for chunk in plan["prefill_chunks"]
         },
+        **({"encode_dispatches": len(plan["programs"]["encode"])} if "encode" in plan["programs"] else {}),
     }

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import NoReturn, Protocol
 
 from . import __version__
-from .commands import bench, chat, check, compile, demo, export, inspect, models, publish, serve
+from .commands import bench, chat, check, compile, demo, export, inspect, models, publish, serve, transcribe
 from .errors import WispError
 
 
@@ -30,6 +30,7 @@ COMMANDS: dict[str, Command] = {
     "serve": serve,
     "demo": demo,
     "chat": chat,
+    "transcribe": transcribe,
     "export": export,
     "publish": publish,
     "models": models,

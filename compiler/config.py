@@ -185,7 +185,8 @@ def _recipe_of(source: str, path: Path | None, for_source: Path | None) -> dict[
 
 def default_context(raw: Mapping[str, Any]) -> int:
     """The context when none is asked for: what the checkpoint handles without tricks, at most 4096."""
-    limits = [raw.get(key) for key in ("max_position_embeddings", "original_max_position_embeddings")]
+    names = ("max_position_embeddings", "original_max_position_embeddings", "max_target_positions")
+    limits = [raw.get(name) for name in names]
     usable = [limit for limit in limits if isinstance(limit, int) and limit >= SMALLEST_CONTEXT]
     return min([DEFAULT_CONTEXT, *usable])
 

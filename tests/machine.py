@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from compiler.errors import WispError
-from tests import adapter, chromium, servers
+from tests import adapter, chromium, servers, speech
 
 APT_INSTALL = Path(__file__).resolve().parent.parent / ".ci" / "apt-install"
 VULKAN_HEADERS = (Path("/usr/include/vulkan/vulkan.h"), Path("/usr/local/include/vulkan/vulkan.h"))
@@ -69,6 +69,11 @@ def _radeon() -> str | None:
     return str(found) if found else None
 
 
+def _recordings() -> str | None:
+    found = sorted(speech.RECORDINGS.glob("*.wav"))
+    return str(found[0]) if found else None
+
+
 NEEDS = (
     Need("a Vulkan, Metal or D3D12 adapter", ("mesa-vulkan-drivers",), adapter.find),
     Need("Chromium", ("chromium",), _chromium, chromium.install),
@@ -78,6 +83,7 @@ NEEDS = (
     Need("nginx", ("nginx-light|nginx",), servers.nginx),
     Need("Caddy", ("caddy",), servers.caddy),
     Need("Mesa's Radeon driver", ("mesa-vulkan-drivers",), _radeon),
+    Need("recordings of speech", ("pocketsphinx-testdata",), _recordings),
     Need("a C compiler with Vulkan's headers", ("gcc", "libc6-dev", "libvulkan-dev"), _vulkan_layer),
 )
 

@@ -46,12 +46,18 @@ def summarize(artifact: Artifact) -> dict[str, Any]:
 
 
 def task_of(model: Mapping[str, Any]) -> str:
-    """What `model.json` describes: a model for `embedding`, or for `text-generation`."""
-    return "embedding" if "embedding" in model else "text-generation"
+    """What `model.json` describes: a model for `embedding`, for `transcription`, or for `text-generation`."""
+    return "embedding" if "embedding" in model else "transcription" if "speech" in model else "text-generation"
 
 
 def require_generation(artifact: Artifact, what: str) -> None:
-    """Raises WispError for an embedding model, which `what` has no use for."""
+    """Raises WispError for a model that embeds or transcribes, which `what` has no use for."""
+    if task_of(artifact.model) == "transcription":
+        raise WispError(
+            f"{what} is for models that generate text",
+            got=f"{artifact.path}, a model that transcribes speech",
+            remedy="use wisp transcribe with it",
+        )
     if task_of(artifact.model) == "embedding":
         raise WispError(
             f"{what} is for models that generate text",

@@ -50,7 +50,8 @@ SMOKE_IDS = 16
 SMOKE_LOGITS = 64  # at the top, and others
 FLOAT_MAX = 3.4e38  # of float32
 
-BUFFER_KINDS = ("weight", "constant", "kv", "state", "io", "scratch")
+BUFFER_KINDS = ("weight", "constant", "kv", "heard", "state", "io", "scratch")
+SPEECH_TOKENS = ("start", "end", "translate", "transcribe", "previous", "no_speech", "no_timestamps")
 
 
 @dataclass(frozen=True)
@@ -203,6 +204,8 @@ def validate_model(model: Any) -> None:
     if "embedding" in model:
         pooling = _object(model["embedding"], "model.json embedding").get("pooling")
         _one_of(pooling, "model.json embedding.pooling", ("last", "mean"))
+    if "speech" in model:
+        _validate_speech(model["speech"], vocab_size)
     for key in ("parameters", "weight_bytes"):
         _integer(model.get(key), f"model.json {key}")
     _integer(model.get("context"), "model.json context", 1, 2**31 - 1)
@@ -227,6 +230,23 @@ def validate_model(model: Any) -> None:
     if "smoke" in model:
         _validate_smoke(model["smoke"], vocab_size, output_size(model), model["context"])
     _validate_variants(model.get("variants"), files)
+
+
+def _validate_speech(speech: Any, vocab_size: int) -> None:
+    """What a model that transcribes says of its windows and its tokens."""
+    where = "model.json speech"
+    for key, most in (("mel_bands", 128), ("positions", 1 << 16), ("encoder_layers", 1 << 10)):
+        _integer(_object(speech, where).get(key), f"{where}.{key}", 1, most)
+    if speech.get("tokens") is None:
+        return
+    tokens = _object(speech["tokens"], f"{where}.tokens")
+    for key in SPEECH_TOKENS:
+        _integer(tokens.get(key), f"{where}.tokens.{key}", maximum=vocab_size - 1)
+    for name, token in _object(tokens.get("languages"), f"{where}.tokens.languages").items():
+        _integer(token, f"{where}.tokens.languages[{name}]", maximum=vocab_size - 1)
+    for key in ("suppress", "begin_suppress"):
+        for token in _list(tokens.get(key), f"{where}.tokens.{key}", "records"):
+            _integer(token, f"{where}.tokens.{key}", maximum=vocab_size - 1)
 
 
 def _validate_schemes(model: dict[str, Any]) -> None:
@@ -477,7 +497,9 @@ def validate_plan(plan: Any, variant: dict[str, Any], model: dict[str, Any], ten
     programs = _object(plan.get("programs"), f"{where} programs")
     expected_programs = {"decode": variant["dispatches_per_token"]}
     expected_programs |= {f"prefill_{chunk}": variant["prefill_dispatches"].get(str(chunk)) for chunk in chunks}
-    if "mask" in programs and "embedding" not in model:  # optional: artifacts of earlier compilers have none
+    if "speech" in model:
+        expected_programs["encode"] = _integer(variant.get("encode_dispatches"), f"{where} encode_dispatches", 1)
+    elif "mask" in programs and "embedding" not in model:  # optional: artifacts of earlier compilers have none
         expected_programs["mask"] = 1
     if programs.keys() != expected_programs.keys() or len(variant["prefill_dispatches"]) != len(chunks):
         different = sorted(programs.keys() ^ expected_programs.keys())
@@ -582,6 +604,8 @@ def _validate_buffers(
     }
     if "embedding" in model:
         required["embedding"] = ("io", 4 * output_size(model))
+    elif "speech" in model:
+        required |= _required_to_hear(model)
     else:
         required |= {
             "token_ring": ("io", 4 * plan["ring_size"]),
@@ -595,6 +619,18 @@ def _validate_buffers(
         if found.get("kind") != kind or found["bytes"] < least:
             fail(f"{where} buffer {name}", found or None, f"of kind {kind} with at least {least} bytes")
     return buffers
+
+
+def _required_to_hear(model: dict[str, Any]) -> dict[str, tuple[str, int]]:
+    """The buffers of a model that transcribes: (kind, least bytes)."""
+    architecture, speech = model["architecture"], model["speech"]
+    states = speech["positions"] * architecture["hidden_size"]
+    heard = {f"heard.{i}": ("heard", 8 * states) for i in range(architecture["num_hidden_layers"])}
+    return heard | {
+        "logits": ("io", 4 * architecture["vocab_size"]),
+        "mel": ("io", 8 * speech["mel_bands"] * speech["positions"]),
+        "encoder_states": ("io", 4 * states),
+    }
 
 
 def _validate_weight(buffer: dict[str, Any], where: str, tensors: dict[str, Tensor] | None) -> None:

@@ -60,13 +60,13 @@ def embed_token(
 
     The part that holds row 0 also stores cos/sin of the position.
 
-    Bindings: weights, [scales], [rope], state (written by the first part), out.
+    Bindings: weights, [scales], [rope], state (written by the first part where there is a rope), out.
     """
     (start, stop), k = part.rows, part.k
     pairs = rope.pairs
     with kernel_type(name) as kernel:
         matrix = WordMatrix(kernel, part.storage, stop - start, k)
-        table = kernel.buffer("rope", rope_words(pairs, rope.context), "float32") if start == 0 else None
+        table = kernel.buffer("rope", rope_words(pairs, rope.context), "float32") if start == 0 and pairs else None
         state = kernel.buffer("state", state_words, "uint32")
         out = kernel.buffer("out", k // 4, "float32x4")
         blocks = ceil_div(max(k // PART, pairs if table else 0), THREADS)

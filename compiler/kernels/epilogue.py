@@ -14,7 +14,7 @@ from typing import Literal
 
 from tvm import tirx
 
-from .builder import Expr, Kernel, all_of, bits_to_f32, ceil_div, f32, i32
+from .builder import Expr, Kernel, all_of, bits_to_f32, ceil_div, f32, i32, select
 from .cache import Cache, Heads
 
 STATE_HEADER = 16  # words of the state buffer before the rotary cos/sin pairs
@@ -119,13 +119,13 @@ class StoreGated:
 
     chunk: int
     n: int
-    activation: Literal["silu", "gelu_tanh"] = "silu"
+    activation: Literal["silu", "gelu_tanh", "gelu"] = "silu"
 
     def __call__(self, kernel: Kernel) -> Epilogue:
         out = kernel.buffer("out", self.chunk * self.n, "float32")
 
         def epilogue(k: Kernel, row: Expr, unit: Expr, sums: Sequence[Expr]) -> None:
-            activate = silu if self.activation == "silu" else gelu
+            activate = {"silu": silu, "gelu_tanh": gelu, "gelu": exact_gelu}[self.activation]
             out[row * self.n + unit] = activate(k, sums[0]) * sums[1]
 
         return epilogue
@@ -133,16 +133,17 @@ class StoreGated:
 
 @dataclass(frozen=True)
 class StoreGelu:
-    """out[row, unit] = gelu(sum), by tanh (`gelu_new`; Hendrycks and Gimpel, arXiv:1606.08415)."""
+    """out[row, unit] = gelu(sum) (Hendrycks and Gimpel, arXiv:1606.08415), by tanh (`gelu_new`) or exactly."""
 
     chunk: int
     n: int
+    exact: bool = False
 
     def __call__(self, kernel: Kernel) -> Epilogue:
         out = kernel.buffer("out", self.chunk * self.n, "float32")
 
         def epilogue(k: Kernel, row: Expr, unit: Expr, sums: Sequence[Expr]) -> None:
-            out[row * self.n + unit] = gelu(k, sums[0])
+            out[row * self.n + unit] = (exact_gelu if self.exact else gelu)(k, sums[0])
 
         return epilogue
 
@@ -151,6 +152,23 @@ def gelu(kernel: Kernel, value: Expr) -> Expr:
     x = kernel.let(value)
     inner = (x + x * x * x * f32(0.044715)) * f32((2.0 / math.pi) ** 0.5)
     return x * f32(0.5) * (f32(1.0) + tanh(kernel, inner))
+
+
+# erfc(z) = t (a1 + t (a2 + ...)) e^(-z^2) with t = 1 / (1 + p z), to 1.5e-7 (Abramowitz and Stegun, 7.1.26).
+ERFC_P = 0.3275911
+ERFC_TERMS = (1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592)
+
+
+def exact_gelu(kernel: Kernel, value: Expr) -> Expr:
+    """x / 2 erfc(-x / sqrt(2)): of a negative x no difference of two near numbers."""
+    x = kernel.let(value)
+    z = kernel.let(tirx.max(x, f32(0.0) - x) * f32(0.5**0.5))
+    t = kernel.let(f32(1.0) / (f32(1.0) + z * f32(ERFC_P)))
+    p = f32(ERFC_TERMS[0])
+    for term in ERFC_TERMS[1:]:
+        p = p * t + f32(term)
+    tail = kernel.let(p * t * kernel.exp(tirx.max(f32(0.0) - z * z, f32(-80.0))))
+    return x * f32(0.5) * select(x < f32(0.0), tail, f32(2.0) - tail)
 
 
 def tanh(kernel: Kernel, value: Expr) -> Expr:

@@ -37,6 +37,24 @@ def layer_norm(x: Floats, gamma: Floats, beta: Floats, epsilon: float) -> NDArra
     return centred / deviation * gamma.astype(np.float64) + beta.astype(np.float64)
 
 
+def unfold_mel(mel: Floats, parity: int) -> NDArray[np.floating]:
+    """The frames that a convolution sees at every second one of mel: (bands, 2 T) -> (T, 3 bands)."""
+    padded = np.pad(mel, ((0, 0), (1, 1)))
+    steps = range(parity, mel.shape[1], 2)
+    return np.stack([padded[:, step : step + 3].ravel() for step in steps])
+
+
+def unfold_pairs(even: Floats, odd: Floats) -> NDArray[np.floating]:
+    """The same of frames that lie apart by parity, at every even one: (T, C), (T, C) -> (T, 3 C)."""
+    frames = np.stack([even, odd], axis=1).reshape(-1, even.shape[1])
+    return unfold_mel(frames.T, 0)
+
+
+def add_positions(x: Floats, table: Floats, position: int) -> NDArray[np.floating]:
+    """x (T, C) plus rows of the table from `position` on."""
+    return x + table[position : position + len(x)]
+
+
 def matmul(x: Floats, weight: Floats) -> NDArray[np.float64]:
     """`x W^T`: (T, K), (N, K) -> (T, N). `weight` is dequantized."""
     return x.astype(np.float64) @ weight.astype(np.float64).T

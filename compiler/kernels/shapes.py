@@ -44,6 +44,7 @@ class AttentionShape:
     window: int | None = None  # keys that a query sees, itself included; None: all before it
     scale: float | None = None  # of scores; None: 1 / sqrt(size of a head)
     soft_cap: float | None = None  # c: a score becomes c * tanh(score / c)
+    causal: bool = True  # else every query sees the whole context, whose positions all hold keys; then no window
 
     @property
     def factor(self) -> float:

@@ -24,6 +24,7 @@ from ..models.base import ModelConfig
 from ..network.backend import Backend
 from ..network.cpu import Cpu
 from ..network.graph import Graph
+from ..network.hearing import HearingGraph
 from ..network.layers import RING_SIZE, Geometry
 from ..network.webgpu import WebGpu
 from ..target.limits import COMPATIBILITY_INVOCATIONS, DEFAULT_LIMITS
@@ -205,11 +206,14 @@ def _compile_wasm(graph: Graph, show: Dump, relaxed: bool) -> tuple[dict[str, Ke
 def graph_of(geometry: Geometry) -> Graph:
     """The graph of a model's network, made of the kernels of its variant's backend."""
     backend: Backend = Cpu() if geometry.variant.backend == "wasm" else WebGpu()
-    return Graph(geometry, weight_specs(geometry.model), backend)
+    kind = Graph if geometry.model.encoder is None else HearingGraph
+    return kind(geometry, weight_specs(geometry.model), backend)
 
 
 def rope_constants(model: ModelConfig, context: int) -> bytes:
-    """The content of constants.bin."""
+    """The content of constants.bin; nothing where nothing rotates."""
+    if not model.ropes:
+        return b""
     frequencies = np.concatenate([np.asarray(rope.inv_freq, np.float64) for rope in model.ropes])
     scaling = np.concatenate([np.full(len(rope.inv_freq), rope.scaling) for rope in model.ropes])
     return rope_table(frequencies, scaling, context).astype("<f4").tobytes()
@@ -276,6 +280,8 @@ def _describe(label: str, parameter: Any, geometry: Geometry, shapes: Mapping[st
     if name.startswith("kv."):
         row = 4 * geometry.cache.row_words
         return {"kind": "kv", "name": name, "bytes_per_position": row, "bytes": size}
+    if name.startswith("heard."):
+        return {"kind": "heard", "name": name, "bytes": size}
     if name == "rope":
         return {"kind": "constant", "name": name, "offset": 0, "bytes": size}
     return {"kind": "state" if name == "state" else "io", "name": name, "bytes": size}

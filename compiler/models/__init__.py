@@ -23,6 +23,7 @@ from . import (
     qwen3,
     smollm3,
     stablelm,
+    whisper,
 )
 from .base import ModelConfig, Pooling, WeightSpec
 from .fields import UnknownField, shortened
@@ -56,6 +57,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "qwen3": qwen3,
     "smollm3": smollm3,
     "stablelm": stablelm,
+    "whisper": whisper,
 }
 
 # What an architecture has that no part of a description stands for, by `model_type`.

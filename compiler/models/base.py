@@ -35,7 +35,26 @@ Role = Literal[
     "final_norm_bias",
     "lm_head",
     "lm_head_bias",
+    # Of a network that hears.
+    "positions",
+    "cross_norm",
+    "cross_norm_bias",
+    "cross_query",
+    "cross_query_bias",
+    "cross_key_value",
+    "cross_key_value_bias",
+    "cross_output",
+    "cross_output_bias",
+    "conv1",
+    "conv1_bias",
+    "conv2",
+    "conv2_bias",
+    "encoder_positions",
+    "encoder_norm",
+    "encoder_norm_bias",
 ]
+
+ZEROS = ""  # in place of a tensor's name: zeros, as the bias of keys that have none beside queries that do
 
 # Of which tokens an embedding is: the last one, or all alike.
 Pooling = Literal["last", "mean"]
@@ -79,7 +98,7 @@ class HeadNorm:
 
 @dataclass(frozen=True)
 class Attention:
-    """Causal attention, from the norm of its input to that of its output, where there are such.
+    """Attention, from the norm of its input to that of its output, where there are such; causal, but in an encoder.
 
     With a `window` a token attends to that many, itself included. Scores are multiplied by `scale`, by default
     `1 / sqrt(head_dim)`, and with a `soft_cap` become `soft_cap * tanh(score / soft_cap)`.
@@ -94,14 +113,28 @@ class Attention:
     scale: float | None = None
     soft_cap: float | None = None
     output_norm: Norm | None = None
+    causal: bool = True
+
+
+@dataclass(frozen=True)
+class CrossAttention:
+    """Attention to what an encoder heard, between a layer's own attention and its MLP.
+
+    All projections have biases (keys zeros), and as many heads as the layer's own attention.
+    """
+
+    norm: Norm
 
 
 @dataclass(frozen=True)
 class Mlp:
-    """`down(activation(gate(x)) * up(x))`, or `down(activation(up(x)))` where it is not gated."""
+    """`down(activation(gate(x)) * up(x))`, or `down(activation(up(x)))` where it is not gated.
+
+    `gelu` is by the error function, `gelu_tanh` its approximation.
+    """
 
     norm: Norm | None
-    activation: Literal["silu", "gelu_tanh"] = "silu"
+    activation: Literal["silu", "gelu_tanh", "gelu"] = "silu"
     gated: bool = True
     bias: bool = False
     output_norm: Norm | None = None
@@ -109,7 +142,7 @@ class Mlp:
 
 @dataclass(frozen=True)
 class Layer:
-    """Attention, then the MLP, each added to the residual stream, multiplied by `residual_scale`.
+    """Attention, cross-attention, the MLP, each added to the residual stream, multiplied by `residual_scale`.
 
     `parallel`: the MLP reads what the attention reads, through the same norm.
     """
@@ -118,6 +151,26 @@ class Layer:
     mlp: Mlp
     parallel: bool = False
     residual_scale: float = 1.0
+    cross: CrossAttention | None = None
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """What hears (arXiv 2212.04356): log-mel bands through two convolutions over time, then layers that see all.
+
+    Both convolutions take 3 frames and end in GELU; the second one moves by 2. Learned positions are added to what it
+    gives, `positions` states of the decoder's size.
+    """
+
+    mel_bands: int
+    positions: int
+    layers: tuple[Layer, ...]
+    final_norm: Norm
+
+    @property
+    def frames(self) -> int:
+        """Frames of log-mel of a window."""
+        return 2 * self.positions
 
 
 @dataclass(frozen=True)
@@ -147,6 +200,13 @@ class ModelConfig(Dimensions):
     logits_scale: float = 1.0
     logits_soft_cap: float | None = None  # c: c * tanh(logit / c)
     pooling: Pooling | None = None  # of an embedding model, which gives hidden states in place of logits
+    learned_positions: bool = False  # added to embeddings, one a position of the context
+    encoder: Encoder | None = None  # of a model that transcribes: its decoder's layers attend to what this one heard
+
+    @property
+    def every_layer(self) -> tuple[Layer, ...]:
+        """The layers by their number: the decoder's, then the encoder's."""
+        return self.layers + (self.encoder.layers if self.encoder is not None else ())
 
     @property
     def has_head(self) -> bool:
@@ -185,7 +245,8 @@ class WeightSpec:
 
     `name` is MLC's: without a suffix for a matrix (the scheme adds `.q_weight` and so on), in full for a vector.
     `sources` are checkpoint tensors, concatenated along axis 0; `offset` is added to their values. A tensor whose rows
-    stand in another order is named once for each run of them, which begins at its row `source_firsts`.
+    stand in another order is named once for each run of them, which begins at its row `source_firsts`. `ZEROS` names no
+    tensor. Rows of the shape `source_row` are laid flat.
     """
 
     name: str
@@ -197,6 +258,7 @@ class WeightSpec:
     layer: int | None
     offset: float = 0.0
     source_firsts: tuple[int, ...] = ()  # () for zeros: whole tensors
+    source_row: tuple[int, ...] = ()  # () for that of the weight's own rows
 
     @property
     def pieces(self) -> Iterator[tuple[str, int, int]]:
@@ -209,8 +271,14 @@ class WeightSpec:
         """The shape of each tensor that it is made of."""
         rows: dict[str, int] = {}
         for source, _, count in self.pieces:
-            rows[source] = rows.get(source, 0) + count
-        return {source: (count, *self.shape[1:]) for source, count in rows.items()}
+            if source != ZEROS:
+                rows[source] = rows.get(source, 0) + count
+        return {source: (count, *(self.source_row or self.shape[1:])) for source, count in rows.items()}
+
+    def shaped(self, block: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Rows of a source as those of the weight."""
+        flat = block.reshape(len(block), *self.shape[1:]) if self.source_row else block
+        return flat + np.float32(self.offset) if self.offset else flat
 
 
 # Rows [start, stop) of a weight in float32.

@@ -5,10 +5,13 @@ architecture says what they are called.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
-from .base import Layer, ModelConfig, Norm, Role, WeightSpec, bias, matrix, vector
+from .base import ZEROS, Encoder, Layer, ModelConfig, Norm, Role, WeightSpec, bias, matrix, vector
+
+CONVOLVED = 3  # frames that a convolution over time takes
+KEYS: Mapping[Role, int] = {"qkv": 1, "cross_key_value": 0}  # of fused projections, which of their parts the keys are
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,8 @@ class Names:
     ours: str = "model.layers.{i}."
     theirs: str = "model.layers.{i}."
     grouped_qkv: bool = False  # the checkpoint has queries, keys and values as one: of a key head all, then of the next
+    keys_without_bias: bool = False  # where queries and values have biases
+    encoder: "Names | None" = None  # of a network that hears; its layers count from 0, too
 
     def of(self, role: Role, layer: int | None) -> Name:
         if layer is None:
@@ -45,9 +50,14 @@ class Names:
 
 
 def weight_specs(config: ModelConfig, names: Names) -> tuple[WeightSpec, ...]:
-    """Every weight in the order it is written: embedding, layers, final norm, head (its matrix absent when tied)."""
+    """Every weight in the order it is written: embedding, layers, final norm, head (its matrix absent when tied).
+
+    An encoder's come last.
+    """
     weights = _Weights(config, names)
     specs = [weights.matrix("embedding", config.hidden_size, (config.vocab_size,))]
+    if config.learned_positions:
+        specs.append(weights.positions("positions", config.max_position_embeddings))
     for i, layer in enumerate(config.layers):
         specs += weights.of_layer(layer, i)
     specs += weights.norm("final_norm", config.final_norm, config.hidden_size)
@@ -55,6 +65,8 @@ def weight_specs(config: ModelConfig, names: Names) -> tuple[WeightSpec, ...]:
         specs.append(weights.matrix("lm_head", config.hidden_size, (config.vocab_size,)))
     if config.head_bias and config.pooling is None:
         specs.append(weights.bias("lm_head", (config.vocab_size,)))
+    if config.encoder is not None and names.encoder is not None:
+        specs += _Weights(config, names.encoder, config.num_hidden_layers).of_encoder(config.encoder)
     return tuple(specs)
 
 
@@ -62,6 +74,31 @@ def weight_specs(config: ModelConfig, names: Names) -> tuple[WeightSpec, ...]:
 class _Weights:
     config: ModelConfig
     names: Names
+    first: int = 0  # the number of the first layer that the names are for
+
+    def name(self, role: Role, layer: int | None) -> Name:
+        return self.names.of(role, None if layer is None else layer - self.first)
+
+    def of_encoder(self, encoder: Encoder) -> Iterator[WeightSpec]:
+        hidden = self.config.hidden_size
+        yield from self.convolution("conv1", encoder.mel_bands)
+        yield from self.convolution("conv2", hidden)
+        yield self.positions("encoder_positions", encoder.positions)
+        for i, layer in enumerate(encoder.layers):
+            yield from self.of_layer(layer, self.first + i)
+        yield from self.norm("encoder_norm", encoder.final_norm, hidden)
+
+    def convolution(self, role: Role, channels: int) -> Iterator[WeightSpec]:
+        """A convolution over 3 frames as a matrix: of a row, each channel's three weights are neighbours."""
+        found = self.matrix(role, channels * CONVOLVED, (self.config.hidden_size,))
+        yield replace(found, source_row=(channels, CONVOLVED))
+        yield self.bias(role, (self.config.hidden_size,))
+
+    def positions(self, role: Role, count: int) -> WeightSpec:
+        """Learned positions: added, never multiplied with."""
+        name, shape = self.name(role, None), (count, self.config.hidden_size)
+        (theirs,) = name.theirs
+        return WeightSpec(f"{name.ours}.weight", "vector", shape, (f"{theirs}.weight",), (count,), role, None)
 
     def of_layer(self, layer: Layer, i: int) -> Iterator[WeightSpec]:
         config, attention, mlp = self.config, layer.attention, layer.mlp
@@ -75,6 +112,11 @@ class _Weights:
             yield from self.norm("key_norm", attention.head_norm.norm, key_value if whole else dim, i)
         yield from self.product("attention_output", query, (hidden,), attention.output_bias, i)
         yield from self.norm("attention_output_norm", attention.output_norm, hidden, i)
+        if layer.cross is not None:
+            yield from self.norm("cross_norm", layer.cross.norm, hidden, i)
+            yield from self.product("cross_query", hidden, (hidden,), True, i)
+            yield from self.product("cross_key_value", hidden, (hidden, hidden), True, i)
+            yield from self.product("cross_output", hidden, (hidden,), True, i)
         if not layer.parallel:
             yield from self.norm("mlp_norm", mlp.norm, hidden, i)
         if mlp.gated:
@@ -93,7 +135,7 @@ class _Weights:
             yield self.bias(role, rows, layer)
 
     def matrix(self, role: Role, columns: int, rows: tuple[int, ...], layer: int | None = None) -> WeightSpec:
-        name = self.names.of(role, layer)
+        name = self.name(role, layer)
         if role == "qkv" and self.names.grouped_qkv:
             return self._grouped(name, columns, layer)
         return matrix(name.ours, columns, self._sources(role, rows, layer, "weight"), role, layer)
@@ -109,14 +151,17 @@ class _Weights:
         return WeightSpec(name.ours, "matrix", (sum(rows), columns), sources, rows, "qkv", layer, source_firsts=firsts)
 
     def bias(self, role: Role, rows: tuple[int, ...], layer: int | None = None) -> WeightSpec:
-        name, sources = self.names.of(role, layer).ours, self._sources(role, rows, layer, "bias")
+        name, sources = self.name(role, layer).ours, self._sources(role, rows, layer, "bias")
+        if self.names.keys_without_bias and role in KEYS:
+            key = list(sources)[KEYS[role]]
+            sources = {ZEROS if source == key else source: count for source, count in sources.items()}
         return bias(f"{name}.bias", sources, _bias_of(role), layer)
 
     def norm(self, role: Role, norm: Norm | None, size: int, layer: int | None = None) -> Iterator[WeightSpec]:
         """The weight of a norm, and the bias of a layer norm; nothing where there is no norm."""
         if norm is None:
             return
-        name = self.names.of(role, layer)
+        name = self.name(role, layer)
         (theirs,) = name.theirs
         yield vector(f"{name.ours}.weight", size, f"{theirs}.weight", role, layer, norm.offset)
         if norm.kind == "layer":
@@ -124,7 +169,7 @@ class _Weights:
 
     def _sources(self, role: Role, rows: tuple[int, ...], layer: int | None, kind: str) -> dict[str, int]:
         """The tensors of a matrix with their rows; a checkpoint may hold the parts of a fused one as one."""
-        theirs = self.names.of(role, layer).theirs
+        theirs = self.name(role, layer).theirs
         if len(theirs) == 1:
             rows = (sum(rows),)
         return {f"{name}.{kind}": count for name, count in zip(theirs, rows, strict=True)}

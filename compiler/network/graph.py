@@ -41,13 +41,13 @@ from .layers import RING_SIZE, Geometry, KernelTable, Runtime, declare_weights
 
 def _check_described(model: ModelConfig) -> None:
     """Raises WispError for what can be described and has no kernel: it would be another network in silence."""
-    for i, layer in enumerate(model.layers):
+    for i, layer in enumerate(model.every_layer):
         attention, mlp = layer.attention, layer.mlp
         within = [attention.output_norm, mlp.output_norm, attention.head_norm.norm if attention.head_norm else None]
         missing = {
             "a norm of heads or behind a projection that is no RMS norm": any(n and n.kind != "rms" for n in within),
-            f"an MLP without a gate and with {mlp.activation}": not mlp.gated and mlp.activation != "gelu_tanh",
-            "a network without any rotary embedding": not model.ropes,
+            f"an MLP without a gate and with {mlp.activation}": not mlp.gated and mlp.activation == "silu",
+            "a network without any positions": not model.ropes and not model.learned_positions,
         }
         for what, there in missing.items():
             if there:
@@ -105,11 +105,11 @@ class Graph(nn.Module):
 
     def layer(self, layer: int, x: nn.Tensor, chunk: int) -> nn.Tensor:
         """A whole layer: x `[chunk, hidden]` -> the next layer's x."""
-        described = self.geometry.model.layers[layer]
+        described = self.geometry.model.every_layer[layer]
         attention, mlp = described.attention, described.mlp
         read = self.normed("input_norm", attention.norm, layer, chunk, x)
-        query, cache = self.query_and_cache(layer, chunk, read)
-        x = self.add("attention_output", layer, chunk, self.attend(layer, chunk, query, cache), x)
+        x = self.add("attention_output", layer, chunk, self.attended(layer, chunk, read), x)
+        x = self.cross(layer, x, chunk)
         if not described.parallel:
             read = self.normed("mlp_norm", mlp.norm, layer, chunk, x)
         return self.add("down", layer, chunk, self.activated(layer, chunk, read), x)
@@ -128,13 +128,21 @@ class Graph(nn.Module):
         arguments = [x, self.weights[role, layer], self.weights[f"{role}_bias", layer], self.runtime.state]
         return Operand(self.kernels.call(name, arguments, [((chunk, k), ACTIVATION)])[0])
 
+    def attended(self, layer: int, chunk: int, read: Operand) -> nn.Tensor:
+        """What a layer's attention gives its output projection."""
+        return self.attend(layer, chunk, *self.query_and_cache(layer, chunk, read))
+
+    def cross(self, layer: int, x: nn.Tensor, chunk: int) -> nn.Tensor:
+        """x and what a layer attends to beside its own tokens: nothing, in a network that only reads."""
+        return x
+
     def product(self, product: Product, operand: Operand, extra: Sequence[nn.Tensor], results: Sequence[Any]) -> Any:
         """As of `Backend`."""
         return self.backend.product(self.parts, product, operand, extra, results)
 
     def add(self, role: Role, layer: int, chunk: int, x: nn.Tensor, residual: nn.Tensor) -> nn.Tensor:
         """residual + the projection of x, through the norm of what a projection gives where the network has one."""
-        described = self.geometry.model.layers[layer]
+        described = self.geometry.model.every_layer[layer]
         rows, _ = self.weights[role, layer].spec.shape
         norm = (described.attention if role == "attention_output" else described.mlp).output_norm
         result = ((chunk, rows), ACTIVATION)
@@ -152,13 +160,14 @@ class Graph(nn.Module):
 
     def activated(self, layer: int, chunk: int, read: Operand) -> nn.Tensor:
         """What the MLP's down projection reads, `[chunk, intermediate]`; gate and up are the halves of one matrix."""
-        mlp, inner = self.geometry.model.layers[layer].mlp, self.geometry.model.intermediate_size
+        mlp, inner = self.geometry.model.every_layer[layer].mlp, self.geometry.model.intermediate_size
         result = ((chunk, inner), ACTIVATION)
         if mlp.gated:
             declare: epilogue.Declare = epilogue.StoreGated(chunk, inner, mlp.activation)
             product = Product("gate_up", "gate_up", layer, chunk, declare, inner, HalfRows(inner))
         else:
-            product = Product("up", "up", layer, chunk, epilogue.StoreGelu(chunk, inner), inner)
+            declare = epilogue.StoreGelu(chunk, inner, exact=mlp.activation == "gelu")
+            product = Product("up", "up", layer, chunk, declare, inner)
         return self.product(product, read, [], [result])[0]
 
     def query_and_cache(self, layer: int, chunk: int, read: Operand) -> tuple[nn.Tensor, nn.Tensor]:
@@ -167,7 +176,7 @@ class Graph(nn.Module):
         In decode one dispatch does it, but for norms of heads, which need whole heads.
         """
         g, r, heads, cache = self.geometry, self.runtime, self.geometry.heads(layer), self.geometry.cache_of(layer)
-        head_norm, part = g.model.layers[layer].attention.head_norm, g.rope_part(layer)
+        head_norm, part = g.model.every_layer[layer].attention.head_norm, g.rope_part(layer)
         query = ((chunk, heads.query * heads.size), ACTIVATION)
         if chunk == 1 and head_norm is None:
             declare: epilogue.Declare = epilogue.StoreRotated(cache, g.state_words, part.first if part else 0)
@@ -192,7 +201,11 @@ class Graph(nn.Module):
 
     def attend(self, layer: int, chunk: int, query: nn.Tensor, cache: nn.Tensor) -> nn.Tensor:
         """Attention `[chunk, heads x size]`; in decode split over workgroups when the context is long."""
-        g, heads, attention = self.geometry, self.geometry.heads(layer), self.geometry.model.layers[layer].attention
+        g, heads, attention = (
+            self.geometry,
+            self.geometry.heads(layer),
+            self.geometry.model.every_layer[layer].attention,
+        )
         splits = self.backend.splits(g) if chunk == 1 else 1
         cached = g.cache_of(layer)
         shape = AttentionShape(cached, chunk, splits, attention.window, attention.scale, attention.soft_cap)
@@ -216,7 +229,7 @@ class Graph(nn.Module):
             make = (embed.embed_token, part, table, g.state_words, self.backend.kernel_type)
             name = self.kernels.build("embed", *make)
             if x is None:
-                arguments = [*parameters, r.rope, r.state]
+                arguments = [*parameters, *([r.rope] if g.rope_pairs else []), r.state]
                 results: list[Any] = [len(arguments) - 1, ((1, m.hidden_size), ACTIVATION)]
                 _, x = self.kernels.call(name, arguments, results)
             else:

@@ -53,12 +53,12 @@ class Geometry:
 
     def heads(self, layer: int) -> Heads:
         """The heads of a layer; those of layers differ in what is rotated."""
-        m, rope = self.model, self.model.layers[layer].attention.rope
+        m, rope = self.model, self.model.every_layer[layer].attention.rope
         return Heads(m.num_attention_heads, m.num_key_value_heads, m.head_dim, rope.dim if rope is not None else 0)
 
     def rope_part(self, layer: int) -> RopePart | None:
         """Where a layer's frequencies stand in the table of all; None where nothing rotates."""
-        rope = self.model.layers[layer].attention.rope
+        rope = self.model.every_layer[layer].attention.rope
         if rope is None:
             return None
         before = self.model.ropes[: self.model.ropes.index(rope)]
@@ -83,6 +83,8 @@ class Geometry:
         """The names of the programs, each a method of the graph."""
         decode, prefill = ("decode",), tuple(f"prefill_{chunk}" for chunk in self.prefill_chunks)
         if self.alternative is None:
+            if self.model.encoder is not None:
+                return decode + prefill + ("encode",)
             return decode + prefill + (("mask",) if self.model.pooling is None else ())
         own_prefill = self.alternative.tiling or self.alternative.attention or self.alternative.packed
         return (decode if self.alternative.vectors else ()) + (prefill if own_prefill else ())
@@ -104,6 +106,13 @@ class Geometry:
     def cache(self) -> Cache:
         """The first layer's; all are as large."""
         return self.cache_of(0)
+
+    @property
+    def heard(self) -> Cache:
+        """Keys and values of what an encoder has heard: in f32 a product stores them as they lie."""
+        encoder = self.model.encoder
+        assert encoder is not None
+        return Cache(self.heads(0), encoder.positions, "float32")
 
 
 # What graphs have built, by what it was made from: variants, alternatives and models have many kernels in common.
@@ -211,10 +220,17 @@ class Runtime(nn.Module):
     def __init__(self, geometry: Geometry) -> None:
         m, g = geometry.model, geometry
         self.state = nn.Parameter((g.state_words,), "uint32")
-        self.rope = nn.Parameter((rope_words(g.rope_pairs, g.context),), "float32")
+        if g.rope_pairs:
+            self.rope = nn.Parameter((rope_words(g.rope_pairs, g.context),), "float32")
         self.input_ids = nn.Parameter((max(g.prefill_chunks, default=1),), "uint32")
         if m.pooling is not None:
             self.embedding = nn.Parameter((m.hidden_size,), "float32")
+        elif m.encoder is not None:
+            self.logits = nn.Parameter((m.vocab_size,), "float32")
+            self.mel = nn.Parameter((m.encoder.mel_bands, m.encoder.frames), "float32")
+            self.encoder_states = nn.Parameter((m.encoder.positions, m.hidden_size), "float32")
+            for layer in range(m.num_hidden_layers):
+                setattr(self, f"heard.{layer}", nn.Parameter((m.encoder.positions, g.heard.row_words), "float32"))
         else:
             self.token_ring = nn.Parameter((RING_SIZE,), "uint32")
             self.token_counts = nn.Parameter((m.vocab_size,), "uint32")
@@ -227,6 +243,11 @@ class Runtime(nn.Module):
 
     def cache(self, layer: int) -> nn.Parameter:
         parameter: nn.Parameter = getattr(self, f"kv.{layer}")
+        return parameter
+
+    def heard(self, layer: int) -> nn.Parameter:
+        """Keys and values of what was heard, of a layer that attends to it."""
+        parameter: nn.Parameter = getattr(self, f"heard.{layer}")
         return parameter
 
 

@@ -6,6 +6,7 @@ One layer's weights are in memory at a time. What a network computes, its descri
 made of.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -32,6 +33,8 @@ class ReferenceModel:
         self._specs: dict[tuple[str, int | None], WeightSpec] = {(s.role, s.layer): s for s in weight_specs(config)}
         empty = np.zeros((0, config.num_key_value_heads, config.head_dim), np.float32)
         self._cache: list[LayerCache] = [(empty, empty)] * config.num_hidden_layers
+        silence = np.zeros((1, config.num_key_value_heads, config.head_dim), np.float32)
+        self._heard: list[LayerCache] = [(silence, silence)] * config.num_hidden_layers  # what `encode` writes
 
     @property
     def position(self) -> int:
@@ -46,16 +49,40 @@ class ReferenceModel:
         positions = np.arange(self.position, self.position + len(ids))
         tables = {rope: rotary_table(rope, positions) for rope in config.ropes}
         x = self._embed(ids) * np.float32(config.embedding_scale)  # (T, hidden)
+        if config.learned_positions:
+            x = x + self._whole("positions", None)[positions]
         for i, layer in enumerate(config.layers):
             attention, mlp = layer.attention, layer.mlp
             scale = np.float32(layer.residual_scale)
             normed = self._norm("input_norm", attention.norm, i, x)
             attended = self._attention(attention, i, normed, positions, tables)
             x = x + scale * self._norm("attention_output_norm", attention.output_norm, i, attended)
+            if layer.cross is not None:
+                x = x + self._cross_attention(i, self._norm("cross_norm", layer.cross.norm, i, x))
             if not layer.parallel:
                 normed = self._norm("mlp_norm", mlp.norm, i, x)
             x = x + scale * self._norm("mlp_output_norm", mlp.output_norm, i, self._mlp(mlp, i, normed))
         return self._norm("final_norm", config.final_norm, None, x)
+
+    def encode(self, mel: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(bands, frames) of log-mel -> (positions, hidden), normed; the sequence attends to them from now on."""
+        config, encoder = self.config, self.config.encoder
+        if encoder is None:
+            raise WispError("the network hears nothing", got=config.model_type)
+        x = gelu_exact(self._linear("conv1", None, windows(mel.T, 1)))
+        x = gelu_exact(self._linear("conv2", None, windows(x, 2)))
+        x = x + self._whole("encoder_positions", None)
+        heads, size = config.num_attention_heads, config.head_dim
+        for i, layer in enumerate(encoder.layers, config.num_hidden_layers):
+            qkv = self._linear("qkv", i, self._norm("input_norm", layer.attention.norm, i, x))
+            query, key, value = qkv.reshape(len(x), 3, heads, size).transpose(1, 0, 2, 3)
+            x = x + self._linear("attention_output", i, attend_to_all(query, key, value))
+            x = x + self._mlp(layer.mlp, i, self._norm("mlp_norm", layer.mlp.norm, i, x))
+        states = self._norm("encoder_norm", encoder.final_norm, None, x)
+        for i in range(config.num_hidden_layers):
+            both = self._linear("cross_key_value", i, states).reshape(len(states), 2, heads, size)
+            self._heard[i] = both[:, 0], both[:, 1]
+        return states
 
     def logits(self, hidden: NDArray[np.float32]) -> NDArray[np.float32]:
         """(T, hidden) -> (T, vocabulary), some rows of the matrix at a time."""
@@ -105,11 +132,16 @@ class ReferenceModel:
             out[:, head] = softmax(np.where(unseen, -np.inf, scores)) @ values[:, group]
         return self._linear("attention_output", layer, out.reshape(len(x), -1))
 
+    def _cross_attention(self, layer: int, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        query = self._linear("cross_query", layer, x)
+        query = query.reshape(len(x), self.config.num_attention_heads, self.config.head_dim)
+        return self._linear("cross_output", layer, attend_to_all(query, *self._heard[layer]))
+
     def _linear(self, role: str, layer: int | None, x: NDArray[np.float32]) -> NDArray[np.float32]:
         return x @ self._whole(role, layer).T + self._bias(role, layer)
 
     def _mlp(self, mlp: Mlp, layer: int, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        activate = {"silu": silu, "gelu_tanh": gelu}[mlp.activation]
+        activate = {"silu": silu, "gelu_tanh": gelu, "gelu": gelu_exact}[mlp.activation]
         if not mlp.gated:
             return self._linear("down", layer, activate(self._linear("up", layer, x)))
         gate, up = np.split(self._linear("gate_up", layer, x), 2, axis=1)
@@ -166,6 +198,31 @@ def gelu(x: NDArray[np.float32]) -> NDArray[np.float32]:
     """The tanh form of GELU (arXiv 1606.08415), `gelu_new` in transformers."""
     inner = np.float32((2 / np.pi) ** 0.5) * (x + np.float32(0.044715) * x**3)
     return np.float32(0.5) * x * (1 + np.tanh(inner))
+
+
+_erf = np.vectorize(math.erf, otypes=[np.float32])
+
+
+def gelu_exact(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """GELU by the error function (arXiv 1606.08415), `gelu` in transformers."""
+    return np.float32(0.5) * x * (1 + _erf(x * np.float32(0.5**0.5)))
+
+
+def windows(x: NDArray[np.float32], stride: int) -> NDArray[np.float32]:
+    """What a convolution of three frames sees at each step: (T, C) -> (T / stride, 3 C), a channel's side by side."""
+    padded = np.pad(x, ((1, 1), (0, 0)))
+    return np.stack([padded[step : step + 3].T.ravel() for step in range(0, len(x), stride)])
+
+
+def attend_to_all(
+    query: NDArray[np.float32], keys: NDArray[np.float32], values: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Attention that is not causal: (T, heads, size), twice (S, heads, size) -> (T, heads x size)."""
+    out = np.empty_like(query)
+    for head in range(query.shape[1]):
+        scores = query[:, head] @ keys[:, head].T * np.float32(query.shape[2] ** -0.5)
+        out[:, head] = softmax(scores) @ values[:, head]
+    return out.reshape(len(query), -1)
 
 
 def silu(x: NDArray[np.float32]) -> NDArray[np.float32]:

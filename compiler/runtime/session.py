@@ -119,6 +119,13 @@ class Session:
         self.history.append(int(ids[-1]))
         return self.read(self.output)
 
+    def hear(self, mel: np.ndarray) -> None:
+        """Encode a window of log-mel (f32, `[bands, frames]`); a fresh sequence then attends to it."""
+        self.write("mel", np.ascontiguousarray(mel, "<f4").tobytes())
+        self._set_state(0, 0, mel.shape[1] // 2)
+        self.run("encode")
+        self.reset()
+
     def next_logits(self, token: int) -> np.ndarray:
         """Append one token to the resident sequence and return the logits after it (forced decoding)."""
         self._set_state(len(self.history), token, 0)

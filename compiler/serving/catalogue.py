@@ -18,6 +18,7 @@ from urllib.parse import quote
 log = logging.getLogger("wisp.server")
 
 Sha256 = str  # 64 lower-case hex digits
+TASKS = {"embedding": "embedding", "speech": "transcription"}  # of models that do not generate text, by what they state
 
 
 class InvalidArtifact(ValueError):
@@ -91,7 +92,7 @@ def read_artifact(directory: Path) -> Artifact:
     summary = {
         "id": identifier,
         "name": str(manifest.get("name") or identifier),
-        "task": "embedding" if "embedding" in manifest else "text-generation",
+        "task": TASKS.get(next((key for key in TASKS if key in manifest), ""), "text-generation"),
         "parameters": manifest["parameters"],
         "quantization": str(manifest.get("quantization")),
         "context": manifest["context"],

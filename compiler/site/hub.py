@@ -59,7 +59,8 @@ def publish_to_hub(artifact: Path, repo: str, report: Report, *, parity: Path | 
 def model_card(model: Mapping[str, Any], parity: Mapping[str, Any] | None) -> str:
     """README.md: what the Hub reads of it, source and license, the weights' scheme, sizes, and how exact it is."""
     source, license_name = model["source"], model.get("license")
-    task = "text-generation" if task_of(model) == "text-generation" else "feature-extraction"  # as the Hub calls it
+    names = {"embedding": "feature-extraction", "transcription": "automatic-speech-recognition"}  # the Hub's
+    task = names.get(task_of(model), "text-generation")
     about: dict[str, Any] = {"library_name": "wisp", "pipeline_tag": task, "tags": ["webgpu", "wisp"]}
     if license_name is not None:
         known = license_name.lower()

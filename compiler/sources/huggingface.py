@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ..artifact.manifest import is_safe_id
 from ..errors import WispError
 from ..models import POOLING, text_fields
-from ..models.base import WeightSpec
+from ..models.base import ZEROS, WeightSpec
 from ..models.fields import shortened
 from ..weights.kept import Held
 from ..weights.quantize import GroupScales
@@ -40,6 +40,8 @@ BLOCK_ELEMENTS = 1 << 24
 
 # Tensors that some checkpoints hold and no network needs: they are computed from config.json.
 IGNORED_TENSORS = re.compile(r"(.*\.)?rotary_emb\.inv_freq|.*\.masked_bias|.*\.attn\.bias")
+
+HEADS = ("lm_head.weight", "proj_out.weight")  # copies of a tied embedding
 
 # Where checkpoints that also see keep the tensors of their language model, and what is not of it.
 LANGUAGE_MODEL = {
@@ -215,7 +217,7 @@ class HuggingFaceCheckpoint:
             expected |= spec.source_shapes
         extra = [n for n in self.tensors if n not in expected and not self._says_nothing(n)]
         if tied:
-            extra = [name for name in extra if name != "lm_head.weight"]
+            extra = [name for name in extra if name not in HEADS]
         complaints = [
             ("missing", [name for name in expected if name not in self.tensors]),
             ("unexpected", sorted(extra)),
@@ -262,8 +264,8 @@ class HuggingFaceCheckpoint:
         step = max(1, BLOCK_ELEMENTS // math.prod(spec.shape[1:]))
         for source, begin, rows in spec.pieces:
             for start in range(begin, begin + rows, step):
-                block = self.read(source, start, min(begin + rows, start + step))
-                yield block + np.float32(spec.offset) if spec.offset else block
+                stop = min(begin + rows, start + step)
+                yield zeros_of(spec, stop - start) if source == ZEROS else spec.shaped(self.read(source, start, stop))
 
     def source_scales(self, spec: WeightSpec, first: int = 0) -> GroupScales | None:
         """The scales that the source itself quantized a weight with, rows counted from `first`; here it did not."""
@@ -279,6 +281,11 @@ class HuggingFaceCheckpoint:
     def stored(self, spec: WeightSpec, scheme: Scheme) -> list[tuple[str, NDArray]] | None:
         """None: weights are ours to store."""
         return None
+
+
+def zeros_of(spec: WeightSpec, rows: int) -> NDArray[np.float32]:
+    """What stands in place of rows that no tensor holds."""
+    return np.zeros((rows, *spec.shape[1:]), np.float32)
 
 
 def _language_part(tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:

@@ -7,6 +7,8 @@ from pathlib import Path
 from ..errors import WispError
 from ..models import without_ignored
 from . import hub, huggingface
+from .ctranslate2 import CTranslate2Checkpoint, is_converted
+from .files import read_object
 from .formats import quantized_format
 from .gguf import GgufCheckpoint
 from .gguf.reader import part_names
@@ -64,6 +66,8 @@ def _open_directory(
 ) -> Checkpoint:
     if holds_mlc_weights(directory):
         checkpoint: HuggingFaceCheckpoint = MlcCheckpoint(directory, described, fetch)
+    elif is_converted(read_object(directory / "config.json", optional=True)):
+        checkpoint = CTranslate2Checkpoint(directory, described, fetch)
     else:
         checkpoint = HuggingFaceCheckpoint(directory, described, fetch)
         form = quantized_format(checkpoint.config)

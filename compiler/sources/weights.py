@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from ..models.base import ReadRows, WeightSpec
+from ..models.base import ZEROS, ReadRows, WeightSpec
 from ..weights.quantize import quantize
 from ..weights.scales import Rule
 from ..weights.schemes import Scheme
@@ -67,11 +67,12 @@ def _own_rows(checkpoint: Checkpoint) -> ReadRows:
         parts, first = [], 0
         for source, begin, rows in spec.pieces:
             low, high = max(start, first) - first, min(stop, first + rows) - first
-            if low < high:
-                parts.append(checkpoint.read(source, begin + low, begin + high))
+            if low < high and source == ZEROS:
+                parts.append(np.zeros((high - low, *spec.shape[1:]), np.float32))
+            elif low < high:
+                parts.append(spec.shaped(checkpoint.read(source, begin + low, begin + high)))
             first += rows
-        found = parts[0] if len(parts) == 1 else np.concatenate(parts)
-        return found + np.float32(spec.offset) if spec.offset else found
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     return read
 

@@ -14,6 +14,7 @@ from .schemes import EXCEPTED_ROLES, SCHEMES, MatrixKey, Scheme, with_exceptions
 
 AUTO = "auto"
 DEFAULT_QUANTIZATION = "q4af16_g64"  # of floats; tests/benchmarks/README.md has the evidence
+DEFAULT_OF_SPEECH = "q8f16_1"  # in 4 bits Whisper hears other words
 MERGED = "q8f16_1"  # of a kept matrix that an adapter changes: its values are new ones
 
 
@@ -22,16 +23,18 @@ def choose_scheme(
     overrides: Mapping[Role, str],
     held: Mapping[MatrixKey, Held | None],
     merged: Collection[MatrixKey] = (),
+    default: str = DEFAULT_QUANTIZATION,
 ) -> Scheme:
     """The scheme of the network, with the matrices that are stored in others.
 
-    `held` says of every matrix what the source holds it in; `merged` are those that an adapter changes.
+    `held` says of every matrix what the source holds it in; `merged` are those that an adapter changes. `default` is
+    what `auto` makes of floats.
     """
     if quantization != AUTO:
         return with_exceptions(SCHEMES[quantization], overrides)
     kept = {key: found.scheme for key, found in held.items() if found is not None}
     if not kept:
-        return with_exceptions(SCHEMES[DEFAULT_QUANTIZATION], overrides)
+        return with_exceptions(SCHEMES[default], overrides)
     changed = {key: SCHEMES[MERGED] for key, scheme in kept.items() if key in merged and scheme.group_size}
     named: dict[MatrixKey, Scheme] = {(role, None): SCHEMES[name] for role, name in overrides.items()}
     # The network is called after the scheme of most of its matrices.

@@ -221,7 +221,7 @@ def _decode_item(
 ) -> _Item:
     """All queries see the same keys: a share of the used ones, a multiple of a tile but at the end."""
     window = _window(shape)
-    used = kernel.let(i32(state[0]) + 1)
+    used = kernel.let(i32(state[0]) + 1 if shape.causal else i32(shape.context))
     low = 0 if window is None else kernel.let(tirx.max(used - window, 0))
     start, stop = low, used
     if shape.splits > 1:
@@ -237,6 +237,8 @@ def _prefill_item(
     """Neighbouring rows from `first`; keys that any of them sees."""
     window = _window(shape)
     count = kernel.let(tirx.min(i32(state[2]) - first, queries))
+    if not shape.causal:
+        return _Item(shape, queries, count, kv_head, 0, i32(shape.context), i32(shape.context))
     limit = kernel.let(i32(state[0]) + first + 1)
     start = 0 if window is None else kernel.let(tirx.max(limit - window, 0))
     return _Item(shape, queries, count, kv_head, start, kernel.let(limit + count - 1), limit)
@@ -266,7 +268,7 @@ def _score(kernel: CpuKernel, item: _Item, scratch: _Scratch, cache: Rows, base:
                     for q in range(queries):
                         sums[q][p][0] = sums[q][p][0] + asked[v][q] * value
         for q in range(queries):
-            limit = item.limit if item.decodes else item.limit + first + q
+            limit = item.limit + first + q if item.shape.causal and not item.decodes else item.limit
             for p in range(0, len(places), 4):
                 score = sum_lanes_of_four(kernel, [register[0] for register in sums[q][p : p + 4]])
                 if cache.halves:

@@ -67,7 +67,7 @@ class _Decode(Quads):
             self.first = kernel.let(self.kv_head * shape.shared_heads + mod(block_x, groups) * self.rows)
             self.bind(cache, kernel.threads(THREADS), THREADS)
             self.quad = kernel.let(div(self.thread, QUAD))
-            self.used = kernel.let(i32(state[0]) + 1)
+            self.used = kernel.let(i32(state[0]) + 1 if shape.causal else i32(shape.context))
             # Where quads exchange their scores, they meet at the end as well.
             joining = THREADS // 2 * self.rows * self.held
             self.meeting = kernel.shared(joining if self.subgroups else max(joining, self.exchanged), "float32x4")

@@ -72,7 +72,8 @@ class _Prefill(Quads):
             else:
                 first, rows = kernel.let(block_y * block_rows), block_rows
             with kernel.when(first < self.length):
-                self._walk(first, kernel.let(self.position + tirx.min(first + rows, self.length)))
+                used = self.position + tirx.min(first + rows, self.length) if shape.causal else i32(shape.context)
+                self._walk(first, kernel.let(used))
         return kernel.function
 
     def _walk(self, first: Expr, used: Expr) -> None:
@@ -111,7 +112,7 @@ class _Prefill(Quads):
 
     def masked(self, score: Expr, key: Expr, j: int) -> Expr:
         score = capped(self.kernel, score, self.shape.soft_cap)
-        limit = self.position + self.first + (j + 1)
+        limit = self.position + self.first + (j + 1) if self.shape.causal else i32(self.shape.context)
         seen = key < limit
         if self.window is not None:
             # Keys from limit - window to limit - 1, by one comparison: `&&` is a branch, one for every row and key, and

@@ -45,6 +45,8 @@ export function parseManifest(json: unknown): Manifest {
   const embeds = root.get("embedding").value !== undefined;
   if (embeds) root.get("embedding").get("pooling").oneOf(["last", "mean"]);
   const embeddingSize = embeds ? hiddenSize : undefined;
+  if (root.get("speech").value !== undefined)
+    fail(MODEL, "speech", "a model that transcribes", "one that generates text or gives embeddings; `wisp transcribe` runs this one");
   const files = parseFiles(root.get("files"));
   const listed = (node: Node): string => {
     const path = node.filePath();

@@ -14,7 +14,7 @@ export interface Model {
   id: string;
   name: string;
   /** Absent on servers of earlier versions, which know models that generate text alone. */
-  task?: "text-generation" | "embedding";
+  task?: "text-generation" | "embedding" | "transcription";
   parameters: number;
   quantization: string;
   context: number;
@@ -71,7 +71,9 @@ export class Models {
   /** Counts up when there is a model to choose again. */
   readonly stopped = signal(0);
   readonly chosen = computed(() => this.offered.value.find(({ id }) => id === this.chosenId.value));
-  readonly offered = computed(() => (this.catalogue.value?.models ?? []).filter(({ task }) => task !== "embedding"));
+  readonly offered = computed(() =>
+    (this.catalogue.value?.models ?? []).filter(({ task = "text-generation" }) => task === "text-generation"),
+  );
   readonly embedding = computed(() => (this.catalogue.value?.models ?? []).filter(({ task }) => task === "embedding"));
   /** Whether the catalogue has been read, or has failed to be. */
   readonly known = computed(() => this.catalogue.value !== null || this.catalogueError.value !== null);

@@ -1,0 +1,1 @@
+"""Speech natively: recordings as log-mel, a model's transcript of them, and its forms."""
