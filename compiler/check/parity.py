@@ -28,6 +28,7 @@ from ..runtime.session import Session
 from ..weights.stored import stored_rows
 from .embedding import check_embeddings, embedding_cost, print_embeddings, reference_embeddings
 from .inputs import Sample, adapter_name, choose_ids, choose_variants, find_adapter, obstacle, open_on
+from .speech import check_heard, print_heard, reference_heard
 from .weights import compare_weights, match
 
 # The largest error of a logit, relative to the largest logit of its step, by the type of the KV cache.
@@ -59,16 +60,13 @@ def check(
     # With a calibration text the last bit of a sum decides between scales; there is nothing exact to compare.
     calibrated = "calibration" in artifact.model
     differing = [] if calibrated else compare_weights(artifact, source, config, scheme, progress)
-    embeds = config.pooling is not None
-    computed: Any = reference_embeddings if embeds else reference_logits
+    method = method_of(config)
     with progress.stage("reference, weights as stored and as of the source", 2) as advance:
-        stored = computed(config, stored_rows(artifact, scheme), sample)
+        stored = method.reference(config, stored_rows(artifact, scheme), sample)
         advance(1)
-        original = computed(config, source.rows(), sample)
+        original = method.reference(config, source.rows(), sample)
         advance(1)
-    measure: Any = functools.partial(
-        check_embeddings if embeds else check_logits, sample=sample, stored=stored, original=original
-    )
+    measure: Any = functools.partial(method.check, sample=sample, stored=stored, original=original)
     results = [check_variant(artifact, variant, adapter, measure, progress) for variant in chosen]
     if all(result["status"] == "skipped" for result in results):
         raise WispError(
@@ -90,11 +88,36 @@ def check(
         "evaluated_tokens": sample.evaluated,
         "bounds": BOUNDS,
         "weights": {"tensors": len(artifact.tensors), "compared": not calibrated, "differing": differing},
-        **(embedding_cost if embeds else logits_cost)(sample, stored, original),
+        **method.cost(sample, stored, original),
         "variants": results,
         "failures": failures,
         "passed": not failures,
     }
+
+
+@dataclass(frozen=True)
+class Method:
+    """How a kind of model is compared: what the reference says, what a variant does, what quantization cost."""
+
+    reference: Callable[..., Any]  # (config, rows, sample)
+    check: Callable[..., dict[str, Any]]  # (runtime, variant, sample, stored, original)
+    cost: Callable[..., dict[str, Any]]  # (sample, stored, original)
+
+
+def method_of(config: ModelConfig) -> Method:
+    """By what the model gives: embeddings, logits of a text, or logits of what it heard."""
+    if config.pooling is not None:
+        return Method(reference_embeddings, check_embeddings, embedding_cost)
+    if config.encoder is None:
+        return Method(reference_logits, check_logits, logits_cost)
+    return Method(
+        functools.partial(reference_heard, model_logits),
+        functools.partial(check_heard, check_logits, config),
+        lambda sample, stored, original: {
+            "task": "transcription",
+            **logits_cost(sample, stored.logits, original.logits),
+        },
+    )
 
 
 # -------------------------------------------------------------------------------------------------------------- logits
@@ -110,7 +133,11 @@ class Logits:
 
 def reference_logits(config: ModelConfig, read_rows: ReadRows, sample: Sample) -> Logits:
     """What numpy says of a sample. One pass over the weights."""
-    model = ReferenceModel(config, read_rows)
+    return model_logits(ReferenceModel(config, read_rows), sample)
+
+
+def model_logits(model: ReferenceModel, sample: Sample) -> Logits:
+    """What a model in numpy says of a sample that begins here."""
     hidden = model.hidden_states(sample.ids)
     wanted = [*range(sample.evaluated), *(length - 1 for length in sample.prompts)]
     logits = model.logits(hidden[wanted])
@@ -254,6 +281,8 @@ def print_report(report: Mapping[str, Any]) -> None:
     if report.get("task") == "embedding":
         print_embeddings(report, console)
         return
+    if report.get("task") == "transcription":
+        print_heard(report, console)
     cost, perplexities = report["quantization_error"], report["perplexity"]
     console.print(
         f"  {report['quantization']:<15}  error {cost['max_error']:.1e}, KL {cost['kl_mean']:.1e}, "

@@ -53,7 +53,15 @@ def documented(model_type: str) -> set[str]:
     return {*re.findall(r"`([^`]+)`", around), *(prefix + name for name in names)}
 
 
-@pytest.mark.parametrize("model_type", ARCHITECTURES)
+def test_the_format_names_every_weight_of_whisper() -> None:
+    heads = {f"{side}_attention_heads": 2 for side in ("encoder", "decoder")}
+    sizes = {f"{side}_{name}": 16 for side in ("encoder", "decoder") for name in ("layers", "ffn_dim")}
+    raw = {"model_type": "whisper", "d_model": 16, "vocab_size": 64, **heads, **sizes}
+    names = {re.sub(r"\.\d+\.", ".{i}.", spec.name) for spec in weight_specs(config_from_huggingface(raw, 64))}
+    assert names == documented("whisper") | documented("whisper's encoder")
+
+
+@pytest.mark.parametrize("model_type", [name for name in ARCHITECTURES if name != "whisper"])
 def test_the_format_names_every_weight(model_type: str) -> None:
     """Of a network with all that an architecture may have; the row names nothing else."""
     stated = [tomllib.loads(path.read_text())["architecture"] for path in recipe_paths()]

@@ -15,6 +15,7 @@ from compiler.artifact.manifest import validate
 from compiler.artifact.writer import Artifact, load_artifact
 from compiler.build import build
 from compiler.chat.model import load_model as load_chat
+from compiler.check.parity import check, print_report
 from compiler.config import resolve_config
 from compiler.errors import WispError
 from compiler.kernels import hearing, reference
@@ -182,6 +183,24 @@ def test_its_manifest_is_checked(source: Path) -> None:
     refused("speech.tokens.end", lambda model, _: model["speech"]["tokens"].update(end=331))
     refused("programs differ", lambda _, plan: plan["programs"].pop("encode"))
     refused("buffer mel", lambda _, plan: next(b for b in plan["buffers"] if b["name"] == "mel").update(bytes=16))
+
+
+def test_a_check_compares_states_and_logits(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report = check(compiled(source, "q8f16_1").path, str(source), tokens=24)
+    assert report["passed"], report["failures"]
+    (variant,) = report["variants"]
+    assert 0 < variant["encoder_error"] < 1e-3
+    assert variant["encoder_error"] < variant["encoder_against_source"] < 0.1
+    assert 0 < variant["max_error"] < variant["bound"]
+    print_report(report)
+    assert "encoder states   wasm-simd: error" in capsys.readouterr().out
+
+
+def test_a_check_sees_other_weights(source: Path, tmp_path: Path) -> None:
+    other = make_whisper(tmp_path / "other", seed=1)
+    report = check(compiled(source, "q8f16_1").path, str(other), tokens=8)
+    assert not report["passed"]
+    assert any("are not those of the checkpoint" in failure for failure in report["failures"])
 
 
 # ------------------------------------------------------------------------------------------------------------- sources
