@@ -265,7 +265,7 @@ def test_two_compilations_are_equal(model: ModelConfig, lowered: Lowered) -> Non
     [
         (lambda layer: replace(layer, mlp=Mlp(layer.mlp.norm, "silu", gated=False)), "without a gate and with silu"),
         (lambda layer: replace(layer, mlp=replace(layer.mlp, output_norm=Norm("layer", 1e-5))), "no RMS norm"),
-        (lambda layer: replace(layer, attention=replace(layer.attention, rope=None)), "without any rotary embedding"),
+        (lambda layer: replace(layer, attention=replace(layer.attention, rope=None)), "without any positions"),
     ],
 )
 def test_what_no_kernel_does_is_refused(model: ModelConfig, change: Callable[[Layer], Layer], what: str) -> None:
