@@ -6,7 +6,7 @@ The twin of `web/src/artifact/manifest.ts`; `artifact/FORMAT.md` is what both im
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -495,12 +495,14 @@ def validate_plan(plan: Any, variant: dict[str, Any], model: dict[str, Any], ten
     for i, kernel in enumerate(kernels):
         _validate_kernel(kernel, f"{where} kernels[{i}]", limits)
     programs = _object(plan.get("programs"), f"{where} programs")
-    expected_programs = {"decode": variant["dispatches_per_token"]}
+    expected_programs: dict[str, int | None] = {"decode": variant["dispatches_per_token"]}
     expected_programs |= {f"prefill_{chunk}": variant["prefill_dispatches"].get(str(chunk)) for chunk in chunks}
     if "speech" in model:
         expected_programs["encode"] = _integer(variant.get("encode_dispatches"), f"{where} encode_dispatches", 1)
     elif "mask" in programs and "embedding" not in model:  # optional: artifacts of earlier compilers have none
         expected_programs["mask"] = 1
+    if (verify := _verify_program(programs, chunks)) is not None and "embedding" not in model:
+        expected_programs[verify] = None
     if programs.keys() != expected_programs.keys() or len(variant["prefill_dispatches"]) != len(chunks):
         different = sorted(programs.keys() ^ expected_programs.keys())
         fail(f"{where} programs differ from prefill_chunks", different, "decode and one prefill_N for each chunk")
@@ -511,11 +513,20 @@ def validate_plan(plan: Any, variant: dict[str, Any], model: dict[str, Any], ten
                 fail(f"{where} programs.{name}[{i}].grid", dispatch["grid"], "[items, 1, 1] in a plan of the CPU")
         if name == "mask" and len(dispatches) != 1:
             fail(f"{where} programs.mask", f"{len(dispatches)} dispatches", "one")
-        if len(dispatches) != count:
+        if count is not None and len(dispatches) != count:
             key = "dispatches_per_token" if name == "decode" else f"prefill_dispatches of {name}"
             fail(f"model.json {key}", count, f"{len(dispatches)}, as in {where}")
     if "alternatives" in plan:
         _validate_alternatives(plan, variant, model, limits)
+
+
+def _verify_program(programs: Mapping[str, Any], chunks: Sequence[int]) -> str | None:
+    """The name of the program that verifies a draft, of rows that `input_ids` has room for; optional."""
+    for name in programs:
+        found = re.fullmatch(r"verify_([1-9]\d{0,3})", name)
+        if found and 2 <= int(found[1]) <= max(chunks, default=0):
+            return name
+    return None
 
 
 def _validate_alternatives(
@@ -548,7 +559,7 @@ def _validate_alternatives(
         for k, kernel in enumerate(own):
             _validate_kernel(kernel, f"{here}.kernels[{k}]", limits)
         programs = _object(alternative.get("programs"), f"{here}.programs")
-        own_programs = plan["programs"].keys() - {"mask"}
+        own_programs = {name for name in plan["programs"] if name == "decode" or name.startswith("prefill_")}
         if not programs or not programs.keys() <= own_programs:
             known = ", ".join(name for name in plan["programs"] if name in own_programs)
             fail(f"{here}.programs", sorted(programs), f"at least one, each a name of the plan's programs ({known})")

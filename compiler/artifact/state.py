@@ -4,6 +4,7 @@ import struct
 from dataclasses import dataclass
 
 SAMPLING_OFFSET = 12  # bytes, behind position, token and valid length
+VERIFIED_FROM_OFFSET = 44  # of the position of a draft's first row
 
 # What a sampling parameter may be: from, to, and whether it is a whole number. The page's twin of the table is
 # web/src/api/sampling.ts; tests/golden/sampling.json holds both together. top_k: -1 and 0 are off; top_p: 0 is the most

@@ -108,6 +108,10 @@ class Backend(Protocol):
         """The kernel that joins the splits of a decode step."""
         ...
 
-    def logits(self, parts: Parts, product: Product, operand: Operand) -> None:
-        """The vocabulary projection of one row, into the logits buffer."""
+    def rows_for(self, geometry: Geometry, rows: int) -> int:
+        """The chunk whose kernels serve a program of at most `rows` valid rows best."""
+        ...
+
+    def logits(self, parts: Parts, product: Product, operand: Operand, into: nn.Tensor | None) -> nn.Tensor:
+        """The vocabulary projection, which declares a `Store`: into that tensor, or into a new one `[rows, vocab]`."""
         ...

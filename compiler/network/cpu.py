@@ -14,7 +14,7 @@ from tvm.relax.frontend import nn
 from ..kernels.builder import Kernel
 from ..kernels.cpu import activation, attention, head_norm, norm, products, sample
 from ..kernels.cpu.builder import CpuKernel
-from ..kernels.epilogue import Declare
+from ..kernels.epilogue import Declare, Store
 from ..kernels.sampler import Sampler
 from ..kernels.shapes import AttentionShape
 from .backend import ACTIVATION, Operand, Parts, Product
@@ -52,14 +52,16 @@ class Cpu:
     def combine(self, parts: Parts, shape: AttentionShape) -> str:
         return parts.kernels.build("combine", attention.combine, shape)
 
-    def logits(self, parts: Parts, product: Product, operand: Operand) -> None:
+    def rows_for(self, geometry: Geometry, rows: int) -> int:
+        return max(geometry.prefill_chunks)  # its kernels are there, and take no time for rows that are not valid
+
+    def logits(self, parts: Parts, product: Product, operand: Operand, into: nn.Tensor | None) -> nn.Tensor:
         """As of `Backend`."""
-        matrix: Matrix = parts.weights[product.role, None]
-        declare, bias = parts.with_bias(product)
-        name = self._product(parts, product, declare)
-        operands = self._operands(parts, product, operand, matrix)
-        arguments = [*operands, *matrix.whole(), *bias, parts.runtime.logits]
-        parts.kernels.call(name, arguments, [len(arguments) - 1])
+        store = product.declare
+        assert isinstance(store, Store)
+        if into is None:
+            return self.product(parts, product, operand, [], [((store.chunk, store.n), ACTIVATION)])[0]
+        return self.product(parts, product, operand, [into], [0])[0]
 
     def _operands(self, parts: Parts, product: Product, operand: Operand, matrix: Matrix) -> list[nn.Tensor]:
         """What a product reads in place of x: steps, scales and sums, or x itself, through the norm first."""

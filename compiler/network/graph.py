@@ -17,6 +17,7 @@ and 5 around them:
 An embedding model ends in its final norm and `pool`, which writes the embedding in place of logits.
 
 The program `mask` is one dispatch that a runtime puts before these three, for a request with a grammar or with biases.
+`verify_N` is a prefill of a few tokens that ends as a decode step does, for each of them.
 
 Norms of query and key heads are one dispatch more, and so is a norm of what a projection gives; layer norm has a
 dispatch of its own, because its mean does not fold into a product.
@@ -31,12 +32,12 @@ from typing import Any
 from tvm.relax.frontend import nn
 
 from ..errors import WispError
-from ..kernels import embed, epilogue, mask, pool
+from ..kernels import draft, embed, epilogue, mask, pool
 from ..kernels.epilogue import HalfRows, PairRows
 from ..kernels.shapes import AttentionShape
 from ..models.base import ModelConfig, Norm, Role, WeightSpec
 from .backend import ACTIVATION, Backend, Operand, Parts, Product
-from .layers import RING_SIZE, Geometry, KernelTable, Runtime, declare_weights
+from .layers import RING_SIZE, VERIFY_ROWS, Geometry, KernelTable, Runtime, declare_weights
 
 
 def _check_described(model: ModelConfig) -> None:
@@ -66,6 +67,7 @@ class Graph(nn.Module):
         self.weights = declare_weights(self, specs, geometry.scheme, geometry.cut_bytes)
         for chunk in geometry.prefill_chunks:
             setattr(self, f"prefill_{chunk}", functools.partial(self.prefill, chunk))
+        setattr(self, f"verify_{VERIFY_ROWS}", functools.partial(self.verify, VERIFY_ROWS))
 
     @property
     def parts(self) -> Parts:
@@ -96,6 +98,23 @@ class Graph(nn.Module):
             return self.pool(self.layer(last, x, chunk), chunk)
         attention = self.geometry.model.layers[last].attention
         return self.query_and_cache(last, chunk, self.normed("input_norm", attention.norm, last, chunk, x))[1]
+
+    def verify(self, rows: int) -> nn.Tensor:
+        """What `decode` would draw after each of `rows` tokens: the last of an answer, then a draft's."""
+        m = self.geometry.model
+        chunk = self.backend.rows_for(self.geometry, rows)
+        x = self.embed_chunk(chunk)
+        for layer in range(m.num_hidden_layers):
+            x = self.layer(layer, x, chunk)
+        read = self.normed("final_norm", m.final_norm, None, chunk, x)
+        logits = self.backend.logits(self.parts, self.head(chunk, rows), read, None)
+        r = self.runtime
+        words, kernel_type = self.geometry.state_words, self.backend.kernel_type
+        name = self.kernels.build("row", draft.copy_row, rows, m.vocab_size, words, kernel_type)
+        for _ in range(rows):
+            self.kernels.call(name, [logits, r.state, r.logits], [2])
+            sampled = self.sample()
+        return sampled
 
     def mask(self) -> nn.Tensor:
         """What a runtime runs between a decode step's logits and its sampler, where not every token may be drawn."""
@@ -256,11 +275,15 @@ class Graph(nn.Module):
 
     def logits(self, x: nn.Tensor) -> None:
         """The one row x through the final norm and the vocabulary projection, into the logits buffer."""
+        read = self.normed("final_norm", self.geometry.model.final_norm, None, 1, x)
+        self.backend.logits(self.parts, self.head(1, 1), read, self.runtime.logits)
+
+    def head(self, chunk: int, rows: int) -> Product:
+        """The vocabulary projection of a chunk of which at most `rows` are valid."""
         m = self.geometry.model
         role: Role = "embedding" if m.tie_word_embeddings else "lm_head"
-        declare = epilogue.Store(1, m.vocab_size, 0, m.logits_scale, m.logits_soft_cap)
-        product = Product("lm_head", role, None, 1, declare, m.vocab_size, biased_as="lm_head")
-        self.backend.logits(self.parts, product, self.normed("final_norm", m.final_norm, None, 1, x))
+        declare = epilogue.Store(rows, m.vocab_size, 0, m.logits_scale, m.logits_soft_cap)
+        return Product("lm_head", role, None, chunk, declare, m.vocab_size, biased_as="lm_head")
 
     def pool(self, x: nn.Tensor, chunk: int) -> nn.Tensor:
         """x `[chunk, hidden]` through the final norm, into the embedding buffer."""

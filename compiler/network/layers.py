@@ -27,6 +27,7 @@ from ..weights.quantize import parameter_layout
 from ..weights.schemes import EXCEPTED_ROLES, Scheme
 
 RING_SIZE = 256
+VERIFY_ROWS = 8  # of a draft that one program verifies: GPUs share weights between no more, CPUs among exactly so many
 CUT_BYTES = DEFAULT_LIMITS["maxStorageBufferBindingSize"]
 CUT_ROLES = EXCEPTED_ROLES  # the vocabulary's matrices: only their kernels take a matrix in parts
 PART_ROWS = 64  # a tensor is cut at multiples of this
@@ -85,9 +86,15 @@ class Geometry:
         if self.alternative is None:
             if self.model.encoder is not None:
                 return decode + prefill + ("encode",)
-            return decode + prefill + (("mask",) if self.model.pooling is None else ())
+            answering = ("mask", *((f"verify_{VERIFY_ROWS}",) if self.verifies else ()))
+            return decode + prefill + (answering if self.model.pooling is None else ())
         own_prefill = self.alternative.tiling or self.alternative.attention or self.alternative.packed
         return (decode if self.alternative.vectors else ()) + (prefill if own_prefill else ())
+
+    @property
+    def verifies(self) -> bool:
+        """There are ids enough for the rows of a draft."""
+        return max(self.prefill_chunks, default=0) >= VERIFY_ROWS
 
     @property
     def state_words(self) -> int:

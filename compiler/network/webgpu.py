@@ -56,8 +56,7 @@ class WebGpu:
         else:
             if chunk <= few.MOST:
                 operands = [self._normed(parts, product, operand)]
-                spread = FEW_VECTORS[len(product.unit_rows(0)) - 1]
-                name = parts.kernels.build(f"{product.kind}_few", few.matmul, shape, spread)
+                name = self._few_product(parts, product.kind, shape)
             elif (packing := g.tuning.packed) and storage.group_size:
                 operands = self._quantize(parts, product, operand, packed.Rows.of(storage, k))
                 name = parts.kernels.build(f"{product.kind}_chunk", packed.matmul, shape, packing)
@@ -81,22 +80,34 @@ class WebGpu:
     def combine(self, parts: Parts, shape: AttentionShape) -> str:
         return parts.kernels.build("combine", attention.combine, shape)
 
-    def logits(self, parts: Parts, product: Product, operand: Operand) -> None:
+    def rows_for(self, geometry: Geometry, rows: int) -> int:
+        return rows
+
+    def logits(self, parts: Parts, product: Product, operand: Operand, into: nn.Tensor | None) -> nn.Tensor:
         """As of `Backend`, in as many dispatches as the matrix has parts."""
-        g = parts.geometry
+        g, store, single = parts.geometry, product.declare, product.chunk == 1
+        assert isinstance(store, epilogue.Store)
+        operands = [operand.x, *parts.gamma(operand, None)] if single else [self._normed(parts, product, operand)]
         matrix: Matrix = parts.weights[product.role, None]
         bias = parts.weights.get((f"{product.biased_as or product.role}_bias", None))
         for (start, stop), parameters in matrix.parts:
             rows = stop - start
-            assert isinstance(product.declare, epilogue.Store)
-            declare: epilogue.Declare = replace(product.declare, offset=start)
+            declare: epilogue.Declare = replace(store, offset=start)
             if bias is not None:
                 declare = epilogue.WithBias(declare, g.model.vocab_size, OneRow(start), g.f16_vectors)
             shape = replace(parts.shape(replace(product, units=rows), declare), rows=rows)
-            name = self._decode_product(parts, product.kind, shape, operand.norm)
-            biases = [bias] if bias is not None else []
-            arguments = [operand.x, *parts.gamma(operand, None), *parameters, *biases, parts.runtime.logits]
-            parts.kernels.call(name, arguments, [len(arguments) - 1])
+            if single:
+                name = self._decode_product(parts, product.kind, shape, operand.norm)
+            else:
+                name = self._few_product(parts, product.kind, shape)
+            arguments = [*operands, *parameters, *([] if single else [parts.runtime.state])]
+            arguments += [bias] if bias is not None else []
+            if into is None:
+                (into,) = parts.kernels.call(name, arguments, [((store.chunk, store.n), ACTIVATION)])
+            else:
+                (into,) = parts.kernels.call(name, [*arguments, into], [len(arguments)])
+        assert into is not None
+        return into
 
     def _normed(self, parts: Parts, product: Product, operand: Operand) -> nn.Tensor:
         """The operand, through its norm in a dispatch of its own where it has one."""
@@ -115,6 +126,10 @@ class WebGpu:
         words, scales = rows.shapes(chunk)
         arguments = [operand.x, *parts.gamma(operand, product.layer), parts.runtime.state]
         return parts.kernels.call(name, arguments, [(words, "uint32"), (scales, "float32")])
+
+    def _few_product(self, parts: Parts, kind: str, shape: MatrixShape) -> str:
+        """The kernel of a product of a few rows."""
+        return parts.kernels.build(f"{kind}_few", few.matmul, shape, FEW_VECTORS[len(shape.unit_rows(0)) - 1])
 
     def _decode_product(self, parts: Parts, kind: str, shape: MatrixShape, normed: Norm | None) -> str:
         """The kernel of a decode step's product."""

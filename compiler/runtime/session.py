@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..artifact.state import SAMPLING_OFFSET, SamplingParameters
+from ..artifact.state import SAMPLING_OFFSET, VERIFIED_FROM_OFFSET, SamplingParameters
 from ..errors import WispError
 
 # Reads rows [start, stop) of a named tensor as bytes.
@@ -132,6 +132,18 @@ class Session:
         self.run("decode")
         self.history.append(token)
         return self.read("logits")
+
+    def verify(self, token: int, draft: Sequence[int]) -> list[int]:
+        """What is drawn after `token` and then after each of `draft`, in one program that appends rows of them all."""
+        (program,) = (name for name in self.plan["programs"] if name.startswith("verify_"))
+        ids, start = [token, *draft], len(self.history)
+        self._set_state(start, 0, len(ids))
+        self.write("state", struct.pack("<I", start), VERIFIED_FROM_OFFSET)
+        self.write("input_ids", np.asarray(ids, "<u4").tobytes())
+        self.run(program)
+        self.history += ids
+        ring = self.read("token_ring", "uint32")
+        return [int(ring[(start + i + 1) % self.plan["ring_size"]]) for i in range(len(ids))]
 
     def generate(
         self, ids: Sequence[int], max_tokens: int, parameters: SamplingParameters, stop: Sequence[int] = ()

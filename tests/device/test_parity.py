@@ -112,6 +112,8 @@ CASES = [
     ("phi3-mqa-partial", "q0f16", "wasm-simd"),
     *((name, "q0f32", "wasm-simd") for name in ("qwen3", "phi")),
 ]
+VERIFIED = [CASES[0], CASES[2], ("phi3-mha-96", "q8f16_1", "webgpu-f32-sg"), ("phi", "q4f16_1", "wasm-simd")]
+VERIFIED += [("llama-gqa-128", "q8f16_1", "wasm-simd"), ("phi", "q0f32", "webgpu-f32")]
 CASES_OF_ALTERNATIVES = (*CASES[:10], ("phi", "q8f16_1", "webgpu-f32"), ("phi", "q4af16_g64", "webgpu-f32"))
 
 
@@ -336,6 +338,36 @@ def test_the_same_seed_gives_the_same_text(models: Models, name: str, scheme: st
     assert runtime.generate(reference.ids[:20], 24, other) != text
     assert runtime.generate(reference.ids[:20], 24, sampling) == text
     assert runtime.generate(reference.ids[:20], 10, sampling) == text[:10]
+
+
+@pytest.mark.parametrize(("name", "scheme", "variant"), VERIFIED)
+@pytest.mark.parametrize("penalty", [1.0, 1.3])
+def test_a_draft_is_verified_as_decode_says(
+    models: Models, name: str, scheme: str, variant: str, penalty: float
+) -> None:
+    """Greedy and drawn: up to the first wrong token of a draft, the tokens are those of decode steps one by one."""
+    runtime, reference = models.runtime(name, scheme, variant), models.reference(name, scheme)
+    prompt, vocab = reference.ids[:21], runtime.plan["vocab_size"]
+    for temperature in (0.0, 0.8):
+        sampling = SamplingParameters(temperature=temperature, top_p=0.95, repetition_penalty=penalty, seed=5)
+        text = runtime.generate(prompt, 12, sampling)
+        for wrong in (None, 0, 3):
+            draft = [(token + (i == wrong)) % vocab for i, token in enumerate(text[:7])]
+            runtime.generate(prompt, 1, sampling)
+            if penalty != 1:
+                counts = np.zeros(vocab, "<u4")
+                counts[prompt] = 1 << 31
+                runtime.write("token_counts", counts.tobytes())
+            rewind(runtime, len(prompt) - 1)
+            got = runtime.verify(prompt[-1], draft)
+            assert len(got) == 8
+            right = 8 if wrong is None else wrong + 1
+            assert got[:right] == text[:right], wrong
+            rewind(runtime, len(prompt) - 1 + right)  # decode goes on behind what was right
+            runtime.next_logits(text[right - 1])
+            if penalty == 1:
+                ring = runtime.read("token_ring", "uint32")
+                assert ring[len(runtime.history) % runtime.plan["ring_size"]] == text[right]
 
 
 def test_generation_ends_with_the_context(models: Models) -> None:

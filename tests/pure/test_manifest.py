@@ -102,6 +102,16 @@ def test_a_plan_may_have_a_mask() -> None:
     check(documents)
 
 
+def test_a_plan_may_verify_drafts() -> None:
+    documents = load(FIXTURES / "base.json")
+    programs = documents["plan"]["programs"]
+    programs["verify_8"] = programs["decode"] * 2
+    check(documents)
+    programs["verify_9999"] = programs.pop("verify_8")
+    with pytest.raises(WispError, match="verify_9999"):
+        check(documents)
+
+
 def test_there_are_bad_manifests() -> None:
     assert len(BAD) >= 80
 

@@ -151,8 +151,8 @@ def test_it_compiles_within_the_default_limits(name: str, variant: str, report: 
     else:
         check_limits(plan, lowered.kernels)
     chunks = plan["prefill_chunks"][:1] if on_cpu else (256, 64, 16, 8)
-    masked = () if name in EMBEDDING else ("mask",)
-    assert set(plan["programs"]) == {"decode", *masked, *(f"prefill_{chunk}" for chunk in chunks)}
+    answering = () if name in EMBEDDING else ("mask", "verify_8")
+    assert set(plan["programs"]) == {"decode", *answering, *(f"prefill_{chunk}" for chunk in chunks)}
     check_sizes(plan, summary, 1 if on_cpu else SPLIT.get(name, 1))
     dispatches = len(plan["programs"]["decode"])
     if best:

@@ -92,6 +92,12 @@ export interface AnswerRequest {
 export interface ChatRequest extends AnswerRequest {
   messages: ChatMessage[];
   max_completion_tokens?: number | null;
+  /**
+   * A text that much of the answer will repeat, as of one that is to be edited: found again behind each difference, its tokens are
+   * verified some at a time, which is faster and changes no token. It is not used with a format, tools that have to be called,
+   * logprobs, biases, a processor or a repetition window.
+   */
+  prediction?: { type: "content"; content: string | ChatTextPart[] } | null;
   logprobs?: boolean | null;
   /** 0 to 20. */
   top_logprobs?: number | null;
@@ -139,6 +145,8 @@ export interface Usage {
   total_tokens: number;
   /** Tokens of the prompt that were in the KV cache already. */
   prompt_tokens_details: { cached_tokens: number };
+  /** Of a `prediction`: tokens of it that the answer has, and those that were verified in vain. */
+  completion_tokens_details?: { accepted_prediction_tokens: number; rejected_prediction_tokens: number };
   extra: {
     /** Tokens of the prompt that were not in the KV cache already, over the time to the first token. */
     prefill_tokens_per_second: number;

@@ -51,11 +51,12 @@ export function compose(plan: Plan, file: string, choice: Choice): Composition {
   const decode = program("decode", plan.decode);
   const prefill = new Map([...plan.prefill].map(([size, own]) => [size, program(`prefill_${size}`, own)]));
   const [mask] = program("mask", plan.mask === undefined ? [] : [plan.mask]);
+  const verify = plan.verify && { ...plan.verify, program: program(`verify_${plan.verify.rows}`, plan.verify.program) };
   let first = 0;
   const numbers = modules.map(({ used }) => new Map([...used.keys()].map((kernel) => [kernel, first++])));
   for (const { dispatch, module, kernel } of places) dispatch.kernel = numbers[module]?.get(kernel) ?? 0;
   return {
-    plan: { ...plan, kernels: modules.flatMap(({ used }) => [...used.values()]), decode, prefill, mask },
+    plan: { ...plan, kernels: modules.flatMap(({ used }) => [...used.values()]), decode, prefill, mask, verify },
     modules: modules.filter(({ used }) => used.size > 0).map(({ file: name, used }) => ({ file: name, kernels: [...used.values()] })),
   };
 }

@@ -74,6 +74,7 @@ export function parsePlan(json: unknown, manifest: Manifest, variant: Variant, w
     decode: [],
     prefill: new Map(),
     mask: undefined,
+    verify: undefined,
     alternatives: [],
   };
   checkBuffers(variant.plan, plan, manifest, variant, root.get("programs").get("mask").value !== undefined);
@@ -210,8 +211,13 @@ function parsePrograms(node: Node, plan: Plan, limits: Limits, variant: Variant)
   }
   for (const [name, program] of node.entries(100)) {
     if (name === "decode" || wanted.has(name)) continue;
+    const rows = Number(/^verify_([1-9]\d{0,3})$/.exec(name)?.[1]);
+    if (plan.verify === undefined && plan.output.name === "logits" && rows >= 2 && rows <= (plan.prefillChunks[0] ?? 0)) {
+      plan.verify = { rows, program: parseProgram(program, plan, plan.kernels, limits, variant) };
+      continue;
+    }
     if (name !== "mask" || plan.output.name === "embedding")
-      fail(node.file, "programs", name, "decode, mask of what generates, and prefill_N of prefill_chunks");
+      fail(node.file, "programs", name, "decode, mask and one verify_N of what generates, and prefill_N of prefill_chunks");
     const [mask, ...rest] = parseProgram(program, plan, plan.kernels, limits, variant);
     if (mask === undefined || rest.length > 0) program.fail("one dispatch");
     plan.mask = mask;

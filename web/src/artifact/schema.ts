@@ -144,6 +144,11 @@ export interface Alternative {
   programs: Map<string, Dispatch[]>;
 }
 
+export interface Verify {
+  rows: number;
+  program: Dispatch[];
+}
+
 export interface Plan {
   variant: string;
   context: number;
@@ -159,6 +164,8 @@ export interface Plan {
   prefill: Map<number, Dispatch[]>;
   /** What runs between a decode step's logits and its sampler; undefined in artifacts of earlier compilers. */
   mask: Dispatch | undefined;
+  /** What a draft is verified with, and of how many rows; undefined in artifacts of earlier compilers. */
+  verify: Verify | undefined;
   alternatives: Alternative[];
 }
 

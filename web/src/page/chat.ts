@@ -39,6 +39,10 @@ export function usageOf(results: readonly ChatResult[]): Usage {
     completion_tokens: completionTokens,
     total_tokens: promptTokens + completionTokens,
     prompt_tokens_details: { cached_tokens: reusedTokens },
+    completion_tokens_details: {
+      accepted_prediction_tokens: sum((r) => r.acceptedTokens),
+      rejected_prediction_tokens: sum((r) => r.rejectedTokens),
+    },
     extra: {
       prefill_tokens_per_second: rate(
         sum((r) => r.promptTokens - r.reusedTokens),

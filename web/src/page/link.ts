@@ -52,6 +52,8 @@ const NO_ANSWER: ChatResult = {
   finishReason: "abort",
   promptTokens: 0,
   completionTokens: 0,
+  acceptedTokens: 0,
+  rejectedTokens: 0,
   reusedTokens: 0,
   openingLength: 0,
   prefillMs: 0,

@@ -23,7 +23,7 @@ const COMMON = [
   ...["response_format", "logit_bias", "logprobs", "n", "model", "user", "signal", "logits_processor", "repetition_window", "ignore_eos"],
 ];
 const CHAT = new Set([
-  ...["messages", ...COMMON, "max_completion_tokens", "top_logprobs", "tools", "tool_choice", "parallel_tool_calls"],
+  ...["messages", ...COMMON, "max_completion_tokens", "prediction", "top_logprobs", "tools", "tool_choice", "parallel_tool_calls"],
   ...["chat_template_kwargs", "enable_thinking", "reasoning_effort", "extra_body", "continue_final_message", "add_generation_prompt"],
   "special_tokens_in_content",
   "overflow",
@@ -188,6 +188,7 @@ export function toCall(given: ChatRequest): ChatCall {
   return {
     ...answerCall(request, chatLogprobs(request), request.max_completion_tokens ?? request.max_tokens),
     messages: checkMessages(request.messages),
+    prediction: predicted(request.prediction),
     tools,
     toolChoice: checkChoice(request.tool_choice, tools),
     parallelToolCalls: flag("parallel_tool_calls", request.parallel_tool_calls) ?? true,
@@ -197,6 +198,15 @@ export function toCall(given: ChatRequest): ChatCall {
     contentsAsText: checkContents(request.special_tokens_in_content) === "text",
     slides: optional("overflow", request.overflow, isOverflow, '"stop" or "slide"') === "slide",
   };
+}
+
+/** The text itself, of all parts. */
+function predicted(prediction: unknown): string | undefined {
+  if (prediction === null || prediction === undefined) return undefined;
+  const { type, content } = isObject(prediction) ? prediction : {};
+  if (type !== "content") return refuse("prediction", prediction, '{type: "content", content}');
+  const found = checkContent(content, "prediction", false) ?? "";
+  return typeof found === "string" ? found : found.map(({ text }) => text).join("");
 }
 
 const EFFORTS = ["none", "minimal", "low", "medium", "high", "xhigh"];

@@ -76,6 +76,8 @@ export interface TemplateCall {
 }
 
 export interface ChatCall extends AnswerCall, TemplateCall {
+  /** What the answer is expected to repeat; undefined: nothing is. */
+  prediction: string | undefined;
   /** `none`: the model is not told of the tools. */
   toolChoice: "none" | "auto" | "required" | { name: string };
   parallelToolCalls: boolean;
@@ -121,6 +123,9 @@ export interface ChatResult {
   finishReason: FinishReason;
   promptTokens: number;
   completionTokens: number;
+  /** Of a prediction: tokens that came of it, and those that were tried in vain. */
+  acceptedTokens: number;
+  rejectedTokens: number;
   reusedTokens: number;
   /** Characters of what the text began with, before the first token: of an echoed prompt. */
   openingLength: number;

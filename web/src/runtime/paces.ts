@@ -1,5 +1,6 @@
 // What a session learns of its runner's speed, and how far ahead it runs on one that it knows nothing of yet.
 
+import { DraftCost } from "./draft";
 import { Pace } from "./pace";
 import { ChunkPace, chunkCost } from "./prefill";
 import type { PlanRunner } from "./replay";
@@ -14,11 +15,17 @@ export interface Paces {
   prefill: Pace;
   /** Of a runner to which a part of a chunk costs just that part. */
   chunks: ChunkPace;
+  verify: DraftCost;
 }
 
 /** Where steps do not run while the engine waits there is nothing to hide, and one at a time is best. */
 export function pacesOf({ overlaps, prefillChunks }: PlanRunner): Paces {
   const largest = Math.max(0, ...prefillChunks);
   const start = FIRST_CHUNKS * chunkCost({ size: largest, length: largest });
-  return { decode: new Pace({ most: overlaps ? Infinity : 1 }), prefill: new Pace({ start, resample: false }), chunks: new ChunkPace() };
+  return {
+    decode: new Pace({ most: overlaps ? Infinity : 1 }),
+    prefill: new Pace({ start, resample: false }),
+    chunks: new ChunkPace(),
+    verify: new DraftCost(),
+  };
 }

@@ -3,7 +3,16 @@
 // Knows the plan and the state buffer's layout; not what a sequence, an answer or a text is (that is session.ts).
 
 import type { Dispatch, IoName, Plan, PlanBuffer } from "../artifact/schema";
-import { type Backend, type BufferHandle, type BufferSize, type Part, type ProgramHandle, type Recorded, WHOLE } from "../backend/backend";
+import {
+  type Backend,
+  type BufferHandle,
+  type BufferSize,
+  type Part,
+  type ProgramHandle,
+  type Recorded,
+  type Slice,
+  WHOLE,
+} from "../backend/backend";
 import { samplingWords, STATE, type Sampling } from "./sampling";
 
 export { type Part, WHOLE };
@@ -54,6 +63,10 @@ export interface PlanRunner {
   writeBias(bias: Float32Array<ArrayBuffer>): void;
   /** The rest of the decode step at `position` that forward() began, masked: its token. */
   sample(position: number): Promise<number>;
+  /** Most rows that verify() may have; 0: the plan has no such program. */
+  readonly verifyRows: number;
+  /** What is drawn after each of `ids`, whose rows are appended at `position`; seek() and counts are the caller's to set anew. */
+  verify(position: number, ids: readonly number[], parts?: number): Promise<Uint32Array>;
   /** What the last decode step computed: logits (vocabSize), or the embedding so far, of any length. */
   output(): Promise<Float32Array>;
   /** It gives embeddings: nothing is drawn, and decode() resolves with zeros. */
@@ -97,9 +110,12 @@ export class Replay implements PlanRunner {
   readonly overlaps: boolean;
   readonly masks: boolean;
   readonly embeds: boolean;
+  readonly verifyRows: number;
   private readonly decodeProgram: ProgramHandle;
   /** A decode step in two: made when first wanted. */
   private halves: { forward: ProgramHandle; sample: ProgramHandle } | undefined;
+  /** Made when first wanted, too. */
+  private verifyProgram: ProgramHandle | undefined;
   private readonly prefillPrograms = new Map<number, ProgramHandle>();
   readonly rowBytes: number;
   private readonly cache: { buffer: BufferHandle; rowBytes: number }[];
@@ -123,6 +139,7 @@ export class Replay implements PlanRunner {
     );
     this.rowBytes = this.cache.reduce((sum, { rowBytes }) => sum + rowBytes, 0);
     this.masks = plan.mask !== undefined;
+    this.verifyRows = plan.verify?.rows ?? 0;
     this.embeds = plan.output.name === "embedding";
     let state: BufferHandle | undefined;
     plan.buffers.forEach((buffer, i) => {
@@ -195,13 +212,30 @@ export class Replay implements PlanRunner {
       await this.backend.submitAndRead(this.decodeProgram, steps, [{ buffer: this.state, offset: 0, bytes: 4 }], parts);
       return new Uint32Array(steps);
     }
-    // Step i writes its token to ring[(position + i + 1) % ringSize]; a range that wraps is two slices.
+    return new Uint32Array(await this.backend.submitAndRead(this.decodeProgram, steps, this.drawn(steps, position), parts));
+  }
+
+  async verify(position: number, ids: readonly number[], parts = 1): Promise<Uint32Array> {
+    const { verify } = this.plan;
+    if (verify === undefined || ids.length === 0 || ids.length > verify.rows) throw new Error(`a draft of ${ids.length} rows`);
+    this.makeRoom(position + ids.length);
+    const padded = new Uint32Array(verify.rows);
+    padded.set(ids);
+    this.backend.write(this.ioHandle("input_ids"), 0, bytesOf(padded));
+    this.backend.write(this.state, 4 * STATE.position, bytesOf(Uint32Array.of(position, 0, ids.length)));
+    this.backend.write(this.state, 4 * STATE.verifiedFrom, bytesOf(Uint32Array.of(position)));
+    this.verifyProgram ??= this.record(`verify_${verify.rows}`, verify.program, true);
+    return new Uint32Array(await this.backend.submitAndRead(this.verifyProgram, 1, this.drawn(ids.length, position), parts));
+  }
+
+  /** Step i writes its token to ring[(position + i + 1) % ringSize]; a range that wraps is two slices. */
+  private drawn(steps: number, position: number): Slice[] {
     const buffer = this.ioHandle("token_ring");
     const start = (position + 1) % this.ringSize;
     const before = Math.min(steps, this.ringSize - start);
     const slices = [{ buffer, offset: 4 * start, bytes: 4 * before }];
     if (before < steps) slices.push({ buffer, offset: 0, bytes: 4 * (steps - before) });
-    return new Uint32Array(await this.backend.submitAndRead(this.decodeProgram, steps, slices, parts));
+    return slices;
   }
 
   forward(parts = 1): void {

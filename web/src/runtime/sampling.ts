@@ -9,7 +9,7 @@ import type { SamplingOptions } from "../api/types";
 export type Sampling = Required<SamplingOptions> & { seed: number };
 
 /** Word indices of the state buffer. */
-export const STATE = { position: 0, token: 1, chunkLength: 2, seed: 3 } as const;
+export const STATE = { position: 0, token: 1, chunkLength: 2, seed: 3, verifiedFrom: 11 } as const;
 export const STATE_WORDS = 16;
 /** Quotients by less may be beyond f32, where they have no order. */
 const LEAST_TEMPERATURE = 1e-4;

@@ -9,6 +9,7 @@ import { RequestError } from "../api/errors";
 import type { EngineStats } from "../api/types";
 import { type Clock, systemClock } from "./clock";
 import { decodeConstrained } from "./constraint";
+import type { Draft } from "./draft";
 import { type Paces, pacesOf } from "./paces";
 import { type Chunk, chunkCost, commonPrefix, coverPrompt } from "./prefill";
 import { Prefixes } from "./prefixes";
@@ -33,6 +34,8 @@ export interface GenerateRequest {
   watch?: Watch | undefined;
   /** What the tokens must be. */
   constraint?: Constraint | undefined;
+  /** What they are expected to repeat; it changes no token, and nothing at all beside `watch`, `constraint` and a window. */
+  draft?: Draft | undefined;
 }
 
 /**
@@ -219,7 +222,9 @@ export class Session {
       if (constrained) {
         await this.decodeConstrained(request, progress);
       } else {
-        await (request.watch === undefined ? this.decode(request, progress) : this.decodeWatched(request, progress, request.watch));
+        if (request.watch !== undefined) await this.decodeWatched(request, progress, request.watch);
+        else if (request.draft !== undefined) await this.decodeDrafted(request, progress, request.draft);
+        else await this.decode(request, progress);
         this.settle(ids, progress);
       }
       return true;
@@ -342,6 +347,53 @@ export class Session {
     const piece = ids.slice(position, position + length);
     this.runner.prefill(size, position, piece, part);
     if (part.index === part.of - 1) this.resident.push(...piece);
+  }
+
+  /**
+   * As decode(), a draft's tokens verified some at a time: the rows of those that were wrong are dead. A draw depends on logits,
+   * seed and position alone, so that the tokens are those of decode(), up to the rounding of sums.
+   */
+  private async decodeDrafted(request: GenerateRequest, progress: Progress, draft: Draft): Promise<void> {
+    const { runner, clock } = this;
+    const { ids, sampling, signal } = request;
+    const cost = this.paces.verify;
+    const gone = aborted(signal);
+    const most = () => Math.min(request.maxTokens ?? Infinity, runner.capacity - ids.length + 1) - progress.submitted;
+    while (draft.pays && windowOf(request) === Infinity && runner.verifyRows > 0 && most() > 0) {
+      const position = ids.length - 1 + progress.submitted;
+      const guessed = draft.guess(Math.min(runner.verifyRows, most()) - 1);
+      runner.makeRoom(position + 1 + guessed.length);
+      if (most() < 1 + guessed.length) continue; // There is no memory for so many.
+      const rows = [progress.sampled.at(-1) ?? ids.at(-1) ?? 0, ...guessed];
+      const startedAt = clock.now();
+      const parts = Math.max(1, Math.ceil(((this.paces.decode.unitMs ?? 0) * (guessed.length > 0 ? cost.steps : 1)) / PART_MS));
+      const drawn = await Promise.race([
+        guessed.length > 0 ? runner.verify(position, rows, parts) : runner.decode(1, position, parts),
+        gone,
+      ]);
+      if (drawn === false) {
+        progress.finishReason = "abort";
+        return;
+      }
+      this.counters.decodeSteps += 1;
+      if (guessed.length > 0) cost.verified(clock.now() - startedAt);
+      else cost.step(clock.now() - startedAt);
+      const wrong = guessed.findIndex((id, i) => drawn[i] !== id);
+      const right = wrong === -1 ? rows.length : wrong + 1;
+      progress.submitted += right;
+      if (guessed.length > 0) draft.verified(guessed.length, right, cost.steps);
+      for (const token of drawn.slice(0, right)) {
+        draft.take(token);
+        if (!this.take(token, request, progress)) continue;
+        progress.finishReason = "stop";
+        return;
+      }
+      if (guessed.length === 0) continue;
+      runner.seek(position + right, drawn[right - 1] ?? 0);
+      if (penalizes(sampling) && right < runner.verifyRows)
+        runner.writeCounts(answerCounts(...answerOf(request, progress), runner.vocabSize));
+    }
+    await this.decode(request, progress);
   }
 
   private async decode(request: GenerateRequest, progress: Progress): Promise<void> {

@@ -4,6 +4,7 @@ import type { AnswerFormat } from "../api/constraint";
 import { checkNumber } from "../api/options";
 import type { SamplingOptions, TokenLogprob } from "../api/types";
 import type { AnswerCall, AnswerDelta, Calls, ChatCall, ChatResult, CompletionCall } from "../protocol/messages";
+import { Draft } from "../runtime/draft";
 import { checkWindow, resolveSampling } from "../runtime/sampling";
 import { type AnswerPiece, AnswerReader } from "../text/answer";
 import { Detokenizer } from "../text/detokenizer";
@@ -67,7 +68,9 @@ export function chat(
   const marks = [...(format.tools?.starts ?? []), ...(format.tools?.ends ?? []), "[ARGS]", "[CALL_ID]", "<think>", "</think>"];
   const capacity = () => model.session.capacity;
   const shorten = call.slides ? forgetting(call.messages, capacity, (messages) => promptOf(messages).ids) : undefined;
-  return answer(model, { ids, kept: keptIds(tokenizerOf(model), marks), reader, opening, shorten, form }, call, asker);
+  const texts = tokenizerOf(model);
+  const draft = call.prediction === undefined ? undefined : new Draft(texts.encode(call.prediction, false));
+  return answer(model, { ids, kept: keptIds(texts, marks), reader, opening, shorten, form, draft }, call, asker);
 }
 
 /** Text that goes on with a text. */
@@ -76,7 +79,10 @@ export function complete(model: LoadedModel, ids: readonly number[], call: Compl
   const opening = !call.echo ? "" : typeof call.prompt === "string" ? call.prompt : tokenizerOf(model).decode(call.prompt, true);
   return answer(
     model,
-    { ids, kept: new Set(), reader: plain, opening, shorten: undefined, form: { format: call.format, isAsked: true, begun: "" } },
+    {
+      ...{ ids, kept: new Set(), reader: plain, opening, shorten: undefined, draft: undefined },
+      form: { format: call.format, isAsked: true, begun: "" },
+    },
     call,
     asker,
   );
@@ -106,6 +112,7 @@ interface Asked {
   /** When the context is full. */
   shorten: Shorten | undefined;
   form: Form;
+  draft: Draft | undefined;
 }
 
 /** An answer as far as it has come, and the way of each piece to who waits for it. */
@@ -138,7 +145,7 @@ class Gathered {
 async function answer(model: LoadedModel, asked: Asked, call: AnswerCall, asker: Asker): Promise<ChatResult> {
   const { signal, onDelta, process, textWork } = asker;
   const { session, artifact } = model;
-  const { ids, kept, reader, opening, shorten, form } = asked;
+  const { ids, kept, reader, opening, shorten, form, draft } = asked;
   const texts = tokenizerOf(model);
   const detokenizer = new Detokenizer((window) => texts.decode(window, true, kept));
   // A stop string that is a token of the model's, which text may not show, is that token.
@@ -166,6 +173,7 @@ async function answer(model: LoadedModel, asked: Asked, call: AnswerCall, asker:
     stopTokenIds,
     signal,
     watch: watch?.step,
+    draft,
     onToken: (token) => {
       gathered.take(reader.push(stops.push(detokenizer.push(token))));
       return stops.stopped || reader.ended || watch?.ended === true;
@@ -185,6 +193,8 @@ async function answer(model: LoadedModel, asked: Asked, call: AnswerCall, asker:
     finishReason: stopped === "stop" && reader.calls.length > 0 ? "tool_calls" : stopped,
     promptTokens,
     completionTokens: tokens.length,
+    acceptedTokens: draft?.accepted ?? 0,
+    rejectedTokens: draft?.rejected ?? 0,
     reusedTokens,
     openingLength: opening.length,
     prefillMs,

@@ -77,6 +77,23 @@ test("a plan may have alternatives", () => {
   expect(plan.kernels).toHaveLength(3);
 });
 
+test("a plan may verify drafts, of no more rows than there are ids for", () => {
+  const documents = read("base.json") as Documents;
+  expect(validate(documents).plan.verify).toBeUndefined();
+  const { plan: own } = documents;
+  const add = (name: string): Operation => ({
+    op: "add",
+    path: `/programs/${name}`,
+    value: (own as { programs: { decode: unknown } }).programs.decode,
+  });
+  documents.plan = applyPatch(own, [add("verify_4")]);
+  const { plan } = validate(documents);
+  expect(plan.verify).toEqual({ rows: 4, program: plan.decode });
+  expect(compose(plan, "own.wgsl", {}).plan.verify?.program).toEqual(plan.decode);
+  documents.plan = applyPatch(own, [add("verify_4096")]);
+  expect(() => validate(documents)).toThrow("verify_4096");
+});
+
 const MASK: Operation[] = [
   {
     op: "add",

@@ -13,6 +13,8 @@ test("a completion and its chunks share an id", () => {
     finishReason: "stop" as const,
     promptTokens: 10,
     completionTokens: 5,
+    acceptedTokens: 3,
+    rejectedTokens: 1,
     reusedTokens: 4,
     openingLength: 0,
     prefillMs: 500,
@@ -29,6 +31,7 @@ test("a completion and its chunks share an id", () => {
     completion_tokens: 5,
     total_tokens: 15,
     prompt_tokens_details: { cached_tokens: 4 },
+    completion_tokens_details: { accepted_prediction_tokens: 3, rejected_prediction_tokens: 1 },
     extra: { prefill_tokens_per_second: 12, decode_tokens_per_second: 2, time_to_first_token_s: 0.5, reused_tokens: 4 },
   });
 });
@@ -37,6 +40,7 @@ test("a prompt counts once, however many answers it has", () => {
   const of = (completionTokens: number) => ({
     ...{ text: "", reasoning: "", toolCalls: [], logprobs: [], finishReason: "stop" as const },
     ...{ promptTokens: 10, completionTokens, reusedTokens: 0, openingLength: 0, prefillMs: 1, decodeMs: 1, decodedTokens: 1 },
+    ...{ acceptedTokens: 0, rejectedTokens: 0 },
   });
   expect(usageOf([of(3), of(4)])).toMatchObject({ prompt_tokens: 10, completion_tokens: 7, total_tokens: 17 });
 });

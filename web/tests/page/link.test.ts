@@ -98,6 +98,7 @@ const CHAT = {
     parallelToolCalls: true,
     contentsAsText: true,
     slides: false,
+    prediction: undefined,
   },
   ...{ addGenerationPrompt: undefined, continueFinalMessage: undefined },
 };

@@ -33,6 +33,8 @@ const WITHOUT_MASK = {
   writeMask: () => undefined,
   writeBias: () => undefined,
   sample: () => Promise.reject(new Error("no mask")),
+  verifyRows: 0,
+  verify: () => Promise.reject(new Error("no drafts")),
 };
 
 interface Behaviour {

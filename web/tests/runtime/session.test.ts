@@ -2,7 +2,9 @@
 import { describe, expect, test, vi } from "vitest";
 import type { PlanRunner, SavedRows } from "../../src/runtime/replay";
 import type { Constraint, Next } from "../../src/api/constraint";
-import { GREEDY, type Sampling } from "../../src/runtime/sampling";
+import { systemClock } from "../../src/runtime/clock";
+import { Draft } from "../../src/runtime/draft";
+import { answerCounts, GREEDY, type Sampling } from "../../src/runtime/sampling";
 import { Session } from "../../src/runtime/session";
 
 const VOCAB = 101;
@@ -98,6 +100,21 @@ class FakeRunner implements PlanRunner {
       out[i] = this.token;
     }
     await new Promise((resolve) => setTimeout(resolve, 0));
+    return out;
+  }
+  verifyRows = 8;
+  /** Guessed tokens of each draft. */
+  readonly verified: number[] = [];
+  async verify(position: number, ids: readonly number[]): Promise<Uint32Array> {
+    this.verified.push(ids.length - 1);
+    expect(ids.length).toBeLessThanOrEqual(this.verifyRows);
+    this.position = position;
+    const out = new Uint32Array(ids.length);
+    for (const [i, id] of ids.entries()) {
+      this.token = id;
+      out.set(await this.decode(1, position + i), i);
+    }
+    this.position = 1e9; // To be written anew.
     return out;
   }
   forward(): void {
@@ -577,5 +594,101 @@ describe("a constrained answer", () => {
   test("needs a plan with a mask", async () => {
     const runner = Object.assign(new FakeRunner(), { masks: false });
     await expect(ask(new Session(runner), PROMPT, 4, { constraint: new Bursts() })).rejects.toThrow(/compile the model again/i);
+  });
+});
+
+describe("a draft", () => {
+  const MOST = 120;
+  /** An answer's reference, and texts that are like it. */
+  const wanted = reference(PROMPT, MOST);
+  /** Nothing takes any time: a verification costs what it usually does. */
+  const still = { ...systemClock, now: () => 0 };
+  const run = async (ids: number[], more: Partial<Parameters<Session["generate"]>[0]> = {}, runner = new FakeRunner(1000)) => {
+    const session = new Session(runner, undefined, still);
+    const draft = new Draft(ids);
+    const answer = await ask(session, PROMPT, MOST, { draft, ...more });
+    checkResident(session, runner);
+    return { answer, draft, runner, session };
+  };
+
+  test("that is the answer takes a pass for eight tokens", async () => {
+    const { answer, draft, session } = await run(wanted);
+    expect(answer.tokens).toEqual(wanted);
+    expect(session.counters.decodeSteps).toBe(MOST / 8);
+    expect([draft.accepted, draft.rejected]).toEqual([MOST - MOST / 8, 0]);
+  });
+
+  test.each([
+    ["replaced", (id: number, i: number) => [i % 10 === 5 ? (id + 1) % VOCAB : id], 0.4],
+    ["left out", (id: number, i: number) => (i % 20 === 5 ? [] : [id]), 0.4],
+    ["put in", (id: number, i: number) => (i % 20 === 5 ? [3, 4, 5, id] : [id]), 0.4],
+    ["moved", (_: number, i: number) => [wanted[(i + 60) % MOST] ?? 0], 0.4],
+  ])("with tokens %s is found again behind each difference", async (_, change, most) => {
+    const { answer, session } = await run(wanted.flatMap(change));
+    expect(answer.tokens).toEqual(wanted);
+    expect(session.counters.decodeSteps / MOST).toBeLessThan(most);
+  });
+
+  test("of another text ends soon, and costs little", async () => {
+    const { answer, draft, runner, session } = await run(wanted.map((_, i) => (i * 7 + 1) % VOCAB));
+    expect(answer.tokens).toEqual(wanted);
+    expect(runner.verified.length).toBeLessThan(10);
+    expect(session.counters.decodeSteps).toBeLessThanOrEqual(MOST + 10);
+    expect(draft.rejected).toBeGreaterThan(0);
+  });
+
+  test("goes no further than the answer may", async () => {
+    for (const most of [1, 2, 7, 8, 9]) {
+      const { answer, runner } = await run(wanted, { maxTokens: most });
+      expect(answer.tokens).toEqual(wanted.slice(0, most));
+      expect(runner.kv).toHaveLength(PROMPT.length - 1 + most);
+    }
+    const full = await run(wanted, { maxTokens: undefined }, new FakeRunner(20));
+    expect(full.answer.tokens).toEqual(wanted.slice(0, 15));
+    const stop = wanted[11] ?? 0;
+    const stopped = await run(wanted, { stopTokenIds: new Set([stop]) });
+    expect(stopped.answer.tokens).toEqual(wanted.slice(0, wanted.indexOf(stop)));
+    expect(stopped.answer.finishReason).toBe("stop");
+  });
+
+  test("is counted right by the penalties", async () => {
+    const runner = Object.assign(new FakeRunner(1000), { countsDrawn: true });
+    const seen: (number[] | undefined)[] = [];
+    runner.onDraw = () => seen.push([...(runner.counts ?? [])]);
+    const sampling = { ...GREEDY, repetitionPenalty: 1.1 };
+    const { answer } = await run(
+      wanted.map((id, i) => (i % 10 === 5 ? (id + 1) % VOCAB : id)),
+      { sampling },
+      runner,
+    );
+    expect(answer.tokens).toEqual(wanted);
+    // Whatever was drawn in vain before it, the last draw finds the tokens of the answer alone.
+    expect(seen.at(-1)).toEqual([...answerCounts(PROMPT, wanted.slice(0, -1), VOCAB)]);
+  });
+
+  test("is left alone where tokens are looked at one by one, and by plans that cannot verify", async () => {
+    const watched = await run(wanted, { watch: (_logits, token) => token });
+    const windowed = await run(wanted, { sampling: { ...GREEDY, repetitionPenalty: 1.1 }, repetitionWindow: 16 });
+    const old = await run(wanted, {}, Object.assign(new FakeRunner(1000), { verifyRows: 0 }));
+    for (const { answer, draft, runner } of [watched, windowed, old]) {
+      expect(answer.tokens).toEqual(wanted);
+      expect([runner.verified, draft.accepted, draft.rejected]).toEqual([[], 0, 0]);
+    }
+  });
+
+  test("goes on where a runner failed", async () => {
+    const runners = [Object.assign(new FakeRunner(1000), { lasts: 30 }), new FakeRunner(1000)] as const;
+    const session = new Session(runners[0], () => Promise.resolve(runners[1]), still);
+    const { tokens } = await ask(session, PROMPT, MOST, { draft: new Draft(wanted) });
+    expect(tokens).toEqual(wanted);
+    expect(runners[1].verified.length).toBeGreaterThan(5);
+  });
+
+  test("is stopped at once", async () => {
+    const controller = new AbortController();
+    const { answer } = await run(wanted, { signal: controller.signal, onToken: () => (controller.abort(), false) });
+    expect(answer.finishReason).toBe("abort");
+    expect(answer.tokens).toEqual(wanted.slice(0, answer.tokens.length));
+    expect(answer.tokens.length).toBeLessThan(20);
   });
 });

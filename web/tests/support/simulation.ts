@@ -150,6 +150,10 @@ export class SimulatedRunner implements PlanRunner {
     throw new Error("no mask");
   }
   readonly embeds = false;
+  readonly verifyRows = 0;
+  verify(): never {
+    throw new Error("no drafts");
+  }
   output(): Promise<Float32Array> {
     return Promise.resolve(new Float32Array(1));
   }

@@ -50,6 +50,7 @@ export const PLAN: Plan = {
   decode: [{ kernel: 1, bind: [0, 1, 3, 5], grid: [1, 1, 1] }],
   prefill: new Map([16, 4].map((chunk) => [chunk, [{ kernel: 0, bind: [0, 1, 2], grid: [chunk, 1, 1] }]])),
   mask: undefined,
+  verify: undefined,
   alternatives: [],
 };
 

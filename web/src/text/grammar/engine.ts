@@ -142,18 +142,28 @@ export class GrammarConstraint implements Constraint {
   }
 
   private mask(): Uint32Array<ArrayBuffer> {
-    const { machine, masks } = this.compiled;
-    const known = masks.get(this.state);
-    if (known !== undefined) return known;
-    const words = this.trie.allowed(machine, this.state, new Uint32Array(Math.ceil(this.vocabulary.bytes.length / 32)));
-    if (machine.ends(this.state)) for (const id of this.vocabulary.stopTokenIds) words[id >> 5] = (words[id >> 5] ?? 0) | (1 << (id & 31));
+    const words = this.masked(this.state);
     if (words.every((word) => word === 0))
       throw new RequestError({
         what: "The model's vocabulary has no token that the grammar allows here",
         remedy: "Allow more characters.",
       });
+    return words;
+  }
+
+  private masked(state: number): Uint32Array<ArrayBuffer> {
+    const { machine, masks } = this.compiled;
+    const known = masks.get(state);
+    if (known !== undefined) return known;
+    // Where something is repeated many times, nearly every count has the same mask: but for the tokens that reach its end.
+    const { to, within } = machine.alike(state);
+    const words =
+      to === state
+        ? this.trie.allowed(machine, state, new Uint32Array(Math.ceil(this.vocabulary.bytes.length / 32)))
+        : this.trie.allowed(machine, state, this.masked(to).slice(), within);
+    if (machine.ends(state)) for (const id of this.vocabulary.stopTokenIds) words[id >> 5] = (words[id >> 5] ?? 0) | (1 << (id & 31));
     if (masks.size >= MOST_MASKS) masks.clear();
-    masks.set(this.state, words);
+    masks.set(state, words);
     return words;
   }
 

@@ -170,6 +170,24 @@ export function productive(grammar: Grammar): Grammar | undefined {
   return kept;
 }
 
+/** Every text that matches has a byte at least; false, too, where that depends on a rule. */
+export function consumes(expression: Expression): boolean {
+  switch (expression.type) {
+    case "text":
+      return expression.text !== "";
+    case "class":
+      return true;
+    case "sequence":
+      return expression.items.some(consumes);
+    case "choice":
+      return expression.items.every(consumes);
+    case "repeat":
+      return expression.least > 0 && consumes(expression.item);
+    case "rule":
+      return false;
+  }
+}
+
 /** The names of the rules that it refers to. */
 export function rulesOf(expression: Expression): Set<string> {
   const found = new Set<string>();

@@ -5,8 +5,8 @@
 // are numbered when they first occur and their transitions kept, so that a text walks from number to number.
 
 import { RequestError } from "../../api/errors";
-import { codeOf, type Expression, type Grammar, inUtf8, type Range, ROOT } from "./expression";
-import { Stacks, tooAmbiguous } from "./stacks";
+import { codeOf, consumes, type Expression, type Grammar, inUtf8, type Range, ROOT } from "./expression";
+import { type Alike, Stacks, tooAmbiguous } from "./stacks";
 
 interface State {
   bytes: { low: number; high: number; to: number }[];
@@ -37,6 +37,8 @@ const MOST_STEPS = 300_000;
 class Network {
   readonly states: State[] = [];
   readonly starts = new Map<string, number>();
+  /** States of a counted repetition: the state that goes on the same way for so many bytes, whatever the count is. */
+  readonly alike = new Map<number, Alike>();
   private readonly extra = new Map<string, Expression>();
 
   constructor(grammar: Grammar) {
@@ -117,8 +119,14 @@ class Network {
       this.extra.set(name, item);
       one = { type: "rule", name };
     }
+    const counted = copies > FEW && consumes(item);
     let at = from;
-    for (let i = 0; i < least; i++) at = this.build(one, at);
+    const before = counted && least > 0 ? this.state() : undefined;
+    if (before !== undefined) this.of(this.build(one, before)).free.push(before);
+    for (let i = 0; i < least; i++) {
+      at = this.build(one, at);
+      if (before !== undefined) this.alike.set(at, { to: before, within: least - 1 - i });
+    }
     if (most === Infinity) {
       const loop = this.state();
       this.of(at).free.push(loop);
@@ -129,9 +137,16 @@ class Network {
     }
     const end = this.state();
     this.of(at).free.push(end);
+    const within = counted && most > least ? this.state() : undefined;
+    if (within !== undefined) {
+      this.of(within).free.push(end);
+      this.of(this.build(one, within)).free.push(within);
+      this.alike.set(at, { to: within, within: most - least });
+    }
     for (let i = least; i < most; i++) {
       at = this.build(one, at);
       this.of(at).free.push(end);
+      if (within !== undefined) this.alike.set(at, { to: within, within: most - 1 - i });
     }
     return end;
   }
@@ -250,6 +265,19 @@ export class Machine {
         only = low;
       }
     return only;
+  }
+
+  /** A state after which texts of so many bytes are the same: one for many, where something is repeated many times. */
+  alike(state: number): Alike {
+    const { network, stacks } = this;
+    const { places, ends } = this.set(state);
+    let within = Infinity;
+    const moved = places.map((place) => {
+      const found = stacks.moved(place.node, network.alike);
+      within = Math.min(within, found.within);
+      return { state: place.state, node: found.to };
+    });
+    return { to: within === Infinity ? state : this.number({ places: moved, ends }), within };
   }
 
   /** Nothing may follow. */

@@ -10,6 +10,15 @@ interface Node {
   below: ReadonlyMap<number, number>;
 }
 
+/** What is the same as something else for texts of so many bytes. */
+export interface Alike {
+  to: number;
+  within: number;
+}
+
+/** Not worth to be told: what is the same for fewer bytes. */
+const LEAST_ALIKE = 4;
+
 const MOST_NODES = 200_000;
 /** Of all sets together, written since the beginning. */
 const MOST_ENTRIES = 2_000_000;
@@ -27,6 +36,7 @@ export class Stacks {
   private readonly nodes: Node[] = [];
   private readonly numbers = new Map<string, number>();
   private readonly joins = new Map<string, number>();
+  private readonly movedNodes = new Map<number, Alike>();
   private entriesWritten = 0;
   /** The empty stack alone. */
   readonly bottom = this.number({ bottom: true, below: new Map() });
@@ -71,6 +81,27 @@ export class Stacks {
     const joined = this.number({ bottom: list.some((node) => this.isBottom(node)), below });
     this.joins.set(key, joined);
     return joined;
+  }
+
+  /** The set with its states exchanged for those that they are like. */
+  moved(node: number, alike: ReadonlyMap<number, Alike>): Alike {
+    const known = this.movedNodes.get(node);
+    if (known !== undefined) return known;
+    const all = new Map<number, Set<number>>();
+    let within = Infinity;
+    for (const [state, below] of this.of(node).below) {
+      const [own, rest] = [alike.get(state), this.moved(below, alike)];
+      const taken = own !== undefined && own.within >= LEAST_ALIKE ? own : { to: state, within: Infinity };
+      within = Math.min(within, taken.within, rest.within);
+      all.set(taken.to, (all.get(taken.to) ?? new Set()).add(rest.to));
+    }
+    const to =
+      within === Infinity
+        ? node
+        : this.number({ bottom: this.isBottom(node), below: new Map(Array.from(all, ([state, nodes]) => [state, this.join(nodes)])) });
+    const found = { to, within };
+    this.movedNodes.set(node, found);
+    return found;
   }
 
   /** The sets `wanted` of others, as numbers here. */

@@ -3,8 +3,12 @@
 import { DEAD, type Machine } from "./machine";
 
 export interface Trie {
-  /** Sets the bits of the tokens that may follow in `state`; bit v % 32 of word v / 32. Returns `words`. */
-  allowed(machine: Machine, state: number, words: Uint32Array<ArrayBuffer>): Uint32Array<ArrayBuffer>;
+  /**
+   * Sets the bits of the tokens that may follow in `state`; bit v % 32 of word v / 32. Returns `words`.
+   *
+   * @param beyond of longer tokens than so many bytes alone: `words` has the others' bits
+   */
+  allowed(machine: Machine, state: number, words: Uint32Array<ArrayBuffer>, beyond?: number): Uint32Array<ArrayBuffer>;
 }
 
 /** @param tokens bytes by id; those without bytes are in no trie */
@@ -36,15 +40,20 @@ export function buildTrie(tokens: readonly Uint8Array[]): Trie {
     firstToken[node + 1] = i + 1;
   });
   for (const closed of open) skip[closed] = count;
-  const longest = ids.reduce((most, id) => Math.max(most, at(id).length), 0);
+  const longest = longestBelow(depth, skip);
+  const byLength = Int32Array.from(ids).sort((a, b) => at(b).length - at(a).length);
+  const deepest = at(byLength[0] ?? -1).length;
   // A node on the way to a longer token has none of its own: it ends where the next begins.
   return {
-    allowed(machine, state, words) {
-      const states = new Int32Array(longest + 1);
-      states[0] = state;
+    allowed(machine, state, words, beyond = 0) {
+      const states = new Int32Array(deepest + 1).fill(state, 0, 1);
+      for (const id of beyond > 0 ? byLength : []) {
+        if (at(id).length <= beyond) break;
+        words[id >> 5] = (words[id >> 5] ?? 0) & ~(1 << (id & 31));
+      }
       for (let i = 0; i < count;) {
         const d = depth[i] ?? 0;
-        const next = machine.after(states[d] ?? DEAD, byte[i] ?? 0);
+        const next = (longest[i] ?? 0) > beyond ? machine.after(states[d] ?? DEAD, byte[i] ?? 0) : DEAD;
         if (next === DEAD) {
           i = skip[i] ?? count;
           continue;
@@ -52,13 +61,21 @@ export function buildTrie(tokens: readonly Uint8Array[]): Trie {
         states[d + 1] = next;
         for (let t = firstToken[i] ?? 0; t < (firstToken[i + 1] ?? 0); t++) {
           const id = sorted[t] ?? 0;
-          if ((tokens[id]?.length ?? 0) === d + 1) words[id >> 5] = (words[id >> 5] ?? 0) | (1 << (id & 31));
+          if (d >= beyond && (tokens[id]?.length ?? 0) === d + 1) words[id >> 5] = (words[id >> 5] ?? 0) | (1 << (id & 31));
         }
         i += 1;
       }
       return words;
     },
   };
+}
+
+/** Of each node, the bytes of the longest token at or below it. */
+function longestBelow(depth: Uint16Array, skip: Int32Array): Uint16Array {
+  const longest = depth.map((d) => d + 1);
+  for (let i = depth.length - 1; i >= 0; i--)
+    for (let j = i + 1; j < (skip[i] ?? 0); j = skip[j] ?? Infinity) longest[i] = Math.max(longest[i] ?? 0, longest[j] ?? 0);
+  return longest;
 }
 
 function compare(a: Uint8Array, b: Uint8Array): number {

@@ -4,6 +4,7 @@ import { RequestError } from "../../../src/api/errors";
 import type { AnswerFormat } from "../../../src/api/constraint";
 import { GrammarEngine, grammarOf } from "../../../src/text/grammar/engine";
 import { DEAD, Machine } from "../../../src/text/grammar/machine";
+import { buildTrie } from "../../../src/text/grammar/trie";
 import { answer, demoVocabulary, random } from "../../support/random-answers";
 
 const engine = new GrammarEngine(demoVocabulary());
@@ -195,4 +196,45 @@ test("a machine that begins anew keeps stacks that have much in common", () => {
   const state = machine.restart(walk(0, "xxxx"));
   expect(machine.ends(walk(state, "yzy"))).toBe(true);
   expect(walk(state, "yzyy")).toBe(DEAD);
+});
+
+test.each([
+  { type: "json_schema", schema: { type: "string", minLength: 30, maxLength: 60 } },
+  { type: "json_schema", schema: { type: "array", items: { type: "string", minLength: 2, maxLength: 12 }, minItems: 5, maxItems: 9 } },
+  { type: "json_schema", schema: { type: "array", items: { type: "integer" }, minItems: 20, maxItems: 30 } },
+  { type: "regex", regex: "([a-z]{4,9} ){8,}[0-9]{5,40}" },
+  { type: "regex", regex: "(é|ab|c{5,20}x){12,24}" },
+  { type: "grammar", grammar: 'root ::= "(" (part | "-" root){6,14} ")"\npart ::= [a-z]{5,30} " "' },
+] as const)("masks of counted repetitions are those of a whole walk: %j", (format) => {
+  const vocabulary = demoVocabulary();
+  const trie = buildTrie(vocabulary.bytes);
+  let compared = 0;
+  for (let seed = 0; seed < 3; seed++) {
+    const draw = random(seed);
+    const constraint = engine.constraint(format);
+    const whole = new Machine(grammarOf(format));
+    let state = 0;
+    for (let i = 0; i < 60; i++) {
+      const next = constraint.next();
+      if (next.kind === "ended" || next.kind === "any") break;
+      let tokens = next.kind === "forced" ? next.tokens : [];
+      if (next.kind === "some") {
+        const words = trie.allowed(whole, state, new Uint32Array(next.mask.length));
+        if (whole.ends(state)) for (const id of vocabulary.stopTokenIds) words[id >> 5] = (words[id >> 5] ?? 0) | (1 << (id & 31));
+        expect(next.mask).toEqual(words);
+        compared++;
+        const allowed = vocabulary.bytes.flatMap((bytes, id) =>
+          bytes.length > 0 && ((words[id >> 5] ?? 0) >>> (id & 31)) & 1 ? [id] : [],
+        );
+        const token = allowed[Math.floor(draw() * allowed.length)];
+        if (token === undefined) break;
+        tokens = [token];
+      }
+      for (const token of tokens) {
+        constraint.accept(token);
+        for (const byte of vocabulary.bytes[token] ?? []) state = whole.after(state, byte);
+      }
+    }
+  }
+  expect(compared).toBeGreaterThan(20);
 });
