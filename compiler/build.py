@@ -29,6 +29,7 @@ from .check.smoke import Smoke, smoke_test
 from .check.tokenizer import check_tokenizer
 from .config import BuildConfig, clip_prefill_chunks, default_context, generation_defaults
 from .errors import WispError
+from .kernels.cache import Q8_MULTIPLE
 from .lowering.limits import obstacle
 from .lowering.lower import Lowered, geometry_of, lower_variant, rope_constants
 from .models import config_from_huggingface, weight_specs, without_ignored
@@ -44,7 +45,7 @@ from .sources.sandbox import Tree, parse_template
 from .sources.speech import speech_tokens
 from .sources.turns import end_of_turn_ids
 from .sources.weights import float_rows, kept_tensors, quantized_tensors
-from .target.variants import ACTIVATION_DTYPE, VARIANTS
+from .target.variants import ACTIVATION_DTYPE, ALL_VARIANTS, Q8_SUFFIX, VARIANTS, Variant
 from .weights.account import Fate, SourceValues, fate_of, summed
 from .weights.choice import (
     AUTO,
@@ -59,6 +60,7 @@ from .weights.quantize import parameter_layout
 from .weights.schemes import MatrixKey, Scheme
 
 MOST_DIFFERENCES = 8  # that an error lists
+LARGE_CACHE = 256 << 20  # bytes at the whole context: smaller ones are not what a device's memory ends on
 
 
 @dataclass(frozen=True)
@@ -196,16 +198,31 @@ def plan_network(config: BuildConfig, source: Source) -> Network:
 def fitting_variants(config: BuildConfig, network: Network, report: Report) -> tuple[str, ...]:
     """The variants whose buffers a device can hold. One that was named has to fit; without a name one has to."""
     shape = network.context, network.prefill_chunks
-    found = {
-        name: obstacle(geometry_of(network.model, network.scheme, VARIANTS[name], *shape)) for name in config.variants
-    }
+    found: dict[str, WispError | None] = {}
+    for name in config.variants:
+        group = [v.name for v in _with_kv(config, network, VARIANTS[name])]
+        found |= {n: obstacle(geometry_of(network.model, network.scheme, ALL_VARIANTS[n], *shape)) for n in group}
+        none = [error for error in (found[n] for n in group) if error is not None]
+        if config.variants_named and len(none) == len(group):
+            raise none[0]
     obstacles = [error for error in found.values() if error is not None]
-    if obstacles and (config.variants_named or len(obstacles) == len(found)):
+    if len(obstacles) == len(found):
         raise obstacles[0]
     for name, error in found.items():
         if error is not None:
             report.note(f"left out {name}: {error}")
     return tuple(name for name, error in found.items() if error is None)
+
+
+def _with_kv(config: BuildConfig, network: Network, variant: Variant) -> tuple[Variant, ...]:
+    """The variant as its cache was asked for; `auto`: with its twin in 8 bits where there may be no room for 16."""
+    twin = ALL_VARIANTS[variant.name + Q8_SUFFIX]
+    if config.kv == "q8":
+        return (twin,)
+    cache = geometry_of(network.model, network.scheme, variant, network.context, network.prefill_chunks).cache
+    takes = 4 * cache.row_words * network.context * network.model.num_hidden_layers
+    worth = config.kv == "auto" and takes >= LARGE_CACHE and cache.heads.size % Q8_MULTIPLE == 0
+    return (variant, twin) if worth else (variant,)
 
 
 def _scheme(config: BuildConfig, source: Source, model: ModelConfig, specs: Sequence[WeightSpec]) -> Scheme:
@@ -312,7 +329,7 @@ def lower(config: BuildConfig, network: Network, variants: tuple[str, ...], repo
         for name in variants:
             started = time.monotonic()
             lowered[name] = lower_variant(
-                network.model, network.scheme, VARIANTS[name], network.context, network.prefill_chunks, config.dump
+                network.model, network.scheme, ALL_VARIANTS[name], network.context, network.prefill_chunks, config.dump
             )
             seconds[name] = time.monotonic() - started
             advance(1)
@@ -399,7 +416,7 @@ def write_variants(network: Network, lowered: Mapping[str, Lowered], writer: Art
 
 def _module_file(variant: str, key: str) -> str:
     """Where a module of a variant lies; `key` is that of model.json."""
-    suffix = "wasm" if VARIANTS[variant].backend == "wasm" else "wgsl"
+    suffix = "wasm" if ALL_VARIANTS[variant].backend == "wasm" else "wgsl"
     return f"{variant}/{key.replace('_', '-')}.{suffix}"
 
 
@@ -529,7 +546,7 @@ def _quantized_how(config: BuildConfig, source: Source, network: Network, findin
 
 def describe_variant(name: str, lowered: Lowered) -> dict[str, Any]:
     """A variant's entry in model.json, counted from its plan."""
-    variant, plan = VARIANTS[name], lowered.plan
+    variant, plan = ALL_VARIANTS[name], lowered.plan
     caches = [buffer for buffer in plan["buffers"] if buffer["kind"] == "kv"]
     scratch = [buffer for buffer in plan["buffers"] if buffer["kind"] == "scratch"]
     return {

@@ -10,7 +10,7 @@ import tomllib
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, TypedDict, Unpack
+from typing import Any, Literal, TypedDict, Unpack, get_args
 
 from .artifact.manifest import is_safe_id, is_web_address
 from .artifact.state import SAMPLING_RANGES
@@ -25,6 +25,8 @@ from .weights.choice import AUTO, DEFAULT_QUANTIZATION
 from .weights.scales import RULES, Rule
 from .weights.schemes import SCHEMES, with_exceptions
 
+Kv = Literal["auto", "f16", "q8"]
+KV: tuple[Kv, ...] = get_args(Kv)
 DEFAULT_SCALES: Rule = "search"  # tests/benchmarks/README.md has the evidence
 DEFAULT_CONTEXT = 4096
 DEFAULT_PREFILL_CHUNKS = (256, 64, 16, 8)
@@ -42,6 +44,7 @@ BESIDE_KEYS = frozenset(
         "context",
         "prefill_chunks",
         "variants",
+        "kv",
         "suggestions",
         "license",
         "homepage",
@@ -62,6 +65,7 @@ RECIPE_TYPES: dict[str, type] = {
     "context": int,
     "prefill_chunks": list,
     "variants": list,
+    "kv": str,
     "suggestions": list,
     "license": str,
     "homepage": str,
@@ -103,6 +107,7 @@ class BuildConfig:
     output_named: bool = True  # by the user; else after the source, and then only an artifact of that source gives way
     license: str | None = None  # of the weights, as a page shows it; None: what the checkpoint says
     homepage: str | None = None  # where the model was published
+    kv: Kv = "auto"  # how the cache keeps keys and values; `auto`: in 16 bits, and where that is much in 8 as well
 
 
 class Options(TypedDict, total=False):
@@ -114,6 +119,7 @@ class Options(TypedDict, total=False):
     quantization: str | None
     context: int | None
     variants: Iterable[str] | None
+    kv: str | None
     weights: Literal["full", "none"]
     mlc_shards: bool
     lora: Path | None
@@ -168,6 +174,7 @@ def resolve_config(source: str, **options: Unpack[Options]) -> BuildConfig:
         ignore_fields=tuple(dict.fromkeys((*recipe.get("ignore_fields", ()), *options.get("ignore_fields", ())))),
         license=recipe.get("license"),
         homepage=_homepage(recipe.get("homepage")),
+        kv=_kv(options.get("kv") or recipe.get("kv")),
     )
 
 
@@ -336,6 +343,13 @@ def _scales(rule: Any, calibration: Path | None) -> Rule:
             remedy="use --scales search, or leave --calibration out",
         )
     return chosen
+
+
+def _kv(asked: str | None) -> Kv:
+    found = next((known for known in KV if known == (asked or "auto")), None)
+    if found is None:
+        raise WispError("the KV cache is not known", got=repr(asked), expected=" or ".join(KV))
+    return found
 
 
 def _lora(adapter: Path | None, weights: str) -> Path | None:

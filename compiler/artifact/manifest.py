@@ -345,7 +345,7 @@ def _validate_variants(variants: Any, files: dict[str, Any]) -> None:
         names.add(name)
         backend = _one_of(variant.get("backend"), f"{where}.backend", ("webgpu", "wasm"))
         _one_of(variant.get("activation_dtype"), f"{where}.activation_dtype", ("float16", "float32"))
-        _one_of(variant.get("kv_dtype", "float32"), f"{where}.kv_dtype", ("float16", "float32"))
+        _one_of(variant.get("kv_dtype", "float32"), f"{where}.kv_dtype", ("float16", "float32", "q8"))
         for feature in _list(variant.get("required_features"), f"{where}.required_features"):
             _text(feature, f"{where}.required_features")
         for limit, value in _object(variant.get("required_limits"), f"{where}.required_limits").items():

@@ -123,6 +123,7 @@ def write_random_artifact(
             quantization=quantization,
             context=model.config["max_position_embeddings"],
             variants=variants,
+            kv="f16",
         )
         source = Source(None, model.config, CheckpointSource("directory", model.id, None))
         network = plan_network(config, source)

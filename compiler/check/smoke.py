@@ -18,7 +18,7 @@ from ..lowering.lower import Lowered
 from ..models.base import ModelConfig, Norm, ReadRows
 from ..network.reference import ReferenceModel
 from ..runtime.wasmtime import WasmRuntime
-from ..target.variants import VARIANTS
+from ..target.variants import ALL_VARIANTS
 from ..weights.schemes import Scheme
 from ..weights.stored import stored_rows
 
@@ -60,7 +60,7 @@ def smoke_test(
 ) -> Smoke:
     """Runs the prompt. Raises WispError when the logits are not finite, or all the same."""
     ids = prompt_ids(model.vocab_size, context)
-    cpu = next((lowered[name] for name in lowered if VARIANTS[name].backend == "wasm"), None)
+    cpu = next((lowered[name] for name in lowered if ALL_VARIANTS[name].backend == "wasm"), None)
     rows = stored_rows(weights, scheme)
     logits = reference_logits(model, rows, ids) if cpu is None else cpu_logits(cpu, weights, ids)
     finite = np.isfinite(logits)

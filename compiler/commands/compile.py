@@ -23,6 +23,8 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--quant", metavar="SCHEME", help=QUANTIZATION_HELP)
     command.add_argument("--context", type=positive, metavar="N", help="most tokens of a conversation (up to 4096)")
     command.add_argument("--variants", type=names, metavar="A,B", help=f"some of {', '.join(VARIANTS)} (all)")
+    kept = "keys and values: f16 | q8, 8 bits | auto, f16, and variants with q8 beside them where the cache is large"
+    command.add_argument("--kv", metavar="TYPE", help=f"{kept} (auto)")
     command.add_argument("--name", metavar="ID", help="the model's id (the source's name)")
     command.add_argument("--revision", metavar="REV", help="branch, tag or commit on the Hub")
     command.add_argument("--weights", choices=("full", "none"), default="full", help="none: plans and kernels only")
@@ -52,6 +54,7 @@ def run(parsed: argparse.Namespace) -> None:
         quantization=parsed.quant,
         context=parsed.context,
         variants=parsed.variants,
+        kv=parsed.kv,
         weights=parsed.weights,
         mlc_shards=parsed.mlc_shards,
         lora=parsed.lora,

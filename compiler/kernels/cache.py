@@ -1,9 +1,14 @@
 """Attention's heads, and how the keys and values of a layer lie in its cache.
 
-A position is a row `[2 * key_value heads, head size]`: keys, then values, as f32 or as f16. Those of f16 stand two to a
-u32 word, which takes nothing beyond core WGSL, and clamped, so that none becomes infinite. A word holds one pair of
-`Heads.pair`: whoever rotates a pair stores a whole word, and no two invocations meet in one. So keys stand in the order
-of their pairs, as do the queries that meet them; the pairs of values are neighbours, so their order is the usual one.
+A position is a row `[2 * key_value heads, head size]`: keys, then values, as f32, as f16 or in 8 bits. Those of f16
+stand two to a u32 word, which takes nothing beyond core WGSL, and clamped, so that none becomes infinite. A word holds
+one pair of `Heads.pair`: whoever rotates a pair stores a whole word, and no two invocations meet in one. So keys stand
+in the order of their pairs, as do the queries that meet them; the pairs of values are neighbours, so their order is the
+usual one.
+
+In 8 bits (`q8`) an element is `q / 127 * top`, q from -127 to 127, four to a word, in the usual order; `top` is the
+largest magnitude of the position's head, an f32. A row ends with them: of every key_value head that of its key and that
+of its value; it is filled up to 16 bytes. Who stores needs whole heads. The numpy twin is `reference.in_8_bits`.
 """
 
 from __future__ import annotations
@@ -13,7 +18,10 @@ from dataclasses import dataclass
 
 from tvm.script.ir_builder import tirx as T
 
-from .builder import Array, Expr, Kernel, div, lane, mod, select
+from .builder import Array, Expr, Kernel, bits_to_f32, call, div, lane, mod, select
+
+Q8_STEPS = 127  # of a head's largest magnitude
+Q8_MULTIPLE = 8  # sizes of heads that 8 bits are for
 
 
 @dataclass(frozen=True)
@@ -58,7 +66,7 @@ class Cache:
 
     heads: Heads
     context: int
-    dtype: str  # of its elements: "float16" or "float32"
+    dtype: str  # of its elements: "float32", "float16" or "q8"
 
     @property
     def halves(self) -> bool:
@@ -66,13 +74,35 @@ class Cache:
         return self.dtype == "float16"
 
     @property
+    def bytes(self) -> bool:
+        """Elements are 8 bits, four to a word, and each head of a position has its scale."""
+        return self.dtype == "q8"
+
+    @property
+    def words(self) -> bool:
+        """Rows are u32, not f32."""
+        return self.dtype != "float32"
+
+    @property
+    def head_words(self) -> int:
+        """Words of 32 bits of a head's key or value."""
+        return self.heads.size // {"float32": 1, "float16": 2, "q8": 4}[self.dtype]
+
+    @property
+    def scales(self) -> int:
+        """The word of a row at which its scales begin: of each key_value head that of its key, that of its value."""
+        return 2 * self.heads.key_value * self.head_words
+
+    @property
     def row_words(self) -> int:
         """Words of 32 bits of a position."""
-        return 2 * self.heads.key_value * self.heads.size // (2 if self.halves else 1)
+        if not self.bytes:
+            return self.scales
+        return -(-(self.scales + 2 * self.heads.key_value) // 4) * 4
 
     def bind(self, kernel: Kernel) -> Array:
         """The next storage binding, for a kernel that stores pairs."""
-        return kernel.buffer("cache", self.context * self.row_words, "uint32" if self.halves else "float32")
+        return kernel.buffer("cache", self.context * self.row_words, "uint32" if self.words else "float32")
 
     def store(
         self,
@@ -102,11 +132,18 @@ class Cache:
 
     def reader(self, kernel: Kernel, wide: bool) -> CacheReader:
         """The next storage binding, for a kernel that attends; `wide`: f16 by eights, else by fours as f32."""
-        vectors = 2 if self.halves and wide else 1
+        vectors = self.vectors(wide)
         loads = self.heads.size // (4 * vectors)
-        row = 2 * self.heads.key_value * loads
-        array = kernel.buffer("cache", self.context * row, f"uint32x{2 * vectors}" if self.halves else "float32x4")
-        return CacheReader(kernel, array, self.halves, vectors, loads, row)
+        width = vectors if self.bytes else 2 * vectors  # words of a load
+        row = self.row_words // width if self.words else 2 * self.heads.key_value * loads
+        array = kernel.buffer("cache", self.context * row, f"uint32x{width}" if self.words else "float32x4")
+        return CacheReader(kernel, array, self, vectors, loads, row)
+
+    def vectors(self, wide: bool) -> int:
+        """`vec4`s of a load: in 8 bits four where quads of invocations share a head evenly, else two."""
+        if self.bytes:
+            return 4 if self.heads.size % 64 == 0 else 2
+        return 2 if self.halves and wide else 1
 
 
 @dataclass(frozen=True)
@@ -115,7 +152,7 @@ class CacheReader:
 
     kernel: Kernel
     array: Array
-    halves: bool
+    cache: Cache
     vectors: int
     loads: int
     row: int
@@ -129,8 +166,23 @@ class CacheReader:
         return self.kernel.let(self.array[index])
 
     def unpack(self, value: Expr) -> list[Expr]:
-        """The `vec4<f32>`s of what was fetched."""
-        if not self.halves:
-            return [value]
+        """The `vec4<f32>`s of what was fetched; in 8 bits parts of the head's scale."""
         kernel = self.kernel
+        if self.cache.bytes:
+            return [kernel.let(call("float32x4", "unpack4x8snorm", lane(value, v))) for v in range(self.vectors)]
+        if not self.cache.halves:
+            return [value]
         return [kernel.let(kernel.f16x4(lane(value, 2 * v), lane(value, 2 * v + 1))) for v in range(self.vectors)]
+
+    def scales_behind(self, kv_head: Expr) -> Expr:
+        """Loads from a key of the head to the one with its scales."""
+        return (2 * self.cache.heads.key_value - kv_head) * self.loads + div(kv_head, self.vectors // 2)
+
+    def scales(self, value: Expr, kv_head: Expr) -> tuple[Expr, Expr]:
+        """Those of a key and its value, of the load that `scales_behind` leads to."""
+        pair = [lane(value, 0), lane(value, 1)]
+        if self.vectors == 4:  # two heads to a load
+            odd = mod(kv_head, 2) == 1
+            pair = [select(odd, lane(value, 2 + i), pair[i]) for i in range(2)]
+        key, of_value = (self.kernel.let(bits_to_f32(self.kernel.let(word))) for word in pair)
+        return key, of_value

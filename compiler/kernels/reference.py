@@ -124,6 +124,22 @@ def pair_order(size: int, rotary: int) -> NDArray[np.int64]:
     return np.concatenate([part.reshape(2, -1).T.reshape(-1) for part in (turning, rest)])
 
 
+def in_8_bits(heads: Floats) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """What a cache of 8 bits keeps of heads: (..., D) -> q from -127 to 127 (..., D), largest magnitudes (...).
+
+    An element is `q / 127 * largest`, rounded to the nearest q, up from the middle of two.
+    """
+    wide = heads.astype(np.float32)
+    top = np.abs(wide).max(axis=-1)
+    parts = wide * np.where(top > 0, 1 / np.where(top > 0, top, 1), 0)[..., None].astype(np.float32)
+    return np.floor(parts * np.float32(127) + np.float32(0.5)).astype(np.int8), top
+
+
+def from_8_bits(q: NDArray[np.int8], top: Floats) -> NDArray[np.float32]:
+    """The values that `in_8_bits` stands for: (..., D), (...) -> (..., D)."""
+    return (q.astype(np.float32) / 127 * top[..., None]).astype(np.float32)
+
+
 def attention(
     query: Floats,
     cache: Floats,

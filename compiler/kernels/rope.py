@@ -72,8 +72,17 @@ class Rotation:
 
     def store(self, row: Expr, pair: tuple[Expr, Expr, Expr, Expr], values: tuple[Expr, Expr]) -> None:
         """Rotate one pair of a head where it rotates, and put it where the head belongs."""
+        position = self.position(row)
+        turned = self.turn(position, pair, values)
+        self.cache.store(self.kernel, self.kept, self.query, row, position, pair, turned)
+
+    def position(self, row: Expr) -> Expr:
+        """Of a row of the chunk."""
+        return self.kernel.let(i32(self.state[0]) + row)
+
+    def turn(self, position: Expr, pair: tuple[Expr, Expr, Expr, Expr], values: tuple[Expr, Expr]) -> tuple[Expr, Expr]:
+        """One pair of a head, rotated where it rotates."""
         kernel, heads, (head, i, _, _) = self.kernel, self.cache.heads, pair
-        position = kernel.let(i32(self.state[0]) + row)
         a, b = kernel.registers(), kernel.registers()
         a[0], b[0] = values
         whole = heads.rotary == heads.size
@@ -85,4 +94,4 @@ class Rotation:
                 x, y = kernel.let(a[0]), kernel.let(b[0])
                 a[0] = x * cos - y * sin
                 b[0] = y * cos + x * sin
-        self.cache.store(kernel, self.kept, self.query, row, position, pair, (a[0], b[0]))
+        return a[0], b[0]

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import WispError
+from ..kernels.cache import Q8_MULTIPLE
 from ..models import weight_specs
 from ..network.layers import CUT_ROLES, Geometry
 from ..target.limits import DEFAULT_LIMITS, LARGEST_BINDING
@@ -23,7 +24,15 @@ LARGEST_ON_CPU = 4 * (2**31 - 1)  # indices of words are i32; a runtime allocate
 
 def obstacle(geometry: Geometry) -> WispError | None:
     """Why the variant has a buffer that no device holds, and what would fit; None when all is well."""
-    name, row = geometry.variant.name, 4 * geometry.cache.row_words
+    name, size = geometry.variant.name, geometry.cache.heads.size
+    if geometry.cache.bytes and size % Q8_MULTIPLE:
+        return WispError(
+            "keys and values in 8 bits are not for heads of this size",
+            got=str(size),
+            expected=f"a multiple of {Q8_MULTIPLE}",
+            remedy="leave --kv q8 out",
+        )
+    row = 4 * geometry.cache.row_words
     on_gpu = geometry.variant.backend == "webgpu"
     largest = LARGEST_BINDING if on_gpu else LARGEST_ON_CPU
     if row * geometry.context > largest:

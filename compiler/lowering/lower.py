@@ -109,7 +109,7 @@ def lower_variant(
         kernels, modules = _compile_wgsl(graph, variant, show)
     made = [
         found
-        for alternative in (ALTERNATIVES.get(variant.name, ()) if alternatives else ())
+        for alternative in (ALTERNATIVES.get(variant.tuned_as, ()) if alternatives else ())
         if (found := _lower_alternative(replace(geometry, alternative=alternative), graph, kernels, show))
     ]
     header = {

@@ -19,8 +19,8 @@ An embedding model ends in its final norm and `pool`, which writes the embedding
 The program `mask` is one dispatch that a runtime puts before these three, for a request with a grammar or with biases.
 `verify_N` is a prefill of a few tokens that ends as a decode step does, for each of them.
 
-Norms of query and key heads are one dispatch more, and so is a norm of what a projection gives; layer norm has a
-dispatch of its own, because its mean does not fold into a product.
+Norms of query and key heads are one dispatch more, and so are a cache of 8 bits and a norm of what a projection gives;
+layer norm has a dispatch of its own, because its mean does not fold into a product.
 """
 
 from __future__ import annotations
@@ -192,12 +192,12 @@ class Graph(nn.Module):
     def query_and_cache(self, layer: int, chunk: int, read: Operand) -> tuple[nn.Tensor, nn.Tensor]:
         """Query `[chunk, heads x size]`, and the layer's cache with this chunk's keys and values in it.
 
-        In decode one dispatch does it, but for norms of heads, which need whole heads.
+        In decode one dispatch does it, but for norms of heads and caches of 8 bits, which need whole heads.
         """
         g, r, heads, cache = self.geometry, self.runtime, self.geometry.heads(layer), self.geometry.cache_of(layer)
         head_norm, part = g.model.every_layer[layer].attention.head_norm, g.rope_part(layer)
         query = ((chunk, heads.query * heads.size), ACTIVATION)
-        if chunk == 1 and head_norm is None:
+        if chunk == 1 and head_norm is None and not cache.bytes:
             declare: epilogue.Declare = epilogue.StoreRotated(cache, g.state_words, part.first if part else 0)
             product = Product("qkv", "qkv", layer, chunk, declare, heads.rows // 2, PairRows(heads))
             made = self.product(product, read, [r.state, r.cache(layer)], [query, 1])
@@ -205,11 +205,14 @@ class Graph(nn.Module):
         product = Product("qkv", "qkv", layer, chunk, epilogue.Store(chunk, heads.rows), heads.rows)
         (qkv,) = self.product(product, read, [], [((chunk, heads.rows), ACTIVATION)])
         gammas: list[nn.Tensor] = []
-        if head_norm is not None:
-            whole = head_norm.over == "projection"
-            values = (cache, chunk, g.norm(head_norm.norm), g.state_words, part, whole)
-            name = self.kernels.build("normalize_rotate", self.backend.normalize_rotate, *values)
-            gammas = [self.weights["query_norm", layer], self.weights["key_norm", layer]]
+        if head_norm is not None or cache.bytes:
+            whole, norm = False, None
+            if head_norm is not None:
+                whole, norm = head_norm.over == "projection", g.norm(head_norm.norm)
+                gammas = [self.weights["query_norm", layer], self.weights["key_norm", layer]]
+            kind = "rotate" if norm is None else "normalize_rotate"
+            values = (cache, chunk, norm, g.state_words, part, whole)
+            name = self.kernels.build(kind, self.backend.normalize_rotate, *values)
         else:
             make = (embed.rotate_chunk, cache, chunk, g.state_words, self.backend.kernel_type, part)
             name = self.kernels.build("rotate", *make)

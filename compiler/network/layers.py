@@ -49,7 +49,7 @@ class Geometry:
 
     @property
     def tuning(self) -> VariantTuning:
-        own = TUNING[self.variant.name]
+        own = TUNING[self.variant.tuned_as]
         return self.alternative.of(own) if self.alternative else own
 
     def heads(self, layer: int) -> Heads:
@@ -107,7 +107,7 @@ class Geometry:
 
     def cache_of(self, layer: int) -> Cache:
         """A layer's."""
-        return Cache(self.heads(layer), self.context, self.scheme.kv_dtype)
+        return Cache(self.heads(layer), self.context, "q8" if self.variant.q8 else self.scheme.kv_dtype)
 
     @property
     def cache(self) -> Cache:
@@ -246,7 +246,7 @@ class Runtime(nn.Module):
             self.logit_bias = nn.Parameter((m.vocab_size,), "float32")
         row = (g.context, g.cache.row_words)
         for layer in range(m.num_hidden_layers):
-            setattr(self, f"kv.{layer}", nn.Parameter(row, "uint32" if g.cache.halves else "float32"))
+            setattr(self, f"kv.{layer}", nn.Parameter(row, "uint32" if g.cache.words else "float32"))
 
     def cache(self, layer: int) -> nn.Parameter:
         parameter: nn.Parameter = getattr(self, f"kv.{layer}")

@@ -7,8 +7,8 @@ arXiv:1805.02867), four keys a vector; sums of the values, by tiles of two queri
 registers over the block. The numpy twin is `reference.attention`; bindings and partial sums are those of
 `kernels.webgpu.attention`.
 
-Keys and values of 16 bits are widened as `Rows` says, in the kernel, since WebAssembly has no f16; where several tiles
-of queries read them, once for all.
+Keys and values of 16 and of 8 bits are widened as `Rows` says, in the kernel, since WebAssembly has no f16; where
+several tiles of queries read them, once for all.
 """
 
 from __future__ import annotations
@@ -94,8 +94,8 @@ class _Item:
         return self.decodes and self.queries % 2 == 1
 
     def copies(self, rows: Rows) -> bool:
-        """Whether several tiles of queries read what is worth copying once: halves, which are widened by that."""
-        return rows.halves and (not self.decodes or self.queries > 2)
+        """Whether several tiles of queries read what is worth copying once: words, which are widened by that."""
+        return rows.cache.words and (not self.decodes or self.queries > 2)
 
 
 @dataclass(frozen=True)
@@ -110,12 +110,14 @@ class _Scratch:
     shrink: Array  # what the sums so far are worth, since the maximum rose
     values: Array  # of a block: the vectors of one tile, a row a key
     keys: Array  # of a tile, widened
+    scales: tuple[Array, Array] | None  # of a block's keys, and of its values, where they have some
 
     @classmethod
-    def allocate(cls, kernel: CpuKernel, rows: int, size: int) -> _Scratch:
+    def allocate(cls, kernel: CpuKernel, rows: int, size: int, scaled: bool) -> _Scratch:
         asked, sums, scores, top, total, shrink = (kernel.scratch(rows * n) for n in (size, size, BLOCK, 1, 1, 1))
         values, keys = kernel.scratch(BLOCK * WIDTH * 4), kernel.scratch(TILE * size)
-        return cls(asked, sums, scores, top, total, shrink, values, keys)
+        scales = (kernel.scratch(BLOCK), kernel.scratch(BLOCK)) if scaled else None
+        return cls(asked, sums, scores, top, total, shrink, values, keys, scales)
 
 
 def _window(shape: AttentionShape) -> int | None:
@@ -155,13 +157,14 @@ def attention(name: str, shape: AttentionShape, state_words: int) -> tirx.PrimFu
             return ((first + tirx.min(j, item.count - 1)) * heads.query + head) * dims
 
         rows = queries if chunk == 1 else queries + queries % 2
-        scratch = _Scratch.allocate(kernel, rows, heads.size)
+        scratch = _Scratch.allocate(kernel, rows, heads.size, shape.cache.bytes)
         with kernel.when(True if chunk == 1 else item.count > 0):
             _load_queries(kernel, item, scratch, cache, query, rows, place)
             blocks = tirx.max(div(item.stop - item.start + BLOCK - 1, BLOCK), 0)
             with kernel.loop(blocks) as step:
                 base = kernel.let(item.start + step * BLOCK)
                 keys = kernel.let(tirx.min(item.stop - base, BLOCK))
+                _load_scales(kernel, item, scratch, cache, base, keys)
                 _score(kernel, item, scratch, cache, base, keys)
                 _weigh(kernel, item, scratch, keys, cache.weight_factor)
                 _sum(kernel, item, scratch, cache, base, keys)
@@ -244,6 +247,16 @@ def _prefill_item(
     return _Item(shape, queries, count, kv_head, start, kernel.let(limit + count - 1), limit)
 
 
+def _load_scales(kernel: CpuKernel, item: _Item, scratch: _Scratch, cache: Rows, base: Expr, keys: Expr) -> None:
+    """Those of the block's keys and values; the padding has the last one's."""
+    if scratch.scales is None:
+        return
+    with kernel.loop(div(keys + TILE - 1, TILE) * TILE) as key:
+        position = kernel.let(base + tirx.min(key, keys - 1))
+        for of_value, scales in enumerate(scratch.scales):
+            scales[key] = cache.scale(position, item.kv_head, of_value)
+
+
 def _score(kernel: CpuKernel, item: _Item, scratch: _Scratch, cache: Rows, base: Expr, keys: Expr) -> None:
     """Scores of every query for the block's keys; those that a query does not see, and the padding, are `MASKED`."""
     copies = item.copies(cache)
@@ -273,6 +286,8 @@ def _score(kernel: CpuKernel, item: _Item, scratch: _Scratch, cache: Rows, base:
                 score = sum_lanes_of_four(kernel, [register[0] for register in sums[q][p : p + 4]])
                 if cache.halves:
                     score = kernel.let(score * splat(f32(cache.score_factor)))
+                if scratch.scales is not None:
+                    score = kernel.let(score * load(scratch.scales[0], column + p, 4))
                 if (cap := item.shape.soft_cap) is not None:
                     # c * tanh(s / c), and tanh(y) = 1 - 2 / (exp(2y) + 1): `exp` is clamped, never infinite.
                     odds = exp(kernel, score * splat(f32(2.0 / cap)))
@@ -317,8 +332,10 @@ def _weigh(kernel: CpuKernel, item: _Item, scratch: _Scratch, keys: Expr, factor
         with kernel.loop(vectors) as v:
             below = kernel.let(load(scratch.scores, row + v * 4, 4) - splat(top))
             weight = kernel.let(select(below > splat(f32(NEGLIGIBLE)), exp(kernel, below), splat(f32(0.0))))
-            store(scratch.scores, row + v * 4, weight if factor == 1 else weight * splat(f32(factor)))
             total[0] = total[0] + weight
+            if scratch.scales is not None:
+                weight = weight * load(scratch.scales[1], v * 4, 4)
+            store(scratch.scores, row + v * 4, weight if factor == 1 else weight * splat(f32(factor)))
         scratch.top[j], scratch.shrink[j] = top, shrink
         scratch.total[j] = scratch.total[j] * shrink + sum_lanes(total[0])
 

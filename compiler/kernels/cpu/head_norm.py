@@ -1,7 +1,7 @@
-"""Head norms and rotation on the CPU: an item is a head of a row.
+"""What needs whole heads on the CPU, an item a head of a row: head norms, and caches of 8 bits.
 
-The bindings are those of `webgpu/head_norm.py`; the numpy twins are `reference.rms_norm` and
-`reference.rotate`.
+The bindings are those of `webgpu/head_norm.py`; the numpy twins are `reference.rms_norm`, `reference.rotate` and
+`reference.in_8_bits`.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from __future__ import annotations
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from ..builder import Array, Expr, ceil_div, div, f32, i32, mod
-from ..cache import Cache, Heads
+from ..builder import Array, Expr, ceil_div, div, f32, f32_to_bits, i32, lane, mod, select
+from ..cache import Q8_STEPS, Cache, Heads
 from ..rope import ROPE_BLOCK, RopePart, bound_table
 from ..shapes import Norm
-from .builder import CpuKernel, load, splat, store, sum_lanes
+from .builder import CpuKernel, convert, load, max_lanes, splat, store, sum_lanes
 from .norm import weight4
 
 
@@ -21,22 +21,20 @@ def normalize_rotate_chunk(
     name: str,
     cache: Cache,
     chunk: int,
-    norm: Norm,
+    norm: Norm | None,
     state_words: int,
     part: RopePart | None = None,
     whole: bool = False,
 ) -> tirx.PrimFunc:
     """Normalize and rotate queries and keys, keep queries, append the rest to the cache; a chunk of 1 serves decode.
 
-    Bindings: qkv, query gamma, key gamma (f16 ones as `uint16`), state, [rope], cache, query.
+    Bindings: qkv, [query gamma, key gamma (f16 ones as `uint16`), with a norm], state, [rope], cache, query.
     """
     heads = cache.heads
     size = heads.size
-    weight = "uint16" if norm.f16_weight else "float32"
     with CpuKernel(name) as kernel:
         qkv = kernel.buffer("qkv", chunk * heads.rows, "float32")
-        counts = (heads.query, heads.key_value) if whole else (1, 1)
-        gammas = [kernel.buffer(n, size * c, weight) for n, c in zip(("query_gamma", "key_gamma"), counts, strict=True)]
+        gammas = [] if norm is None else _bound_gammas(kernel, heads, norm, whole)
         state = kernel.buffer("state", state_words, "uint32")
         table = bound_table(kernel, cache, part)
         rows = cache.bind(kernel)
@@ -46,30 +44,74 @@ def normalize_rotate_chunk(
         with kernel.when(True if chunk == 1 else row < i32(state[2])):
             source = kernel.let(row * heads.rows + head * size)
             position = kernel.let(i32(state[0]) + row)
-            kept = kernel.let(position * cache.row_words + (head - heads.query) * (size // (2 if cache.halves else 1)))
+            line = kernel.let(position * cache.row_words)
 
-            def turned(gamma: Array, first: int, count: int) -> None:
-                """The head, which is one of `count` from `first` on that share a norm's weight."""
-                start, span = (kernel.let(row * heads.rows + first * size), count * size) if whole else (source, size)
-                factor = _rms_factor(kernel, qkv, start, span, norm)
+            def turned(which: int) -> None:
+                """A query (0) or key (1) into `values`: those from a head on share a norm's weight."""
+                first, stop = heads.normalized[which]
+                span = (kernel.let(row * heads.rows + first * size), (stop - first) * size) if whole else (source, size)
+                factor = None if norm is None else _rms_factor(kernel, qkv, *span, norm)
                 with kernel.loop(size // 4) as four:
-                    value = load(qkv, source + four * 4, 4) * factor
-                    at = (head - first) * size + four * 4 if whole else four * 4
-                    store(values, four * 4, value * weight4(kernel, gamma, at, norm.f16_weight))
+                    value = load(qkv, source + four * 4, 4)
+                    if norm is not None and factor is not None:
+                        at = (head - first) * size + four * 4 if whole else four * 4
+                        value = value * factor * weight4(kernel, gammas[which], at, norm.f16_weight)
+                    store(values, four * 4, value)
                 if table is not None:
                     _rotate(kernel, values, table, position, cache, part)
 
             with T.If(head < heads.query):
                 with T.Then():
-                    turned(gammas[0], 0, heads.query)
+                    turned(0)
                     _put(kernel, cache, values, query, kernel.let((row * heads.query + head) * size))
-                with T.Else(), T.If(head < heads.query + heads.key_value):
-                    with T.Then():
-                        turned(gammas[1], heads.query, heads.key_value)
-                        _put(kernel, cache, values, rows, kept)
-                    with T.Else():
-                        _put_values(kernel, cache, qkv, source, rows, kept)
+                with T.Else():
+                    stored = kernel.let(head - heads.query)
+                    with T.If(stored < heads.key_value):
+                        with T.Then():
+                            turned(1)
+                            _put_key(kernel, cache, values, rows, line, stored)
+                        with T.Else():
+                            _put_value(kernel, cache, (qkv, source), values, rows, line, stored)
     return kernel.function
+
+
+def _put_key(kernel: CpuKernel, cache: Cache, values: Array, rows: Array, line: Expr, head: Expr) -> None:
+    """A key of head `head` into the row that begins at `line`."""
+    if cache.bytes:
+        _put_bytes(kernel, cache, values, rows, line, (head, 0))
+    else:
+        _put(kernel, cache, values, rows, line + head * cache.head_words)
+
+
+def _bound_gammas(kernel: CpuKernel, heads: Heads, norm: Norm, whole: bool) -> list[Array]:
+    """The next bindings: the weights of the queries' norm and of the keys', of a head or, `whole`, of all."""
+    weight = "uint16" if norm.f16_weight else "float32"
+    counts = (heads.query, heads.key_value) if whole else (1, 1)
+    names = ("query_gamma", "key_gamma")
+    return [kernel.buffer(n, heads.size * count, weight) for n, count in zip(names, counts, strict=True)]
+
+
+def _put_bytes(
+    kernel: CpuKernel, cache: Cache, values: Array, rows: Array, line: Expr, which: tuple[Expr, int]
+) -> None:
+    """A key or value into the row that begins at `line`, in 8 bits; `which` is (key_value head, 0 or 1 for a value)."""
+    size, (kv_head, of_value) = cache.heads.size, which
+    most = kernel.registers(1, "float32x4")
+    most[0] = splat(f32(0.0))
+    with kernel.loop(size // 4) as four:
+        value = kernel.let(load(values, four * 4, 4))
+        most[0] = tirx.max(most[0], tirx.max(value, splat(f32(0.0)) - value))
+    top = kernel.let(max_lanes(most[0]))
+    parts = kernel.let(select(top > f32(0.0), f32(1.0) / top, f32(0.0)))
+    base = kernel.let(line + (kv_head + of_value * cache.heads.key_value) * cache.head_words)
+    with kernel.loop(cache.head_words) as word:
+        scaled = load(values, word * 4, 4) * splat(parts) * splat(f32(float(Q8_STEPS)))
+        # From 1 to 255, so that what is cut off is below; 128 more than is meant, which is their highest bit.
+        steps = kernel.let(convert(scaled + splat(f32(128.5)), "uint32"))
+        byte = [T.shift_left(lane(steps, i), T.uint32(8 * i)) for i in range(4)]
+        packed = T.bitwise_or(T.bitwise_or(byte[0], byte[1]), T.bitwise_or(byte[2], byte[3]))
+        rows[base + word] = T.bitwise_xor(packed, T.uint32(0x80808080))
+    rows[line + cache.scales + 2 * kv_head + of_value] = f32_to_bits(top)
 
 
 def _put(kernel: CpuKernel, cache: Cache, values: Array, target: Array, base: Expr) -> None:
@@ -81,8 +123,26 @@ def _put(kernel: CpuKernel, cache: Cache, values: Array, target: Array, base: Ex
         store(target, base + four * 4, load(values, four * 4, 4))
 
 
-def _put_values(kernel: CpuKernel, cache: Cache, qkv: Array, source: Expr, rows: Array, kept: Expr) -> None:
-    """The values of a head, which stand at `source`, into the cache."""
+def _put_value(
+    kernel: CpuKernel,
+    cache: Cache,
+    bound: tuple[Array, Expr],
+    values: Array,
+    rows: Array,
+    line: Expr,
+    stored: Expr,
+) -> None:
+    """A head's value, at `source` of qkv (`bound`), into the row that begins at `line`; `values` is scratch.
+
+    It is the head `stored` of the row, behind the keys.
+    """
+    qkv, source = bound
+    if cache.bytes:
+        with kernel.loop(cache.heads.size // 4) as four:
+            store(values, four * 4, load(qkv, source + four * 4, 4))
+        _put_bytes(kernel, cache, values, rows, line, (stored - cache.heads.key_value, 1))
+        return
+    kept = kernel.let(line + stored * cache.head_words)
     with kernel.loop(cache.heads.size // 4) as four:
         value = kernel.let(load(qkv, source + four * 4, 4))
         if cache.halves:

@@ -74,7 +74,7 @@ class _Decode(Quads):
             self.exchange = None if self.subgroups else self.meeting
             first_block, count = self._blocks()
             with kernel.when(True if shape.splits == 1 else count > 0):
-                self.start()
+                self.start(self.kv_head)
                 self._load_queries()
                 self._walk(first_block, count)
                 self._join()

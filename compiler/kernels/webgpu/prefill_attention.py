@@ -79,10 +79,10 @@ class _Prefill(Quads):
     def _walk(self, first: Expr, used: Expr) -> None:
         """The online softmax over the positions that the queries from row `first` on see, of `used` that are there."""
         kernel, shape, loads, count = self.kernel, self.shape, self.loads, self.keys
-        self.start()
+        self.start(kernel.let(div(self.head, shape.shared_heads)))
         self._load_queries()
         start = 0 if self.window is None else kernel.let(tirx.max(self.position + first + 1 - self.window, 0))
-        head = kernel.let(div(self.head, shape.shared_heads) * loads)
+        head = kernel.let(self.kv_head * loads)
         if not self.subgroups:
             self.exchange = kernel.shared(self.exchanged, "float32x4")
         with kernel.loop(div(used - start + count - 1, count)) as step:

@@ -33,7 +33,7 @@ def wide(heads: Heads) -> bool:
 
 def held_vectors(cache: Cache) -> int:
     """`vec4`s of a head in an invocation."""
-    vectors = 2 if cache.halves and wide(cache.heads) else 1
+    vectors = cache.vectors(wide(cache.heads))
     return ceil_div(cache.heads.size, 4 * vectors * QUAD) * vectors
 
 
@@ -69,9 +69,12 @@ class Quads(ABC):
     def masked(self, score: Expr, key: Expr, j: int) -> Expr:
         """The score where row j sees the key; else lower than LOWEST, so that its exponential is always 0."""
 
-    def start(self) -> None:
-        """Nothing seen yet."""
+    def start(self, kv_head: Expr) -> None:
+        """Nothing seen yet, of the keys of `kv_head`."""
         kernel = self.kernel
+        self.kv_head = kv_head
+        if self.cache.cache.bytes:
+            self.behind = kernel.let(self.cache.scales_behind(kv_head))
         self.places = [kernel.let(self._place(part)) for part in range(self.parts)]
         for j in range(self.rows):
             self.tops[j], self.totals[j] = f32(LOWEST), f32(0.0)
@@ -100,11 +103,16 @@ class Quads(ABC):
         for part in range(size, self.parts, size):
             loads = [[self.cache.fetch(key + place) for key in keys] for place in self.places[part : part + size]]
             self._add_scores(partial, part, loads)
+        scales = self._scales(keys) if self.cache.cache.bytes else None
         scores = [[register[0] for register in registers] for registers in partial]
+        of_keys = None if scales is None else [key for key, _ in scales]
         if self.exchange is None:
-            weights = self._softmax(self._scores_of_quad(scores, base))
+            weights = self._softmax(self._scores_of_quad(scores, base, of_keys))
         else:
-            weights = self._softmax(self._scores_of_workgroup(scores, base, self.exchange))
+            weights = self._softmax(self._scores_of_workgroup(scores, base, self.exchange, of_keys))
+        if scales is not None:  # values are parts of theirs
+            pairs = [(row, [value for _, value in scales]) for row in weights]
+            weights = [[self.kernel.let(w * value) for w, value in zip(row, of, strict=True)] for row, of in pairs]
         for b, batch in enumerate(batches):
             for k, loads in enumerate(value_loads[b] if early else fetch(batch), b * column):
                 self._add_values(loads, [self._weight(weights[j], k) for j in range(self.rows)])
@@ -141,6 +149,19 @@ class Quads(ABC):
                         product = dot(asked[v], vector)
                         register[0] = product if part == v == 0 else register[0] + product
 
+    def _scales(self, keys: list[Expr]) -> list[tuple[Expr, Expr]]:
+        """Of keys and their values: of every four the member's own, where quads have operations, else of each."""
+        places = keys
+        if self.exchange is None:
+            places = []
+            for group in range(0, len(keys), QUAD):
+                place = keys[group + 3]
+                for i in (2, 1, 0):
+                    place = select(self.member == i, keys[group + i], place)
+                places.append(self.kernel.let(place))
+        fetched = [self.cache.fetch(place + self.behind) for place in places]
+        return [self.cache.scales(value, self.kv_head) for value in fetched]
+
     def _weight(self, weights: list[Expr], k: int) -> Expr:
         """That of a step's key k, of a row's weights."""
         if self.exchange is not None:
@@ -154,15 +175,15 @@ class Quads(ABC):
             for i, value in enumerate(column, j * self.held):
                 self.sums[i] = self.sums[i] + value * T.broadcast(weight, 4)
 
-    def _scores_of_quad(self, partial: list[list[Expr]], base: Expr) -> list[list[Expr]]:
+    def _scores_of_quad(self, partial: list[list[Expr]], base: Expr, scales: list[Expr] | None) -> list[list[Expr]]:
         """[row][group]: of every four keys, the member's own."""
         groups = range(0, self.keys, QUAD)
         odd = self.kernel.let(mod(self.member, 2))
         keys = [self.kernel.let(base + (group + self.member) * self.stride) for group in groups]
         return [
             [
-                self.masked(self._sum_of_quad(row[group : group + QUAD], odd), key, j)
-                for group, key in zip(groups, keys, strict=True)
+                self.masked(_times(self._sum_of_quad(row[group : group + QUAD], odd), scales, g), key, j)
+                for g, (group, key) in enumerate(zip(groups, keys, strict=True))
             ]
             for j, row in enumerate(partial)
         ]
@@ -178,7 +199,9 @@ class Quads(ABC):
         kept, given = (kernel.let(select(self.member >= 2, a, b)) for a, b in ((high, low), (low, high)))
         return kernel.let(kept + call("float32", "quadSwapY", given))
 
-    def _scores_of_workgroup(self, partial: list[list[Expr]], base: Expr, exchange: Array) -> list[list[Expr]]:
+    def _scores_of_workgroup(
+        self, partial: list[list[Expr]], base: Expr, exchange: Array, scales: list[Expr] | None
+    ) -> list[list[Expr]]:
         """[row][key], the same in every member of a quad."""
         kernel, groups = self.kernel, self.keys // QUAD
         for i in range(self.rows * groups):
@@ -196,7 +219,7 @@ class Quads(ABC):
         kernel.barrier()
         return [
             [
-                self.masked(lane(sums[j * groups + k // QUAD], k % QUAD), base + k * self.stride, j)
+                self.masked(_times(lane(sums[j * groups + k // QUAD], k % QUAD), scales, k), base + k * self.stride, j)
                 for k in range(self.keys)
             ]
             for j in range(self.rows)
@@ -220,3 +243,8 @@ class Quads(ABC):
             weights.append([kernel.let(T.exp(score - most)) for score in row])
             self.totals[j] = functools.reduce(operator.add, weights[j], self.totals[j] * shrink)
         return weights
+
+
+def _times(score: Expr, scales: list[Expr] | None, i: int) -> Expr:
+    """A score of a key that is in parts of its scale."""
+    return score if scales is None else score * scales[i]

@@ -21,6 +21,11 @@ export interface LoadProgress {
 export interface EngineOptions {
   /** `"auto"` takes the best variant that the device satisfies; a variant's name takes that one or fails. */
   backend?: string;
+  /**
+   * How the KV cache keeps keys and values: in 16 bits, or in 8, which take half the memory and cost a little quality. `"auto"`,
+   * the default: in 16 where the device has memory for the context then, else in 8 where the artifact has variants for that.
+   */
+  kv?: "auto" | "f16" | "q8";
   /** Capacity of the KV cache in tokens, at most the artifact's context (the default). Less saves GPU memory. */
   contextLength?: number;
   /** Threads of a variant that runs on the CPU, 1 to 64. Default: what suits the processor; 1 where the page is not isolated. */

@@ -224,11 +224,12 @@ function parseVariant(node: Node, listed: (node: Node) => string): Variant {
   if (backend === "wasm") checkWasm(node);
   const relaxed = node.get("kernels_relaxed");
   const kv = node.get("kv_dtype");
-  if (kv.value !== undefined) kv.oneOf(["float16", "float32"]);
+  const kvDtype = kv.value === undefined ? "float32" : kv.oneOf(["float16", "float32", "q8"]);
   return {
     name: node.get("name").string(),
     backend,
     activationDtype: node.get("activation_dtype").string(),
+    kvDtype,
     requiredFeatures: node
       .get("required_features")
       .list(64)

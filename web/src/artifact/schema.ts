@@ -15,6 +15,8 @@ export interface Variant {
   name: string;
   backend: BackendName;
   activationDtype: string;
+  /** Of keys and values. */
+  kvDtype: "float16" | "float32" | "q8";
   requiredFeatures: string[];
   requiredLimits: Record<string, number>;
   plan: string;

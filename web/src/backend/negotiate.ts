@@ -35,6 +35,29 @@ export function eligible(variants: readonly Variant[], wanted: string): readonly
   });
 }
 
+/** Keys and values as a caller wants them kept; `auto`: in 8 bits where the device has no memory for 16. */
+export type Kv = "auto" | "f16" | "q8";
+
+/** The variants that keep them so. @throws DeviceError("no-variant") when there is none */
+export function keeping(variants: readonly Variant[], kv: Kv): readonly Variant[] {
+  if (kv === "auto") return variants;
+  const kept = variants.filter(({ kvDtype }) => (kvDtype === "q8") === (kv === "q8"));
+  if (kept.length > 0) return kept;
+  throw new DeviceError("no-variant", {
+    what: `The artifact has no variant with keys and values ${kv === "q8" ? "in 8 bits" : "in more than 8 bits"}`,
+    got: `kv: ${JSON.stringify(kv)}`,
+    expected: `"auto" or ${kv === "q8" ? '"f16"' : '"q8"'}`,
+    remedy: `Compile it with --kv ${kv}.`,
+  });
+}
+
+/** The variant that is the same but for keys and values in 8 bits. */
+export function twinOf(variant: Variant, variants: readonly Variant[]): Variant | undefined {
+  if (variant.kvDtype === "q8") return undefined;
+  const needs = ({ backend, requiredFeatures }: Variant) => [backend, ...requiredFeatures].join(" ");
+  return variants.find((other) => other.kvDtype === "q8" && needs(other) === needs(variant));
+}
+
 /** Looks for a GPU only when one of `variants` would use it. */
 export async function inspect(variants: readonly Variant[]): Promise<Device> {
   const gpu = variants.some(({ backend }) => backend === "webgpu") ? await probe() : undefined;

@@ -128,7 +128,7 @@ class PageEngine implements Engine {
 
 /** As page/entry.ts says. */
 export async function createEngine(source: ArtifactSource, options: EngineOptions = {}): Promise<Engine> {
-  const { backend = "auto", contextLength, threads, autotune, signal, worker } = options;
+  const { backend = "auto", kv = "auto", contextLength, threads, autotune, signal, worker } = options;
   checkPlatform();
   const headers = checkHeaders(options.headers ?? {});
   if (options.fetch !== undefined && typeof options.fetch !== "function")
@@ -143,7 +143,7 @@ export async function createEngine(source: ArtifactSource, options: EngineOption
   try {
     const info = await link.call(
       "load",
-      { url, options: { backend, contextLength, threads, cache, autotune, headers, fetchesOnPage: fetch !== undefined } },
+      { url, options: { backend, kv, contextLength, threads, cache, autotune, headers, fetchesOnPage: fetch !== undefined } },
       { signal },
     );
     return new PageEngine(link, info);

@@ -21,6 +21,7 @@ export type { TextWork };
 
 export interface LoadOptions {
   backend: string;
+  kv: string;
   contextLength: number | undefined;
   threads: number | undefined;
   cache: boolean;

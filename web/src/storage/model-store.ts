@@ -9,7 +9,7 @@ import { parseManifest } from "../artifact/manifest";
 import type { FileEntry, Manifest, Variant } from "../artifact/schema";
 import { ArtifactStore, inventory, type KeptDescription, listedFiles } from "../artifact/store";
 import { type FetchFunction, Network } from "../artifact/transfer";
-import { eligible, inspect, negotiate } from "../backend/negotiate";
+import { eligible, inspect, negotiate, twinOf } from "../backend/negotiate";
 import { ArtifactError, RequestError, WispError } from "../api/errors";
 import type { ModelSize, StorageOptions, StoredModel, Verification } from "../api/storage";
 import { entryOf, neededFiles } from "../worker/load/needs";
@@ -304,7 +304,10 @@ async function choose(manifest: Manifest, backend: Wanted): Promise<Chosen[]> {
   const [first] = inTurn;
   const cpu = inTurn.find(({ variant }) => variant.backend === "wasm");
   const tunes = device.gpu?.adapter !== undefined && !device.gpu.info.isFallback;
-  return [first, ...(cpu === first ? [] : [cpu])].flatMap((taken) => (taken === undefined ? [] : [{ variant: taken.variant, tunes }]));
+  const taken = [first, ...(cpu === first ? [] : [cpu])].flatMap((one) => (one === undefined ? [] : [one.variant]));
+  // Where the memory does not suffice, what keeps keys and values in 8 bits is taken: a plan and its kernels more.
+  const twins = taken.flatMap((variant) => twinOf(variant, backend === "auto" ? fits.map((one) => one.variant) : []) ?? []);
+  return [...taken, ...twins].map((variant) => ({ variant, tunes }));
 }
 
 async function needs(fetcher: Fetcher, manifest: Manifest, chosen: readonly Chosen[]): Promise<Map<string, FileEntry>> {

@@ -256,9 +256,9 @@ class Server implements Client {
 
 /** What makes two loads one; a page's own fetch function makes it the page's own. */
 function keyOf({ url, options }: Calls["load"]["args"]): string | undefined {
-  const { backend, contextLength, threads, cache, autotune, headers, fetchesOnPage } = options;
+  const { backend, kv, contextLength, threads, cache, autotune, headers, fetchesOnPage } = options;
   const sent = Object.entries(headers).sort(([a], [b]) => (a < b ? -1 : 1));
-  return fetchesOnPage ? undefined : JSON.stringify([url, backend, contextLength, threads, cache, autotune, sent]);
+  return fetchesOnPage ? undefined : JSON.stringify([url, backend, kv, contextLength, threads, cache, autotune, sent]);
 }
 
 function lockManager(): LockManager | undefined {

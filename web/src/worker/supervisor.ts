@@ -5,7 +5,7 @@
 // had again, the CPU takes over. A variant that was named by hand is never exchanged for another.
 
 import type { AdapterInfo, SkippedVariant, Tuning } from "../api/types";
-import type { BackendName, Variant } from "../artifact/schema";
+import type { Variant } from "../artifact/schema";
 import type { Backend, BackendCounters } from "../backend/backend";
 import { type Candidate, reasons } from "../backend/negotiate";
 import { abortError, DeviceError, WispError } from "../api/errors";
@@ -81,15 +81,15 @@ export class Supervisor {
     const skipped: SkippedVariant[] = [];
     const failed: SkippedVariant[] = [];
     let last: unknown;
-    let failedOn: BackendName | undefined;
+    let failedOn: Variant | undefined;
     const waiting = options.candidates.filter(({ lastResort }) => lastResort !== undefined);
     const without = ({ name }: Variant) => skipped.filter((other) => other.variant !== name);
     for (const { variant, lastResort } of waiting) skipped.push({ variant: variant.name, reason: lastResort ?? "" });
     for (const candidate of [...options.candidates.filter((one) => !waiting.includes(one)), ...waiting]) {
       const { variant } = candidate;
-      // Another variant of the GPU needs as much of the same memory.
+      // Another variant of the GPU needs as much of the same memory, but for keys and values in fewer bits.
       const full =
-        failedOn === "webgpu" && last instanceof DeviceError && last.kind === "out-of-memory" && variant.backend === "webgpu"
+        last instanceof DeviceError && last.kind === "out-of-memory" && failedOn !== undefined && needsAsMuch(variant, failedOn)
           ? because(last)
           : undefined;
       const obstacle = candidate.obstacle ?? full;
@@ -100,7 +100,7 @@ export class Supervisor {
         } catch (error) {
           if (options.fixed || !isDevices(error)) throw error;
           last = error;
-          failedOn = variant.backend;
+          failedOn = variant;
           failed.push({ variant: variant.name, reason: because(error) });
         }
       }
@@ -192,10 +192,12 @@ export class Supervisor {
     throw failure;
   }
 
-  /** The first variant of the CPU in place of one of the GPU. @throws `failure` when there is none */
+  /** A variant of the CPU, the first that starts, in place of one of the GPU. @throws `failure` when there is none */
   private async onTheCpu(variant: Variant, error: DeviceError, failure: unknown): Promise<Running> {
     const candidates = this.options.candidates.map((candidate) => candidate.variant);
-    const cpu = candidates.find(({ name, backend }) => backend === "wasm" && !this.skipped.some((skipped) => skipped.variant === name));
+    const [cpu, twin] = candidates.filter(
+      ({ name, backend }) => backend === "wasm" && !this.skipped.some((skipped) => skipped.variant === name),
+    );
     if (this.options.fixed || variant.backend === "wasm" || cpu === undefined || this.ends.signal.aborted) throw failure;
     const reason =
       failure === error
@@ -204,7 +206,11 @@ export class Supervisor {
     for (const { name, backend } of candidates)
       if (backend === "webgpu" && !this.skipped.some((skipped) => skipped.variant === name)) this.skipped.push({ variant: name, reason });
     this.losses = [];
-    return this.start(cpu);
+    return this.start(cpu).catch((reason: unknown) => {
+      if (twin === undefined || !(reason instanceof DeviceError) || reason.kind !== "out-of-memory") throw reason;
+      this.skipped.push({ variant: cpu.name, reason: because(reason) });
+      return this.start(twin);
+    });
   }
 
   private async start(variant: Variant): Promise<Running> {
@@ -222,6 +228,10 @@ function isDevices(error: unknown): error is DeviceError {
 }
 
 /** What went wrong, without what was expected and advised, nor the source of a kernel. */
+function needsAsMuch(variant: Variant, full: Variant): boolean {
+  return full.backend === "webgpu" && variant.backend === "webgpu" && variant.kvBytesPerToken >= full.kvBytesPerToken;
+}
+
 function because(error: unknown): string {
   if (error instanceof WispError) {
     const what = error.what.trim().split("\n", 2).join(" ");

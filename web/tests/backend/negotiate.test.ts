@@ -1,10 +1,10 @@
 import { afterEach, describe, expect, test, vi } from "vitest";
 import type { Variant } from "../../src/artifact/schema";
 import { type Probe, probe } from "../../src/backend/webgpu/adapter";
-import { eligible, inspect, negotiate } from "../../src/backend/negotiate";
+import { eligible, inspect, keeping, negotiate, twinOf } from "../../src/backend/negotiate";
 import type { WasmSupport } from "../../src/backend/wasm/backend";
 import { DeviceError } from "../../src/api/errors";
-import { variant } from "../support/variants";
+import { inEightBits, variant } from "../support/variants";
 
 const GPU = [
   variant("webgpu-f16-sg", ["shader-f16", "subgroups"]),
@@ -159,5 +159,26 @@ describe("looking at the device", () => {
       reason: "WebGPU finds no GPU that it may use here",
     });
     expect(requestAdapter.mock.calls).toHaveLength(2);
+  });
+});
+
+describe("keys and values", () => {
+  const own = ALL.filter(({ name }) => name !== "big");
+  const both = own.flatMap((one) => [one, inEightBits(one)]);
+
+  test("are kept as a caller wants them, or it is said that they cannot be", () => {
+    expect(keeping(both, "auto")).toEqual(both);
+    expect(keeping(both, "f16")).toEqual(own);
+    expect(keeping(both, "q8").map(({ name }) => name)).toEqual(own.map(({ name }) => `${name}-q8`));
+    expect(() => keeping(own, "q8")).toThrow(/in 8 bits: got kv: "q8", expected "auto" or "f16"\. Compile it with --kv q8/);
+    expect(() => keeping(own.map(inEightBits), "f16")).toThrow(/Compile it with --kv f16/);
+  });
+
+  test("in 8 bits are the only difference of two variants that are twins", () => {
+    for (const one of own) {
+      expect(twinOf(one, both)?.name).toBe(`${one.name}-q8`);
+      expect(twinOf(inEightBits(one), both)).toBeUndefined();
+    }
+    expect(twinOf(variant("wasm-simd", ["simd"], {}, "wasm"), GPU.map(inEightBits))).toBeUndefined();
   });
 });

@@ -65,6 +65,7 @@ const ARGS = {
   url: "http://x/",
   options: {
     backend: "auto",
+    kv: "auto",
     contextLength: undefined,
     threads: undefined,
     cache: true,

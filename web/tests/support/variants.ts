@@ -11,14 +11,20 @@ export function variant(
     name,
     backend,
     activationDtype: "float32",
+    kvDtype: "float16",
     requiredFeatures,
     requiredLimits,
     plan: "",
     kernels: "",
     kernelsRelaxed: undefined,
-    kvBytesPerToken: 0,
+    kvBytesPerToken: 16,
     activationBytes: 0,
     dispatchesPerToken: 0,
     prefillDispatches: {},
   };
+}
+
+/** What is the same with keys and values in 8 bits. */
+export function inEightBits(other: Variant): Variant {
+  return { ...other, name: `${other.name}-q8`, kvDtype: "q8", kvBytesPerToken: other.kvBytesPerToken / 2 };
 }

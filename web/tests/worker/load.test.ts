@@ -12,6 +12,7 @@ import { checkRoom, storageNotices } from "../../src/worker/load/room";
 import { sideBySide, uploadWeights } from "../../src/worker/load/weights";
 import { content, entryOf, MemoryCache } from "../support/network";
 import { PLAN, ToyDevice } from "../support/toy-device";
+import { inEightBits, variant } from "../support/variants";
 
 describe("progress", () => {
   const meter = () => {
@@ -177,6 +178,13 @@ describe("context", () => {
     expect(() => withinWasm(plan(2 ** 20, 2 ** 30), { ...wanted, asked: true })).toThrow(
       new RegExp(`contextLength.*got 4096, expected at most ${lowered}`),
     );
+    // Where keys and values in 8 bits can be tried they are, before there is less context or a refusal.
+    const twin = inEightBits(variant("wasm-simd", ["simd"], {}, "wasm"));
+    expect(withinWasm(plan(1000), wanted, twin)).toBe(4096);
+    for (const asked of [false, true])
+      expect(() => withinWasm(plan(2 ** 20, 2 ** 30), { ...wanted, asked }, twin)).toThrow(
+        expect.objectContaining({ kind: "out-of-memory", got: "5.0 GiB" }),
+      );
     expect(() => withinWasm(plan(1, 2 ** 32), wanted)).toThrow(/with a context of 512 tokens than WebAssembly offers: got 4\.0 GiB/);
   });
 });

@@ -31,6 +31,7 @@ function start(models = new Models()): { said: FromWorker[]; tell: (message: ToW
 
 const OPTIONS = {
   backend: "auto",
+  kv: "auto",
   contextLength: undefined,
   threads: 0, // refused before anything is fetched
   cache: false,

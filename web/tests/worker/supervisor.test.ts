@@ -8,7 +8,7 @@ import { GREEDY } from "../../src/runtime/sampling";
 import { Session } from "../../src/runtime/session";
 import { UNTUNED } from "../../src/runtime/tuning";
 import { CONTEXT, PLAN, reference, ToyDevice } from "../support/toy-device";
-import { variant } from "../support/variants";
+import { inEightBits, variant } from "../support/variants";
 
 const GPU: Candidate = { variant: variant("webgpu-f32"), obstacle: undefined };
 const F16: Candidate = { variant: variant("webgpu-f16"), obstacle: "the device lacks f16" };
@@ -104,6 +104,15 @@ describe("at the start", () => {
     const { supervisor, started } = await world([GPU, other, CPU], { "webgpu-f32": [full] });
     expect(started).toEqual(["webgpu-f32", "wasm-simd"]);
     expect(supervisor.skipped.map(({ reason }) => reason)).toEqual(["The GPU has not enough memory", "The GPU has not enough memory"]);
+  });
+
+  test("one that keeps keys and values in fewer bits is", async () => {
+    const full = new DeviceError("out-of-memory", { what: "The GPU has not enough memory" });
+    const other = { variant: variant("webgpu-f32-sg"), obstacle: undefined };
+    const twin = { variant: inEightBits(GPU.variant), obstacle: undefined };
+    const { supervisor, started } = await world([GPU, other, twin, CPU], { "webgpu-f32": [full] });
+    expect(started).toEqual(["webgpu-f32", "webgpu-f32-q8"]);
+    expect(supervisor.skipped.map(({ variant: name }) => name)).toEqual(["webgpu-f32", "webgpu-f32-sg"]);
   });
 
   test("a variant named by hand fails with its own error", async () => {

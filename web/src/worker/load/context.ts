@@ -2,7 +2,7 @@
 // refused with what would fit. Knows numbers; how a model is started is given to it.
 
 import { GIB } from "../../artifact/checks";
-import type { Plan } from "../../artifact/schema";
+import type { Plan, Variant } from "../../artifact/schema";
 import { LIMIT_BYTES, memoryNeeded, MOST_THREADS } from "../../backend/wasm/backend";
 import { DeviceError, RequestError } from "../../api/errors";
 import { bufferSizes } from "../../runtime/replay";
@@ -44,10 +44,20 @@ export async function startWithin<R extends { notices: readonly string[] }>(
   }
 }
 
-/** What of the wanted context WebAssembly's memory can hold. @throws DeviceError("out-of-memory"), RequestError */
-export function withinWasm(plan: Plan, { tokens: wanted, asked }: WantedContext): number {
+/**
+ * What of the wanted context WebAssembly's memory can hold; all of it or nothing where a `twin` may be tried.
+ * @throws DeviceError("out-of-memory"), RequestError
+ */
+export function withinWasm(plan: Plan, { tokens: wanted, asked }: WantedContext, twin?: Variant): number {
   const needed = (capacity: number) => memoryNeeded(bufferSizes(plan, capacity), MOST_THREADS);
   if (needed(wanted) <= LIMIT_BYTES) return wanted;
+  if (twin !== undefined)
+    throw new DeviceError("out-of-memory", {
+      what: `With a context of ${tokens(wanted)} keys and values in 16 bits need more memory than WebAssembly offers`,
+      got: `${(needed(wanted) / GIB).toFixed(1)} GiB`,
+      expected: `at most ${(LIMIT_BYTES / GIB).toFixed(1)} GiB`,
+      remedy: `Take ${twin.name}, or give a smaller contextLength.`,
+    });
   const least = Math.min(LEAST_CONTEXT, wanted);
   if (needed(least) > LIMIT_BYTES) {
     const gib = (bytes: number) => `${(bytes / GIB).toFixed(1)} GiB`;

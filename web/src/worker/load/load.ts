@@ -16,7 +16,7 @@ import type { Manifest } from "../../artifact/schema";
 import { ArtifactStore, sameBytes } from "../../artifact/store";
 import { type FetchFunction, Network } from "../../artifact/transfer";
 import { checkThreads } from "../../backend/wasm/pool";
-import { eligible, inspect, negotiate } from "../../backend/negotiate";
+import { eligible, inspect, keeping, type Kv, negotiate, twinOf } from "../../backend/negotiate";
 import { DeviceError, NetworkError, RequestError, type WispError } from "../../api/errors";
 import { checkNumber } from "../../api/options";
 import { entryOf, textFiles, TEXTS } from "./needs";
@@ -88,6 +88,7 @@ async function loadFrom(
 ): Promise<LoadedModel> {
   const startedAt = performance.now();
   const checked = { threads: checkThreads(options.threads), autotune: checkAutotune(options.autotune) };
+  const wanted = { backend: options.backend, kv: checkKv(options.kv) };
   const meter = new ProgressMeter(onProgress);
   meter.enter("manifest");
   const cache = options.cache ? await openCache() : noCache;
@@ -106,7 +107,7 @@ async function loadFrom(
     const { manifest, bytes, notice } = description;
     try {
       const context = { tokens: capacity(options.contextLength, manifest), asked: options.contextLength !== undefined };
-      const loaded = await loadDescribed({ manifest, context, fetcher, store, meter, memory, ...checked }, options.backend, signal, events);
+      const loaded = await loadDescribed({ manifest, context, fetcher, store, meter, memory, ...checked }, wanted, signal, events);
       try {
         await store.complete(bytes);
         signal.throwIfAborted();
@@ -139,12 +140,13 @@ async function another(fetcher: Fetcher, description: Description, error: unknow
 /** Everything after model.json. The texts are read while the variant starts; whatever fails first ends the rest. */
 async function loadDescribed(
   common: Omit<Artifact, "weights">,
-  backend: string,
+  { backend, kv }: { backend: string; kv: Kv },
   signal: AbortSignal,
   { onRecovering, onMoved, onLost }: SupervisorEvents,
 ): Promise<Pick<LoadedModel, "artifact" | "supervisor" | "session">> {
   const { manifest, meter, store } = common;
-  const candidates = negotiate(manifest.variants, await inspect(eligible(manifest.variants, backend)), backend);
+  const variants = keeping(manifest.variants, kv);
+  const candidates = negotiate(variants, await inspect(eligible(variants, backend)), backend);
   const failure = new AbortController();
   const ends = anySignal([signal, failure.signal]);
   const part = meter.part();
@@ -162,7 +164,9 @@ async function loadDescribed(
       onRecovering?.(store.stores ? error : downloadingAgain(error, manifest));
     },
   };
-  const start: SupervisorOptions["start"] = (variant, until, gently) => startVariant(artifact, variant, until, gently);
+  const able = candidates.filter(({ obstacle }) => obstacle === undefined).map(({ variant }) => variant);
+  const start: SupervisorOptions["start"] = (variant, until, gently) =>
+    startVariant(artifact, variant, until, { gently, twin: twinOf(variant, able) });
   const starting = Supervisor.start({ candidates, fixed: backend !== "auto", start, ...supervisorEvents }, ends);
   try {
     const [supervisor, found] = await Promise.all([starting, texts, weights]);
@@ -187,6 +191,11 @@ function downloadingAgain({ kind, what, got, expected }: WispError, { weightByte
     got,
     expected,
   });
+}
+
+function checkKv(kv: string): Kv {
+  if (kv === "auto" || kv === "f16" || kv === "q8") return kv;
+  throw new RequestError({ what: "kv", got: JSON.stringify(kv), expected: '"auto", "f16" or "q8"' });
 }
 
 function checkAutotune(autotune: unknown): boolean | undefined {

@@ -47,8 +47,14 @@ interface Prepared {
 /**
  * One variant: plan -> device -> kernels and weights at once -> runner, measured or remembered alternatives in it, which
  * computes what the artifact says. No weight is fetched for a device that cannot hold it.
+ * @param twin what is tried next, with keys and values in 8 bits: rather than with less context this variant fails
  */
-export async function startVariant(artifact: Artifact, variant: Variant, signal: AbortSignal, gently = false): Promise<Running> {
+export async function startVariant(
+  artifact: Artifact,
+  variant: Variant,
+  signal: AbortSignal,
+  { gently = false, twin }: { gently?: boolean; twin?: Variant | undefined } = {},
+): Promise<Running> {
   const { manifest, context, meter, threads } = artifact;
   const parts = { own: meter.part(), weights: meter.part() };
   try {
@@ -62,12 +68,13 @@ export async function startVariant(artifact: Artifact, variant: Variant, signal:
     ]);
     const prepared: Prepared = { variant, plan: parsePlan(json, manifest, variant, weights), weights, file, kernels };
     signal.throwIfAborted();
-    const most = variant.backend === "wasm" ? withinWasm(prepared.plan, context) : context.tokens;
+    const most = variant.backend === "wasm" ? withinWasm(prepared.plan, context, twin) : context.tokens;
     const start = (capacity: number) => {
       parts.weights.drop();
       parts.weights = meter.part();
       return startAt(artifact, prepared, { capacity, gently, mayMeasure: true }, parts.weights, signal);
     };
+    if (twin !== undefined) return await start(most);
     const started = await startWithin({ ...context, tokens: most }, start, (capacity) => fits(prepared, capacity, threads));
     const { capacity } = started.runner;
     return most === context.tokens ? started : { ...started, notices: [lowered(context.tokens, capacity)] };
