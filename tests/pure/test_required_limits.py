@@ -78,8 +78,8 @@ def test_long_contexts_compile_and_state_their_limits(
     tmp_path: Path, recipe: str, context: int, largest: int | None
 ) -> None:
     path, variant = CONFIGS / f"{recipe}.toml", "webgpu-f32"
-    config = resolve_config(str(path), weights="none", context=context, variants=[variant], output=tmp_path / "out")
-    output = build(config)
+    output = tmp_path / "out"
+    build(resolve_config(str(path), weights="none", context=context, variants=[variant], kv="f16", output=output))
     (entry,) = json.loads((output / "model.json").read_text())["variants"]
     caches = [b for b in json.loads((output / variant / "plan.json").read_text())["buffers"] if b["kind"] == "kv"]
     assert entry["kv_bytes_per_token"] * context == sum(b["bytes"] for b in caches)
@@ -105,7 +105,8 @@ def test_what_no_device_holds_is_refused_by_name(tmp_path: Path, variants: list[
     recipe = Path(wide(tmp_path / "wide.toml"))
     if variants is None:
         recipe.write_text('variants = ["webgpu-f32-sg", "webgpu-f32", "wasm-simd"]\n' + recipe.read_text())
-    config = resolve_config(str(recipe), weights="none", context=40000, variants=variants, output=tmp_path / "out")
+    output = tmp_path / "out"
+    config = resolve_config(str(recipe), weights="none", context=40000, variants=variants, kv="f16", output=output)
     named = "webgpu-f32-sg" if variants is None else "webgpu-f32"
     with pytest.raises(WispError, match=f"KV cache exceeds what {named} can address.*--context {MOST} or less"):
         build(config)
@@ -113,10 +114,12 @@ def test_what_no_device_holds_is_refused_by_name(tmp_path: Path, variants: list[
 
 
 def test_a_default_variant_that_does_not_fit_is_left_out_with_a_note(tmp_path: Path) -> None:
+    """What 16 bits do not hold, 8 bits may."""
     config = resolve_config(wide(tmp_path / "wide.toml"), weights="none", context=40000, output=tmp_path / "out")
     notes = Notes()
     output = build(config, notes)
-    assert [v["name"] for v in json.loads((output / "model.json").read_text())["variants"]] == ["wasm-simd"]
+    written = [v["name"] for v in json.loads((output / "model.json").read_text())["variants"]]
+    assert written == ["webgpu-f32-sg-q8", "webgpu-f32-q8", "wasm-simd", "wasm-simd-q8"]
     left = [note for note in notes.notes if note.startswith("left out")]
     assert [note.split(":")[0] for note in left] == ["left out webgpu-f32-sg", "left out webgpu-f32"]
     assert all(f"--context {MOST}" in note for note in left)
@@ -136,7 +139,7 @@ def test_the_largest_context_that_is_named_fits(tmp_path: Path) -> None:
     assert "--context 131071" in str(refused)
     # With no variant left there is nothing to leave out.
     config, network = plan_recipe(Path(wide(tmp_path / "wide.toml")))
-    config = dataclasses.replace(config, variants=("webgpu-f32-sg", "webgpu-f32"), variants_named=False)
+    config = dataclasses.replace(config, variants=("webgpu-f32-sg", "webgpu-f32"), variants_named=False, kv="f16")
     with pytest.raises(WispError, match="webgpu-f32-sg can address"):
         fitting_variants(config, dataclasses.replace(network, context=MOST + 1), Silent())
 
