@@ -172,3 +172,41 @@ def test_what_is_wrong_is_said(toy: Path, tmp_path: Path) -> None:
     shutil.copytree(toy, damaged)
     (damaged / "params_shard_1.bin").write_bytes(b"\0" * 768)
     assert "SHA-256" in in_node(damaged, "")["message"]
+
+
+PREDICT = """
+const messages = [{ role: "user", content: "What is 2 plus 3?" }];
+const request = { messages, temperature: 0, max_tokens: 64, ignore_eos: true };
+const ask = async (more) => {
+  const before = engine.stats().decodeSteps;
+  const { choices, usage } = await engine.chat.completions.create({ ...request, ...more });
+  const text = choices[0].message.content ?? choices[0].message.reasoning_content;
+  return { text, steps: engine.stats().decodeSteps - before, tokens: usage.completion_tokens,
+    details: usage.completion_tokens_details };
+};
+const found = [];
+for (const more of [{}, { temperature: 0.8, seed: 4 }, { repetition_penalty: 1.2 }]) {
+  const plain = await ask(more);
+  const edited = plain.text.slice(0, 40) + " instead " + plain.text.slice(50);
+  const predicted = await ask({ ...more, prediction: { type: "content", content: edited } });
+  const logprobs = await ask({ ...more, logprobs: true, prediction: { type: "content", content: edited } });
+  found.push({ plain, predicted, logprobs });
+}
+return found;
+"""
+
+
+def test_a_prediction_saves_steps_and_changes_nothing(artifact_demo: Path) -> None:
+    """Greedy, drawn and with penalties: an edited text as the prediction of the answer."""
+    found = in_node(artifact_demo, PREDICT, backend="wasm-simd", threads=1)
+    assert "error" not in found, found
+    for answer in found:
+        plain, predicted, logprobs = answer["plain"], answer["predicted"], answer["logprobs"]
+        assert predicted["text"] == plain["text"] == logprobs["text"]
+        assert plain["steps"] == plain["tokens"] == predicted["tokens"] == 64
+        assert plain["details"] == {"accepted_prediction_tokens": 0, "rejected_prediction_tokens": 0}
+        assert logprobs["details"] == plain["details"], "each step is looked at"
+        # Whether more are verified depends on what that costs here; the first seven are.
+        accepted = predicted["details"]["accepted_prediction_tokens"]
+        assert accepted >= 7
+        assert predicted["steps"] == 64 - accepted

@@ -14,30 +14,31 @@ const MOST_LOST = 8;
 const MOST_SAVED = 16;
 /** Steps that a verification costs until both were timed. */
 const USUAL_COST = 2.5;
-const SMOOTHING = 0.25;
+/** The least time is the time: what comes on top is other work. It is believed for so long. */
+const GROWTH = 1.05;
 
 /** What verifying takes beside a step, on a device. */
 export class DraftCost {
-  private stepMs: number | undefined;
-  private verifyMs: number | undefined;
+  private stepMs = Infinity;
+  private verifyMs = Infinity;
+  private warm = false;
 
   /** A step took so long, alone. */
   step(ms: number): void {
-    this.stepMs = smoothed(this.stepMs, ms);
+    this.stepMs = Math.min(GROWTH * this.stepMs, ms);
   }
 
   verified(ms: number): void {
-    this.verifyMs = smoothed(this.verifyMs, ms);
+    if (this.warm) this.verifyMs = Math.min(GROWTH * this.verifyMs, ms);
+    this.warm = true; // The first one finds code that was never run.
   }
 
   /** In steps. */
   get steps(): number {
-    if (!this.stepMs || !this.verifyMs) return USUAL_COST;
-    return Math.max(1, this.verifyMs / this.stepMs);
+    const cost = this.verifyMs / this.stepMs;
+    return this.stepMs > 0 && this.stepMs < Infinity && cost < Infinity ? Math.max(1, cost) : USUAL_COST;
   }
 }
-
-const smoothed = (before: number | undefined, ms: number) => (before === undefined ? ms : before + SMOOTHING * (ms - before));
 
 export class Draft {
   /** Guessed tokens that the model said, and those that it did not. */

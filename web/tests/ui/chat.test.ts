@@ -100,3 +100,26 @@ test("opening a conversation loads its model where that downloads little, and el
   await open(OTHER);
   expect(load).toHaveBeenLastCalledWith(OTHER);
 });
+
+test("an answer that is asked for again after all was forgotten has its question, and nothing before it", async () => {
+  await answers(LARGE);
+  await exchange("first question", "first answer ".repeat(60));
+  await exchange("second question", "second answer ".repeat(60));
+  const answer = history.path.value.at(-1);
+  expect(answer?.role).toBe("assistant");
+  history.update(history.openId.value ?? "", { forgotten: answer?.id ?? null });
+  if (answer !== undefined) chat.regenerate(answer);
+  await vi.waitFor(() => expect(chat.busy.value).toBe(false));
+  expect(prompt()).toContain("second question");
+  expect(prompt()).not.toContain("first");
+});
+
+test("a conversation that cannot be read says so, and the open one stays", async () => {
+  await answers(LARGE);
+  await exchange("question", "answer");
+  const [id, { value: before }] = [history.openId.value ?? "", history.path];
+  history.repository.messages = () => Promise.reject(new Error("the disk is gone"));
+  await chat.show(id);
+  expect(notices.notice.value?.text).toContain("the disk is gone");
+  expect([history.openId.value, history.path.value]).toEqual([id, before]);
+});

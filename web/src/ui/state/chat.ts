@@ -89,8 +89,10 @@ function kindOf(error: unknown): string | null {
 const usedBy = (path: readonly Message[]) => path.findLast(({ usage }) => usage != null)?.usage?.total_tokens ?? 0;
 
 /** Where what the model sees begins: with a question, behind what it no longer sees. */
-function firstSeen(path: readonly Message[], forgotten: string | null): number {
-  const from = path.findIndex(({ id }) => id === forgotten) + 1;
+function firstSeen(path: readonly Message[], forgotten: readonly Message[]): number {
+  // What is no longer seen may end behind this path, or beside it: with an answer in whose place another one comes.
+  const shared = path.findIndex(({ id }, i) => forgotten[i]?.id !== id);
+  const from = shared < 0 ? path.length : shared;
   const question = path.findIndex(({ role }, i) => i >= from && role === "user");
   return question < 0 ? path.length : question;
 }
@@ -188,7 +190,12 @@ export class Chat {
     await this.end();
     this.notices.hide();
     this.persona.value = null;
-    await this.history.show(id);
+    try {
+      await this.history.show(id);
+    } catch (error) {
+      this.notices.show(`The conversation cannot be read: ${error instanceof Error ? error.message : String(error)}`, [], true);
+      return;
+    }
     this.focus.value++;
     await this.#resume();
   }
@@ -225,7 +232,7 @@ export class Chat {
     const { value: open } = this.history.open;
     if (engine === null || open === null || this.#running !== null) return;
     const path = this.history.path.value;
-    let from = firstSeen(path, open.forgotten);
+    let from = firstSeen(path, pathTo(this.history.messages.value, open.forgotten));
     let used: number;
     try {
       do {
@@ -360,7 +367,10 @@ export class Chat {
 
   /** What the model is given of a path: what the system says, then what was said, but for what it no longer sees. */
   #messages(path: readonly Message[], forgotten = this.history.open.value?.forgotten ?? null): ChatMessage[] {
-    const seen = path.slice(firstSeen(path, forgotten));
+    const from = firstSeen(path, pathTo(this.history.messages.value, forgotten));
+    // There is no answer without its question.
+    const last = path.findLastIndex(({ role }) => role === "user");
+    const seen = last < 0 ? [] : path.slice(Math.min(from, last));
     const system = [this.settings.current.value.systemPrompt.trim()];
     // Many templates take no answer before the first question: what a persona says first is part of who it is.
     const greeted = path[0]?.role === "assistant" ? path[0].content : "";

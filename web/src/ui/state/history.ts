@@ -74,7 +74,8 @@ export class History {
     if (channel !== null) channel.onmessage = ({ data }) => void this.#refresh(data).catch(() => undefined); // The next word reads again.
     this.lasts.value = repository.lasts;
     const last = remembered?.getItem(OPEN_KEY) ?? null;
-    if (last !== null && this.openId.value === null && this.conversations.value.get(last)?.deleted === null) await this.show(last);
+    if (last !== null && this.openId.value === null && this.conversations.value.get(last)?.deleted === null)
+      await this.show(last).catch(() => undefined); // It is in the list, and says why when it is opened.
   }
 
   /** After all that was written so far. */
@@ -88,7 +89,7 @@ export class History {
 
   // ------------------------------------------------------------------------------------------------ which one is open
 
-  /** Opens a conversation. */
+  /** Opens a conversation. @throws what the repository throws; the open one stays then */
   async show(id: string): Promise<void> {
     await this.#writes;
     const found = await this.#repository.messages(id);
