@@ -18,7 +18,7 @@ from .errors import WispError
 from .models.base import Role
 from .models.fields import shortened
 from .places import CONFIGS
-from .sources.files import checked_file
+from .sources.files import checked_file, is_ggml
 from .sources.hub import gguf_in_hub, is_hub_id
 from .target.variants import FORMER, VARIANTS
 from .weights.choice import AUTO, DEFAULT_QUANTIZATION
@@ -32,6 +32,7 @@ DEFAULT_CONTEXT = 4096
 DEFAULT_PREFILL_CHUNKS = (256, 64, 16, 8)
 SMALLEST_CONTEXT, LARGEST_CONTEXT = 16, 1 << 20
 LARGEST_CHUNK = 4096
+SourceKind = Literal["directory", "hub", "gguf", "ggml"]
 ARTIFACTS = Path("artifacts")
 BESIDE = "wisp.toml"  # a recipe that a checkpoint's directory may hold: what its author recommends
 # What it may say. Where the artifact goes, what it is called and what is ignored is the user's to say.
@@ -83,7 +84,7 @@ class BuildConfig:
     """
 
     source: str
-    source_kind: Literal["directory", "hub", "gguf"]
+    source_kind: Literal["directory", "hub", "gguf", "ggml"]
     revision: str | None
     architecture: Mapping[str, Any] | None  # config.json fields of a recipe: lets `--weights none` work without network
     id: str
@@ -144,6 +145,8 @@ def resolve_config(source: str, **options: Unpack[Options]) -> BuildConfig:
     default_id = Path(location).resolve().name if kind == "directory" else location.rsplit("/", 1)[-1]
     if kind != "directory" and default_id.lower().endswith(".gguf"):  # of several parts perhaps
         default_id = re.sub(r"-00001-of-\d{5}$", "", default_id[: -len(".gguf")])
+    if kind == "ggml":
+        default_id = default_id.removesuffix(".bin")
     if recipe_path is not None:
         default_id = recipe_path.stem
     scheme = _quantization(options.get("quantization") or recipe.get("quantization"))
@@ -256,7 +259,7 @@ def _that_comes_along(source: str) -> str:
     return source
 
 
-def _locate(source: Any, recipe_directory: Path | None) -> tuple[str, Literal["directory", "hub", "gguf"], str | None]:
+def _locate(source: Any, recipe_directory: Path | None) -> tuple[str, SourceKind, str | None]:
     """(path or Hub id, kind, revision after the @). In a recipe a path begins with '.' or '/' and is relative to it."""
     if not isinstance(source, str) or not source:
         raise WispError("the recipe has no source", expected="source = 'org/name' or a path that begins with ./ or /")
@@ -270,6 +273,8 @@ def _locate(source: Any, recipe_directory: Path | None) -> tuple[str, Literal["d
         return str(path), "directory", None
     if found == "file" and path.suffix.lower() == ".gguf":
         return str(path), "gguf", None
+    if found == "file" and is_ggml(path):
+        return str(path), "ggml", None
     if found == "file":
         raise WispError(
             "the source is a file of a kind that cannot be compiled",

@@ -60,7 +60,7 @@ def check_replacement(config: BuildConfig, stamp: Path) -> None:
         found = (model["source"]["kind"], model["source"]["id"])
     except (OSError, ValueError, LookupError, TypeError):
         return  # no artifact: `check_output` decides
-    stated = {"hub": config.source, "gguf": Path(config.source).name}
+    stated = {"hub": config.source, "gguf": Path(config.source).name, "ggml": Path(config.source).name}
     ours = (config.source_kind, stated.get(config.source_kind, Path(config.source).resolve().name))
     was = _stamped(config.output, stamp)[1]
     if found != ours or was not in (None, _location(config)):
@@ -106,7 +106,7 @@ def _inputs_digest(config: BuildConfig) -> str | None:
     read = [_digest(own.rglob("*.py"), own)]
     if config.source_kind == "directory":
         read.append(_digest((path for pattern in CHECKPOINT_FILES for path in source.glob(pattern)), source))
-    elif config.source_kind == "gguf":
+    elif config.source_kind in ("gguf", "ggml"):
         read.append(_digest([source.with_name(name) for name in part_names(source.name)], source.parent))
     elif config.weights == "full" or config.architecture is None:
         revision = config.revision or ""

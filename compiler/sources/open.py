@@ -8,8 +8,9 @@ from ..errors import WispError
 from ..models import without_ignored
 from . import hub, huggingface
 from .ctranslate2 import CTranslate2Checkpoint, is_converted
-from .files import read_object
+from .files import is_ggml, read_object
 from .formats import quantized_format
+from .ggml import GgmlCheckpoint
 from .gguf import GgufCheckpoint
 from .gguf.reader import part_names
 from .huggingface import HuggingFaceCheckpoint
@@ -31,6 +32,8 @@ def open_checkpoint(
         return _open_directory(path, CheckpointSource("directory", path.resolve().name, None), _nothing, ignored_fields)
     if path.is_file() and path.suffix.lower() == ".gguf":
         return GgufCheckpoint(path, ignored_fields)
+    if path.is_file() and is_ggml(path):
+        return GgmlCheckpoint(path)
     if (file := hub.gguf_in_hub(str(source))) is not None:
         return _open_hub_file(str(source), *file, revision, token, ignored_fields)
     repo = str(source)

@@ -31,7 +31,7 @@ class TensorInfo:
 class CheckpointSource:
     """Where a checkpoint came from, as model.json says it: no path of this machine."""
 
-    kind: Literal["directory", "hub", "gguf"]
+    kind: Literal["directory", "hub", "gguf", "ggml"]
     id: str
     revision: str | None
 

@@ -44,7 +44,7 @@ SAMPLING = {
 
 
 @dataclass(frozen=True)
-class _Part:
+class Part:
     """Rows `[first, first + rows)` of a GGUF tensor, under a checkpoint's name; `heads` when they are permuted.
 
     `offset` is what the file's values have more than the checkpoint's.
@@ -102,11 +102,11 @@ class GgufCheckpoint(HuggingFaceCheckpoint):
 
     # --------------------------------------------------------------------------------------------------------- weights
 
-    def _name_parts(self, metadata: Metadata) -> dict[str, _Part]:
+    def _name_parts(self, metadata: Metadata) -> dict[str, Part]:
         """The checkpoint's names and what they stand for; a tensor without one keeps its own."""
         kind = family(metadata)
         heads = {"attn_q": self.config["num_attention_heads"], "attn_k": self.config["num_key_value_heads"]}
-        parts: dict[str, _Part] = {}
+        parts: dict[str, Part] = {}
         for name, tensor in self._header.tensors.items():
             stem, _, suffix = name.rpartition(".")
             match stem.split("."):
@@ -115,7 +115,7 @@ class GgufCheckpoint(HuggingFaceCheckpoint):
                     rows = [tensor.shape[0] // len(names)] * len(names)
                     if sum(rows) == tensor.shape[0]:
                         for i, part in enumerate(names):
-                            parts[part] = _Part(tensor, i * rows[i], rows[i], None)
+                            parts[part] = Part(tensor, i * rows[i], rows[i], None)
                         continue
                 case ["blk", number, inner] if inner in kind.layer:
                     permuted = heads[inner] if inner in kind.permuted else None
@@ -123,14 +123,14 @@ class GgufCheckpoint(HuggingFaceCheckpoint):
                         raise damaged(self.file, f"tensor {name} of {tensor.shape[0]} rows in {permuted} heads")
                     full = f"model.layers.{number}.{kind.layer[inner]}.{suffix}"
                     offset = kind.norm_offset if inner.endswith("norm") else 0.0
-                    parts[full] = _Part(tensor, 0, tensor.shape[0], permuted, offset)
+                    parts[full] = Part(tensor, 0, tensor.shape[0], permuted, offset)
                     continue
                 case [inner] if inner in kind.root:
                     offset = kind.norm_offset if inner == "output_norm" else 0.0
-                    parts[f"{kind.root[inner]}.{suffix}"] = _Part(tensor, 0, tensor.shape[0], None, offset)
+                    parts[f"{kind.root[inner]}.{suffix}"] = Part(tensor, 0, tensor.shape[0], None, offset)
                     continue
             if name not in ROPE_TENSORS:
-                parts[name] = _Part(tensor, 0, tensor.shape[0], None)
+                parts[name] = Part(tensor, 0, tensor.shape[0], None)
         return parts
 
     @cached_property
@@ -237,7 +237,7 @@ class GgufCheckpoint(HuggingFaceCheckpoint):
 
     # -------------------------------------------------------------------------------------------------------- raw bytes
 
-    def _raw(self, part: _Part, start: int, stop: int) -> NDArray[np.uint8]:
+    def _raw(self, part: Part, start: int, stop: int) -> NDArray[np.uint8]:
         """The bytes of rows `[start, stop)` of a part, (R, bytes of a row), in the checkpoint's order."""
         if part.heads is None:
             return self._raw_rows(part.tensor, part.first + start, part.first + stop)
