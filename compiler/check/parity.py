@@ -25,10 +25,11 @@ from ..models.base import ModelConfig, ReadRows
 from ..network.reference import ReferenceModel
 from ..progress import Report, Silent
 from ..runtime.session import Session
+from ..weights.schemes import Scheme
 from ..weights.stored import stored_rows
 from .embedding import check_embeddings, embedding_cost, print_embeddings, reference_embeddings
 from .inputs import Sample, adapter_name, choose_ids, choose_variants, find_adapter, obstacle, open_on
-from .speech import check_heard, print_heard, reference_heard
+from .speech import HeardMethod, check_heard, print_heard, reference_heard
 from .weights import compare_weights, match
 
 # The largest error of a logit, relative to the largest logit of its step, by the type of the KV cache.
@@ -60,7 +61,7 @@ def check(
     # With a calibration text the last bit of a sum decides between scales; there is nothing exact to compare.
     calibrated = "calibration" in artifact.model
     differing = [] if calibrated else compare_weights(artifact, source, config, scheme, progress)
-    method = method_of(config)
+    method = method_of(config, scheme)
     with progress.stage("reference, weights as stored and as of the source", 2) as advance:
         stored = method.reference(config, stored_rows(artifact, scheme), sample)
         advance(1)
@@ -104,7 +105,7 @@ class Method:
     cost: Callable[..., dict[str, Any]]  # (sample, stored, original)
 
 
-def method_of(config: ModelConfig) -> Method:
+def method_of(config: ModelConfig, scheme: Scheme) -> Method:
     """By what the model gives: embeddings, logits of a text, or logits of what it heard."""
     if config.pooling is not None:
         return Method(reference_embeddings, check_embeddings, embedding_cost)
@@ -112,7 +113,7 @@ def method_of(config: ModelConfig) -> Method:
         return Method(reference_logits, check_logits, logits_cost)
     return Method(
         functools.partial(reference_heard, model_logits),
-        functools.partial(check_heard, check_logits, config),
+        functools.partial(check_heard, HeardMethod(check_logits, config, scheme)),
         lambda sample, stored, original: {
             "task": "transcription",
             **logits_cost(sample, stored.logits, original.logits),

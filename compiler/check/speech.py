@@ -15,9 +15,11 @@ from ..models.base import ModelConfig, ReadRows
 from ..network.reference import ReferenceModel
 from ..runtime.session import Session
 from ..speech.mel import HOP, SAMPLE_RATE, log_mel
+from ..weights.schemes import Scheme
 from .inputs import Sample
 
-BOUND = 1e-3  # of an encoder state, relative to the largest
+# Of an encoder state, relative to the largest: of products in floats, and of those whose activations are integers.
+BOUND, INTEGER_BOUND = 1e-3, 2e-3
 
 T = TypeVar("T")  # logits of a sample
 
@@ -28,6 +30,15 @@ class Heard(Generic[T]):
 
     states: NDArray[np.float32]
     logits: T
+
+
+@dataclass(frozen=True)
+class HeardMethod:
+    """What is known of the model that is checked, and how logits are."""
+
+    check_logits: Callable[..., dict[str, Any]]
+    config: ModelConfig
+    scheme: Scheme
 
 
 def sound(config: ModelConfig) -> NDArray[np.float32]:
@@ -50,8 +61,7 @@ def reference_heard(
 
 
 def check_heard(
-    check_logits: Callable[..., dict[str, Any]],
-    config: ModelConfig,
+    method: "HeardMethod",
     runtime: Session,
     variant: Mapping[str, Any],
     sample: Sample,
@@ -59,16 +69,20 @@ def check_heard(
     original: Heard[T],
 ) -> dict[str, Any]:
     """What a report says of a variant."""
-    runtime.hear(sound(config))
+    runtime.hear(sound(method.config))
     states = runtime.read("encoder_states").reshape(stored.states.shape)
     error = relative_error(states, stored.states)
-    measured = check_logits(runtime, variant, sample=sample, stored=stored.logits, original=original.logits)
+    # Keys and values are in 32 bits whatever the scheme; what its products cost is bounded as in other models.
+    usual = {**variant, "kv_dtype": method.scheme.kv_dtype}
+    measured = method.check_logits(runtime, usual, sample=sample, stored=stored.logits, original=original.logits)
+    bound = INTEGER_BOUND if method.scheme.group_size else BOUND
     failures = list(measured["failures"])
-    if not error <= BOUND:
-        failures.insert(0, f"encode: state error {error:.1e} exceeds {BOUND:g}")
+    if not error <= bound:
+        failures.insert(0, f"encode: state error {error:.1e} exceeds {bound:g}")
     return {
         **measured,
         "status": "failed" if failures else "passed",
+        "encoder_bound": bound,
         "encoder_error": error,
         "encoder_against_source": relative_error(states, original.states),
         "failures": failures,
@@ -79,9 +93,8 @@ def print_heard(report: Mapping[str, Any], console: Console) -> None:
     """A line a variant, before the table of logits."""
     for row in report["variants"]:
         if row["status"] != "skipped":
-            line = (
-                f"{row['encoder_error']:.1e} (bound {BOUND:g}), against the source {row['encoder_against_source']:.1e}"
-            )
+            error, bound, cost = (row[f"encoder_{key}"] for key in ("error", "bound", "against_source"))
+            line = f"{error:.1e} (bound {bound:g}), against the source {cost:.1e}"
             console.print(f"  encoder states   {row['name']}: error {line}", markup=False)
 
 

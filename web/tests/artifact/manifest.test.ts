@@ -175,6 +175,13 @@ test("WebGPU's limits do not bind a plan of the CPU", () => {
   expect(validate(documents).manifest.variants[0]?.kernelsRelaxed).toBeUndefined();
 });
 
+test("a model that transcribes is refused with what runs it", () => {
+  const documents = read("base_wasm.json") as Documents;
+  const speech = { mel_bands: 80, positions: 1500, encoder_layers: 6, tokens: null };
+  documents.model = applyPatch(documents.model, [{ op: "add", path: "/speech", value: speech }]);
+  expect(() => validate(documents)).toThrow(/a model that transcribes.*`wisp transcribe` runs this one/);
+});
+
 describe("rejects", () => {
   const names = readdirSync(FIXTURES).filter((name) => name.endsWith(".json") && !name.startsWith("base"));
   expect(names.length).toBeGreaterThan(30);
