@@ -9,6 +9,7 @@ from ..errors import WispError
 from ..progress import human_bytes
 from .writer import Artifact, load_artifact
 
+POSITIONS = ".embed_positions"  # are added: a table, no matrix that a scheme stores
 LAYER = re.compile(r"\.\d+\.")
 
 
@@ -76,7 +77,7 @@ def schemes_by_kind(artifact: Artifact) -> dict[str, dict[str, int]]:
     found: dict[str, dict[str, int]] = {}
     for tensor, shape in sorted(shapes.items()):
         name, _, suffix = tensor.rpartition(".")
-        if len(shape) != 2 or suffix not in ("q_weight", "weight"):
+        if len(shape) != 2 or suffix not in ("q_weight", "weight") or name.endswith(POSITIONS):
             continue
         scheme = others.get(name, artifact.model["quantization"])
         counts = found.setdefault(LAYER.sub(".", name), {})

@@ -20,6 +20,8 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--language", metavar="CODE", help="what is spoken: en, de, ... (detected)")
     task = "translate: into English (transcribe)"
     command.add_argument("--task", choices=("transcribe", "translate"), default="transcribe", help=task)
+    prompt = "what was said before, as far as the model is told: names, spellings, style"
+    command.add_argument("--prompt", default="", metavar="TEXT", help=prompt)
     command.add_argument("--format", choices=FORMATS, default="text", help="json is OpenAI's verbose_json (text)")
     command.add_argument("-o", "--output", type=Path, metavar="DIR", help="a file each, in place of stdout")
     command.add_argument("--variant", metavar="NAME", help="webgpu-f32-sg, webgpu-f32 or wasm-simd (the best one)")
@@ -43,7 +45,7 @@ def run(parsed: argparse.Namespace) -> None:
     model = load_model(artifact, parsed.variant)
     model.tokens.check(parsed.language, parsed.task)
     print(model.about, file=sys.stderr)
-    wanted = Wanted(language=parsed.language, task=parsed.task)
+    wanted = Wanted(language=parsed.language, task=parsed.task, prompt=parsed.prompt)
     for file, name in zip(parsed.files, names, strict=True):
         with Recording(file) as recording, Terminal().stage(file.name, round(1000 * recording.seconds)) as advance:
             content = WRITERS[parsed.format](transcribe(model, recording, wanted, advance))

@@ -32,6 +32,7 @@ class Wanted:
 
     language: str | None = None  # None: detected in the first window
     task: Task = "transcribe"
+    prompt: str = ""  # what the first window is told was said before: names, spellings
     timestamps: bool = True
     temperatures: tuple[float, ...] = TEMPERATURES
     condition: bool = True  # on the text before
@@ -111,6 +112,11 @@ class SpeechModel:
         """Without special tokens and timestamps."""
         text: str = self._tokenizer.decode([token for token in ids if token < self.tokens.end])
         return text
+
+    def ids(self, text: str) -> list[int]:
+        """A text as what was said before; special tokens in it are not."""
+        ids: list[int] = self._tokenizer.encode(f" {text.strip()}", add_special_tokens=False).ids
+        return [token for token in ids if token < self.tokens.end] if text.strip() else []
 
     def _logits(self, ids: Sequence[int]) -> NDArray[np.float32]:
         session = self._running.session

@@ -48,7 +48,7 @@ def transcribe(
     model.tokens.check(wanted.language, wanted.task)
     language, at = wanted.language, 0.0
     segments: list[Segment] = []
-    said: list[int] = []  # so far, as far as the next window is told
+    said = model.ids(wanted.prompt)  # so far, as far as the next window is told
     while at < recording.seconds:
         model.hear(recording.window(at, model.seconds))
         if language is None:

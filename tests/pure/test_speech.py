@@ -160,13 +160,22 @@ def test_an_artifact_says_that_it_transcribes(source: Path) -> None:
     assert speech["tokens"]["no_timestamps"] == 265
     plan = artifact.plans["wasm-simd"]
     assert list(plan["programs"]) == ["decode", *(f"prefill_{n}" for n in plan["prefill_chunks"]), "encode"]
-    assert inspect(artifact.path)["task"] == "transcription"
+    summary = inspect(artifact.path)
+    assert summary["task"] == "transcription"
+    assert summary["schemes"]["model.encoder.conv1"] == {"q0f32": 1}
+    assert not any("positions" in name for name in summary["schemes"])
     assert [model["task"] for model in Catalogue([artifact.path]).read().models] == ["transcription"]
 
 
 def test_what_generates_text_refuses_it(source: Path) -> None:
     with pytest.raises(WispError, match=r"wisp chat is for models that generate text.*use wisp transcribe"):
         load_chat(compiled(source, "q0f32").path)
+
+
+def test_a_prompt_is_text_alone(source: Path) -> None:
+    model = load_model(compiled(source, "q0f32").path, "wasm-simd")
+    assert model.text(model.ids(" Ab<|endoftext|>c ")) == " Abc"
+    assert model.ids("  ") == []
 
 
 def test_its_manifest_is_checked(source: Path) -> None:

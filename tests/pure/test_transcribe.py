@@ -115,6 +115,9 @@ class Scripted:
     def text(self, ids: Any) -> str:
         return "".join(f" {token}" for token in ids if token < TOKENS.end)
 
+    def ids(self, text: str) -> list[int]:
+        return [int(word) for word in text.split()]
+
     def as_model(self) -> SpeechModel:
         return cast(SpeechModel, self)
 
@@ -142,6 +145,14 @@ def test_silence_and_drawn_texts_tell_the_next_window_nothing(tmp_path: Path) ->
     with Recording(write(tmp_path / "a.wav", np.zeros(5 * 16000))) as recording:
         found = transcribe(model.as_model(), recording, Wanted(language="en"))
     assert [text for _, text in model.asked] == [[], [], []]
+    assert found.text == "1 2"
+
+
+def test_the_first_window_is_told_the_prompt(tmp_path: Path) -> None:
+    model = Scripted([heard(FIRST, 1, FIRST + 100), heard(FIRST, 2, FIRST + 50)])
+    with Recording(write(tmp_path / "a.wav", np.zeros(3 * 16000))) as recording:
+        found = transcribe(model.as_model(), recording, Wanted(language="en", prompt="40 41"))
+    assert [told for _, told in model.asked] == [[40, 41], [40, 41, FIRST, 1, FIRST + 100]]
     assert found.text == "1 2"
 
 
