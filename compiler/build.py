@@ -216,6 +216,11 @@ def fitting_variants(config: BuildConfig, network: Network, report: Report) -> t
 
 def _with_kv(config: BuildConfig, network: Network, variant: Variant) -> tuple[Variant, ...]:
     """The variant as its cache was asked for; `auto`: with its twin in 8 bits where there may be no room for 16."""
+    if network.model.encoder is not None:
+        if config.kv == "q8":
+            what = "a model that transcribes keeps keys and values in 32 bits"
+            raise WispError(what, got="--kv q8", remedy="leave it out: there are few of them")
+        return (variant,)
     twin = ALL_VARIANTS[variant.name + Q8_SUFFIX]
     if config.kv == "q8":
         return (twin,)

@@ -167,6 +167,13 @@ def test_an_artifact_says_that_it_transcribes(source: Path) -> None:
     assert [model["task"] for model in Catalogue([artifact.path]).read().models] == ["transcription"]
 
 
+def test_its_cache_is_kept_in_32_bits(source: Path, tmp_path: Path) -> None:
+    (variant,) = compiled(source, "q8f16_1").model["variants"]
+    assert variant["kv_dtype"] == "float32"
+    with pytest.raises(WispError, match="keeps keys and values in 32 bits: got --kv q8"):
+        build(resolve_config(str(source), output=tmp_path / "out", variants=["wasm-simd"], kv="q8"))
+
+
 def test_what_generates_text_refuses_it(source: Path) -> None:
     with pytest.raises(WispError, match=r"wisp chat is for models that generate text.*use wisp transcribe"):
         load_chat(compiled(source, "q0f32").path)
