@@ -119,6 +119,7 @@ class ReferenceModel:
             key = self._head_norm("key_norm", attention.head_norm, layer, key)
         if attention.rope is not None:
             query, key = rotate(query, tables[attention.rope]), rotate(key, tables[attention.rope])
+        key, value = self._kept(key), self._kept(value)
         keys = np.concatenate([self._cache[layer][0], key])  # (S, groups, size)
         values = np.concatenate([self._cache[layer][1], value])
         self._cache[layer] = (keys, values)
@@ -131,6 +132,10 @@ class ReferenceModel:
             scores = soft_capped(query[:, head] @ keys[:, group].T * scale, attention.soft_cap)  # (T, S)
             out[:, head] = softmax(np.where(unseen, -np.inf, scores)) @ values[:, group]
         return self._linear("attention_output", layer, out.reshape(len(x), -1))
+
+    def _kept(self, heads: NDArray[np.float32]) -> NDArray[np.float32]:
+        """What the cache keeps of keys or values (T, groups, size): here all of it."""
+        return heads
 
     def _cross_attention(self, layer: int, x: NDArray[np.float32]) -> NDArray[np.float32]:
         query = self._linear("cross_query", layer, x)
