@@ -154,7 +154,11 @@ export class GrammarConstraint implements Constraint {
   private masked(state: number): Uint32Array<ArrayBuffer> {
     const { machine, masks } = this.compiled;
     const known = masks.get(state);
-    if (known !== undefined) return known;
+    if (known !== undefined) {
+      masks.delete(state);
+      masks.set(state, known);
+      return known;
+    }
     // Where something is repeated many times, nearly every count has the same mask: but for the tokens that reach its end.
     const { to, within } = machine.alike(state);
     const words =
@@ -162,7 +166,8 @@ export class GrammarConstraint implements Constraint {
         ? this.trie.allowed(machine, state, new Uint32Array(Math.ceil(this.vocabulary.bytes.length / 32)))
         : this.trie.allowed(machine, state, this.masked(to).slice(), within);
     if (machine.ends(state)) for (const id of this.vocabulary.stopTokenIds) words[id >> 5] = (words[id >> 5] ?? 0) | (1 << (id & 31));
-    if (masks.size >= MOST_MASKS) masks.clear();
+    const [oldest] = masks.keys();
+    if (masks.size >= MOST_MASKS && oldest !== undefined) masks.delete(oldest); // Not used for the longest time.
     masks.set(state, words);
     return words;
   }
