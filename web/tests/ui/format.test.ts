@@ -1,6 +1,8 @@
 import { describe, expect, it } from "vitest";
-import { binaryBytes, bytes, duration, latency, parameters, plural, speed, values } from "../../src/ui/format";
+import { binaryBytes, bytes, latency, parameters, speed } from "../../src/ui/format";
 import { RateMeter } from "../../src/ui/state/rate";
+import { duration, values } from "../../src/ui/state/words";
+import { t } from "../../src/ui/texts";
 
 describe("what weights are to those of their source", () => {
   const source = { formats: { Q4_1: 120, Q8_0: 1 }, exact: 121, rounded: 0, requantized: 0, squaredError: 0 };
@@ -53,7 +55,7 @@ describe("numbers as people read them", () => {
   it("speeds, latencies and plurals", () => {
     expect([8.254, 34.21, 1204.3].map(speed)).toEqual(["8.25", "34.2", "1,204"]);
     expect([0.0849, 0.9999, 1.423].map(latency)).toEqual(["85 ms", "1.00 s", "1.42 s"]);
-    expect([plural(1, "token"), plural(1200, "token")]).toEqual(["1 token", "1,200 tokens"]);
+    expect([t("tokens", { n: 1 }), t("tokens", { n: 1200 })]).toEqual(["1 token", "1,200 tokens"]);
   });
 });
 

@@ -7,7 +7,7 @@ import type { Message } from "../../src/ui/state/conversation";
 import { AutoScroll } from "../../src/ui/scroll";
 
 vi.stubGlobal("matchMedia", () => ({ matches: false }));
-const { Live } = await import("../../src/ui/state/chat");
+const { Live } = await import("../../src/ui/state/live");
 const { Answer } = await import("../../src/ui/views/message");
 
 const message: Message = { id: "b", conversation: "c", parent: "a", role: "assistant", content: "", created: 1, reason: null };

@@ -2,7 +2,7 @@
 import { expect, test } from "vitest";
 import { NOTHING_CHOSEN } from "../../src/ui/state/choices";
 import { cardOf, readCard } from "../../src/ui/state/card";
-import { type Persona, SHIPPED } from "../../src/ui/state/persona";
+import { type Persona, shipped } from "../../src/ui/state/persona";
 import { pngTexts } from "../../src/ui/state/png";
 
 const bytes = (text: string) => new TextEncoder().encode(text);
@@ -68,8 +68,8 @@ test.each([
   ["it is not JSON", bytes("hello")],
   ["it has no name", bytes(JSON.stringify({ data: { name: "  " } }))],
   ["it has no name", bytes("[]")],
-  ['carries no text called "chara"', png(chunk("IHDR", new Uint8Array(13)))],
-  ['carries no text called "chara"', png([255, 255, 255, 255, ...bytes("tEXt")])],
+  ["carries no text called “chara”", png(chunk("IHDR", new Uint8Array(13)))],
+  ["carries no text called “chara”", png([255, 255, 255, 255, ...bytes("tEXt")])],
   ["its text is not UTF-8", png(textChunk("chara", btoa("\xff\xfe")))],
   ["its text is not UTF-8", png(textChunk("chara", "no base64 at all!"))],
   ["its text is not UTF-8", new Uint8Array([0xff, 0xfe])],
@@ -102,6 +102,6 @@ test("a card cannot bring a picture from elsewhere, nor settings out of range", 
 });
 
 test("those that ship are whole", () => {
-  expect(SHIPPED).toHaveLength(3);
-  for (const { name, greeting, choices, picture } of SHIPPED) expect([name, greeting, choices.systemPrompt, picture]).not.toContain("");
+  expect(shipped()).toHaveLength(3);
+  for (const { name, greeting, choices, picture } of shipped()) expect([name, greeting, choices.systemPrompt, picture]).not.toContain("");
 });

@@ -52,12 +52,15 @@ test("ids of an import are its own, and lead where they led", () => {
 
 test.each([
   ["it is not JSON", "{"],
-  ['its "format"', JSON.stringify({ format: "other" })],
-  ["its version is 2, expected 1", JSON.stringify({ format: "wisp.conversations", version: 2 })],
-  ['"conversations" is no list', JSON.stringify({ format: "wisp.conversations", version: 1 })],
+  ['"format" is "other", expected "wisp.conversations"', JSON.stringify({ format: "other" })],
+  ['"version" is 2, expected 1', JSON.stringify({ format: "wisp.conversations", version: 2 })],
+  ['"conversations" is –, expected […]', JSON.stringify({ format: "wisp.conversations", version: 1 })],
   ["conversation 1: it has no id", file(({ conversations }) => (conversations[0] = {}))],
-  ['message 2: its role is "system"', file((parsed) => (message(parsed, 1)["role"] = "system"))],
-  ['message 1: "content" is no text', file((parsed) => (message(parsed, 0)["content"] = ["x"]))],
+  [
+    'conversation 1: message 2: "role" is "system", expected "user" | "assistant"',
+    file((parsed) => (message(parsed, 1)["role"] = "system")),
+  ],
+  ['message 1: "content" is ["x"], expected "…"', file((parsed) => (message(parsed, 0)["content"] = ["x"]))],
   ["message b1 comes after z", file((parsed) => (message(parsed, 1)["parent"] = "z"))],
   ["comes after itself", file((parsed) => (message(parsed, 0)["parent"] = "b1"))],
   ["two messages have the same id", file((parsed) => (message(parsed, 1)["id"] = "b2"))],

@@ -2,6 +2,7 @@
 
 import { effect } from "@preact/signals";
 import type { Engine } from "../../api/types";
+import { t } from "../texts";
 import { Chat } from "./chat";
 import { History, type Remembered } from "./history";
 import { Models } from "./models";
@@ -43,7 +44,7 @@ effect(() => {
   const fault = history.fault.value ?? personas.fault.value;
   if (fault === null) return;
   const { message } = fault;
-  notices.show(`The last change could not be kept in this browser, and is lost with the page: ${message}`, [], true);
+  notices.show(t("notice.not-kept", { error: message }), [], true);
 });
 
 export async function start(): Promise<void> {

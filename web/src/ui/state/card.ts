@@ -1,6 +1,7 @@
 // Personas as files: character cards of version 2 (https://github.com/malfoyslastname/character-card-spec-v2), which other programs
 // read and write too, in JSON or in a picture. Knows no storage and no document.
 
+import { t } from "../texts";
 import { readChoices } from "./choices";
 import type { Persona } from "./persona";
 import { readPicture } from "./picture";
@@ -25,24 +26,24 @@ export function cardOf({ name, picture, greeting, choices }: Persona): string {
 /** The card of a file: JSON, or a PNG picture that carries it. @throws Error that names the file and what is wrong with it */
 export function readCard(bytes: Uint8Array, file: string): Omit<Persona, "id"> {
   const refuse = (what: string): never => {
-    throw new Error(`${file} is no character card: ${what}.`);
+    throw new Error(t("card.refused", { name: file, why: what }));
   };
   let json: string;
   try {
     json = isPng(bytes) ? cardInPng(bytes) : new TextDecoder("utf-8", { fatal: true }).decode(bytes);
   } catch {
-    return refuse("its text is not UTF-8");
+    return refuse(t("fault.utf8"));
   }
-  if (json === "") return refuse('the picture carries no text called "chara"');
+  if (json === "") return refuse(t("fault.no-chara"));
   let found: unknown;
   try {
     found = JSON.parse(json);
   } catch {
-    return refuse("it is not JSON");
+    return refuse(t("fault.json"));
   }
   // Version 1 has no envelope.
   const data = isObject(found) && isObject(found["data"]) ? found["data"] : found;
-  if (!isObject(data) || text(data["name"]) === "") return refuse("it has no name");
+  if (!isObject(data) || text(data["name"]) === "") return refuse(t("fault.no-name"));
   return personaOf(data);
 }
 

@@ -1,101 +1,30 @@
 // Answers: one request at a time to the engine, from the open conversation and into it. Knows no document.
 
 import { computed, effect, signal } from "@preact/signals";
-import type { ChatCompletionChunk, ChatMessage, Engine, FinishReason, ToolCall, ToolCallDelta, Usage } from "../../api/types";
-import { count } from "../format";
+import type { ChatCompletionChunk, ChatMessage, Engine, FinishReason, Usage } from "../../api/types";
+import { t } from "../texts";
 import { requestOf } from "./choices";
 import { type Message, pathTo } from "./conversation";
 import type { History } from "./history";
+import { Live } from "./live";
 import type { Models } from "./models";
 import type { NoticeAction, Notices } from "./notices";
 import type { Persona } from "./persona";
+import { countTokens, firstSeen, followContext, messagesOf } from "./request";
 import type { Settings } from "./settings";
 
 /** How often an answer that is being written is kept, for when the page goes away. */
 const KEEP_MS = 1000;
-const FALLBACK_SUGGESTIONS = [
-  "Tell me a short story.",
-  "What can you help me with?",
-  "Explain rain to a child.",
-  "Write four lines about the sea.",
-];
+const FALLBACK_SUGGESTIONS = ["chat.story", "chat.help", "chat.rain", "chat.sea"] as const;
 const MOST_SUGGESTIONS = 6;
 
-/** An answer while it is written. Whoever shows it hears of each piece. */
-export class Live {
-  readonly #listeners = new Set<(piece: string, thought: boolean) => void>();
-  readonly #startedAt = performance.now();
-  text: string;
-  thoughts: string;
-  thoughtSeconds: number | undefined;
-  readonly toolCalls: ToolCall[] = [];
-
-  constructor(readonly message: Message) {
-    this.text = message.content;
-    this.thoughts = message.thoughts ?? "";
-    this.thoughtSeconds = message.thoughtSeconds;
-  }
-
-  /** @returns what ends it */
-  listen(listener: (piece: string, thought: boolean) => void): () => void {
-    this.#listeners.add(listener);
-    return () => this.#listeners.delete(listener);
-  }
-
-  think(piece: string): void {
-    if (piece === "") return;
-    this.thoughts += piece;
-    for (const listener of this.#listeners) listener(piece, true);
-  }
-
-  write(piece: string): void {
-    if (piece === "") return;
-    this.endThoughts();
-    this.text += piece;
-    for (const listener of this.#listeners) listener(piece, false);
-  }
-
-  call(deltas: readonly ToolCallDelta[]): void {
-    for (const {
-      index,
-      id = "",
-      function: { name = "", arguments: text = "" },
-    } of deltas) {
-      const call = (this.toolCalls[index] ??= { id, type: "function", function: { name: "", arguments: "" } });
-      call.function.name += name;
-      call.function.arguments += text;
-    }
-  }
-
-  endThoughts(): void {
-    if (this.thoughts !== "") this.thoughtSeconds ??= (performance.now() - this.#startedAt) / 1000;
-  }
-
-  /** What is kept of it. */
-  written(): Partial<Message> {
-    return {
-      content: this.text,
-      ...(this.thoughts === "" ? {} : { thoughts: this.thoughts }),
-      ...(this.thoughtSeconds === undefined ? {} : { thoughtSeconds: this.thoughtSeconds }),
-      ...(this.toolCalls.length === 0 ? {} : { toolCalls: this.toolCalls.map((call) => structuredClone(call)) }),
-    };
-  }
-}
+const messageOf = (error: unknown): string => (error instanceof Error ? error.message : String(error));
 
 function kindOf(error: unknown): string | null {
   return error instanceof Error && "kind" in error && typeof error.kind === "string" ? error.kind : null;
 }
 
 const usedBy = (path: readonly Message[]) => path.findLast(({ usage }) => usage != null)?.usage?.total_tokens ?? 0;
-
-/** Where what the model sees begins: with a question, behind what it no longer sees. */
-function firstSeen(path: readonly Message[], forgotten: readonly Message[]): number {
-  // What is no longer seen may end behind this path, or beside it: with an answer in whose place another one comes.
-  const shared = path.findIndex(({ id }, i) => forgotten[i]?.id !== id);
-  const from = shared < 0 ? path.length : shared;
-  const question = path.findIndex(({ role }, i) => i >= from && role === "user");
-  return question < 0 ? path.length : question;
-}
 
 export class Chat {
   readonly live = signal<Live | null>(null);
@@ -114,7 +43,7 @@ export class Chat {
   readonly persona = signal<Persona | null>(null);
   readonly suggestions = computed(() => {
     const own = this.models.loaded.value?.model.suggestions ?? [];
-    return (own.length > 0 ? own : FALLBACK_SUGGESTIONS).slice(0, MOST_SUGGESTIONS);
+    return (own.length > 0 ? own : FALLBACK_SUGGESTIONS.map((key) => t(key))).slice(0, MOST_SUGGESTIONS);
   });
   #running: Promise<void> | null = null;
 
@@ -140,7 +69,7 @@ export class Chat {
     const text = this.draft.value.trim();
     if (text === "" || this.#engine === null) return;
     if (this.#running !== null) {
-      this.notices.show("One answer at a time: wait for this one to end, or stop it with Esc. Your message stays in the box.");
+      this.notices.show(t("notice.one-at-a-time"));
       return;
     }
     this.draft.value = "";
@@ -182,7 +111,7 @@ export class Chat {
     this.history.close();
     this.persona.value = persona;
     this.notices.hide();
-    this.notices.announce("New chat");
+    this.notices.announce(t("notice.new-chat"));
     this.focus.value++;
   }
 
@@ -193,7 +122,7 @@ export class Chat {
     try {
       await this.history.show(id);
     } catch (error) {
-      this.notices.show(`The conversation cannot be read: ${error instanceof Error ? error.message : String(error)}`, [], true);
+      this.notices.show(t("notice.not-shown", { error: messageOf(error) }), [], true);
       return;
     }
     this.focus.value++;
@@ -209,8 +138,7 @@ export class Chat {
     if (loaded !== null) {
       const before = this.history.path.value.findLast(({ model = "" }) => model !== "")?.model;
       const { id, name } = loaded.model;
-      if (id !== open.model && before !== undefined && before !== name)
-        this.notices.show(`${before} answered here last. ${name} goes on from here.`);
+      if (id !== open.model && before !== undefined && before !== name) this.notices.show(t("notice.other-model", { before, name }));
       return;
     }
     const model = models.offered.value.find(({ id }) => id === open.model);
@@ -238,10 +166,10 @@ export class Chat {
       do {
         const next = path.findIndex(({ role }, i) => i > from && role === "user");
         from = next < 0 ? path.length : next;
-        used = from === path.length ? 0 : await this.#countTokens(engine, this.#messages(path, path[from - 1]?.id));
+        used = from === path.length ? 0 : await countTokens(engine, this.#messages(path, path[from - 1]?.id));
       } while (used > engine.info.contextLength / 2 && from < path.length);
     } catch (error) {
-      this.notices.show(`Nothing is forgotten: ${error instanceof Error ? error.message : String(error)}`, [], true);
+      this.notices.show(t("notice.not-forgotten", { error: messageOf(error) }), [], true);
       return;
     }
     this.history.update(open.id, { forgotten: path[from - 1]?.id ?? null });
@@ -277,7 +205,7 @@ export class Chat {
     const live = new Live(message);
     this.live.value = live;
     this.busy.value = this.history.busy = true;
-    this.notices.announce("The model is answering");
+    this.notices.announce(t("notice.answering"));
     this.#running = this.#generate(engine, live, continued).finally(() => {
       this.#running = null;
       this.busy.value = this.history.busy = false;
@@ -300,7 +228,7 @@ export class Chat {
       stream: true,
       stream_options: { include_usage: true },
     });
-    const meter = this.#follow(engine, messages); // Behind the request: what hangs there is not asked first for the meter.
+    const meter = followContext(engine, messages, this); // Behind the request: what hangs there is not asked first for the meter.
     const keeping = setInterval(() => this.history.amend(message.id, { ...live.written(), reason: null }, true), KEEP_MS);
     let end: { reason: FinishReason | null; usage: Usage | null; problem?: string };
     try {
@@ -311,7 +239,7 @@ export class Chat {
         this.#takeBack(message);
         return;
       }
-      end = { reason: null, usage: null, problem: error instanceof Error ? error.message : String(error) };
+      end = { reason: null, usage: null, problem: messageOf(error) };
     } finally {
       clearInterval(keeping);
       meter.end();
@@ -319,7 +247,7 @@ export class Chat {
     live.endThoughts();
     this.history.amend(message.id, { problem: undefined, ...live.written(), ...end } as Partial<Message>);
     if (end.usage !== null) this.#afterAnswer(end.usage, engine.info.contextLength);
-    this.notices.announce(end.problem === undefined ? "Answer complete" : "The answer failed");
+    this.notices.announce(t(end.problem === undefined ? "notice.complete" : "notice.failed"));
   }
 
   async #read(stream: AsyncIterable<ChatCompletionChunk>, live: Live, grow: () => void) {
@@ -337,53 +265,13 @@ export class Chat {
     return { reason, usage };
   }
 
-  /** Shows what the conversation takes while its answer grows, and how fast that is, until `end`. */
-  #follow(engine: Engine, messages: ChatMessage[]): { grow: () => void; end: () => void } {
-    const before = engine.stats();
-    const counting = new AbortController();
-    let [shown, firstAt] = [0, 0];
-    const show = (used: number) => {
-      if (used <= shown) return;
-      shown = used;
-      this.used.value = used;
-    };
-    // A long prompt takes a while until its first piece. What is wrong with it the request itself says.
-    this.#countTokens(engine, messages, counting.signal).then(show, () => undefined);
-    return {
-      grow: () => {
-        const { promptTokens, tokens } = engine.stats();
-        const made = tokens - before.tokens;
-        show(promptTokens + made - before.promptTokens);
-        firstAt ||= performance.now();
-        const seconds = (performance.now() - firstAt) / 1000;
-        if (made > 1 && seconds > 0) this.rate.value = (made - 1) / seconds;
-      },
-      end: () => {
-        shown = Infinity;
-        counting.abort();
-      },
-    };
-  }
-
-  /** What the model is given of a path: what the system says, then what was said, but for what it no longer sees. */
   #messages(path: readonly Message[], forgotten = this.history.open.value?.forgotten ?? null): ChatMessage[] {
-    const from = firstSeen(path, pathTo(this.history.messages.value, forgotten));
-    // There is no answer without its question.
-    const last = path.findLastIndex(({ role }) => role === "user");
-    const seen = last < 0 ? [] : path.slice(Math.min(from, last));
-    const system = [this.settings.current.value.systemPrompt.trim()];
-    // Many templates take no answer before the first question: what a persona says first is part of who it is.
-    const greeted = path[0]?.role === "assistant" ? path[0].content : "";
-    if (greeted !== "") system.push(`You have begun the conversation with these words:\n${greeted}`);
-    const prompt = system.filter((text) => text !== "").join("\n\n");
-    const messages = seen.filter(({ role, content }) => role === "user" || content !== "").map(({ role, content }) => ({ role, content }));
-    return [...(prompt === "" ? [] : [{ role: "system", content: prompt }]), ...messages];
+    return messagesOf(path, this.settings.current.value.systemPrompt, pathTo(this.history.messages.value, forgotten));
   }
 
   #afterAnswer(usage: Usage, capacity: number): void {
     this.used.value = usage.total_tokens;
-    if (usage.total_tokens >= capacity - 1)
-      this.notices.show(`The conversation fills the model’s context of ${count(capacity)} tokens.`, this.#overflowActions());
+    if (usage.total_tokens >= capacity - 1) this.notices.show(t("notice.full", { count: capacity }), this.#overflowActions());
   }
 
   /** The conversation does not fit: give the message back to be sent again, and say what can be done. */
@@ -394,21 +282,14 @@ export class Chat {
     this.history.takeBack(asked ? question.id : answer.id);
     if (asked && this.draft.value === "") this.draft.value = question.content;
     const alone = this.history.path.value.length === 0;
-    const lead = alone ? "This message is longer than" : "With this message the conversation no longer fits";
-    const advice = alone ? " Shorten it, or the system prompt." : "";
     const actions = alone ? [] : this.#overflowActions();
-    this.notices.show(`${lead} the model’s context of ${count(this.capacity.value)} tokens.${advice}`, actions, true);
+    this.notices.show(t(alone ? "notice.message-too-long" : "notice.no-longer-fits", { count: this.capacity.value }), actions, true);
   }
 
   #overflowActions(): NoticeAction[] {
     return [
-      { label: "Forget the oldest messages", run: () => void this.forgetOldest() },
-      { label: "New chat", run: () => void this.newChat() },
+      { label: t("notice.forget"), run: () => void this.forgetOldest() },
+      { label: t("newChat"), run: () => void this.newChat() },
     ];
-  }
-
-  async #countTokens(engine: Engine, messages: ChatMessage[], abort?: AbortSignal): Promise<number> {
-    const text = await engine.applyChatTemplate(messages, { signal: abort });
-    return (await engine.tokenize(text, { addSpecialTokens: false, signal: abort })).length;
   }
 }

@@ -1,6 +1,7 @@
 // What a person chose for answers: the system prompt, sampling, where answers stop, their format. Knows no document.
 
 import type { ChatRequest, ResponseFormat } from "../../api/types";
+import { t } from "../texts";
 
 export type Sampling = Pick<ChatRequest, "temperature" | "top_p" | "top_k" | "min_p" | "repetition_penalty" | "max_tokens" | "seed">;
 export type SamplingName = keyof Sampling;
@@ -69,7 +70,7 @@ export function schemaFault(text: string): string | undefined {
   if (text.trim() === "") return undefined;
   try {
     const schema: unknown = JSON.parse(text);
-    return isObject(schema) || typeof schema === "boolean" ? undefined : "a schema is an object";
+    return isObject(schema) || typeof schema === "boolean" ? undefined : t("fault.schema-object");
   } catch (error) {
     return error instanceof Error ? error.message : String(error);
   }

@@ -5,6 +5,7 @@ import type { Engine, EngineInfo, LoadProgress } from "../../api/types";
 import { cpuMissing } from "../../page/device";
 import { createEngine } from "../../page/engine";
 import { models as stored } from "../../page/entry";
+import { t } from "../texts";
 import { type DeviceReport, type Means, place, probeDevice, whyCpu } from "./device";
 import type { Notices } from "./notices";
 import { RateMeter } from "./rate";
@@ -54,7 +55,7 @@ const AUTOLOAD_BYTES = 50_000_000;
 async function fetchCatalogue(): Promise<Catalogue> {
   const address = document.documentElement.dataset["catalogue"] ?? "/models";
   const response = await fetch(address);
-  if (!response.ok) throw new Error(`${address}: the server answered ${response.status} ${response.statusText}`);
+  if (!response.ok) throw new Error(t("start.catalogue-status", { address, status: `${response.status} ${response.statusText}` }));
   return (await response.json()) as Catalogue;
 }
 
@@ -157,8 +158,7 @@ export class Models {
           const perSecond = state.phase === "weights" && state.waiting === null ? rate.perSecond() : null;
           if (this.progress.peek() !== null) this.progress.value = { name: model.name, state, perSecond };
         },
-        onRecovering: ({ what }) =>
-          this.notices.show(`${what}. The model is being started again; then the conversation goes on by itself.`),
+        onRecovering: ({ what }) => this.notices.show(t("notice.recovering", { what })),
         onBackendChange: (info) => this.#onMoved(info),
         onDeviceLost: (error) => this.#onLost(model, error),
       });
@@ -199,7 +199,7 @@ export class Models {
     window.wisp = engine;
     this.notices.hide();
     this.loaded.value = { model, engine, info: engine.info, lost: false };
-    if (engine.info.backend === "wasm") void this.#explainCpu(engine.info, "This model runs");
+    if (engine.info.backend === "wasm") void this.#explainCpu(engine.info, "notice.runs-on");
     // A reload then loads the same model, from the browser's cache.
     this.#parameters.set("model", model.id);
     history.replaceState(null, "", `?${this.#parameters.toString()}`);
@@ -211,23 +211,23 @@ export class Models {
     this.loaded.value = { ...loaded, info };
     this.notices.hide();
     // The last reason is the newest; the device panel has them all.
-    if (info.backend === "wasm") void this.#explainCpu({ ...info, skipped: info.skipped.slice(-1) }, "The conversation continues");
+    if (info.backend === "wasm") void this.#explainCpu({ ...info, skipped: info.skipped.slice(-1) }, "notice.continues-on");
   }
 
   /** Says that the model runs on the CPU and why, and how it gets more threads where the host gives the page only one. */
-  async #explainCpu(info: EngineInfo, lead: string): Promise<void> {
+  async #explainCpu(info: EngineInfo, key: "notice.runs-on" | "notice.continues-on"): Promise<void> {
     const why = whyCpu(info);
-    const text = `${lead} on the ${place(info)}${why === "" ? "." : `: ${why}.`}`;
+    const text = why === "" ? t(key, { place: place(info) }) : t(`${key}-why`, { place: place(info), why });
     this.notices.show(text);
     if (info.hints.length === 0 || !(await prepareIsolation())) return;
-    const reload = { label: "Reload with more threads", run: () => location.reload() };
-    this.notices.show(`${text} This host gives the page one thread; after a reload it has more.`, [reload]);
+    const reload = { label: t("notice.reload-threads"), run: () => location.reload() };
+    this.notices.show(t("notice.more-threads", { text }), [reload]);
   }
 
   #onLost(model: Model, error: Error): void {
     const { value: loaded } = this.loaded;
     // What was said stays in view, without a model that answers.
     if (loaded !== null) this.loaded.value = { ...loaded, lost: true };
-    this.notices.show(error.message, [{ label: "Load the model again", run: () => void this.load(model) }], true);
+    this.notices.show(error.message, [{ label: t("notice.load-again"), run: () => void this.load(model) }], true);
   }
 }

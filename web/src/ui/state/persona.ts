@@ -1,5 +1,6 @@
 // A persona: who the model is to be in a conversation. Knows no storage and no document.
 
+import { t } from "../texts";
 import { type Choices, NOTHING_CHOSEN } from "./choices";
 
 export interface Persona {
@@ -14,13 +15,13 @@ export interface Persona {
 
 export const NEW_PERSONA: Omit<Persona, "id"> = { name: "", picture: "🙂", greeting: "", choices: NOTHING_CHOSEN };
 
-/** Those that are there from the start; they cannot be changed, only copied. */
-export const SHIPPED: readonly Persona[] = [
+/** Those that are there from the start; they cannot be changed, only copied. What the model reads is English, which models know best. */
+export const shipped = (): Persona[] => [
   {
     id: "wisp-tutor",
-    name: "Tutor",
+    name: t("tutor.name"),
     picture: "icon:book",
-    greeting: "What would you like to understand? Tell me what you know of it already, and we start there.",
+    greeting: t("tutor.greeting"),
     choices: {
       ...NOTHING_CHOSEN,
       systemPrompt:
@@ -30,9 +31,9 @@ export const SHIPPED: readonly Persona[] = [
   },
   {
     id: "wisp-editor",
-    name: "Editor",
+    name: t("editor.name"),
     picture: "icon:edit",
-    greeting: "Paste a text, and tell me who is going to read it.",
+    greeting: t("editor.greeting"),
     choices: {
       ...NOTHING_CHOSEN,
       sampling: { temperature: 0.3 },
@@ -43,9 +44,9 @@ export const SHIPPED: readonly Persona[] = [
   },
   {
     id: "wisp-storyteller",
-    name: "Storyteller",
+    name: t("storyteller.name"),
     picture: "icon:story",
-    greeting: "Once, at the bottom of a quiet harbour, somebody found a door. Who was it?",
+    greeting: t("storyteller.greeting"),
     choices: {
       ...NOTHING_CHOSEN,
       sampling: { temperature: 0.9 },

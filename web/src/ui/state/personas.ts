@@ -2,11 +2,12 @@
 
 import { computed, signal } from "@preact/signals";
 import type { Fault, History } from "./history";
-import { type Persona, SHIPPED } from "./persona";
+import { type Persona, shipped } from "./persona";
 
 export class Personas {
   readonly own = signal<readonly Persona[]>([]);
-  readonly all = computed(() => [...SHIPPED, ...this.own.value]);
+  readonly shipped = computed(shipped);
+  readonly all = computed(() => [...this.shipped.value, ...this.own.value]);
   /** Why the last change could not be kept; null once one can be again. */
   readonly fault = signal<Fault | null>(null);
 

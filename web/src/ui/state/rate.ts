@@ -1,7 +1,9 @@
 // What the progress of a load says: phase, bytes, rate, time left.
 
 import type { LoadProgress } from "../../api/types";
-import { bytes, duration } from "../format";
+import { bytes } from "../format";
+import { t } from "../texts";
+import { duration } from "./words";
 
 const RATE_WINDOW_MS = 4000;
 
@@ -26,22 +28,23 @@ export class RateMeter {
 export function phaseText(phase: LoadProgress["phase"], fromCache: boolean): string {
   switch (phase) {
     case "manifest":
-      return "Reading the model’s description";
+      return t("load.manifest");
     case "weights":
-      return fromCache ? "Reading the weights from this browser’s cache" : "Downloading the weights";
+      return t(fromCache ? "load.cached" : "load.weights");
     case "kernels":
-      return "Preparing the model";
+      return t("load.kernels");
     case "ready":
-      return "Ready";
+      return t("load.ready");
   }
 }
 
 /** The bytes of a load in words. `perSecond` is null where the rate is not known. */
 export function progressText({ loadedBytes, totalBytes, cachedBytes, waiting }: LoadProgress, perSecond: number | null): string {
   if (totalBytes === 0) return waiting ?? "";
-  const parts = [`${bytes(loadedBytes)} of ${bytes(totalBytes)}`];
+  const parts = [t("load.of", { done: bytes(loadedBytes), total: bytes(totalBytes) })];
   if (waiting !== null) parts.push(waiting);
-  else if (perSecond !== null) parts.push(`${bytes(perSecond)}/s`, `${duration((totalBytes - loadedBytes) / perSecond)} left`);
-  else if (cachedBytes > 0) parts.push(`${bytes(cachedBytes)} from the cache`);
+  else if (perSecond !== null)
+    parts.push(`${bytes(perSecond)}/s`, t("load.left", { time: duration((totalBytes - loadedBytes) / perSecond) }));
+  else if (cachedBytes > 0) parts.push(t("load.from-cache", { size: bytes(cachedBytes) }));
   return parts.join(" · ");
 }

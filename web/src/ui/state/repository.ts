@@ -3,6 +3,7 @@
 // record is a transaction that reads what is there now.
 
 import { type DBSchema, type IDBPDatabase, openDB } from "idb";
+import { t } from "../texts";
 import type { Conversation, Message } from "./conversation";
 import type { Persona } from "./persona";
 
@@ -211,7 +212,7 @@ async function opened(): Promise<IDBPDatabase<Schema>> {
     });
   } catch (error) {
     if (!(error instanceof DOMException) || error.name !== "VersionError") throw error;
-    throw new Error("a newer version of this page has been open in this browser; reload this one", { cause: error });
+    throw new Error(t("notice.newer-page"), { cause: error });
   }
 }
 

@@ -1,6 +1,7 @@
 // Conversations as text: JSON that holds everything, checked when it is read, and Markdown for people. Knows no storage.
 
 import type { FinishReason, ToolCall, Usage } from "../../api/types";
+import { t } from "../texts";
 import { readChoices } from "./choices";
 import { childrenOf, type Conversation, leafAfter, type Message, pathTo } from "./conversation";
 import { readPicture } from "./picture";
@@ -19,6 +20,14 @@ const isId = (value: unknown): value is string => typeof value === "string" && /
 const time = (value: unknown): number => (typeof value === "number" && Number.isFinite(value) && value >= 0 ? value : 0);
 const text = (value: unknown): string => (typeof value === "string" ? value : "");
 
+const LONGEST_GOT = 60; // characters
+
+/** In JSON's terms, which are the same in every language. */
+function unexpected(field: string, found: Fields, expected: string): string {
+  const got = found[field] === undefined ? "–" : JSON.stringify(found[field]).slice(0, LONGEST_GOT);
+  return t("fault.expected", { field: JSON.stringify(field), got, expected });
+}
+
 /** A file that holds these conversations whole, branches and settings too. */
 export function fileOf(exported: readonly Exported[]): string {
   const conversations = exported.map(({ conversation, messages }) => ({ ...conversation, messages }));
@@ -28,19 +37,20 @@ export function fileOf(exported: readonly Exported[]): string {
 /** What such a file holds. @throws Error that names the file and what is wrong with it */
 export function readFile(content: string, name: string): Exported[] {
   const refuse = (what: string): never => {
-    throw new Error(`${name} holds no conversations of Wisp: ${what}.`);
+    throw new Error(t("transfer.refused", { name, why: what }));
   };
   let found: unknown;
   try {
     found = JSON.parse(content);
   } catch {
-    return refuse("it is not JSON");
+    return refuse(t("fault.json"));
   }
-  if (!isObject(found) || found["format"] !== FORMAT) return refuse(`its "format" is not "${FORMAT}"`);
-  if (found["version"] !== VERSION) return refuse(`its version is ${JSON.stringify(found["version"])}, expected ${VERSION}`);
+  if (!isObject(found)) return refuse(t("fault.json"));
+  if (found["format"] !== FORMAT) return refuse(unexpected("format", found, JSON.stringify(FORMAT)));
+  if (found["version"] !== VERSION) return refuse(unexpected("version", found, String(VERSION)));
   const list = found["conversations"];
-  if (!Array.isArray(list)) return refuse(`"conversations" is no list`);
-  return list.map((each: unknown, i) => readOne(each, (what) => refuse(`conversation ${i + 1}: ${what}`)));
+  if (!Array.isArray(list)) return refuse(unexpected("conversations", found, "[…]"));
+  return list.map((each: unknown, i) => readOne(each, (what) => refuse(t("fault.conversation", { number: i + 1, why: what }))));
 }
 
 /** The same with message ids of its own, so that it replaces nobody else's messages. */
@@ -54,16 +64,18 @@ export function withNewIds({ conversation, messages }: Exported): Exported {
 }
 
 function readOne(found: unknown, refuse: (what: string) => never): Exported {
-  if (!isObject(found) || !isId(found["id"])) return refuse("it has no id");
+  if (!isObject(found) || !isId(found["id"])) return refuse(t("fault.no-id"));
   const { id, messages: list } = found;
-  if (!Array.isArray(list)) return refuse(`"messages" is no list`);
-  const messages = list.map((each: unknown, i) => readMessage(each, id, (what) => refuse(`message ${i + 1}: ${what}`)));
+  if (!Array.isArray(list)) return refuse(unexpected("messages", found, "[…]"));
+  const messages = list.map((each: unknown, i) =>
+    readMessage(each, id, (what) => refuse(t("fault.message", { number: i + 1, why: what }))),
+  );
   const byId = new Map(messages.map((message) => [message.id, message]));
-  if (byId.size !== messages.length) return refuse("two messages have the same id");
+  if (byId.size !== messages.length) return refuse(t("fault.same-id"));
   for (const { id: own, parent } of messages) {
-    if (parent !== null && !byId.has(parent)) return refuse(`message ${own} comes after ${parent}, which is not there`);
+    if (parent !== null && !byId.has(parent)) return refuse(t("fault.orphan", { id: own, parent }));
     const path = pathTo(byId, own);
-    if (path[0]?.parent !== null) return refuse(`message ${own} comes after itself`);
+    if (path[0]?.parent !== null) return refuse(t("fault.circle", { id: own }));
   }
   const children = childrenOf(byId);
   const newest = children.get(null)?.at(-1)?.id;
@@ -80,11 +92,11 @@ function readOne(found: unknown, refuse: (what: string) => never): Exported {
 }
 
 function readMessage(found: unknown, conversation: string, refuse: (what: string) => never): Message {
-  if (!isObject(found) || !isId(found["id"])) return refuse("it has no id");
+  if (!isObject(found) || !isId(found["id"])) return refuse(t("fault.no-id"));
   const { id, parent, role, content, reason } = found;
-  if (parent !== null && !isId(parent)) return refuse(`"parent" is neither an id nor null`);
-  if (role !== "user" && role !== "assistant") return refuse(`its role is ${JSON.stringify(role)}, expected "user" or "assistant"`);
-  if (typeof content !== "string") return refuse(`"content" is no text`);
+  if (parent !== null && !isId(parent)) return refuse(unexpected("parent", found, "id | null"));
+  if (role !== "user" && role !== "assistant") return refuse(unexpected("role", found, '"user" | "assistant"'));
+  if (typeof content !== "string") return refuse(unexpected("content", found, '"…"'));
   const message: Message = { id, conversation, parent, role, content, created: time(found["created"]) };
   if (role === "user") return message;
   const reasons: readonly unknown[] = ["stop", "length", "tool_calls", "abort"] satisfies FinishReason[];
@@ -135,7 +147,7 @@ export function asMarkdown({ title, leaf, choices, persona }: Conversation, mess
   const parts = [`# ${title}`];
   if (system !== "") parts.push(`> ${system.replaceAll("\n", "\n> ")}`);
   for (const { role, content, model = "" } of path) {
-    const who = role === "user" ? "You" : (persona?.name ?? (model === "" ? "Model" : model));
+    const who = role === "user" ? t("message.you") : (persona?.name ?? (model === "" ? t("message.model") : model));
     parts.push(`**${who}**`, content.trim());
   }
   return `${parts.filter((part) => part !== "").join("\n\n")}\n`;

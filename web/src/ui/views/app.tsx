@@ -57,7 +57,7 @@ function Bar() {
           class="quiet"
           data-testid="open-device"
           aria-haspopup="dialog"
-          title="Model and device"
+          title={t("device.title")}
           onClick={() => (deviceOpen.value = true)}
         >
           <Icon name="chip" />
@@ -122,7 +122,12 @@ export function App() {
         {notices.announcement}
       </p>
       <SettingsDrawer />
-      <LazyDrawer id="personas" title="Personas" open={personasOpen} load={() => import("./personas").then(({ Personas }) => Personas)} />
+      <LazyDrawer
+        id="personas"
+        title={t("chat.personas")}
+        open={personasOpen}
+        load={() => import("./personas").then(({ Personas }) => Personas)}
+      />
       <DeviceDrawer />
     </>
   );

@@ -6,6 +6,7 @@ import { useEffect, useLayoutEffect, useMemo, useRef } from "preact/hooks";
 import { AutoScroll } from "../scroll";
 import { chat, history, personas } from "../state/app";
 import type { Persona } from "../state/persona";
+import { t } from "../texts";
 import { Composer } from "./composer";
 import { Answer, Question } from "./message";
 import { begin, Picture } from "./parts";
@@ -16,7 +17,7 @@ const MOST_OFFERED = 6;
 /** Who a new chat can be with. */
 function WhoToTalkTo() {
   return (
-    <div class="suggestions" role="group" aria-label="Personas">
+    <div class="suggestions" role="group" aria-label={t("chat.personas")}>
       {personas.all.value.slice(0, MOST_OFFERED).map((persona) => (
         <button key={persona.id} type="button" class="suggestion persona-chip" data-testid="persona" onClick={() => begin(persona)}>
           <Picture picture={persona.picture} />
@@ -30,7 +31,7 @@ function WhoToTalkTo() {
         aria-haspopup="dialog"
         onClick={() => (personasOpen.value = true)}
       >
-        Personas…
+        {t("chat.more-personas")}
       </button>
     </div>
   );
@@ -48,7 +49,7 @@ function WelcomePersona({ persona: { name, picture, greeting } }: { persona: Per
       )}
       <div class="suggestions">
         <button type="button" class="suggestion" data-testid="no-persona" onClick={() => (chat.persona.value = null)}>
-          Without a persona
+          {t("chat.no-persona")}
         </button>
       </div>
     </section>
@@ -60,8 +61,8 @@ function Welcome() {
   if (persona !== null) return <WelcomePersona persona={persona} />;
   return (
     <section id="welcome" class="welcome" data-testid="welcome">
-      <h1>What would you like to ask?</h1>
-      <div id="suggestions" class="suggestions" data-testid="suggestions" role="group" aria-label="Examples">
+      <h1>{t("chat.welcome")}</h1>
+      <div id="suggestions" class="suggestions" data-testid="suggestions" role="group" aria-label={t("chat.examples")}>
         {chat.suggestions.value.map((text) => (
           <button key={text} type="button" class="suggestion" data-testid="suggestion" dir="auto" onClick={() => chat.ask(text)}>
             {text}
@@ -91,7 +92,7 @@ function Log({ scroll }: { scroll: AutoScroll }) {
       role="log"
       aria-live="polite"
       aria-relevant="additions text"
-      aria-label="Conversation"
+      aria-label={t("chat.log")}
       aria-busy={chat.busy.value}
     >
       {path.map((message, i) => (
@@ -107,7 +108,7 @@ function Log({ scroll }: { scroll: AutoScroll }) {
               scroll={scroll}
             />
           )}
-          {i === forgotten ? <p class="divider">The model no longer sees the messages above</p> : null}
+          {i === forgotten ? <p class="divider">{t("chat.forgotten")}</p> : null}
         </Fragment>
       ))}
     </div>

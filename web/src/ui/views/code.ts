@@ -1,19 +1,21 @@
 // What the code in a complete answer is given: a button that copies it, and colours where it names a language.
 
+import { t } from "../texts";
+
 const COPIED_MS = 1600;
 
 function copyButton(code: Element): HTMLButtonElement {
   const button = document.createElement("button");
   button.type = "button";
   button.className = "copy-code";
-  button.textContent = "Copy";
+  button.textContent = t("copy");
   button.dataset["testid"] = "copy-code";
   button.addEventListener("click", () => {
     navigator.clipboard.writeText(code.textContent).then(
-      () => (button.textContent = "Copied"),
-      () => (button.textContent = "Not allowed here"),
+      () => (button.textContent = t("copied")),
+      () => (button.textContent = t("copy.denied")),
     );
-    setTimeout(() => (button.textContent = "Copy"), COPIED_MS);
+    setTimeout(() => (button.textContent = t("copy")), COPIED_MS);
   });
   return button;
 }

@@ -1,10 +1,11 @@
 // The box for the next message, and under it how much of the context the conversation takes.
 
 import { useEffect, useLayoutEffect, useRef } from "preact/hooks";
-import { count, speed } from "../format";
+import { speed } from "../format";
 import type { AutoScroll } from "../scroll";
 import { chat, history, notices } from "../state/app";
-import { Icon } from "./parts";
+import { pieces, t } from "../texts";
+import { Icon, Keys } from "./parts";
 
 const NEARLY_FULL = 0.85;
 
@@ -45,18 +46,18 @@ function Meter() {
       class={share >= NEARLY_FULL ? "meter nearly-full" : "meter"}
       data-testid="context-meter"
       role="meter"
-      aria-label="Context used"
+      aria-label={t("composer.context")}
       aria-valuemin={0}
       aria-valuemax={capacity}
       aria-valuenow={used}
-      aria-valuetext={`${used} of ${capacity} tokens of context used`}
+      aria-valuetext={t("composer.context-used", { used, capacity })}
     >
       <span class="track">
         <span class="fill" style={{ inlineSize: `${100 * share}%` }} />
       </span>
-      <span class="number">{`${count(used)} / ${count(capacity)} tokens`}</span>
+      <span class="number">{t("composer.used", { used, capacity })}</span>
       <span class="number" data-testid="live-rate">
-        {rate === null ? "" : `${speed(rate)} tok/s`}
+        {rate === null ? "" : t("tokens-per-second", { rate: speed(rate) })}
       </span>
     </div>
   );
@@ -91,8 +92,8 @@ export function Composer({ scroll }: { scroll: AutoScroll }) {
           id="jump"
           class="jump"
           data-testid="jump"
-          title="Go to the latest"
-          aria-label="Go to the latest"
+          title={t("composer.latest")}
+          aria-label={t("composer.latest")}
           hidden={!scroll.away.value}
           onClick={() => scroll.toEnd()}
         >
@@ -109,14 +110,14 @@ export function Composer({ scroll }: { scroll: AutoScroll }) {
           }}
         >
           <label class="visually-hidden" for="prompt">
-            Message
+            {t("composer.label")}
           </label>
           <textarea
             id="prompt"
             data-testid="prompt"
             rows={1}
             dir="auto"
-            placeholder="Write a message"
+            placeholder={t("composer.placeholder")}
             autocomplete="off"
             enterkeyhint="send"
             ref={box}
@@ -129,8 +130,8 @@ export function Composer({ scroll }: { scroll: AutoScroll }) {
             id="send"
             class="round"
             data-testid="send"
-            title="Send (Enter)"
-            aria-label="Send"
+            title={t("composer.send-key")}
+            aria-label={t("composer.send")}
             hidden={busy}
             disabled={draft.trim() === "" || !chat.ready.value}
           >
@@ -141,8 +142,8 @@ export function Composer({ scroll }: { scroll: AutoScroll }) {
             id="stop"
             class="round"
             data-testid="stop"
-            title="Stop (Escape)"
-            aria-label="Stop"
+            title={t("composer.stop-key")}
+            aria-label={t("composer.stop")}
             hidden={!busy}
             onClick={() => chat.stop()}
           >
@@ -153,11 +154,15 @@ export function Composer({ scroll }: { scroll: AutoScroll }) {
           <Meter />
           {history.lasts.value === false || history.fault.value !== null ? (
             <span class="muted" data-testid="not-kept">
-              {history.fault.value === null ? "Not kept: this browser gives the page no storage" : "Not kept: this browser’s storage fails"}
+              {history.fault.value === null ? t("composer.no-storage") : t("composer.storage-fails")}
             </span>
           ) : (
             <span class="hint muted">
-              <kbd>Enter</kbd> sends, <kbd>Shift</kbd>+<kbd>Enter</kbd> breaks the line, <kbd>Esc</kbd> stops
+              {pieces("composer.hint", {
+                enter: <Keys keys={["Enter"]} />,
+                break: <Keys keys={["Shift", "Enter"]} />,
+                escape: <Keys keys={["Esc"]} />,
+              })}
             </span>
           )}
         </div>

@@ -2,27 +2,30 @@
 
 import type { EngineInfo } from "../../api/types";
 import { cpuMissing } from "../../page/device";
-import { address, binaryBytes, bytes, count, parameters, values } from "../format";
+import { address, binaryBytes, bytes, count, parameters, rounded } from "../format";
 import { chat, models } from "../state/app";
-import { type DeviceReport, place, whyNoCpu } from "../state/device";
+import { type DeviceReport, place, remediesOf, whyNoCpu } from "../state/device";
 import type { Model } from "../state/models";
+import { values } from "../state/words";
+import { pieces, t } from "../texts";
 import { Drawer } from "./dialog";
-import { Facts } from "./parts";
+import { Facts, type Row } from "./parts";
 import { deviceOpen } from "./places";
 
 /** Why there is no GPU and what to do about it; with a CPU that can take over no more than a note. */
 export function MissingNotice({ report }: { report: DeviceReport & { status: "missing" } }) {
   const means = models.means.value;
+  const { what, todo, remedies: advice } = remediesOf(report);
   const remedies = (
     <>
-      <p>{report.todo}</p>
+      <p>{todo}</p>
       <ul>
-        {report.remedies.map((remedy) => (
+        {advice.map((remedy) => (
           <li key={remedy}>{remedy}</li>
         ))}
       </ul>
       <button type="button" class="plain" data-testid="probe-again" onClick={() => void models.probe()}>
-        Look again
+        {t("device.look-again")}
       </button>
     </>
   );
@@ -30,17 +33,17 @@ export function MissingNotice({ report }: { report: DeviceReport & { status: "mi
     <section id="device-missing" class={means === "none" ? "notice bad" : "notice"} data-testid="device-missing" role="alert">
       {means === "cpu" ? (
         <>
-          <p>No GPU can be used here, so the model runs on the CPU: the same answers, more slowly.</p>
+          <p>{t("device.cpu-instead")}</p>
           <details>
-            <summary>How to use the GPU</summary>
-            <p>{report.what}</p>
+            <summary>{t("device.how-gpu")}</summary>
+            <p>{what}</p>
             {remedies}
           </details>
         </>
       ) : (
         <>
-          <h2>WebGPU is missing</h2>
-          <p>{report.what}</p>
+          <h2>{t("device.no-webgpu")}</h2>
+          <p>{what}</p>
           <p data-testid="no-cpu">{whyNoCpu(cpuMissing())}</p>
           {remedies}
         </>
@@ -51,23 +54,34 @@ export function MissingNotice({ report }: { report: DeviceReport & { status: "mi
 
 function DeviceFacts({ report }: { report: DeviceReport }) {
   const threads: [string, string] = [
-    "CPU threads",
-    window.crossOriginIsolated ? count(navigator.hardwareConcurrency) : "1, the page is not isolated",
+    t("device.threads"),
+    window.crossOriginIsolated ? count(navigator.hardwareConcurrency) : t("device.one-thread"),
   ];
   if (report.status === "missing")
     return (
       <>
-        <h3>Device</h3>
-        <p>{report.what}</p>
+        <h3>{t("bar.device")}</h3>
+        <p>{remediesOf(report).what}</p>
         <Facts rows={[threads]} />
       </>
     );
   const { adapter, features, limits, software, compatibility } = report.offer;
-  const kind = `${software ? "software, on the CPU" : "hardware"}${compatibility ? "; WebGPU in compatibility mode" : ""}`;
+  const plain = t(software ? "device.software" : "device.hardware");
+  const kind = compatibility ? t("device.compatibility", { kind: plain }) : plain;
   return (
     <>
-      <h3>Device</h3>
-      <Facts rows={[["Adapter", adapter], ["Kind", kind], ["Features", features.join(", ")], ...limits, threads]} />
+      <h3>{t("bar.device")}</h3>
+      <Facts
+        rows={[
+          ...([
+            [t("device.adapter"), adapter],
+            [t("device.kind"), kind],
+          ] satisfies Row[]),
+          [t("device.features"), features.map(([feature, has]) => t(has ? "device.has" : "device.has-not", { feature })).join(", ")],
+          ...limits.map(([key, value]): Row => [t(key), value]),
+          threads,
+        ]}
+      />
     </>
   );
 }
@@ -82,34 +96,30 @@ function ModelFacts({ model: { name, license, homepage }, info }: { model: Model
         {address(homepage)}
       </a>
     );
-  const chosen =
-    info.skipped.length > 0
-      ? ", the best that this device runs. Passed over:"
-      : info.backend === "wasm"
-        ? ", as asked for."
-        : ", the best that this model has.";
+  const code = <code>{info.variant}</code>;
+  const variant = info.backend === "wasm" ? pieces("variant.on", { variant: code, place: place(info) }) : code;
+  const key = info.skipped.length > 0 ? "variant.fits" : info.backend === "wasm" ? "variant.asked" : "variant.best";
   return (
     <>
-      <h3>Model</h3>
+      <h3>{t("start.model")}</h3>
       <Facts
         rows={[
-          ["Name", name],
-          ["Parameters", parameters(info.parameters)],
-          ["Quantization", info.schemes.join(", ")],
-          ["Weights", `${bytes(info.weightBytes)}, ${((8 * info.weightBytes) / info.parameters).toFixed(2)} bits each`],
-          ["Values", values(info.sourceValues)],
-          ["Context", `${count(info.contextLength)} tokens`],
-          ["KV cache", binaryBytes(info.kvBytesPerToken * info.contextLength)],
-          ["License", license ?? ""],
-          ["Published", published],
+          [t("model.name"), name],
+          [t("model.parameters"), parameters(info.parameters)],
+          [t("model.quantization"), info.schemes.join(", ")],
+          [
+            t("model.weights"),
+            t("model.bits", { size: bytes(info.weightBytes), bits: rounded((8 * info.weightBytes) / info.parameters, 2) }),
+          ],
+          [t("model.values"), values(info.sourceValues)],
+          [t("model.context"), t("tokens", { n: info.contextLength })],
+          [t("model.kv"), binaryBytes(info.kvBytesPerToken * info.contextLength)],
+          [t("model.license"), license ?? ""],
+          [t("model.published"), published],
         ]}
       />
-      <h3>Variant</h3>
-      <p data-testid="variant">
-        <code>{info.variant}</code>
-        {info.backend === "wasm" ? ` on the ${place(info)}` : ""}
-        {chosen}
-      </p>
+      <h3>{t("variant.title")}</h3>
+      <p data-testid="variant">{pieces(key, { variant })}</p>
       {info.skipped.length === 0 ? null : (
         <ul class="skipped" data-testid="skipped">
           {info.skipped.map(({ variant, reason }) => (
@@ -119,13 +129,13 @@ function ModelFacts({ model: { name, license, homepage }, info }: { model: Model
           ))}
         </ul>
       )}
-      {info.hints.length === 0 ? null : <h3>What would make it faster</h3>}
+      {info.hints.length === 0 ? null : <h3>{t("variant.faster")}</h3>}
       {info.hints.map((hint) => (
         <p key={hint} data-testid="hint">
           {hint}
         </p>
       ))}
-      {info.notices.length === 0 ? null : <h3>Notes</h3>}
+      {info.notices.length === 0 ? null : <h3>{t("variant.notes")}</h3>}
       {info.notices.map((note) => (
         <p key={note} data-testid="load-notice">
           {note}
@@ -143,14 +153,14 @@ export function DeviceDrawer() {
     void chat.end().then(() => models.choose());
   };
   return (
-    <Drawer id="device" title="Model and device" open={deviceOpen}>
+    <Drawer id="device" title={t("device.title")} open={deviceOpen}>
       <div class="drawer-body">
         <div id="device-model" data-testid="device-model">
           {loaded === null ? null : <ModelFacts model={loaded.model} info={loaded.info} />}
         </div>
         {loaded === null ? null : (
           <button type="button" id="change-model" class="plain" data-testid="change-model" onClick={change}>
-            Choose another model
+            {t("device.choose")}
           </button>
         )}
         <div id="device-facts" data-testid="device-facts">

@@ -3,6 +3,7 @@
 import { type Signal, useSignal, useSignalEffect } from "@preact/signals";
 import type { ComponentChildren, ComponentType } from "preact";
 import { useRef } from "preact/hooks";
+import { t } from "../texts";
 import { Icon } from "./parts";
 
 interface DrawerProps {
@@ -32,7 +33,7 @@ export function Drawer({ id, title, open, children }: DrawerProps) {
     >
       <form method="dialog" class="drawer-head">
         <h2 id={`${id}-title`}>{title}</h2>
-        <button class="quiet" aria-label="Close" title="Close (Escape)" data-testid={`close-${id}`}>
+        <button class="quiet" aria-label={t("close")} title={t("close.key")} data-testid={`close-${id}`}>
           <Icon name="close" />
         </button>
       </form>
@@ -62,7 +63,7 @@ export function LazyDrawer({ load, ...props }: LazyDrawerProps) {
     <Drawer {...props}>
       {Contents === undefined ? (
         <p class="drawer-body muted" role="status">
-          {failed.value ? "This part of the page could not be loaded. Close it and open it again." : "Loading…"}
+          {t(failed.value ? "drawer.failed" : "loading")}
         </p>
       ) : (
         <Contents />

@@ -2,14 +2,15 @@
 
 import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 import type { FinishReason, ToolCall, Usage } from "../../api/types";
-import { count, latency, plural, speed } from "../format";
+import { latency, speed } from "../format";
 import { MarkdownView } from "../markdown";
 import type { AutoScroll } from "../scroll";
 import { chat, history } from "../state/app";
-import type { Live } from "../state/chat";
 import type { Message } from "../state/conversation";
+import type { Live } from "../state/live";
+import { pieces, t } from "../texts";
 import { dressCode } from "./code";
-import { Action, CopyAction } from "./parts";
+import { Action, CopyAction, FormEnd } from "./parts";
 
 /** ‹ 2/3 ›: the other questions, or the other answers, that stand beside this one. */
 function Branches({ message }: { message: Message }) {
@@ -22,12 +23,19 @@ function Branches({ message }: { message: Message }) {
   };
   const busy = chat.busy.value;
   return (
-    <span class="branches" data-testid="branches" role="group" aria-label="Versions">
-      <Action icon="back" label="Previous version" testId="previous-branch" bare disabled={busy || at === 0} onClick={go(-1)} />
+    <span class="branches" data-testid="branches" role="group" aria-label={t("message.versions")}>
+      <Action icon="back" label={t("message.previous")} testId="previous-branch" bare disabled={busy || at === 0} onClick={go(-1)} />
       <span class="number" data-testid="branch">
         {at + 1}/{branches.length}
       </span>
-      <Action icon="next" label="Next version" testId="next-branch" bare disabled={busy || at === branches.length - 1} onClick={go(1)} />
+      <Action
+        icon="next"
+        label={t("message.next")}
+        testId="next-branch"
+        bare
+        disabled={busy || at === branches.length - 1}
+        onClick={go(1)}
+      />
     </span>
   );
 }
@@ -58,17 +66,10 @@ function Edit({ message, onEnd }: { message: Message; onEnd: () => void }) {
         save();
       }}
     >
-      <textarea aria-label="Your message" dir="auto" data-testid="edit-text" ref={box} rows={3} onKeyDown={onKey}>
+      <textarea aria-label={t("message.yours")} dir="auto" data-testid="edit-text" ref={box} rows={3} onKeyDown={onKey}>
         {message.content}
       </textarea>
-      <div class="notice-actions">
-        <button type="submit" class="primary" data-testid="save-edit">
-          Send
-        </button>
-        <button type="button" class="plain" onClick={onEnd}>
-          Cancel
-        </button>
-      </div>
+      <FormEnd label={t("composer.send")} testId="save-edit" onCancel={onEnd} />
     </form>
   );
 }
@@ -78,14 +79,14 @@ export function Question({ message, forgotten }: { message: Message; forgotten: 
   if (editing) return <Edit message={message} onEnd={() => setEditing(false)} />;
   return (
     <div class={`turn${forgotten ? " forgotten" : ""}`}>
-      <article class="message user" data-testid="message-user" aria-label="You">
+      <article class="message user" data-testid="message-user" aria-label={t("message.you")}>
         <p dir="auto">{message.content}</p>
       </article>
       <div class="turn-actions">
         <Branches message={message} />
         <Action
           icon="edit"
-          label="Edit"
+          label={t("edit")}
           testId="edit-message"
           bare
           disabled={chat.busy.value || !chat.ready.value}
@@ -124,7 +125,11 @@ function Thoughts({ message, live, onGrow }: { message: Message; live: Live | nu
     if (live === null) text.current?.replaceChildren(message.thoughts ?? "");
   }, [live, message.thoughts]);
   const seconds = live?.thoughtSeconds ?? message.thoughtSeconds;
-  const title = growing ? "Thinking…" : seconds === undefined ? "Thoughts" : `Thought for ${latency(seconds)}`;
+  const title = growing
+    ? t("message.thinking")
+    : seconds === undefined
+      ? t("message.thoughts")
+      : t("message.thought-for", { time: latency(seconds) });
   return (
     <details class="thoughts" data-testid="answer-thoughts" ref={box}>
       <summary>{title}</summary>
@@ -163,9 +168,7 @@ function Prose({ message, live, onGrow }: { message: Message; live: Live | null;
 function ToolCallView({ call }: { call: ToolCall }) {
   return (
     <details class="thoughts" data-testid="tool-call">
-      <summary>
-        Calls <code>{call.function.name}</code>
-      </summary>
+      <summary>{pieces("message.calls", { name: <code>{call.function.name}</code> })}</summary>
       <p dir="auto">{call.function.arguments}</p>
     </details>
   );
@@ -190,7 +193,7 @@ export function Answer({ message, live, last, forgotten, scroll }: AnswerProps) 
     <article
       class={`message answer${live === null ? "" : " streaming"}${forgotten ? " forgotten" : ""}`}
       data-testid="message-answer"
-      aria-label="Answer"
+      aria-label={t("message.answer")}
       aria-busy={live !== null}
     >
       {thinks ? <Thoughts message={message} live={live} onGrow={onGrow} /> : null}
@@ -209,9 +212,9 @@ export function Answer({ message, live, last, forgotten, scroll }: AnswerProps) 
             <Branches message={message} />
             <CopyAction text={() => message.content} testId="copy" />
             {last && message.parent !== null ? (
-              <Action icon="again" label="Regenerate" testId="regenerate" onClick={() => chat.regenerate(message)} />
+              <Action icon="again" label={t("message.regenerate")} testId="regenerate" onClick={() => chat.regenerate(message)} />
             ) : null}
-            {cut ? <Action icon="next" label="Continue" testId="continue" onClick={() => chat.continue(message)} /> : null}
+            {cut ? <Action icon="next" label={t("message.continue")} testId="continue" onClick={() => chat.continue(message)} /> : null}
           </div>
           {usage === null ? null : <Stats usage={usage} />}
         </footer>
@@ -232,38 +235,41 @@ function useThinks(message: Message, live: Live | null): boolean {
   return thinks || (message.thoughts ?? "") !== "";
 }
 
-const NOTES: Record<FinishReason, string | null> = {
-  abort: "Stopped.",
-  length: "Cut off: the answer reached its longest length or the end of the context.",
+const NOTES: Record<FinishReason, "message.stopped" | "message.cut" | null> = {
+  abort: "message.stopped",
+  length: "message.cut",
   stop: null,
   tool_calls: null,
 };
 
 function noteFor({ reason = null, content, toolCalls = [] }: Message): string | null {
-  if (reason === null) return "Interrupted: the page went away before the answer was complete.";
-  if (reason === "abort" && content === "") return "Stopped before the first word.";
-  return NOTES[reason] ?? (content === "" && toolCalls.length === 0 ? "The model had nothing to say." : null);
+  if (reason === null) return t("message.interrupted");
+  if (reason === "abort" && content === "") return t("message.no-word");
+  const note = NOTES[reason];
+  if (note !== null) return t(note);
+  return content === "" && toolCalls.length === 0 ? t("message.nothing") : null;
 }
 
 function Stats({ usage: { prompt_tokens: prompt, completion_tokens: completion, extra } }: { usage: Usage }) {
-  const reused = extra.reused_tokens > 0 ? `, ${count(extra.reused_tokens)} of them kept from before` : "";
+  const reused = extra.reused_tokens;
+  const title = reused > 0 ? t("stats.prompt-reused", { count: reused }) : t("stats.prompt-title");
   return (
     <dl class="stats number" data-testid="answer-stats">
       <div>
-        <dt>Prompt</dt>{" "}
-        <dd data-testid="prompt-tokens" title={`Tokens of the conversation${reused}`}>
-          {plural(prompt, "token")}
+        <dt>{t("stats.prompt")}</dt>{" "}
+        <dd data-testid="prompt-tokens" title={title}>
+          {t("tokens", { n: prompt })}
         </dd>{" "}
-        <dd data-testid="prefill-rate" title="How fast the new part of the prompt was read">
-          {`${speed(extra.prefill_tokens_per_second)} tok/s`}
+        <dd data-testid="prefill-rate" title={t("stats.prefill-title")}>
+          {t("tokens-per-second", { rate: speed(extra.prefill_tokens_per_second) })}
         </dd>
       </div>
       <div>
-        <dt>First token</dt> <dd data-testid="first-token">{latency(extra.time_to_first_token_s)}</dd>
+        <dt>{t("stats.first-token")}</dt> <dd data-testid="first-token">{latency(extra.time_to_first_token_s)}</dd>
       </div>
       <div>
-        <dt>Answer</dt> <dd data-testid="answer-tokens">{plural(completion, "token")}</dd>{" "}
-        <dd data-testid="decode-rate">{`${speed(extra.decode_tokens_per_second)} tok/s`}</dd>
+        <dt>{t("stats.answer")}</dt> <dd data-testid="answer-tokens">{t("tokens", { n: completion })}</dd>{" "}
+        <dd data-testid="decode-rate">{t("tokens-per-second", { rate: speed(extra.decode_tokens_per_second) })}</dd>
       </div>
     </dl>
   );

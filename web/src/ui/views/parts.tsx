@@ -1,9 +1,10 @@
 // Small parts that many views are made of.
 
-import type { ComponentChildren } from "preact";
+import { type ComponentChildren, Fragment } from "preact";
 import { useState } from "preact/hooks";
 import { chat } from "../state/app";
 import type { Persona } from "../state/persona";
+import { t } from "../texts";
 import { personasOpen } from "./places";
 
 /** An icon of the template's sprite. */
@@ -46,21 +47,51 @@ const COPIED_MS = 1600;
 
 /** Copies a text, and says whether it could. */
 export function CopyAction({ text, testId, bare = false }: { text: () => string; testId: string; bare?: boolean }) {
-  const [result, setResult] = useState<"Copy" | "Copied" | "Not allowed here">("Copy");
+  const [result, setResult] = useState<"copy" | "copied" | "copy.denied">("copy");
   const copy = async () => {
     try {
       await navigator.clipboard.writeText(text());
-      setResult("Copied");
+      setResult("copied");
     } catch {
-      setResult("Not allowed here");
+      setResult("copy.denied");
     }
-    setTimeout(() => setResult("Copy"), COPIED_MS);
+    setTimeout(() => setResult("copy"), COPIED_MS);
   };
-  return <Action icon={result === "Copied" ? "check" : "copy"} label={result} testId={testId} bare={bare} onClick={() => void copy()} />;
+  return <Action icon={result === "copied" ? "check" : "copy"} label={t(result)} testId={testId} bare={bare} onClick={() => void copy()} />;
 }
 
+/** How a form ends: with a button that does it, and one that does not. */
+export function FormEnd({ label, testId, onCancel }: { label: string; testId: string; onCancel: () => void }) {
+  return (
+    <div class="notice-actions">
+      <button type="submit" class="primary" data-testid={testId}>
+        {label}
+      </button>
+      <button type="button" class="plain" onClick={onCancel}>
+        {t("cancel")}
+      </button>
+    </div>
+  );
+}
+
+/** Keys that are pressed together. */
+export function Keys({ keys }: { keys: readonly string[] }) {
+  return (
+    <>
+      {keys.map((key, i) => (
+        <Fragment key={key}>
+          {i === 0 ? null : "+"}
+          <kbd>{key}</kbd>
+        </Fragment>
+      ))}
+    </>
+  );
+}
+
+export type Row = [name: string, value: ComponentChildren];
+
 /** A list of names and values; an empty value leaves its row out. */
-export function Facts({ rows }: { rows: [string, ComponentChildren][] }) {
+export function Facts({ rows }: { rows: readonly Row[] }) {
   return (
     <dl class="facts">
       {rows

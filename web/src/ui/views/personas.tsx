@@ -5,11 +5,11 @@ import { useRef, useState } from "preact/hooks";
 import { chat, notices, personas } from "../state/app";
 import { CONTROLS, type SamplingName, withValue } from "../state/choices";
 import { cardOf, readCard } from "../state/card";
-import { NEW_PERSONA, type Persona, SHIPPED } from "../state/persona";
+import { NEW_PERSONA, type Persona } from "../state/persona";
 import { readPicture } from "../state/picture";
-import { Action, begin, Picture } from "./parts";
+import { t } from "../texts";
+import { Action, begin, FormEnd, Picture } from "./parts";
 import { smallPicture } from "./picture";
-import { SAMPLING_TEXTS } from "./settings";
 import { download, fileName } from "./transfer";
 
 async function importCards(files: readonly File[]): Promise<void> {
@@ -19,7 +19,7 @@ async function importCards(files: readonly File[]): Promise<void> {
       // A card that names no picture is one, where it is a picture.
       const picture = card.picture === "" ? await smallPicture(file) : card.picture;
       await personas.save({ ...card, picture, id: crypto.randomUUID() });
-      notices.announce(`${card.name} is here`);
+      notices.announce(t("persona.here", { name: card.name }));
     } catch (error) {
       notices.pass({ text: error instanceof Error ? error.message : String(error) });
     }
@@ -28,7 +28,7 @@ async function importCards(files: readonly File[]): Promise<void> {
 
 function remove(persona: Persona): void {
   void personas.remove(persona.id);
-  notices.pass({ text: `Deleted “${persona.name}”`, undo: () => void personas.save(persona) });
+  notices.pass({ text: t("deleted", { name: persona.name }), undo: () => void personas.save(persona) });
 }
 
 interface CardProps {
@@ -37,27 +37,27 @@ interface CardProps {
 }
 
 function Card({ persona, onEdit }: CardProps) {
-  const ships = SHIPPED.includes(persona);
-  const copy = () => onEdit({ ...persona, id: crypto.randomUUID(), name: `${persona.name} (copy)` });
+  const ships = personas.shipped.value.includes(persona);
+  const copy = () => onEdit({ ...persona, id: crypto.randomUUID(), name: t("persona.copy-name", { name: persona.name }) });
   return (
     <li class="card" data-testid="persona-card">
       <Picture picture={persona.picture} />
       <strong dir="auto">{persona.name}</strong>
       <p dir="auto">{persona.greeting === "" ? persona.choices.systemPrompt : persona.greeting}</p>
       <div class="card-actions">
-        <Action icon="plus" label="Chat" testId="persona-chat" disabled={!chat.ready.value} onClick={() => begin(persona)} />
+        <Action icon="plus" label={t("persona.chat")} testId="persona-chat" disabled={!chat.ready.value} onClick={() => begin(persona)} />
         {ships ? (
-          <Action icon="copy" label="Copy" testId="persona-copy" onClick={copy} />
+          <Action icon="copy" label={t("copy")} testId="persona-copy" onClick={copy} />
         ) : (
-          <Action icon="edit" label="Edit" testId="persona-edit" onClick={() => onEdit(persona)} />
+          <Action icon="edit" label={t("edit")} testId="persona-edit" onClick={() => onEdit(persona)} />
         )}
         <Action
           icon="save"
-          label="Export"
+          label={t("export")}
           testId="persona-export"
           onClick={() => download(`${fileName(persona.name)}.json`, cardOf(persona), "application/json")}
         />
-        {ships ? null : <Action icon="close" label="Delete" testId="persona-delete" onClick={() => remove(persona)} />}
+        {ships ? null : <Action icon="close" label={t("delete")} testId="persona-delete" onClick={() => remove(persona)} />}
       </div>
     </li>
   );
@@ -68,24 +68,24 @@ function PictureField({ picture, onChange }: { picture: string; onChange: (pictu
   const isImage = /^(?:data|icon):/.test(picture);
   return (
     <div class="field">
-      <label for="persona-picture">Picture</label>
+      <label for="persona-picture">{t("persona.picture")}</label>
       <span class="picture-row">
         <Picture picture={picture} />
         <input
           id="persona-picture"
           type="text"
           data-testid="persona-picture"
-          placeholder="An emoji"
+          placeholder={t("persona.emoji")}
           value={isImage ? "" : picture}
           onInput={({ currentTarget }) => onChange(readPicture(currentTarget.value))}
         />
-        <Action icon="up" label="Image" testId="persona-image" onClick={() => file.current?.click()} />
+        <Action icon="up" label={t("persona.image")} testId="persona-image" onClick={() => file.current?.click()} />
       </span>
       <input
         type="file"
         hidden
         accept="image/png,image/jpeg,image/webp"
-        aria-label="An image"
+        aria-label={t("persona.an-image")}
         ref={file}
         onChange={({ currentTarget }) => {
           const [image] = currentTarget.files ?? [];
@@ -115,7 +115,7 @@ function Form({ persona, onEnd }: { persona: Persona; onEnd: () => void }) {
   return (
     <form class="drawer-body" data-testid="persona-form" autocomplete="off" onSubmit={save}>
       <label class="field">
-        Name
+        {t("persona.name")}
         <input
           type="text"
           required
@@ -128,7 +128,7 @@ function Form({ persona, onEnd }: { persona: Persona; onEnd: () => void }) {
       </label>
       <PictureField picture={draft.picture} onChange={(picture) => setDraft({ ...draft, picture })} />
       <label class="field">
-        System prompt
+        {t("persona.system")}
         <textarea
           rows={6}
           dir="auto"
@@ -138,7 +138,7 @@ function Form({ persona, onEnd }: { persona: Persona; onEnd: () => void }) {
         />
       </label>
       <label class="field">
-        Greeting
+        {t("persona.greeting")}
         <textarea
           rows={2}
           dir="auto"
@@ -146,31 +146,24 @@ function Form({ persona, onEnd }: { persona: Persona; onEnd: () => void }) {
           value={draft.greeting}
           onInput={({ currentTarget: { value: greeting } }) => setDraft({ ...draft, greeting })}
         />
-        <small class="muted">What it says first. Empty: the person begins.</small>
+        <small class="muted">{t("persona.greeting-help")}</small>
       </label>
       {CONTROLS.filter(({ name }) => SAMPLED.includes(name)).map(({ name, min, max, step }) => (
         <label key={name} class="field">
-          {SAMPLING_TEXTS[name].label}
+          {t(`sampling.${name}`)}
           <input
             type="number"
             min={min}
             max={max}
             step={step}
-            placeholder="The model’s own"
+            placeholder={t("persona.own")}
             data-testid={`persona-${name}`}
             value={choices.sampling[name] ?? ""}
             onInput={({ currentTarget }) => setSampling(name, currentTarget)}
           />
         </label>
       ))}
-      <div class="notice-actions">
-        <button type="submit" class="primary" data-testid="persona-save">
-          Save
-        </button>
-        <button type="button" class="plain" onClick={onEnd}>
-          Cancel
-        </button>
-      </div>
+      <FormEnd label={t("save")} testId="persona-save" onCancel={onEnd} />
     </form>
   );
 }
@@ -197,10 +190,10 @@ export function Personas() {
               data-testid="persona-new"
               onClick={() => (editing.value = { ...NEW_PERSONA, id: crypto.randomUUID() })}
             >
-              New persona
+              {t("persona.new")}
             </button>
             <button type="button" class="plain" data-testid="persona-import" onClick={() => file.current?.click()}>
-              Import a character card
+              {t("persona.import")}
             </button>
           </div>
           <input
@@ -208,7 +201,7 @@ export function Personas() {
             hidden
             multiple
             accept="application/json,image/png,.json,.png"
-            aria-label="A character card"
+            aria-label={t("persona.file")}
             data-testid="persona-file"
             ref={file}
             onChange={({ currentTarget }) => {

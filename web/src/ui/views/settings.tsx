@@ -3,30 +3,19 @@
 import { useState } from "preact/hooks";
 import { firstSpoken, isLanguage, LANGUAGES } from "../language";
 import { history, settings } from "../state/app";
-import { type Control, CONTROLS, MOST_STOPS, schemaFault, type SamplingName } from "../state/choices";
+import { type Control, CONTROLS, MOST_STOPS, schemaFault } from "../state/choices";
 import { chooseLanguage, chosenLanguage } from "../state/spoken";
 import { t } from "../texts";
 import { Drawer } from "./dialog";
 import { settingsOpen } from "./places";
 
-export const SAMPLING_TEXTS: Record<SamplingName, { label: string; help: string }> = {
-  temperature: { label: "Temperature", help: "0 always takes the likeliest token; higher is more varied." },
-  top_p: { label: "Top p", help: "Keeps the likeliest tokens that together reach this probability. 1 is off." },
-  top_k: { label: "Top k", help: "Keeps this many of the likeliest tokens. 0 is off." },
-  min_p: { label: "Min p", help: "Drops tokens below this fraction of the likeliest one's probability. 0 is off." },
-  repetition_penalty: { label: "Repetition penalty", help: "Above 1 discourages tokens that are in the conversation already. 1 is off." },
-  max_tokens: { label: "Longest answer, in tokens", help: "Empty: as far as the context goes." },
-  seed: { label: "Seed", help: "The same seed and conversation give the same answer. Empty: a new one each time." },
-};
-
 function SamplingField({ control: { name, min, max, step, slider } }: { control: Control }) {
   const id = `setting-${name}`;
   const value = settings.current.value.sampling[name] ?? settings.defaults.value[name];
-  const { label, help } = SAMPLING_TEXTS[name];
   return (
     <div class="field">
       <span class="field-head">
-        <label for={id}>{label}</label>
+        <label for={id}>{t(`sampling.${name}`)}</label>
         {slider ? (
           <output for={id} class="number">
             {value}
@@ -48,7 +37,7 @@ function SamplingField({ control: { name, min, max, step, slider } }: { control:
         }
       />
       <small id={`${id}-help`} class="muted">
-        {help}
+        {t(`sampling.${name}-help`)}
       </small>
     </div>
   );
@@ -68,16 +57,16 @@ function StopField() {
   };
   return (
     <label class="field">
-      Stop texts
+      {t("settings.stop")}
       <textarea
         data-testid="setting-stop"
         rows={2}
-        placeholder="None"
+        placeholder={t("none")}
         value={text ?? stop.join("\n")}
         onInput={({ currentTarget }) => onInput(currentTarget.value)}
         onBlur={() => setText(null)}
       />
-      <small class="muted">One a line: an answer ends before the first of them.</small>
+      <small class="muted">{t("settings.stop-help")}</small>
     </label>
   );
 }
@@ -87,7 +76,7 @@ function SchemaField() {
   const fault = schemaFault(schema);
   return (
     <div class="field">
-      <label for="setting-schema">Answer as JSON, by this schema</label>
+      <label for="setting-schema">{t("settings.schema")}</label>
       <textarea
         id="setting-schema"
         class="code"
@@ -101,7 +90,7 @@ function SchemaField() {
         onInput={({ currentTarget }) => settings.change({ schema: currentTarget.value })}
       />
       <small id="setting-schema-help" class={fault === undefined ? "muted" : "bad-text"} data-testid="schema-help">
-        {fault === undefined ? "Empty: free answers. The schema holds token by token." : `Not used: this is no JSON schema (${fault}).`}
+        {fault === undefined ? t("settings.schema-help") : t("settings.schema-fault", { why: fault })}
       </small>
     </div>
   );
@@ -132,23 +121,23 @@ export function SettingsDrawer() {
   const { value: open } = history.open;
   const { systemPrompt } = settings.current.value;
   return (
-    <Drawer id="settings" title="Settings" open={settingsOpen}>
+    <Drawer id="settings" title={t("bar.settings")} open={settingsOpen}>
       <form id="settings-form" class="drawer-body" autocomplete="off" onSubmit={(event) => event.preventDefault()}>
         <p class="muted scope" data-testid="settings-scope">
-          {open === null ? "For new conversations." : "For this conversation, from its next answer on."}
+          {t(open === null ? "settings.for-new" : "settings.for-this")}
         </p>
         <label class="field">
-          System prompt
+          {t("persona.system")}
           <textarea
             id="system-prompt"
             data-testid="system-prompt"
             rows={4}
             dir="auto"
-            placeholder="None"
+            placeholder={t("none")}
             value={systemPrompt}
             onInput={({ currentTarget }) => settings.change({ systemPrompt: currentTarget.value })}
           />
-          <small class="muted">Holds from the next message on.</small>
+          <small class="muted">{t("settings.system-help")}</small>
         </label>
         <div id="sampling" class="sampling">
           {CONTROLS.map((control) => (
@@ -158,11 +147,11 @@ export function SettingsDrawer() {
         <StopField />
         <SchemaField />
         <button type="button" class="plain" data-testid="reset-settings" onClick={() => settings.change({ sampling: {} })}>
-          Use the model’s own values
+          {t("settings.reset")}
         </button>
         {open === null ? null : (
           <button type="button" class="plain" data-testid="settings-for-new" onClick={() => settings.useForNew()}>
-            Use these for new conversations too
+            {t("settings.use-for-new")}
           </button>
         )}
         <hr />

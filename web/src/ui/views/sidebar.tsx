@@ -3,6 +3,7 @@
 import { useEffect, useRef, useState } from "preact/hooks";
 import { chat, history, notices } from "../state/app";
 import type { Conversation } from "../state/conversation";
+import { t } from "../texts";
 import { Action, Icon, Picture } from "./parts";
 import { isWide, personasOpen, sidebarOpen } from "./places";
 
@@ -26,7 +27,7 @@ async function remove({ id, title }: Conversation): Promise<void> {
     history.restore(id);
     if (wasOpen && history.open.value === null) void chat.show(id);
   };
-  notices.pass({ text: `Deleted “${title}”`, undo, onGone: () => history.purge(id) });
+  notices.pass({ text: t("deleted", { name: title }), undo, onGone: () => history.purge(id) });
 }
 
 function Rename({ conversation: { id, title }, onEnd }: { conversation: Conversation; onEnd: () => void }) {
@@ -40,7 +41,7 @@ function Rename({ conversation: { id, title }, onEnd }: { conversation: Conversa
     <input
       class="rename"
       data-testid="rename-text"
-      aria-label="Title"
+      aria-label={t("sidebar.title")}
       dir="auto"
       ref={box}
       defaultValue={title}
@@ -59,7 +60,7 @@ function Rename({ conversation: { id, title }, onEnd }: { conversation: Conversa
 function Entry({ conversation }: { conversation: Conversation }) {
   const [renaming, setRenaming] = useState(false);
   const { id, pinned, persona } = conversation;
-  const title = conversation.title === "" ? "Untitled" : conversation.title;
+  const title = conversation.title === "" ? t("sidebar.untitled") : conversation.title;
   const current = history.openId.value === id;
   return (
     <li class={current ? "entry current" : "entry"} data-testid="conversation">
@@ -81,25 +82,30 @@ function Entry({ conversation }: { conversation: Conversation }) {
         </button>
       )}
       <details class="menu" data-testid="conversation-menu">
-        <summary aria-label={`More for ${title}`} class="quiet small">
+        <summary aria-label={t("sidebar.more", { title })} class="quiet small">
           <Icon name="more" />
         </summary>
         <div class="menu-items" onClick={({ currentTarget }) => currentTarget.closest("details")?.removeAttribute("open")}>
-          <Action icon="pin" label={pinned ? "Unpin" : "Pin"} testId="pin" onClick={() => history.update(id, { pinned: !pinned })} />
-          <Action icon="edit" label="Rename" testId="rename" onClick={() => setRenaming(true)} />
+          <Action
+            icon="pin"
+            label={t(pinned ? "sidebar.unpin" : "sidebar.pin")}
+            testId="pin"
+            onClick={() => history.update(id, { pinned: !pinned })}
+          />
+          <Action icon="edit" label={t("sidebar.rename")} testId="rename" onClick={() => setRenaming(true)} />
           <Action
             icon="save"
-            label="Export"
+            label={t("export")}
             testId="export-json"
             onClick={() => transfer(({ exportOne }) => exportOne(conversation, "json"))}
           />
           <Action
             icon="save"
-            label="Export as Markdown"
+            label={t("sidebar.markdown")}
             testId="export-markdown"
             onClick={() => transfer(({ exportOne }) => exportOne(conversation, "md"))}
           />
-          <Action icon="close" label="Delete" testId="delete" onClick={() => void remove(conversation)} />
+          <Action icon="close" label={t("delete")} testId="delete" onClick={() => void remove(conversation)} />
         </div>
       </details>
     </li>
@@ -133,13 +139,13 @@ export function Sidebar() {
   return (
     <>
       <div class="shade" onClick={() => (sidebarOpen.value = false)} />
-      <aside id="sidebar" class="sidebar" data-testid="sidebar" aria-label="Conversations">
+      <aside id="sidebar" class="sidebar" data-testid="sidebar" aria-label={t("bar.conversations")}>
         <input
           type="search"
           class="search"
           data-testid="search"
-          aria-label="Search conversations"
-          placeholder="Search"
+          aria-label={t("sidebar.search")}
+          placeholder={t("sidebar.search-short")}
           value={query}
           onInput={({ currentTarget }) => setQuery(currentTarget.value)}
         />
@@ -148,13 +154,13 @@ export function Sidebar() {
             <Entry key={conversation.id} conversation={conversation} />
           ))}
         </ul>
-        {shown.length > 0 ? null : <p class="muted none">{found === null ? "No conversations yet." : "Nothing found."}</p>}
+        {shown.length > 0 ? null : <p class="muted none">{t(found === null ? "sidebar.none" : "sidebar.nothing-found")}</p>}
         <div class="sidebar-foot">
-          <Action icon="person" label="Personas" testId="sidebar-personas" onClick={() => (personasOpen.value = true)} />
-          <Action icon="up" label="Import" testId="import" onClick={() => file.current?.click()} />
+          <Action icon="person" label={t("chat.personas")} testId="sidebar-personas" onClick={() => (personasOpen.value = true)} />
+          <Action icon="up" label={t("sidebar.import")} testId="import" onClick={() => file.current?.click()} />
           <Action
             icon="save"
-            label="Export all"
+            label={t("sidebar.export-all")}
             testId="export-all"
             disabled={list.length === 0}
             onClick={() => transfer(({ exportAll }) => exportAll())}
@@ -164,7 +170,7 @@ export function Sidebar() {
             hidden
             multiple
             accept="application/json,.json"
-            aria-label="A file of conversations"
+            aria-label={t("sidebar.file")}
             data-testid="import-file"
             ref={file}
             onChange={({ currentTarget }) => {

@@ -1,21 +1,24 @@
 // Before a model answers: what can be loaded on this device, its progress, and what went wrong.
 
 import { useEffect, useRef } from "preact/hooks";
-import { address, bytes, count, parameters } from "../format";
+import { address, bytes, parameters } from "../format";
 import { history, models } from "../state/app";
 import { deviceLine } from "../state/device";
 import type { Model } from "../state/models";
 import { phaseText, progressText } from "../state/rate";
+import { pieces, t } from "../texts";
 import { MissingNotice } from "./device";
 import { Icon } from "./parts";
 
 /** License and place of publication in a line. */
 function origin({ license, homepage }: Model): string {
-  return `License of the weights: ${license ?? "not stated"}${homepage === null ? "" : `, from ${address(homepage)}`}`;
+  const named = license ?? t("start.no-license");
+  return homepage === null ? t("start.license", { license: named }) : t("start.license-from", { license: named, place: address(homepage) });
 }
 
 function Option({ model }: { model: Model }) {
-  const about = `${parameters(model.parameters)} parameters, ${model.quantization}, ${count(model.context)} tokens of context`;
+  const { quantization, context } = model;
+  const about = t("start.about", { parameters: parameters(model.parameters), quantization, context });
   return (
     <label class="model" data-testid={`model-${model.id}`}>
       <input
@@ -33,9 +36,7 @@ function Option({ model }: { model: Model }) {
             {origin(model)}
           </span>
         )}
-        {models.report.value === null || models.canRun(model) ? null : (
-          <span class="needs">Needs a GPU: it is not compiled for the CPU</span>
-        )}
+        {models.report.value === null || models.canRun(model) ? null : <span class="needs">{t("start.needs-gpu")}</span>}
       </span>
       <span class="number">{bytes(model.weight_bytes)}</span>
     </label>
@@ -59,11 +60,11 @@ function Picker() {
   return (
     <form id="picker" class="picker" data-testid="picker" onSubmit={onSubmit}>
       <fieldset id="models" class="models" data-testid="models" aria-busy={!models.known.value}>
-        <legend class="visually-hidden">Model</legend>
-        {models.known.value ? null : <p class="muted">Reading the catalogue…</p>}
+        <legend class="visually-hidden">{t("start.model")}</legend>
+        {models.known.value ? null : <p class="muted">{t("start.reading")}</p>}
         {error === null ? null : (
           <p class="notice bad" role="alert">
-            The catalogue cannot be read. {error}
+            {t("start.catalogue-failed", { error })}
           </p>
         )}
         {models.offered.value.map((each) => (
@@ -71,22 +72,22 @@ function Picker() {
         ))}
         {catalogue !== null && models.offered.value.length === 0 ? (
           <p class="notice" data-testid="no-models">
-            There is no model here yet. Compile one, for example with <code>wisp compile configs/demo</code>, then reload.
+            {pieces("start.none", { command: <code>wisp compile configs/demo</code> })}
           </p>
         ) : null}
         {models.embedding.value.map(({ id, name }) => (
           <p key={id} class="notice" data-testid={`embeds-${id}`}>
-            {`${name} is not offered for chat: it gives embeddings of texts.`}
+            {t("start.embeds", { name })}
           </p>
         ))}
         {catalogue?.invalid.map(({ id, error: why }) => (
           <p key={id} class="notice bad">
-            {id} is not offered: {why}
+            {t("start.invalid", { id, error: why })}
           </p>
         ))}
       </fieldset>
       <button type="submit" id="load" class="primary wide" data-testid="load" disabled={!can} ref={button}>
-        {model === undefined ? "Load" : `Load (${bytes(model.weight_bytes)})`}
+        {model === undefined ? t("start.load") : t("start.load-size", { size: bytes(model.weight_bytes) })}
       </button>
     </form>
   );
@@ -101,10 +102,10 @@ function ProgressView() {
   const known = state !== null && state.totalBytes > 0;
   const fromCache = state !== null && state.cachedBytes > 0 && state.cachedBytes >= state.loadedBytes;
   return (
-    <section id="progress" class="progress" data-testid="progress" aria-label="Loading">
+    <section id="progress" class="progress" data-testid="progress" aria-label={t("load.label")}>
       <div class="progress-head">
         <span id="progress-phase" role="status">
-          {state === null ? `Loading ${name}` : phaseText(state.phase, fromCache)}
+          {state === null ? t("load.model", { name }) : phaseText(state.phase, fromCache)}
         </span>
         <span class="number">{known ? `${Math.floor((100 * state.loadedBytes) / state.totalBytes)} %` : ""}</span>
       </div>
@@ -119,7 +120,7 @@ function ProgressView() {
           {state === null ? "" : progressText(state, perSecond)}
         </span>
         <button type="button" id="cancel" class="quiet" data-testid="cancel" ref={cancel} onClick={() => models.cancel()}>
-          Cancel
+          {t("cancel")}
         </button>
       </div>
     </section>
@@ -131,10 +132,10 @@ function LoadError({ text }: { text: string }) {
   useEffect(() => retry.current?.focus(), []);
   return (
     <section id="load-error" class="notice bad" data-testid="load-error" role="alert">
-      <h2>The model could not be loaded</h2>
+      <h2>{t("start.failed")}</h2>
       <p>{text}</p>
       <button type="button" id="retry" class="primary" data-testid="retry" ref={retry} onClick={() => models.retry()}>
-        Retry
+        {t("retry")}
       </button>
     </section>
   );
@@ -149,22 +150,19 @@ export function Start() {
     <main id="start" class="start" data-testid="start">
       <div class="column">
         <Icon name="wisp" kind="hero" />
-        <h1>A language model, on your own device</h1>
-        <p class="lead">
-          The model is downloaded once and runs on this device: on its GPU, or on its CPU where no GPU can be used. Nothing you type leaves
-          it.
-        </p>
+        <h1>{t("start.title")}</h1>
+        <p class="lead">{t("start.lead")}</p>
         {report?.status === "missing" && models.known.value ? <MissingNotice report={report} /> : null}
         {error === null || loading ? null : <LoadError text={error} />}
         {open === null || loading ? null : (
           <p class="notice" data-testid="goes-on">
-            “{open.title}” goes on with the model that you load.
+            {t("start.goes-on", { title: open.title })}
           </p>
         )}
         {loading ? <ProgressView /> : <Picker />}
         <p class="device-line muted">
           <span id="device-line" data-testid="device-line">
-            {report === null ? "Looking for a GPU…" : deviceLine(report, models.means.value)}
+            {report === null ? t("start.looking") : deviceLine(report, models.means.value)}
           </span>
         </p>
       </div>

@@ -1,6 +1,7 @@
 // A passing word at the page's foot, with an undo where there is one.
 
 import { notices } from "../state/app";
+import { t } from "../texts";
 import { Icon } from "./parts";
 
 export function ToastView() {
@@ -11,10 +12,10 @@ export function ToastView() {
       <span>{toast.text}</span>
       {toast.undo === undefined ? null : (
         <button type="button" class="link" data-testid="undo" onClick={() => notices.undo()}>
-          Undo
+          {t("undo")}
         </button>
       )}
-      <button type="button" class="quiet" aria-label="Dismiss" onClick={() => notices.dismiss()}>
+      <button type="button" class="quiet" aria-label={t("dismiss")} onClick={() => notices.dismiss()}>
         <Icon name="close" />
       </button>
     </div>

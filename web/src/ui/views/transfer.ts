@@ -1,8 +1,8 @@
 // Conversations as files: downloads, and what somebody opens.
 
-import { plural } from "../format";
 import { history, notices } from "../state/app";
 import type { Conversation } from "../state/conversation";
+import { t } from "../texts";
 import { asMarkdown, fileOf, readFile, withNewIds } from "../state/transfer";
 
 /** Offers a text as a file. */
@@ -46,6 +46,5 @@ export async function importFiles(files: readonly File[]): Promise<void> {
     notices.pass({ text: error instanceof Error ? error.message : String(error) });
     return;
   }
-  const here = known === 0 ? "" : `, ${known} of which ${known === 1 ? "was" : "were"} here already`;
-  notices.pass({ text: `${plural(added, "conversation")} read${here}` });
+  notices.pass({ text: known === 0 ? t("transfer.read", { n: added }) : t("transfer.read-known", { n: added, known }) });
 }
