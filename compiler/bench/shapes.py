@@ -159,20 +159,22 @@ def random_tensors(spec: WeightSpec, scheme: Scheme) -> Iterable[tuple[str, NDAr
         yield name, values.astype(dtype, copy=False)
         return
     (words, _, words_shape), (scales, _, scales_shape) = layout
-    step = deviation / ((scheme.largest + 1) ** 2 / 12) ** 0.5
+    spread = np.std(scheme.codebook) if scheme.codebook else ((scheme.largest + 1) ** 2 / 12) ** 0.5
+    step = deviation / spread
     yield words, _random_words(rng, words_shape, scheme)
     steps = step * rng.uniform(0.75, 1.25, (scales_shape[0], scheme.groups(spec.shape[1])))
-    biases = steps * (-scheme.largest / 2)  # the mean is zero
-    yield (
-        scales,
-        join_pairs(steps.astype(np.float16), biases.astype(np.float16)) if scheme.bias else steps.astype(np.float16),
-    )
+    factors = steps.astype(np.float16)
+    if scheme.zeros:
+        factors = join_pairs(factors, np.full_like(factors, (scheme.largest + 1) / 2))
+    elif scheme.bias:  # the mean is zero
+        factors = join_pairs(factors, (steps * (-scheme.largest / 2)).astype(np.float16))
+    yield scales, factors
 
 
 def _random_words(rng: np.random.Generator, shape: tuple[int, ...], scheme: Scheme) -> NDArray[np.uint32]:
     """Words whose elements are uniform in 0..largest."""
     levels = scheme.largest + 1
-    if levels == 2**scheme.bits:
+    if scheme.codebook or levels == 2**scheme.bits:
         return rng.integers(0, 2**32, size=shape, dtype=np.uint32)
     if scheme.bits == 4:
         choices = np.array([low | high << 4 for high in range(levels) for low in range(levels)], np.uint8)

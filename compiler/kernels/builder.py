@@ -158,9 +158,21 @@ class Kernel:
         low, high = (call("float32x4", "wisp_q8" if bits == 8 else "wisp_q6", word) for word in words)
         return low, high
 
+    def unpack_coded(self, word: Expr, codebook: Sequence[int]) -> tuple[Expr, Expr]:
+        """What the eight integers of a word of 4 bits stand for, as two `float32x4`."""
+        halves, table = (word, T.shift_right(word, T.uint32(16))), codebook_words(codebook)
+        low, high = (call("float32x4", "wisp_coded4", half, table) for half in halves)
+        return low, high
+
     def barrier(self) -> None:
         """Wait until every invocation of the workgroup is here and its workgroup writes are visible."""
         T.evaluate(T.tvm_storage_sync("shared"))
+
+
+def codebook_words(codebook: Sequence[int]) -> Expr:
+    """Sixteen values of 8 bits, 128 added, as `uint32x4`."""
+    words = np.array([value + 128 for value in codebook], np.uint8).view("<u4")
+    return tirx.Shuffle([T.uint32(int(word)) for word in words], [0, 1, 2, 3])
 
 
 def call(dtype: str, name: str, *arguments: Expr) -> Expr:

@@ -1,7 +1,7 @@
-"""Token embedding, and the rotation of a chunk's queries and keys: kernels for GPU and CPU.
+"""Token embedding, the rotation of a chunk's queries and keys, columns in another order: kernels for GPU and CPU.
 
 A decode step puts cos/sin of its position into the state buffer, behind the header, once for all layers. The numpy
-twins are `reference.embed` and `reference.rotate`.
+twins are `reference.embed` and `reference.rotate`; of `gather` it is numpy's own indexing.
 """
 
 from __future__ import annotations
@@ -98,6 +98,23 @@ def embed_chunk(name: str, part: Vocabulary, chunk: int, kernel_type: type[Kerne
         token = kernel.let(i32(ids[row]))
         with kernel.when(all_of([token >= start, token < stop, index < k // PART])):
             _copy_row(kernel, matrix, kernel.let(token - start), index, out, row, part.factor)
+    return kernel.function
+
+
+def gather(name: str, k: int, chunk: int, kernel_type: type[Kernel] = Kernel) -> tirx.PrimFunc:
+    """out[r, c] = x[r, order[c]]: activations in the order of the columns of a matrix.
+
+    Bindings: x (f32 `[chunk, k]`), order (`[k]`), out.
+    """
+    with kernel_type(name) as kernel:
+        x = kernel.buffer("x", chunk * k, "float32")
+        order = kernel.buffer("order", k, "uint32")
+        out = kernel.buffer("out", chunk * k, "float32")
+        block, row = kernel.grid(ceil_div(k, THREADS), chunk)
+        index = kernel.let(block * THREADS + kernel.threads(THREADS))
+        with kernel.when(True if k % THREADS == 0 else index < k):
+            column = kernel.let(i32(tirx.min(order[index], T.uint32(k - 1))))  # which an artifact may say wrong
+            out[row * k + index] = x[row * k + column]
     return kernel.function
 
 

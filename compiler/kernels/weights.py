@@ -19,6 +19,8 @@ from .builder import Array, Expr, Kernel, call, ceil_div, div, f32, lane, mod, s
 
 def unpack(kernel: Kernel, storage: Storage, words: Sequence[Expr]) -> tuple[Expr, Expr]:
     """The words of a part (f32: its two `vec4`s; of elements in two pieces: `joined` ones) as two `vec4<f32>`."""
+    if storage.codebook:
+        return kernel.unpack_coded(words[0], storage.codebook)
     if storage.group_size:
         return kernel.unpack(words, storage.bits)
     if storage.bits == 16:
@@ -52,8 +54,9 @@ class Factors:
         kernel, place = self.kernel, self.kernel.let(row * self.groups + group)
         if not self.storage.bias:
             return kernel.let(kernel.f16(self.array, place)), None
-        scale, bias = kernel.f16_pair(kernel.let(self.array[place]))
-        return kernel.let(scale), kernel.let(bias)
+        scale, second = kernel.f16_pair(kernel.let(self.array[place]))
+        scale = kernel.let(scale)
+        return scale, kernel.let(second * scale * f32(-1.0) if self.storage.zeros else second)
 
     def of_block(self, row: Expr, block: Expr) -> tuple[Expr, Expr | None]:
         """The same of the group that a block lies in."""
@@ -63,6 +66,8 @@ class Factors:
     @property
     def above(self) -> float:
         """What the integers that `unpack` gives are above those that scales multiply."""
+        if self.storage.codebook:
+            return 0.0
         return float(self.kernel.raised[self.storage.bits] + self.storage.zero_point)
 
     def line(self, row: Expr, block: Expr) -> tuple[Expr, Expr]:

@@ -40,6 +40,21 @@ fn wisp_q4_low(word: u32) -> vec4<f32> {
 fn wisp_q4_high(word: u32) -> vec4<f32> {
   return vec4<f32>(wisp_64(word << 4u).y, wisp_64(word).y, wisp_64(word >> 4u).y, wisp_64(word >> 8u).y);
 }
+fn wisp_codebook(word: u32, step: u32, values: vec4<u32>) -> vec4<u32> {
+  let q = (vec4<u32>(word) >> (vec4<u32>(0u, 1u, 2u, 3u) * step)) & vec4<u32>(15u);
+  let odd = (q & vec4<u32>(4u)) != vec4<u32>();
+  let low = select(vec4<u32>(values.x), vec4<u32>(values.y), odd);
+  let high = select(vec4<u32>(values.z), vec4<u32>(values.w), odd);
+  let four = select(low, high, (q & vec4<u32>(8u)) != vec4<u32>());
+  return (four >> ((q & vec4<u32>(3u)) * 8u)) & vec4<u32>(255u);
+}
+fn wisp_coded4(word: u32, values: vec4<u32>) -> vec4<f32> {
+  return vec4<f32>(wisp_codebook(word, 4u, values)) - 128.0;
+}
+fn wisp_coded_bytes(word: u32, values: vec4<u32>) -> u32 {
+  let four = wisp_codebook(word, 8u, values) << vec4<u32>(0u, 8u, 16u, 24u);
+  return (four.x | four.y | four.z | four.w) ^ 0x80808080u;
+}
 fn wisp_q6(word: u32) -> vec4<f32> {
   let even = unpack2x16float(((word << 4u) & 0x03f003f0u) | 0x54005400u);
   let odd = unpack2x16float(((word >> 4u) & 0x03f003f0u) | 0x54005400u);

@@ -107,7 +107,8 @@ class Graph(nn.Module):
         for layer in range(m.num_hidden_layers):
             x = self.layer(layer, x, chunk)
         read = self.normed("final_norm", m.final_norm, None, chunk, x)
-        logits = self.backend.logits(self.parts, self.head(chunk, rows), read, None)
+        product = self.head(chunk, rows)
+        logits = self.backend.logits(self.parts, product, self.gathered(product, read), None)
         r = self.runtime
         words, kernel_type = self.geometry.state_words, self.backend.kernel_type
         name = self.kernels.build("row", draft.copy_row, rows, m.vocab_size, words, kernel_type)
@@ -157,7 +158,25 @@ class Graph(nn.Module):
 
     def product(self, product: Product, operand: Operand, extra: Sequence[nn.Tensor], results: Sequence[Any]) -> Any:
         """As of `Backend`."""
-        return self.backend.product(self.parts, product, operand, extra, results)
+        return self.backend.product(self.parts, product, self.gathered(product, operand), extra, results)
+
+    def gathered(self, product: Product, operand: Operand) -> Operand:
+        """The operand in the order of the matrix's columns: normed and gathered in dispatches of their own."""
+        order: nn.Tensor | None = self.weights[product.role, product.layer].order
+        if order is None:
+            return operand
+        chunk, k, x = product.chunk, int(operand.x.shape[-1]), self.normed_rows(operand, product.layer, product.chunk)
+        name = self.kernels.build("gather", embed.gather, k, chunk, self.backend.kernel_type)
+        return Operand(self.kernels.call(name, [x, order], [((chunk, k), ACTIVATION)])[0])
+
+    def normed_rows(self, operand: Operand, layer: int | None, chunk: int) -> nn.Tensor:
+        """What an operand stands for, its norm in a dispatch of its own."""
+        if operand.norm is None:
+            return operand.x
+        k = int(operand.x.shape[-1])
+        name = self.kernels.build("rms_norm", self.backend.rms_norm, chunk, k, operand.norm, self.geometry.state_words)
+        arguments = [operand.x, *self.parts.gamma(operand, layer), self.runtime.state]
+        return self.kernels.call(name, arguments, [((chunk, k), ACTIVATION)])[0]
 
     def add(self, role: Role, layer: int, chunk: int, x: nn.Tensor, residual: nn.Tensor) -> nn.Tensor:
         """residual + the projection of x, through the norm of what a projection gives where the network has one."""
@@ -279,7 +298,8 @@ class Graph(nn.Module):
     def logits(self, x: nn.Tensor) -> None:
         """The one row x through the final norm and the vocabulary projection, into the logits buffer."""
         read = self.normed("final_norm", self.geometry.model.final_norm, None, 1, x)
-        self.backend.logits(self.parts, self.head(1, 1), read, self.runtime.logits)
+        product = self.head(1, 1)
+        self.backend.logits(self.parts, product, self.gathered(product, read), self.runtime.logits)
 
     def head(self, chunk: int, rows: int) -> Product:
         """The vocabulary projection of a chunk of which at most `rows` are valid."""
@@ -292,11 +312,7 @@ class Graph(nn.Module):
         """x `[chunk, hidden]` through the final norm, into the embedding buffer."""
         g, r = self.geometry, self.runtime
         read = self.normed("final_norm", g.model.final_norm, None, chunk, x)
-        rows, hidden = read.x, g.model.hidden_size
-        if read.norm is not None:
-            name = self.kernels.build("rms_norm", self.backend.rms_norm, chunk, hidden, read.norm, g.state_words)
-            arguments = [rows, *self.parts.gamma(read, None), r.state]
-            (rows,) = self.kernels.call(name, arguments, [((chunk, hidden), ACTIVATION)])
+        rows, hidden = self.normed_rows(read, None, chunk), g.model.hidden_size
         values = (chunk, hidden, g.model.pooling == "mean", g.state_words, self.backend.kernel_type)
         name = self.kernels.build("pool", pool.pool, *values)
         return self.kernels.call(name, [rows, r.state, r.embedding], [2])[0]

@@ -198,8 +198,13 @@ class Matrix(nn.Module):
         self.spec = spec
         self.storage = scheme.of(spec).storage
         self.parts: list[tuple[tuple[int, int], list[nn.Parameter]]] = []
-        rows, _ = spec.shape
+        rows, columns = spec.shape
         layout = parameter_layout(spec, scheme)
+        self._order: tuple[nn.Parameter, ...] = ()  # no attribute of the module, or it would be declared twice
+        if scheme.of(spec).ordered:
+            *layout, (label, dtype, _) = layout
+            self._order = (nn.Parameter((columns,), dtype),)
+            setattr(self, label, self._order[0])
         widest = max(_row_bytes(shape, dtype) for _, dtype, shape in layout)
         most = rows if cut_bytes is None or spec.role not in CUT_ROLES else min(cut_bytes // widest, MOST_ROWS)
         if rows > most:
@@ -214,6 +219,11 @@ class Matrix(nn.Module):
                 setattr(self, label, parameter)
                 parameters.append(parameter)
             self.parts.append(((start, stop), parameters))
+
+    @property
+    def order(self) -> nn.Parameter | None:
+        """The order of its columns, in which it reads activations, where that is another one than theirs."""
+        return self._order[0] if self._order else None
 
     def whole(self) -> list[nn.Parameter]:
         """The bindings of a matrix that is in one piece."""

@@ -44,12 +44,12 @@ class Awq:
         return {"qzeros": (("I32",), (groups, rows // PACKED)), "scales": (("F16", "BF16"), (groups, rows))}
 
     def steps(self, columns: int, scales: str) -> Steps:
-        return Steps(self.name, 0, 15, self.group_size or columns, bias=True, exact=False)
+        return Steps(self.name, 0, 15, self.group_size or columns, bias=True, exact=scales == "F16", zeros=True)
 
     def decode(self, parts: Parts) -> Groups:
         q, zeros = (in_order(parts[name]).T for name in ("qweight", "qzeros"))
         scale = parts["scales"].T.astype(np.float32)
-        return Groups(np.ascontiguousarray(q), scale, -zeros.astype(np.float32) * scale)
+        return Groups.with_zeros(np.ascontiguousarray(q), scale, zeros)
 
     def check(self, stem: str, shape: tuple[int, int], ignored: Parts) -> None:
         """Every matrix of the format can be kept."""

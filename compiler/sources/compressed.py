@@ -62,18 +62,18 @@ class Compressed:
         return found if self.symmetric else found | zeros
 
     def steps(self, columns: int, scales: str) -> Steps:
-        half, exact = 2 ** (self.bits - 1), self.symmetric and scales == "F16"
+        half, exact = 2 ** (self.bits - 1), scales == "F16"
         size = self.group_size or columns
         if self.symmetric:
             return Steps(self.name, -half, half - 1, size, bias=False, exact=exact)
-        return Steps(self.name, 0, 2 * half - 1, size, bias=True, exact=exact)
+        return Steps(self.name, 0, 2 * half - 1, size, bias=True, exact=exact, zeros=True)
 
     def decode(self, parts: Parts) -> Groups:
         q, scale = unpacked(parts["weight_packed"], self.bits), parts["weight_scale"].astype(np.float32)
         if self.symmetric:
             return Groups((q.astype(np.int16) - 2 ** (self.bits - 1)).astype(np.int8), scale, None)
         zeros = unpacked(parts["weight_zero_point"].T, self.bits).T[: len(scale)]
-        return Groups(q, scale, -zeros.astype(np.float32) * scale)
+        return Groups.with_zeros(q, scale, zeros)
 
     def check(self, stem: str, shape: tuple[int, int], ignored: Parts) -> None:
         """Refuses a matrix whose rows were padded."""

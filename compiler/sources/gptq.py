@@ -50,14 +50,15 @@ class Gptq:
         return {"qzeros": (("I32",), (groups, -(-rows // self.packed))), "scales": (("F16", "BF16"), (groups, rows))}
 
     def steps(self, columns: int, scales: str) -> Steps:
-        return Steps(self.name, 0, 2**self.bits - 1, self.group_size or columns, bias=True, exact=False)
+        most, exact = 2**self.bits - 1, scales == "F16"
+        return Steps(self.name, 0, most, self.group_size or columns, bias=True, exact=exact, zeros=True)
 
     def decode(self, parts: Parts) -> Groups:
         # (words, out) -> (out, in): a word's elements follow each other along `in`.
         q = unpacked(parts["qweight"].T, self.bits)
         scale = parts["scales"].T.astype(np.float32)
         zeros = unpacked(parts["qzeros"], self.bits).T[: len(scale)].astype(np.float32) + self.missing
-        return Groups(q, scale, -zeros * scale)
+        return Groups.with_zeros(q, scale, zeros)
 
     def check(self, stem: str, shape: tuple[int, int], ignored: Parts) -> None:
         """What `g_idx` says is the checkpoint's to read."""

@@ -23,8 +23,8 @@ from . import safetensors
 from .huggingface import Fetch, HuggingFaceCheckpoint
 from .protocol import CheckpointSource, TensorInfo
 
-# What a matrix in act-order is quantized to again: its groups are strewn over the columns, which no scheme holds.
-IN_ACT_ORDER = "q8f16_1"
+# What a matrix in act-order is quantized to again, where a scheme is named or an adapter changes it.
+REQUANTIZED = "q8f16_1"
 UNPACKED_ELEMENTS = 1 << 21  # what is unpacked at a time
 
 GROUP_SIZES = (32, 64, 128)
@@ -257,9 +257,14 @@ class PackedCheckpoint(HuggingFaceCheckpoint):
         known = all(stem in self._packed or f"{stem}.weight" in self._raw for stem in stems)
         if spec.kind != "matrix" or not known:  # `check_weights` complains
             return None
-        if any(stem in self._orders for stem in stems):
-            return Held(SCHEMES[IN_ACT_ORDER], False, (f"{self._form.name} in act-order",))
-        held = held_as([self._format(stem) for stem in stems])
+        in_act_order = any(stem in self._orders for stem in stems)
+        if in_act_order and self._order_of(stems) is None:
+            what = f"the columns of {spec.name} are in no order that makes whole groups of all of them"
+            told = f"{what}, which are {', '.join(stems)} in act-order" if len(stems) > 1 else what
+            return Held(SCHEMES[REQUANTIZED], False, (f"{self._form.name} in act-order",), told)
+        held = held_as([self._format(stem) for stem in stems], in_act_order)
+        if held is not None and in_act_order:
+            return replace(held, formats=tuple(f"{name} in act-order" for name in held.formats))
         if held is None:
             raise WispError(
                 f"no scheme takes the groups of '{spec.name}'",
@@ -272,22 +277,37 @@ class PackedCheckpoint(HuggingFaceCheckpoint):
     def stored(self, spec: WeightSpec, scheme: Scheme) -> list[tuple[str, NDArray]] | None:
         """The integers of a matrix in the words of the scheme, some rows at a time; None where it holds them not."""
         stems, own = [source.removesuffix(".weight") for source in spec.sources], scheme.of(spec)
-        if any(stem in self._orders for stem in stems):
-            return None
         if spec.kind != "matrix" or not all(stem in self._packed and holds(own, self._steps(stem)) for stem in stems):
+            return None
+        order = self._order_of(stems) if any(stem in self._orders for stem in stems) else None
+        if own.ordered != (order is not None):
             return None
         layout = parameter_layout(spec, scheme)
         outputs = [np.empty(shape, dtype) for _, dtype, shape in layout]
+        if order is not None:
+            outputs[-1][:] = order
         first, most = 0, max(1, UNPACKED_ELEMENTS // spec.shape[1])
         for stem, (_, begin, rows) in zip(stems, spec.pieces, strict=True):
             part = replace(spec, name=stem, sources=(f"{stem}.{self._form.scales}",))  # what an error names
             for start in range(0, rows, most):
                 stop = min(rows, start + most)
-                packed = pack_groups(part, self._steps(stem), self._groups(stem, begin + start, begin + stop), own)
-                for output, piece in zip(outputs, packed, strict=True):
+                groups = self._groups(stem, begin + start, begin + stop)
+                if order is not None:
+                    groups = replace(groups, q=groups.q[:, order])
+                packed = pack_groups(part, self._steps(stem), groups, own)
+                for output, piece in zip(outputs, packed, strict=False):  # the order, if any, is there
                     output[first + start : first + stop] = piece
             first += rows
         return [(name, output) for (name, _, _), output in zip(layout, outputs, strict=True)]
+
+    def _order_of(self, stems: Sequence[str]) -> NDArray[np.int64] | None:
+        """The order of columns that makes whole groups, one after the other, of all these; None where there is none."""
+        first = self._orders.get(stems[0])
+        if first is None or not all(np.array_equal(first, self._orders.get(stem, ())) for stem in stems):
+            return None
+        size = self._steps(stems[0]).group_size
+        order = np.argsort(first, kind="stable")
+        return order if np.array_equal(first[order], np.arange(len(first)) // size) else None
 
     def _format(self, stem: str) -> Steps | Floats:
         if stem in self._packed:
@@ -305,7 +325,8 @@ class PackedCheckpoint(HuggingFaceCheckpoint):
         parts = {s: self._slice(stem, s, low // per, -(-high // per)) for s, per in self._form.suffixes.items()}
         found = self._form.decode(parts)
         rows = slice(start - low, stop - low)
-        return Groups(found.q[rows], found.scale[rows], None if found.bias is None else found.bias[rows])
+        bias, zeros = (None if part is None else part[rows] for part in (found.bias, found.zeros))
+        return Groups(found.q[rows], found.scale[rows], bias, zeros)
 
     def _slice(self, stem: str, suffix: str, start: int, stop: int | None) -> NDArray:
         """Part of a tensor along the axis that rows lie along; a vector whole."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ..models.base import WeightSpec
 from .kept import Held
-from .quantize import dequantize
+from .quantize import dequantize, span_of
 from .schemes import Scheme
 
 Outcome = Literal["exact", "rounded", "requantized"]
@@ -73,7 +73,8 @@ def squared_error(
     for block in blocks:
         part = replace(spec, shape=block.shape)
         stop = row + len(block)
-        difference = dequantize(part, {name: tensor[row:stop] for name, tensor in tensors.items()}, scheme)
+        spans = {name: span_of(name, len(tensor), row, stop) for name, tensor in tensors.items()}
+        difference = dequantize(part, {name: tensors[name][slice(*span)] for name, span in spans.items()}, scheme)
         difference -= block
         error += float(np.vdot(difference, difference))
         norm += float(np.vdot(block, block))

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from ..errors import WispError
 from ..models.base import Role, WeightSpec
 from .kept import Held, bits_per_weight
-from .schemes import EXCEPTED_ROLES, SCHEMES, MatrixKey, Scheme, with_exceptions, with_matrices
+from .schemes import EXCEPTED_ROLES, IN_ACT_ORDER, SCHEMES, STORED, MatrixKey, Scheme, with_exceptions, with_matrices
 
 AUTO = "auto"
 DEFAULT_QUANTIZATION = "q4af16_g64"  # of floats; tests/benchmarks/README.md has the evidence
@@ -33,12 +33,15 @@ def choose_scheme(
     if quantization != AUTO:
         return with_exceptions(SCHEMES[quantization], overrides)
     kept = {key: found.scheme for key, found in held.items() if found is not None}
+    obstacle = next((h.obstacle for key, h in held.items() if h and h.obstacle and key not in merged), None)
+    if obstacle is not None:
+        raise WispError(obstacle, remedy=f"name a scheme, which quantizes again: --quant {MERGED}")
     if not kept:
         return with_exceptions(SCHEMES[default], overrides)
     changed = {key: SCHEMES[MERGED] for key, scheme in kept.items() if key in merged and scheme.group_size}
     named: dict[MatrixKey, Scheme] = {(role, None): SCHEMES[name] for role, name in overrides.items()}
-    # The network is called after the scheme of most of its matrices.
-    counts = Counter(scheme.name for scheme in kept.values())
+    # The network is called after the scheme of most of its matrices, in whatever order columns are.
+    counts = Counter(scheme.name.removesuffix(IN_ACT_ORDER) for scheme in kept.values())
     base = SCHEMES[max(counts, key=lambda name: (counts[name], -bits_per_weight(SCHEMES[name])))]
     return with_matrices(base, {**kept, **changed, **named})
 
@@ -60,12 +63,12 @@ def scheme_of_model(model: Mapping[str, object], base: Scheme, specs: Sequence[W
     if not isinstance(overrides, Mapping) or not isinstance(names, Mapping):
         raise WispError("model.json schemes are not usable", expected="objects of names")
     for name, scheme in names.items():
-        if name not in keys or not isinstance(scheme, str) or scheme not in SCHEMES:
+        if name not in keys or not isinstance(scheme, str) or scheme not in STORED:
             raise WispError(
                 "model.json schemes are not usable",
                 got=f"{name}: {scheme}",
-                expected=f"matrices of the network, each {' or '.join(SCHEMES)}",
+                expected=f"matrices of the network, each {' or '.join(STORED)}",
                 remedy="compile it again with this version of Wisp",
             )
     roles = with_exceptions(base, overrides, "model.json quantization_overrides")
-    return with_matrices(base, {**dict(roles.exceptions), **{keys[name]: SCHEMES[own] for name, own in names.items()}})
+    return with_matrices(base, {**dict(roles.exceptions), **{keys[name]: STORED[own] for name, own in names.items()}})

@@ -6,6 +6,7 @@ once with the fewest bits, and packs. Knows no file and no format by name.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from ..errors import WispError
 from ..models.base import WeightSpec
 from .quantize import join_pairs, pack
-from .schemes import SCHEMES, Scheme
+from .schemes import CODED, ORDERED, SCHEMES, Scheme
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,8 @@ class Steps:
     """What a quantized format can say: q from `least` to `most`, and value q * scale (+ bias), a group at a time.
 
     `exact`: its scales and biases are float16 numbers; otherwise they are rounded to float16, and nothing else is.
+    `codebook`: all that q can be, in rising order, where that is not every whole number in between.
+    `zeros`: a bias is `-zero * scale`, the zero point a whole number, which a scheme may keep in the bias's place.
     """
 
     name: str
@@ -29,6 +32,8 @@ class Steps:
     group_size: int
     bias: bool
     exact: bool
+    zeros: bool = False
+    codebook: tuple[int, ...] = ()
 
     @property
     def offset(self) -> int:
@@ -51,28 +56,43 @@ class Held:
     scheme: Scheme
     exact: bool  # else to the rounding of scales (of floats: of elements) to float16
     formats: tuple[str, ...]
+    obstacle: str | None = None  # why none takes them: the scheme is then what they are quantized to again, if at all
 
 
 @dataclass(frozen=True)
 class Groups:
-    """Rows of a quantized format: q (R, K) in 8 bits, signed where its `Steps` are; scale and bias (R, groups)."""
+    """Rows of a quantized format: q (R, K) in 8 bits, signed where its `Steps` are; scale and bias (R, groups).
+
+    Where the bias is `-zero * scale` there are the zero points besides.
+    """
 
     q: NDArray[np.int8] | NDArray[np.uint8]
     scale: NDArray[np.float32]
     bias: NDArray[np.float32] | None
+    zeros: NDArray[np.float32] | None = None
+
+    @classmethod
+    def with_zeros(cls, q: NDArray[np.uint8], scale: NDArray[np.float32], zeros: NDArray) -> Self:
+        """Rows whose elements are `(q - zero) * scale`."""
+        zeros = zeros.astype(np.float32)
+        return cls(q, scale, -zeros * scale, zeros)
 
 
 def holds(scheme: Scheme, steps: Steps) -> bool:
     """Whether every value of the format is one of the scheme's, but for the rounding that `Steps.exact` speaks of."""
     if not scheme.group_size or steps.group_size % scheme.group_size:
         return False
+    if scheme.codebook:
+        return scheme.codebook == steps.codebook
+    if scheme.zeros and steps.bias and not steps.zeros:
+        return False
     if scheme.bias:
         return steps.most + steps.offset <= scheme.largest
     return not steps.bias and -scheme.zero_point <= steps.least and steps.most <= scheme.reach
 
 
-def held_as(formats: Sequence[Steps | Floats]) -> Held | None:
-    """The scheme with the fewest bits that holds the values of all these; None when there is none.
+def held_as(formats: Sequence[Steps | Floats], ordered: bool = False) -> Held | None:
+    """The scheme with the fewest bits that holds the values of all these, in act-order or not; None for none.
 
     Beside floats there is no step that all share: then all elements are floats, of 16 bits.
     """
@@ -80,9 +100,14 @@ def held_as(formats: Sequence[Steps | Floats]) -> Held | None:
     steps = [part for part in formats if isinstance(part, Steps)]
     if len(steps) < len(formats):
         return Held(SCHEMES["q0f16"], not steps and all(part.exact for part in formats), names)
-    fitting = [scheme for scheme in SCHEMES.values() if all(holds(scheme, part) for part in steps)]
-    best = min(fitting, key=bits_per_weight, default=None)
-    return None if best is None else Held(best, all(part.exact for part in steps), names)
+    table = ORDERED if ordered else SCHEMES | CODED
+    fitting = [s for s in table.values() if all(holds(s, part) for part in steps)]
+
+    def exact(scheme: Scheme) -> bool:
+        return all(part.exact and (scheme.zeros or not part.zeros) for part in steps)
+
+    best = min(fitting, key=lambda scheme: (bits_per_weight(scheme), not exact(scheme)), default=None)
+    return None if best is None else Held(best, exact(best), names)
 
 
 def bits_per_weight(scheme: Scheme) -> float:
@@ -91,7 +116,7 @@ def bits_per_weight(scheme: Scheme) -> float:
 
 
 def pack_groups(spec: WeightSpec, steps: Steps, groups: Groups, scheme: Scheme) -> list[NDArray]:
-    """Words, and scales with the biases where the scheme has them, as `parameter_layout` describes them.
+    """Words, and scales with the biases or zero points where the scheme has them, as `parameter_layout` describes them.
 
     The scheme holds the format. Raises WispError for a scale or a bias that float16 does not hold.
     """
@@ -100,12 +125,18 @@ def pack_groups(spec: WeightSpec, steps: Steps, groups: Groups, scheme: Scheme) 
     offset = scheme.zero_point
     if scheme.bias:
         offset = steps.offset
-        bias = scale * np.float32(-offset) if bias is None else bias
+        if scheme.zeros:
+            bias = np.full_like(scale, offset) if groups.zeros is None else groups.zeros
+        elif bias is None:
+            bias = scale * np.float32(-offset)
     factors = [_float16(spec, "scale", scale)] + ([_float16(spec, "bias", bias)] if bias is not None else [])
     times, count = steps.group_size // scheme.group_size, scheme.groups(columns)
     if times > 1:  # each of our groups is a part of one of theirs
         factors = [np.repeat(factor, times, axis=1)[:, :count] for factor in factors]
-    q = groups.q.view(np.uint8) + np.uint8(offset)  # modulo 256, which is right for signed ones
+    if scheme.codebook:
+        q = np.searchsorted(scheme.codebook, groups.q).astype(np.uint8)
+    else:
+        q = groups.q.view(np.uint8) + np.uint8(offset)  # modulo 256, which is right for signed ones
     padding = -columns % scheme.group_size
     if padding:
         q = np.pad(q, ((0, 0), (0, padding)), constant_values=scheme.zero_point)

@@ -26,10 +26,12 @@ from .scales import (
     affine_steps_of,
     reference_affine_scale,
     reference_scale,
+    reference_zero_point,
     search_affine,
     search_scales,
     steps_of,
     storable,
+    with_zero_points,
 )
 from .schemes import Scheme
 from .storage import LOW, Storage
@@ -40,6 +42,7 @@ TensorLayout = tuple[str, Literal["uint32", "float16", "float32"], tuple[int, ..
 GroupScales = Callable[[int, int], NDArray[np.float16] | None]
 
 K_MULTIPLE = 8
+ORDER = ".q_order"  # how the name of a matrix's order of columns ends
 BLOCK_ELEMENTS = 1 << 19  # what a thread takes at a time
 CACHE_ELEMENTS = 1 << 16  # what it goes over many times: a quarter of a MiB, which stays in its cache
 BLOCKS_AHEAD = 32  # of 2 MiB each in float32
@@ -49,6 +52,7 @@ THREADS = min(8, os.cpu_count() or 1)
 def parameter_layout(spec: WeightSpec, scheme: Scheme) -> list[TensorLayout]:
     """The stored tensors of a weight, `(name, dtype, shape)`, without its data.
 
+    A matrix's have a row for each of its own, but for the order of its columns, where there is one.
     Raises WispError for a matrix whose columns the scheme cannot hold.
     """
     scheme = scheme.of(spec)
@@ -65,11 +69,18 @@ def parameter_layout(spec: WeightSpec, scheme: Scheme) -> list[TensorLayout]:
     if scheme.group_size == 0:
         return [(f"{spec.name}.weight", scheme.float_dtype, spec.shape)]
     groups = scheme.groups(columns)
+    order: list[TensorLayout] = [(f"{spec.name}{ORDER}", "uint32", (columns,))] if scheme.ordered else []
     words: TensorLayout = (f"{spec.name}.q_weight", "uint32", (rows, groups * scheme.words_per_group))
     # Scale and bias lie side by side: one binding of the few that a kernel may have, and one load.
     if scheme.bias:
-        return [words, (f"{spec.name}.q_scale_bias", "float16", (rows, groups * 2))]
-    return [words, (f"{spec.name}.q_scale", "float16", (rows, groups))]
+        second = "zero" if scheme.zeros else "bias"
+        return [words, (f"{spec.name}.q_scale_{second}", "float16", (rows, groups * 2)), *order]
+    return [words, (f"{spec.name}.q_scale", "float16", (rows, groups)), *order]
+
+
+def span_of(name: str, extent: int, start: int, stop: int) -> tuple[int, int]:
+    """What rows `[start, stop)` of a weight need of its stored tensor of that many rows: of an order all."""
+    return (0, extent) if name.endswith(ORDER) else (start, stop)
 
 
 def quantize(
@@ -90,13 +101,17 @@ def quantize(
     Raises WispError for NaN, infinity, a wrong shape and values that do not fit float16.
     """
     layout, scheme = parameter_layout(spec, scheme), scheme.of(spec)
+    if scheme.codebook:
+        raise ValueError(f"{scheme.name} holds what came in it; nothing is quantized to it")
     outputs = [np.empty(shape, dtype) for _, dtype, shape in layout]
+    if spec.kind == "matrix" and scheme.ordered:  # an order serves values that came with one; others keep theirs
+        outputs[-1][:] = np.arange(spec.shape[1])
 
     def store(row: int, block: NDArray[np.float32]) -> None:
         stop = row + block.shape[0]
         _check_finite(spec, block)
         if spec.kind == "matrix" and scheme.group_size:
-            parts = [o[row:stop] for o in outputs]
+            parts = [o[row:stop] for o in outputs[:2]]
             if scheme.bias:
                 _quantize_affine_rows(spec, block, scheme, rule, importance, parts)
             else:
@@ -126,17 +141,24 @@ def dequantize(spec: WeightSpec, tensors: Mapping[str, NDArray], scheme: Scheme)
     layout, scheme = parameter_layout(spec, scheme), scheme.of(spec)
     if spec.kind == "vector" or scheme.group_size == 0:
         return tensors[layout[0][0]].astype(np.float32)
-    words, factors = (np.ascontiguousarray(tensors[name]) for name, _, _ in layout)
+    words, factors = (np.ascontiguousarray(tensors[name]) for name, _, _ in layout[:2])
     rows, columns = spec.shape
     q = unpack(words, scheme).reshape(rows, -1, scheme.group_size).astype(np.float32)
     if scheme.bias:
         scales, biases = (half.astype(np.float32) for half in split_pairs(factors))
+        if scheme.zeros:
+            biases *= -scales
         q *= scales[:, :, None]
         q += biases[:, :, None]
     else:
-        q -= scheme.zero_point
+        q = np.array(scheme.codebook, np.float32)[q.astype(np.uint8)] if scheme.codebook else q - scheme.zero_point
         q *= factors.astype(np.float32)[:, :, None]
-    return q.reshape(rows, -1)[:, :columns]
+    values = q.reshape(rows, -1)[:, :columns]
+    if not scheme.ordered:
+        return values
+    found = np.empty_like(values)
+    found[:, tensors[layout[2][0]]] = values
+    return found
 
 
 def join_pairs(scales: NDArray[np.float16], biases: NDArray[np.float16]) -> NDArray[np.float16]:
@@ -260,6 +282,9 @@ def _quantize_affine_rows(
             stored, biases, steps = search_affine(grouped, stored, biases, scheme.largest, counted)
         else:
             steps = affine_steps_of(grouped, stored, biases, scheme.largest)
+        if scheme.zeros:
+            stored, biases = with_zero_points(stored, biases)
+            steps = affine_steps_of(grouped, stored, -biases.astype(np.float32) * stored, scheme.largest)
         q = steps.astype(np.uint8).reshape(len(part), -1)
         q[:, columns:] = 0
         outputs[0][rows], outputs[1][rows] = pack(q, scheme), join_pairs(stored, biases)
@@ -338,7 +363,7 @@ def reference_places(k: int, storage: Storage) -> list[tuple[int, int, int]]:
 def reference_quantize_row(
     row: list[float], scheme: Scheme, rule: Rule = "absmax", importance: Sequence[float] = ()
 ) -> tuple[list[int], list[float], list[float]]:
-    """Words, scales and biases of one row, element by element: the definition that `quantize` is tested against."""
+    """Words, scales and biases or zero points of a row, by element: what `quantize` is tested against."""
     words: list[int] = []
     scales: list[float] = []
     biases: list[float] = []
@@ -347,7 +372,10 @@ def reference_quantize_row(
         if scheme.bias:
             weights = importance[start : start + scheme.group_size]
             scale, bias = reference_affine_scale(group, scheme.largest, rule, weights)
-            biases.append(bias)
+            if scheme.zeros:
+                scale, zero = reference_zero_point(scale, bias)
+                bias = -zero * scale
+            biases.append(zero if scheme.zeros else bias)
         else:
             scale = reference_scale(group, scheme.reach, rule, importance[start : start + scheme.group_size])
             bias = 0.0
@@ -375,6 +403,6 @@ def reference_dequantize_row(
         for word, shift, bits in reference_places(k, scheme.storage):
             q |= (words[word] >> shift & (2**bits - 1)) << known
             known += bits
-        bias = biases[k // scheme.group_size] if scheme.bias else 0.0
-        row.append((q - scheme.zero_point) * scales[k // scheme.group_size] + bias)
+        scale, second = scales[k // scheme.group_size], biases[k // scheme.group_size] if scheme.bias else 0.0
+        row.append((q - scheme.zero_point) * scale + (-second * scale if scheme.zeros else second))
     return row

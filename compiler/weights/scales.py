@@ -17,6 +17,7 @@ RULES: tuple[Rule, ...] = get_args(Rule)
 FLOAT16_MAX = 65504.0
 # The least scale of a group that is not all zeros: a device may flush float16 subnormals and would lose the group.
 FLOAT16_MIN_NORMAL = 2.0**-14
+MOST_ZERO = 2048  # the largest zero point: whole numbers up to here are float16 numbers
 # Where the largest element of a group is tried, in steps relative to `zero_point`, where MLC's rule puts it. More steps
 # than the range holds clip it, for the sake of all others; that pays up to about two.
 TRIED_STEPS = tuple(np.arange(-1, 2.25, 0.25).tolist())
@@ -173,6 +174,19 @@ def affine_steps_of(
     return steps
 
 
+def with_zero_points(
+    scales: NDArray[np.float16], biases: NDArray[np.float16]
+) -> tuple[NDArray[np.float16], NDArray[np.float16]]:
+    """Scales, and in place of biases the zero points, whole numbers, that make `-zero * scale` come nearest to them.
+
+    A group that is alike, without a scale, is one step of its own value's size from zero.
+    """
+    constant = (scales == 0) & (biases != 0)
+    scales = np.where(constant, np.abs(biases), scales)
+    zeros = np.rint(-biases.astype(np.float32) / np.where(scales > 0, scales, 1).astype(np.float32))
+    return scales, np.clip(zeros, -MOST_ZERO, MOST_ZERO).astype(np.float16)
+
+
 def _error(
     groups: NDArray[np.float32],
     steps: NDArray[np.float32],
@@ -226,6 +240,12 @@ def reference_scale(group: Sequence[float], zero_point: int, rule: Rule, importa
         if norm > 0 and product * product / norm > best:
             best, found = product * product / norm, product / norm
     return min(absmax, rounded(found), key=error) if found > 0 else absmax
+
+
+def reference_zero_point(scale: float, bias: float) -> tuple[float, float]:
+    """The scale and the zero point of one affine group."""
+    scale = scale or abs(bias)
+    return scale, float(min(max(round(-bias / scale), -MOST_ZERO), MOST_ZERO)) if scale else 0.0
 
 
 def reference_affine_scale(

@@ -21,7 +21,11 @@ class Scheme:
     """How matrices are stored. `group_size` 0: not quantized, each element is a float of `bits` bits.
 
     Otherwise `group_size` elements along a row share a scale. With `bias` they share a bias, too, and an element is
-    `q * scale + bias` (affine); without, it is `(q - zero_point) * scale` (symmetric). q is in `0..largest`.
+    `q * scale + bias` (affine); without, it is `(q - zero_point) * scale` (symmetric). q is in `0..largest`. With
+    `zeros` an affine group has a whole number, its zero point, in place of the bias: that is `-zero * scale`, which
+    float16 need not hold. `ordered`: columns are stored in another order, in which those that share a scale follow each
+    other, and the order with them; products gather activations in it. With a `codebook` an element is
+    `codebook[q] * scale`.
     """
 
     name: str
@@ -31,6 +35,9 @@ class Scheme:
     float_dtype: Literal["float16", "float32"]  # of vectors, and of matrices when group_size is 0
     kv_dtype: Literal["float16", "float32"]  # of keys and values
     zero_point: int = 0  # what q is counted from, where there is no bias
+    zeros: bool = False
+    ordered: bool = False
+    codebook: tuple[int, ...] = ()
     exceptions: tuple[tuple[MatrixKey, "Scheme"], ...] = ()  # matrices that are stored in another scheme
 
     def of(self, spec: WeightSpec) -> "Scheme":
@@ -40,7 +47,7 @@ class Scheme:
     @property
     def storage(self) -> Storage:
         """What kernels need to know of it."""
-        return Storage(self.bits, self.group_size, self.bias, self.zero_point)
+        return Storage(self.bits, self.group_size, self.bias, self.zero_point, self.zeros, self.codebook)
 
     @property
     def largest(self) -> int:
@@ -85,8 +92,26 @@ SCHEMES: dict[str, Scheme] = {
         Scheme("q5af16_g32", 5, 32, True, "float16", "float16"),
         Scheme("q6f16_g16", 6, 16, False, "float16", "float16", 32),
         Scheme("q6af16_g16", 6, 16, True, "float16", "float16"),
+        # With zero points, as AWQ and GPTQ have them.
+        Scheme("q4zf16_g32", 4, 32, True, "float16", "float16", zeros=True),
+        Scheme("q4zf16_g64", 4, 64, True, "float16", "float16", zeros=True),
+        Scheme("q4zf16_g128", 4, 128, True, "float16", "float16", zeros=True),
+        Scheme("q8zf16_g32", 8, 32, True, "float16", "float16", zeros=True),
+        Scheme("q8zf16_g64", 8, 64, True, "float16", "float16", zeros=True),
+        Scheme("q8zf16_g128", 8, 128, True, "float16", "float16", zeros=True),
     )
 }
+# Those below hold what came so; nothing is quantized to them. In act-order: the order is the source's.
+IN_ACT_ORDER = "_act"
+ORDERED: dict[str, Scheme] = {
+    own.name: own for own in (replace(s, name=s.name + IN_ACT_ORDER, ordered=True) for s in SCHEMES.values() if s.zeros)
+}
+# That of ggml's IQ4_NL and IQ4_XS (`kvalues_iq4nl`), in rising order.
+IQ4_VALUES = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
+CODED: dict[str, Scheme] = {
+    "q4cf16_g32": Scheme("q4cf16_g32", 4, 32, False, "float16", "float16", codebook=IQ4_VALUES),
+}
+STORED = SCHEMES | ORDERED | CODED  # all that a matrix may be stored in
 
 
 def with_exceptions(scheme: Scheme, exceptions: Mapping[Any, Any], where: str = "quantization_overrides") -> Scheme:

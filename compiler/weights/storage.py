@@ -21,6 +21,8 @@ class Storage:
     group_size: int
     bias: bool  # an element is `q * scale + bias`, else `(q - zero_point) * scale`
     zero_point: int  # what q is counted from; 0 where there is a bias, or no scale
+    zeros: bool = False  # a group has a zero point of its own in place of the bias, which is `-zero * scale`
+    codebook: tuple[int, ...] = ()  # what the 16 values of q stand for, where that is not themselves: 8 bits, signed
 
     def __post_init__(self) -> None:
         """Blocks of a group share its factors: no block may lie in two groups."""

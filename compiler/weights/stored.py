@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..models.base import ReadRows, WeightSpec
-from .quantize import dequantize, parameter_layout
+from .quantize import dequantize, parameter_layout, span_of
 from .schemes import Scheme
 
 
@@ -22,7 +22,7 @@ def stored_rows(weights: Tensors, scheme: Scheme) -> ReadRows:
 
     def read(spec: WeightSpec, start: int, stop: int) -> NDArray[np.float32]:
         part = replace(spec, shape=(stop - start, *spec.shape[1:]))
-        names = [name for name, _, _ in parameter_layout(part, scheme)]
-        return dequantize(part, {name: weights.tensor(name, start, stop) for name in names}, scheme)
+        spans = {name: span_of(name, shape[0], start, stop) for name, _, shape in parameter_layout(part, scheme)}
+        return dequantize(part, {name: weights.tensor(name, *span) for name, span in spans.items()}, scheme)
 
     return read

@@ -1,4 +1,4 @@
-"""What each rule for scales costs: the squared error of weights, and the loss of the embedded model.
+"""What each scheme and rule for scales costs: the squared error of weights, and loss and KL of the embedded model.
 
     python -m tests.benchmarks.compile_quality                          # about a minute
     python -m tests.benchmarks.compile_quality --per-skill 25           # and exact match, which takes much longer
@@ -8,6 +8,7 @@ loss is that of the answers in conversations of a seed that training does not us
 """
 
 import argparse
+import math
 import shutil
 import sys
 import tempfile
@@ -21,11 +22,15 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
 from compiler.models.base import matrix
+from compiler.weights.kept import bits_per_weight
 from compiler.weights.quantize import dequantize, quantize
 from compiler.weights.scales import RULES, Rule
 from compiler.weights.schemes import SCHEMES, Scheme
 
 DEMO = Path(__file__).resolve().parent.parent.parent / "configs" / "demo"
+MATRIX = 2048
+SCHEMES_COMPARED = ("q4f16_1", "q4af16_g128", "q4af16_g64", "q4af16_g32", "q8f16_1")
+CHOICES: tuple[tuple[str, Rule], ...] = tuple((scheme, rule) for scheme in SCHEMES_COMPARED[:4] for rule in RULES)
 DRAWS: dict[str, Callable[[np.random.Generator, tuple[int, int]], NDArray]] = {
     "Gaussian": lambda rng, shape: rng.standard_normal(shape),
     "Laplace": lambda rng, shape: rng.laplace(size=shape),
@@ -53,16 +58,21 @@ def restored(weight: NDArray[np.float32], scheme: Scheme, rule: Rule) -> NDArray
 
 
 def weight_errors() -> list[str]:
-    lines = ["| weights | scheme | " + " | ".join(RULES) + " | ratio |", "|---|---|" + "---:|" * (len(RULES) + 1)]
+    """By each rule, whose sums are over all weights of a scheme of 4.25 to 8.5 bits."""
+    lines = [
+        "| weights | scheme | bits | " + " | ".join(RULES) + " | ratio |",
+        "|---|---|" + "---:|" * (len(RULES) + 2),
+    ]
     for name, draw in DRAWS.items():
-        weight = draw(np.random.default_rng(0), (2048, 2048)).astype(np.float32)
-        for scheme in ("q4f16_1", "q8f16_1"):
+        weight = draw(np.random.default_rng(0), (MATRIX, MATRIX)).astype(np.float32)
+        for scheme in SCHEMES_COMPARED:
             total = np.square(weight, dtype=np.float64).sum()
             errors = [
                 np.square(restored(weight, SCHEMES[scheme], r) - weight, dtype=np.float64).sum() / total for r in RULES
             ]
             figures = " | ".join(f"{error:.3e}" for error in errors)
-            lines.append(f"| {name} | {scheme} | {figures} | {errors[1] / errors[0]:.3f} |")
+            bits = bits_per_weight(SCHEMES[scheme])
+            lines.append(f"| {name} | `{scheme}` | {bits} | {figures} | {errors[1] / errors[0]:.3f} |")
     return lines
 
 
@@ -80,19 +90,23 @@ def demo_losses(checkpoint: Path, conversations: int, per_skill: int) -> list[st
     rows = [encoder.conversation(conversation(rng)) for _ in range(conversations)]
     cos, sin = rope_table(CONFIG["max_position_embeddings"])
     original = {name: weight.float() for name, weight in load_file(checkpoint / "model.safetensors").items()}
-    lines = ["| embedded model | loss | weight error | exact match |", "|---|---:|---:|---:|"]
-    for rule in (None, *RULES):
+    lines = ["| embedded model | loss | perplexity | KL | weight error | exact match |", "|---|" + "---:|" * 5]
+    exact: list[torch.Tensor] = []  # of each conversation, the float model's log probabilities
+    for scheme, rule in (("float32", None), *CHOICES):
         weights = dict(original)
         if rule is not None:
             for key, weight in original.items():
                 if weight.ndim == 2:
-                    weights[key] = torch.from_numpy(restored(weight.numpy(), SCHEMES["q4f16_1"], rule))
-        nats, count = 0.0, 0
-        for ids, learnt in rows:
+                    weights[key] = torch.from_numpy(restored(weight.numpy(), SCHEMES[scheme], rule))
+        nats, divergence, count = 0.0, 0.0, 0
+        for i, (ids, learnt) in enumerate(rows):
             tokens, mask = torch.tensor([ids]), torch.tensor(learnt[1:], dtype=torch.bool)
             hidden = forward(weights, tokens, cos, sin, torch.float32)[0]
-            logits = hidden[:-1][mask] @ weights["model.embed_tokens.weight"].T
-            nats += torch.nn.functional.cross_entropy(logits, tokens[0, 1:][mask], reduction="sum").item()
+            found = torch.log_softmax(hidden[:-1][mask] @ weights["model.embed_tokens.weight"].T, -1)
+            if rule is None:
+                exact.append(found)
+            nats -= found.gather(1, tokens[0, 1:][mask][:, None]).sum().item()
+            divergence += (exact[i].exp() * (exact[i] - found)).sum().item()
             count += int(mask.sum())
         error = sum(float((weights[k] - w).square().sum()) for k, w in original.items() if w.ndim == 2)
         error /= sum(float(w.square().sum()) for w in original.values() if w.ndim == 2)
@@ -105,7 +119,10 @@ def demo_losses(checkpoint: Path, conversations: int, per_skill: int) -> list[st
                 generate = evaluate.torch_backend(Path(copy), rounded=False)
                 right, asked = evaluate.scores(evaluate.evaluate(generate, evaluate.skills(per_skill)))["overall"]
             match = f"{right} of {asked}"
-        lines.append(f"| {rule or 'float32'} | {nats / count:.4f} | {error:.3e} | {match} |")
+        loss, name = nats / count, f"`{scheme}`, {rule}" if rule else scheme
+        lines.append(
+            f"| {name} | {loss:.4f} | {math.exp(loss):.4f} | {divergence / count:.5f} | {error:.3e} | {match} |"
+        )
     return lines
 
 

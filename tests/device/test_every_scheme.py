@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from compiler.bench.shapes import random_tensors
 from compiler.kernels.webgpu.tuning import ALTERNATIVES, PACKED
 from compiler.lowering.lower import rope_constants
 from compiler.models import config_from_huggingface, weight_specs
@@ -20,14 +21,17 @@ from compiler.runtime.wasmtime import WasmRuntime
 from compiler.runtime.wgpu import NativeRuntime, missing_features
 from compiler.target.variants import VARIANTS
 from compiler.weights.quantize import quantize
-from compiler.weights.schemes import SCHEMES, MatrixKey, Scheme, with_matrices
+from compiler.weights.schemes import CODED, ORDERED, SCHEMES, MatrixKey, Scheme, with_matrices
 from compiler.weights.stored import stored_rows
 from tests.conftest import unavailable
 from tests.device.harness import Gpu
 from tests.lowering import lower_once
 
 MLC = ("q4f16_1", "q8f16_1", "q0f16", "q0f32")
-LAYERS = [scheme for name, scheme in SCHEMES.items() if name not in MLC]
+# Whose kernels are those of others.
+LEFT_OUT = ("q4zf16_g64", "q8zf16_g64")
+LAYERS = [scheme for name, scheme in SCHEMES.items() if name not in (*MLC, *LEFT_OUT)]
+LAYERS += [ORDERED["q4zf16_g32_act"], ORDERED["q8zf16_g128_act"], *CODED.values()]
 CONTEXT, CHUNK = 64, 16
 # Biases of matrices beside those of groups make the most bindings; K is no multiple of any group but the least.
 QWEN2 = {
@@ -54,11 +58,16 @@ class Weights:
         rng = np.random.default_rng(0)
         self._tensors: dict[str, NDArray[Any]] = {}
         for spec in specs:
+            if spec.kind == "matrix" and scheme.of(spec).codebook:
+                self._tensors |= dict(random_tensors(spec, scheme.of(spec)))
+                continue
             if spec.kind == "matrix":  # off centre, so that a bias matters
                 values = rng.normal(0.3, 1, spec.shape) * (1.3 / spec.shape[1] ** 0.5)
             else:
                 values = rng.uniform(0.5, 1.5, spec.shape) if "norm" in spec.role else rng.normal(0, 0.5, spec.shape)
             self._tensors |= dict(quantize(spec, values.astype(np.float32), scheme))
+            if spec.kind == "matrix" and scheme.of(spec).ordered:
+                self._tensors[f"{spec.name}.q_order"] = rng.permutation(spec.shape[1]).astype(np.uint32)
 
     def tensor(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
         return self._tensors[name][start:stop]

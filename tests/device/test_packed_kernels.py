@@ -8,10 +8,11 @@ from compiler.kernels.epilogue import HalfRows, OneRow
 from compiler.kernels.shapes import MatrixShape
 from compiler.kernels.webgpu import packed
 from compiler.kernels.webgpu.tuning import PACKED
-from compiler.weights.schemes import SCHEMES
+from compiler.weights.schemes import STORED
 from tests.device.harness import Gpu, assert_untouched, poison
 from tests.device.test_matrix_kernels import (
     EPSILON,
+    OTHER_NAMES,
     SCHEME_NAMES,
     STATE_WORDS,
     gamma_of,
@@ -34,8 +35,8 @@ CASES = [
 RAGGED = [(9, 7, 21, 328, True, False)]
 RUNS = [
     (*case, name)
-    for name, scheme in SCHEMES.items()
-    if scheme.group_size
+    for name in (*SCHEME_NAMES, *OTHER_NAMES)
+    if STORED[name].group_size
     for case in (CASES if name in SCHEME_NAMES else RAGGED)
 ]
 

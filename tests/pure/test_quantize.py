@@ -35,9 +35,9 @@ AFFINE = [scheme for scheme in GROUPED if scheme.bias]
 
 
 def factors_of(stored: Mapping[str, np.ndarray], scheme: Scheme) -> tuple[np.ndarray, np.ndarray]:
-    """Scales and biases, zeros in a symmetric scheme."""
+    """Scales, and biases or zero points; zeros in a symmetric scheme."""
     if scheme.bias:
-        return split_pairs(stored["w.q_scale_bias"])
+        return split_pairs(stored["w.q_scale_zero" if scheme.zeros else "w.q_scale_bias"])
     return stored["w.q_scale"], np.zeros_like(stored["w.q_scale"])
 
 
@@ -96,8 +96,9 @@ def test_the_error_is_at_most_half_a_step(scheme: Scheme) -> None:
             np.repeat(factor.astype(np.float32), scheme.group_size, axis=1)[:, :96]
             for factor in factors_of(stored, scheme)
         )
-        bound = step * (0.5 + max(scheme.zero_point, scheme.largest - scheme.zero_point) * 2**-11)
-        assert (error <= bound + np.abs(bias) * 2**-11 + 1e-9).all()
+        # A whole zero point shifts the range by half a step besides.
+        bound = step * (0.5 + 0.5 * scheme.zeros + max(scheme.zero_point, scheme.largest - scheme.zero_point) * 2**-11)
+        assert (error <= bound + np.abs(bias) * (step if scheme.zeros else 1) * 2**-11 + 1e-9).all()
     elif scheme.bits == 16:
         np.testing.assert_allclose(error, 0, atol=np.abs(weight).max() * 2**-11)
     else:
@@ -127,6 +128,7 @@ def test_the_layout_of_the_format() -> None:
         ("w.q_weight", "uint32", (10, 32)),
         ("w.q_scale_bias", "float16", (10, 2)),
     ]
+    assert parameter_layout(spec, SCHEMES["q4zf16_g32"])[1] == ("w.q_scale_zero", "float16", (10, 4))
     assert parameter_layout(spec, SCHEMES["q0f16"]) == [("w.weight", "float16", (10, 40))]
     assert parameter_layout(spec, SCHEMES["q0f32"]) == [("w.weight", "float32", (10, 40))]
 
@@ -137,7 +139,7 @@ def test_zeros_and_padding_hold_the_zero_point(scheme: Scheme) -> None:
     stored = dict(quantize(spec, np.zeros((2, 40), np.float32), scheme))
     q = np.full((1, scheme.group_size), scheme.zero_point, np.uint8)
     np.testing.assert_array_equal(stored["w.q_weight"], np.tile(pack(q, scheme), (2, scheme.groups(40))))
-    assert (stored["w.q_scale_bias" if scheme.bias else "w.q_scale"] == 0).all()
+    assert all((factor == 0).all() for factor in factors_of(stored, scheme))
     stored = dict(quantize(spec, np.ones((2, 40), np.float32), scheme))
     assert (unpack(stored["w.q_weight"], scheme)[:, 40:] == scheme.zero_point).all()
 
@@ -187,7 +189,8 @@ def test_what_float16_cannot_hold_is_refused() -> None:
             with pytest.raises(WispError, match=f"too large for {scheme.name}"):
                 quantize(spec_of(1, 32), weight * 1000 * sign, scheme)
         restored = dequantize(spec_of(1, 32), dict(quantize(spec_of(1, 32), weight, scheme)), scheme)
-        np.testing.assert_allclose(restored, weight, rtol=2**-10)
+        # To half a step, where only whole steps of a scale are zero points.
+        np.testing.assert_allclose(restored, weight, rtol=2**-6 if scheme.zeros else 2**-10)
 
 
 def test_a_wrong_number_of_rows_is_refused() -> None:

@@ -97,6 +97,13 @@ class CpuKernel(Kernel):
 
         return integers(low), integers(high)
 
+    def unpack_coded(self, word: Expr, codebook: Sequence[int]) -> tuple[Expr, Expr]:
+        words = self.let(tirx.Shuffle([word, T.shift_right(word, T.uint32(4)), word, word], [0, 1, 2, 3]))
+        nibbles = T.reinterpret("int8x16", T.bitwise_and(words, splat(T.uint32(0x0F0F0F0F))))
+        values = self.let(coded(self, nibbles, codebook))
+        low, high = ([i // 2 + 4 * (i % 2) for i in range(first, first + 4)] for first in (0, 4))
+        return tuple(convert(tirx.Shuffle([values], lanes), "float32") for lanes in (low, high))
+
     def scratch(self, length: int, dtype: str = "float32") -> Array:
         """Memory on the thread's stack, which may be indexed by any value."""
         return self.registers(length, dtype)
@@ -164,6 +171,12 @@ def splat(value: Expr, lanes: int = 4) -> Expr:
 def dot_i16(a: Expr, b: Expr) -> Expr:
     """`i32x4.dot_i16x8_s`: products of eight pairs, neighbours added."""
     return T.call_llvm_pure_intrin("int32x4", "llvm.wasm.dot", a, b)
+
+
+def coded(kernel: Kernel, indices: Expr, codebook: Sequence[int]) -> Expr:
+    """`i8x16.swizzle`: of sixteen values those that sixteen bytes say the places of."""
+    table = tirx.Shuffle([T.int8(value) for value in codebook], list(range(16)))
+    return kernel.let(T.call_llvm_pure_intrin("int8x16", "llvm.wasm.swizzle", table, indices))
 
 
 def load(array: Array, index: Expr, lanes: int) -> Expr:

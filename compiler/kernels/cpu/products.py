@@ -25,6 +25,7 @@ from ..shapes import MatrixShape
 from .activation import Layout
 from .builder import (
     CpuKernel,
+    coded,
     constant,
     convert,
     dot_i16,
@@ -60,7 +61,7 @@ class IntegerMatrix:
         self.per_block, self.per_row = words // words_of, storage.words_per_row(k) // words_of
         self.weights = kernel.buffer("weights", rows * self.per_row, dtype)
         self.groups = storage.groups(k)
-        # A word holds a scale in its low half and the bias in its high one.
+        # A word holds a scale in its low half and the bias, or the zero point, in its high one.
         self.factors = kernel.buffer("weight_scales", rows * self.groups, "uint32" if storage.bias else "uint16")
 
     def unpack(self, row: Expr, block: Expr) -> list[Expr]:
@@ -68,6 +69,8 @@ class IntegerMatrix:
         kernel, first = self.kernel, row * self.per_row + block * self.per_block
         if self.storage.high_bits:
             return self._joined(kernel.let(first))
+        if self.storage.codebook:
+            return self._coded(kernel.let(self.weights[first]))
         if self.storage.bits == 4 and self.layout.vectors == 4:
             words = kernel.let(self.weights[first])
             shifted = [words, *(T.shift_right(words, splat(T.uint16(4 * i), 8)) for i in (1, 2, 3))]
@@ -84,6 +87,16 @@ class IntegerMatrix:
                 lanes = tirx.Shuffle([data], list(range(half * 8, half * 8 + 8)))
                 parts.append(kernel.let(T.cast(lanes, "int16x8")))
         return parts
+
+    def _coded(self, words: Expr) -> list[Expr]:
+        """Elements of a block of 32 by a codebook: nibbles of even bytes, then of odd ones, are what planes are of."""
+        kernel, eight = self.kernel, splat(T.int16(8), 8)
+        nibbles = [T.bitwise_and(words, splat(T.uint16(0x0F0F), 8))]
+        nibbles.append(T.bitwise_and(_shifted(words, -4), splat(T.uint16(0x0F0F), 8)))
+        values = [coded(kernel, T.reinterpret("int8x16", four), self.storage.codebook) for four in nibbles]
+        lanes = [kernel.let(T.reinterpret("int16x8", value)) for value in values]
+        even = [kernel.let(T.shift_right(T.shift_left(lane, eight), eight)) for lane in lanes]
+        return [*even, *(kernel.let(T.shift_right(lane, eight)) for lane in lanes)]
 
     def _joined(self, first: Expr) -> list[Expr]:
         """Elements in two pieces: the low halves of bytes begin those of half a block, the high ones the others."""
@@ -146,7 +159,10 @@ class IntegerMatrix:
         kernel, bits = self.kernel, self.kernel.let(bits)
         scale = f16_bits_to_f32(kernel, bits)
         if self.storage.bias:
-            return scale, f16_bits_to_f32(kernel, T.shift_right(bits, constant(16, "uint32", bits)))
+            second = f16_bits_to_f32(kernel, T.shift_right(bits, constant(16, "uint32", bits)))
+            if self.storage.zeros:
+                second = kernel.let(second * scale * constant(-1.0, "float32", scale))
+            return scale, second
         return scale, kernel.let(scale * constant(-float(self.storage.zero_point), "float32", scale))
 
     def walk(self, rows: Sequence[Expr], tokens: Sequence[Expr]) -> list[list[Expr]]:

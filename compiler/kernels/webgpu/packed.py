@@ -20,7 +20,7 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from ...weights.storage import PART, Storage
-from ..builder import Array, Expr, Kernel, call, ceil_div, dot, f32, i32, lane
+from ..builder import Array, Expr, Kernel, call, ceil_div, codebook_words, dot, f32, i32, lane
 from ..shapes import MatrixShape, Norm
 from ..weights import Matrix, load_vector4
 from .norm import total
@@ -176,6 +176,9 @@ def _weights(kernel: Kernel, matrix: Matrix, loaded: Sequence[Expr], step: Expr)
         return words
     if matrix.storage.bits == 8:
         return [kernel.let(tirx.bitwise_xor(word, T.uint32(0x80808080))) for word in words]
+    if matrix.storage.codebook:
+        table, odd = codebook_words(matrix.storage.codebook), tirx.shift_right(words[0], T.uint32(4))
+        return [kernel.let(call("uint32", "wisp_coded_bytes", word, table)) for word in (words[0], odd)]
     low = T.uint32(0x0F0F0F0F)
     odd = tirx.bitwise_and(tirx.shift_right(words[0], T.uint32(4)), low)
     return kernel.let(tirx.bitwise_and(words[0], low)), kernel.let(odd)

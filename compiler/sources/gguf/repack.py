@@ -13,6 +13,7 @@ from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 from numpy.typing import NDArray
 
 from ...weights.kept import Floats, Groups, Steps
+from ...weights.schemes import IQ4_VALUES
 from .codebooks import CODEBOOKS, decode
 
 _T = GGMLQuantizationType
@@ -20,8 +21,7 @@ Bytes = NDArray[np.uint8]
 # q (R, blocks, block size) in 8 bits, scale and bias (R, blocks, groups of a block).
 Decoded = tuple[NDArray, NDArray[np.float32], NDArray[np.float32] | None]
 
-# The 16 values of IQ4_NL and IQ4_XS (`kvalues_iq4nl`).
-CODEBOOK = np.array((-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113), np.int8)
+CODEBOOK = np.array(IQ4_VALUES, np.int8)
 SUPER = 256  # elements of a super-block
 
 
@@ -164,8 +164,8 @@ KINDS: dict[GGMLQuantizationType, Kind] = {
     _T.Q4_K: Kind(Steps("Q4_K", 0, 15, 32, bias=True, exact=False), _q4_k),
     _T.Q5_K: Kind(Steps("Q5_K", 0, 31, 32, bias=True, exact=False), _q5_k),
     _T.Q6_K: Kind(Steps("Q6_K", -32, 31, 16, bias=False, exact=False), _q6_k),
-    _T.IQ4_NL: Kind(Steps("IQ4_NL", -127, 113, 32, bias=False, exact=True), _iq4_nl),
-    _T.IQ4_XS: Kind(Steps("IQ4_XS", -127, 113, 32, bias=False, exact=False), _iq4_xs),
+    _T.IQ4_NL: Kind(Steps("IQ4_NL", -127, 113, 32, bias=False, exact=True, codebook=IQ4_VALUES), _iq4_nl),
+    _T.IQ4_XS: Kind(Steps("IQ4_XS", -127, 113, 32, bias=False, exact=False, codebook=IQ4_VALUES), _iq4_xs),
     **{kind: Kind(book.steps, partial(decode, kind)) for kind, book in CODEBOOKS.items()},
 }
 FLOATS: dict[GGMLQuantizationType, Floats] = {

@@ -19,7 +19,7 @@ from ...models import config_from_huggingface, weight_specs
 from ...models.base import WeightSpec
 from ...weights.choice import AUTO, role_names, scheme_of_model
 from ...weights.kept import Held
-from ...weights.quantize import dequantize, parameter_layout
+from ...weights.quantize import dequantize, parameter_layout, span_of
 from ...weights.schemes import SCHEMES, Scheme
 from ..files import checked_token_id, is_file, read_object
 from ..huggingface import Fetch, HuggingFaceCheckpoint
@@ -158,7 +158,7 @@ class MlcCheckpoint(HuggingFaceCheckpoint):
         odd: list[str] = []
         for spec in specs:
             for name, dtype, shape in parameter_layout(spec, self.scheme):
-                parts = self._locate(spec, name)
+                parts = self._locate(spec, name, shape[0])
                 if not parts:
                     missing.append(name)
                 for part, rows in parts:
@@ -185,14 +185,14 @@ class MlcCheckpoint(HuggingFaceCheckpoint):
         if got != shape or (first.dtype != dtype and "uint32" in (first.dtype, dtype)):
             yield f"{name} {first.dtype} {list(got)} instead of {dtype} {list(shape)}"
 
-    def _locate(self, spec: WeightSpec, name: str) -> list[tuple[str, int]]:
+    def _locate(self, spec: WeightSpec, name: str, rows: int) -> list[tuple[str, int]]:
         """The stored tensors that make up a tensor of ours, with their rows; none when they are not there.
 
         MLC fuses query, key and value, gate and up, and names Phi-3's layers in its own way. Packs that kept the
         checkpoint's names, fused or not, hold the same rows: groups never cross one.
         """
         if name in self.cache.tensors:
-            return [(name, spec.shape[0])]
+            return [(name, rows)]
         suffix = name.removeprefix(spec.name)
         stems = [source.removesuffix(".weight") if spec.kind == "matrix" else source for source in spec.sources]
         parts = [(stem + suffix, rows) for stem, rows in zip(stems, spec.source_rows, strict=True)]
@@ -211,8 +211,8 @@ class MlcCheckpoint(HuggingFaceCheckpoint):
 
     def _stored_rows(self, spec: WeightSpec, start: int, stop: int) -> list[tuple[str, NDArray]]:
         return [
-            (name, self._rows(self._locate(spec, name), start, stop, np.dtype(dtype)))
-            for name, dtype, _ in parameter_layout(spec, self.scheme)
+            (name, self._rows(self._locate(spec, name, rows), *span_of(name, rows, start, stop), np.dtype(dtype)))
+            for name, dtype, (rows, *_) in parameter_layout(spec, self.scheme)
         ]
 
     def _rows(self, located: list[tuple[str, int]], start: int, stop: int, dtype: np.dtype) -> NDArray:
