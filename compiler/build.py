@@ -46,7 +46,7 @@ from .sources.speech import speech_tokens
 from .sources.turns import end_of_turn_ids
 from .sources.weights import float_rows, kept_tensors, quantized_tensors
 from .target.variants import ACTIVATION_DTYPE, ALL_VARIANTS, Q8_SUFFIX, VARIANTS, Variant
-from .weights.account import Fate, SourceValues, fate_of, summed
+from .weights.account import Fate, Merged, SourceValues, fate_of, summed, summed_merged
 from .weights.choice import (
     AUTO,
     DEFAULT_OF_SPEECH,
@@ -108,6 +108,15 @@ class Calibration:
 
 
 @dataclass(frozen=True)
+class Stored:
+    """What is known of weights once they are stored: what tensor-cache.json says of them all, and what they lost."""
+
+    metadata: dict[str, Any] | None = None
+    values: SourceValues | None = None
+    merged: Merged | None = None
+
+
+@dataclass(frozen=True)
 class Findings:
     """What is found out about the weights while they are stored, as far as it applies."""
 
@@ -135,34 +144,28 @@ def build(config: BuildConfig, report: Report | None = None) -> Path:
     lowered = lower(config, network, variants, report)
     with ArtifactWriter(config.output, mlc_shards=config.mlc_shards) as writer:
         calibration = calibrate(config, source, network, report)
-        metadata, values = write_weights(config, source, network, calibration, writer, report)
+        stored = write_weights(config, source, network, calibration, writer, report)
         write_variants(network, lowered, writer)
         write_text(source, network, text, writer)
         smoke = run_smoke_test(config, network, lowered, writer, report)
-        findings = Findings(calibration, values, smoke)
-        output = writer.finish(describe(config, source, network, text, lowered, findings), metadata)
+        findings = Findings(calibration, stored.values, smoke)
+        output = writer.finish(describe(config, source, network, text, lowered, findings), stored.metadata)
     if source.adapter is not None:
-        report.note(f"merged {source.adapter}{_merged_into(source, network)}")
-    if values is not None:
-        report.note(describe_values(values.described()))
+        report.note(f"merged {source.adapter}{_merged_into(stored.merged)}")
+    if stored.values is not None:
+        report.note(describe_values(stored.values.described()))
     if unchecked is not None:
         report.note(unchecked)
     report.note(f"{output}: {human_bytes(network.weight_bytes)} of weights, context {network.context}")
     return output
 
 
-def _merged_into(source: Source, network: Network) -> str:
-    """What quantized matrices that an adapter changes are stored in; empty where there are none."""
-    checkpoint, adapter = source.checkpoint, source.adapter
-    if checkpoint is None or adapter is None:
+def _merged_into(merged: Merged | None) -> str:
+    """What quantized matrices that an adapter changes become, and what that costs; empty where there are none."""
+    if merged is None:
         return ""
-    changed = [(spec, checkpoint.held(spec)) for spec in network.specs if adapter.changes(spec)]
-    schemes = [network.scheme.of(spec).name for spec, held in changed if held is not None and held.scheme.group_size]
-    names = ", ".join(sorted(set(schemes)))
-    return f"; quantized matrices that it changes, {len(schemes)}, are stored in {names}" if schemes else ""
-
-
-# -------------------------------------------------------------------------------------------------------------- stages
+    cost = f"{human_bytes(merged.bytes_more)} more than before, squared error {merged.squared_error:.2g} of the weights"
+    return f"; quantized matrices that it changes, {merged.count}, are stored in {', '.join(merged.schemes)}: {cost}"
 
 
 def open_source(config: BuildConfig) -> Source:
@@ -381,17 +384,15 @@ def write_weights(
     calibration: Calibration | None,
     writer: ArtifactWriter,
     report: Report,
-) -> tuple[dict[str, Any] | None, SourceValues | None]:
-    """Stores weight by weight into shards, the source's own integers or what is quantized here.
-
-    Returns what tensor-cache.json says of them all, and what became of values that the source had quantized.
-    """
+) -> Stored:
+    """Stores weight by weight into shards, the source's own integers or what is quantized here."""
     importance = calibration.importance if calibration is not None else {}
     checkpoint, scheme, adapter = source.checkpoint, network.scheme, source.adapter
     if config.weights == "none" or checkpoint is None:
-        return None, None
+        return Stored()
     tensors = 0
     fates: list[Fate] = []
+    merged: list[tuple[WeightSpec, Held, Fate]] = []
     with report.stage("quantizing", network.parameters) as advance:
         for spec in network.specs:
             weights = importance.get((spec.role, spec.layer))
@@ -403,8 +404,12 @@ def write_weights(
             held = checkpoint.held(spec)
             if held is not None and (adapter is None or not adapter.changes(spec)):
                 fates.append(fate_of(spec, held, kept is not None, stored, scheme, checkpoint.blocks(spec)))
+            elif held is not None and held.scheme.group_size:
+                blocks = float_blocks(checkpoint, spec, adapter)
+                merged.append((spec, held, fate_of(spec, held, False, stored, scheme, blocks)))
             advance(math.prod(spec.shape))
-    return tensor_metadata(tensors, network.parameters, network.weight_bytes), summed(fates)
+    metadata = tensor_metadata(tensors, network.parameters, network.weight_bytes)
+    return Stored(metadata, summed(fates), summed_merged(merged, scheme))
 
 
 def write_variants(network: Network, lowered: Mapping[str, Lowered], writer: ArtifactWriter) -> None:

@@ -19,8 +19,8 @@ from ..sources.lora import Adapter
 from ..sources.open import open_requested
 from ..sources.protocol import Checkpoint
 from ..sources.weights import float_rows, stored_tensors
-from ..weights.choice import scheme_of_model
-from ..weights.schemes import SCHEMES, Scheme
+from ..weights.choice import AUTO, scheme_of_model
+from ..weights.schemes import SCHEMES, STORED, Scheme
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,8 @@ def match(artifact: Artifact, reference: str, lora: Path | None) -> tuple[ModelC
     """The reference and its network at the artifact's context. Raises WispError when it is another network."""
     ignored = artifact.model["source"].get("ignored_fields", ())
     quantization = artifact.model["quantization"]
-    request = resolve_config(reference, quantization=quantization, lora=lora, ignore_fields=ignored)
+    named = quantization if quantization in SCHEMES else AUTO  # others are only ever kept
+    request = resolve_config(reference, quantization=named, lora=lora, ignore_fields=ignored)
     checkpoint, adapter = open_requested(request)
     config = config_from_huggingface(checkpoint.config, artifact.model["context"])
     ours = artifact.model["architecture"]
@@ -55,7 +56,7 @@ def match(artifact: Artifact, reference: str, lora: Path | None) -> tuple[ModelC
     checkpoint.check_weights(weight_specs(config), tied=not config.has_head)
     if adapter is not None:
         adapter.check(weight_specs(config), tied=not config.has_head)
-    scheme = scheme_of_model(artifact.model, SCHEMES[artifact.model["quantization"]], weight_specs(config))
+    scheme = scheme_of_model(artifact.model, STORED[quantization], weight_specs(config))
     return config, scheme, Reference(checkpoint, adapter)
 
 

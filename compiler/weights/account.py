@@ -3,6 +3,7 @@
 Knows stored tensors and blocks of float32 rows; nothing of files or of how either came about.
 """
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..models.base import WeightSpec
-from .kept import Held
+from .kept import Held, bits_per_weight
 from .quantize import dequantize, span_of
 from .schemes import Scheme
 
@@ -46,6 +47,16 @@ class SourceValues:
     def described(self) -> dict[str, Any]:
         """As model.json has it."""
         return {**asdict(self), "formats": dict(self.formats)}
+
+
+@dataclass(frozen=True)
+class Merged:
+    """Matrices that the source had quantized and an adapter changed: what is lost of what they are with it."""
+
+    count: int
+    schemes: tuple[str, ...]
+    bytes_more: int  # than in the scheme that took the source's values
+    squared_error: float  # relative to the squares of what they are
 
 
 def fate_of(
@@ -96,3 +107,16 @@ def summed(fates: Sequence[Fate]) -> SourceValues | None:
         requantized=outcomes["requantized"],
         squared_error=float(f"{sum(fate.error for fate in lost) / norm:.4g}") if norm else 0.0,
     )
+
+
+def summed_merged(merged: Sequence[tuple[WeightSpec, Held, Fate]], scheme: Scheme) -> Merged | None:
+    """All matrices that an adapter changes, with what the source held them in; None where there are none."""
+    if not merged:
+        return None
+    bits = sum(
+        math.prod(spec.shape) * (bits_per_weight(scheme.of(spec)) - bits_per_weight(held.scheme))
+        for spec, held, _ in merged
+    )
+    error, norm = sum(fate.error for *_, fate in merged), sum(fate.norm for *_, fate in merged)
+    schemes = tuple(sorted({scheme.of(spec).name for spec, *_ in merged}))
+    return Merged(len(merged), schemes, round(bits / 8), error / norm if norm else 0.0)

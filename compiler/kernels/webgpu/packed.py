@@ -192,7 +192,8 @@ def _line(kernel: Kernel, matrix: Matrix, row: Expr, block: Expr) -> tuple[Expr,
     missing = (HALF if storage.bits == 8 else 0) - storage.zero_point
     offset = kernel.let(scale * f32(float(missing))) if missing else None
     if bias is None or offset is None:
-        return scale, offset if bias is None else bias
+        only = offset if bias is None else bias
+        return scale, f32(0.0) if only is None else only
     return scale, kernel.let(offset + bias)
 
 

@@ -20,7 +20,7 @@ from ...models.base import WeightSpec
 from ...weights.choice import AUTO, role_names, scheme_of_model
 from ...weights.kept import Held
 from ...weights.quantize import dequantize, parameter_layout, span_of
-from ...weights.schemes import SCHEMES, Scheme
+from ...weights.schemes import SCHEMES, STORED, Scheme
 from ..files import checked_token_id, is_file, read_object
 from ..huggingface import Fetch, HuggingFaceCheckpoint
 from ..protocol import CheckpointSource, Request, TensorInfo
@@ -298,7 +298,7 @@ def huggingface_config(chat: Mapping[str, Any], is_tied: Callable[[], bool]) -> 
 
 def _scheme(chat: Mapping[str, Any]) -> Scheme:
     name = chat.get("quantization")
-    if not isinstance(name, str) or name not in SCHEMES:
+    if not isinstance(name, str) or name not in STORED:
         transposed = " (its matrices are transposed)" if name in ("q4f16_0", "q3f16_0", "q4bf16_0") else ""
         raise WispError(
             f"{MLC_CONFIG} quantization is not supported",
@@ -306,7 +306,7 @@ def _scheme(chat: Mapping[str, Any]) -> Scheme:
             expected=" or ".join(SCHEMES),
             remedy=REMEDY,
         )
-    return SCHEMES[name]
+    return STORED[name]
 
 
 def _wisp_manifest(directory: Path) -> dict[str, Any] | None:
