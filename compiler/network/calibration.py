@@ -21,6 +21,7 @@ from .calibration_text import TEXT
 from .reference import ReferenceModel
 
 CALIBRATION_TOKENS = 256
+PIECES = 16  # of a longer text, spread over all of it: prose, code and languages alike
 LEAST_TOKENS = 16
 # A column that the text leaves silent still counts this much of the mean one.
 FLOOR = 0.01
@@ -51,7 +52,7 @@ class _Recording(ReferenceModel):
 
 
 def read_calibration_text(path: Path | None, tokenizer: Path, vocab_size: int, context: int) -> CalibrationText | None:
-    """The first tokens of a text, of our own when `path` is None.
+    """Tokens of a text, of our own when `path` is None.
 
     None when our own has next to no tokens that the model knows, or its context holds next to none.
     Raises WispError when a text cannot be read or holds next to nothing.
@@ -63,7 +64,7 @@ def read_calibration_text(path: Path | None, tokenizer: Path, vocab_size: int, c
         raise WispError(
             "the calibration text cannot be read", got=f"{path}: {error}", expected="a UTF-8 file"
         ) from error
-    ids = [token for token in encode(tokenizer, text) if token < vocab_size][: min(CALIBRATION_TOKENS, context)]
+    ids = spread([token for token in encode(tokenizer, text) if token < vocab_size], min(CALIBRATION_TOKENS, context))
     if len(ids) < LEAST_TOKENS and path is None:
         return None
     if len(ids) < LEAST_TOKENS:
@@ -74,6 +75,16 @@ def read_calibration_text(path: Path | None, tokenizer: Path, vocab_size: int, c
             remedy="give a longer one; no more of it is read than the context holds",
         )
     return CalibrationText(tuple(ids), hashlib.sha256(content).hexdigest())
+
+
+def spread(ids: Sequence[int], count: int) -> list[int]:
+    """So many of a text's tokens, in pieces that begin at even distances from its beginning to its end."""
+    if len(ids) <= count:
+        return list(ids)
+    size = max(1, count // PIECES)
+    pieces = count // size
+    starts = [(len(ids) - size) * piece // max(1, pieces - 1) for piece in range(pieces)]
+    return [token for start in starts for token in ids[start : start + size]]
 
 
 def column_importance(

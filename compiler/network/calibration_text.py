@@ -1,7 +1,7 @@
 """The text by whose activations `auto` weighs errors: prose, questions, code, tables, and a little of many languages.
 
-Written for this and for nothing else. It is read from its beginning, as far as `calibration.CALIBRATION_TOKENS` go; of
-that part what becomes of the weights hangs on every letter.
+Written for this and for nothing else. Pieces of all of it are read (`calibration.spread`); what becomes of the weights
+hangs on every letter.
 """
 
 TEXT = """\

@@ -179,10 +179,11 @@ def with_zero_points(
 ) -> tuple[NDArray[np.float16], NDArray[np.float16]]:
     """Scales, and in place of biases the zero points, whole numbers, that make `-zero * scale` come nearest to them.
 
-    A group that is alike, without a scale, is one step of its own value's size from zero.
+    A group that is alike, without a scale, is one step of its own value's size from zero; one that lies far from zero
+    takes larger steps, as a zero point is at most so many.
     """
-    constant = (scales == 0) & (biases != 0)
-    scales = np.where(constant, np.abs(biases), scales)
+    sizes = np.abs(biases)
+    scales = np.where(scales > 0, np.maximum(scales, sizes / np.float16(MOST_ZERO)), sizes)
     zeros = np.rint(-biases.astype(np.float32) / np.where(scales > 0, scales, 1).astype(np.float32))
     return scales, np.clip(zeros, -MOST_ZERO, MOST_ZERO).astype(np.float16)
 
@@ -244,7 +245,7 @@ def reference_scale(group: Sequence[float], zero_point: int, rule: Rule, importa
 
 def reference_zero_point(scale: float, bias: float) -> tuple[float, float]:
     """The scale and the zero point of one affine group."""
-    scale = scale or abs(bias)
+    scale = max(scale, abs(bias) / MOST_ZERO) if scale else abs(bias)
     return scale, float(min(max(round(-bias / scale), -MOST_ZERO), MOST_ZERO)) if scale else 0.0
 
 

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from compiler.models.base import matrix
-from compiler.network.calibration import CALIBRATION_TOKENS, FLOOR
+from compiler.network.calibration import CALIBRATION_TOKENS, FLOOR, spread
 from compiler.network.calibration_text import TEXT
 from compiler.weights.quantize import dequantize, quantize
 from compiler.weights.scales import Rule
@@ -49,7 +49,7 @@ def main() -> None:
     def encode(text: str) -> list[int]:
         return list(reference.tokenizer(text)["input_ids"])
 
-    importance = measured_importance(reference.model, encode(TEXT)[:CALIBRATION_TOKENS])
+    importance = measured_importance(reference.model, spread(encode(TEXT), CALIBRATION_TOKENS))
     ids = encode(PROSE.read_text(encoding="utf-8"))[:TOKENS]
     exact = torch.log_softmax(reference.model(torch.tensor([ids])).logits[0].float(), -1)
     original = {name: weight.data.clone() for name, weight in reference.model.named_parameters()}

@@ -1,5 +1,6 @@
 """Calibration: the figures are those of the activations, and they lower the error of what the network computes."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from compiler.build import build
 from compiler.config import resolve_config
 from compiler.errors import WispError
 from compiler.models import config_from_huggingface
-from compiler.network.calibration import column_importance, read_calibration_text
+from compiler.network.calibration import column_importance, read_calibration_text, spread
 from compiler.network.reference import ReferenceModel
 from compiler.sources.open import open_checkpoint
 from compiler.sources.weights import float_rows
@@ -50,6 +51,17 @@ def test_importance_is_the_mean_square_of_the_inputs(skewed: Path) -> None:
     hidden = ReferenceModel(config, float_rows(checkpoint)).hidden_states(range(10, 40))
     squares = np.square(hidden).mean(axis=0)
     np.testing.assert_allclose(importance["embedding", None], squares + 0.01 * squares.mean(), rtol=1e-5)
+
+
+def test_pieces_of_all_of_a_text_are_read() -> None:
+    ids = list(range(1803))
+    found = spread(ids, 256)
+    assert len(found) == 256
+    assert (found[0], found[-1]) == (0, 1802)
+    assert len(set(found)) == 256
+    assert max(b - a for a, b in itertools.pairwise(found)) < 1803 / 14
+    assert spread(ids[:200], 256) == ids[:200], "a short one is read whole"
+    assert len(spread(ids, 7)) == 7
 
 
 def test_calibration_lowers_the_error_of_the_logits(skewed: Path, tmp_path: Path) -> None:
