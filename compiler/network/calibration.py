@@ -21,7 +21,7 @@ from .calibration_text import TEXT
 from .reference import ReferenceModel
 
 CALIBRATION_TOKENS = 256
-PIECES = 16  # of a longer text, spread over all of it: prose, code and languages alike
+PIECE = 16  # tokens that are read together of a longer text, from places all over it: prose, code and languages alike
 LEAST_TOKENS = 16
 # A column that the text leaves silent still counts this much of the mean one.
 FLOOR = 0.01
@@ -81,7 +81,7 @@ def spread(ids: Sequence[int], count: int) -> list[int]:
     """So many of a text's tokens, in pieces that begin at even distances from its beginning to its end."""
     if len(ids) <= count:
         return list(ids)
-    size = max(1, count // PIECES)
+    size = min(PIECE, count)
     pieces = count // size
     starts = [(len(ids) - size) * piece // max(1, pieces - 1) for piece in range(pieces)]
     return [token for start in starts for token in ids[start : start + size]]

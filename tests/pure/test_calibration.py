@@ -62,6 +62,7 @@ def test_pieces_of_all_of_a_text_are_read() -> None:
     assert max(b - a for a, b in itertools.pairwise(found)) < 1803 / 14
     assert spread(ids[:200], 256) == ids[:200], "a short one is read whole"
     assert len(spread(ids, 7)) == 7
+    assert spread(ids, 32) == [*range(16), *range(1787, 1803)]
 
 
 def test_calibration_lowers_the_error_of_the_logits(skewed: Path, tmp_path: Path) -> None:
