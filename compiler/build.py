@@ -44,7 +44,7 @@ from .sources.protocol import Checkpoint, CheckpointSource
 from .sources.sandbox import Tree, parse_template
 from .sources.speech import speech_tokens
 from .sources.turns import end_of_turn_ids
-from .sources.weights import float_rows, kept_tensors, quantized_tensors
+from .sources.weights import float_blocks, float_rows, kept_tensors, quantized_tensors
 from .target.variants import ACTIVATION_DTYPE, ALL_VARIANTS, Q8_SUFFIX, VARIANTS, Variant
 from .weights.account import Fate, Merged, SourceValues, fate_of, summed, summed_merged
 from .weights.choice import (
