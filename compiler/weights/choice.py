@@ -42,7 +42,7 @@ def choose_scheme(
     named: dict[MatrixKey, Scheme] = {(role, None): SCHEMES[name] for role, name in overrides.items()}
     # The network is called after the scheme of most of its matrices, in whatever order columns are.
     counts = Counter(scheme.name.removesuffix(IN_ACT_ORDER) for scheme in kept.values())
-    base = STORED[max(counts, key=lambda name: (counts[name], -bits_per_weight(STORED[name])))]
+    base = STORED[max(counts, key=lambda name: (counts[name], name in SCHEMES, -bits_per_weight(STORED[name])))]
     return with_matrices(base, {**kept, **changed, **named})
 
 

@@ -101,7 +101,7 @@ def quantize(
     Raises WispError for NaN, infinity, a wrong shape and values that do not fit float16.
     """
     layout, scheme = parameter_layout(spec, scheme), scheme.of(spec)
-    if scheme.codebook:
+    if spec.kind == "matrix" and scheme.codebook:
         raise ValueError(f"{scheme.name} holds what came in it; nothing is quantized to it")
     outputs = [np.empty(shape, dtype) for _, dtype, shape in layout]
     if spec.kind == "matrix" and scheme.ordered:  # an order serves values that came with one; others keep theirs
