@@ -7,7 +7,7 @@
 import { resolve } from "node:path";
 import type { InputOptions, OutputOptions, Plugin } from "rolldown";
 
-const ENTRIES = {
+export const ENTRIES = {
   worker: "worker/main.ts",
   thread: "backend/wasm/thread.ts",
   jinja: "text/tree-program.ts",

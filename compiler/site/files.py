@@ -28,7 +28,7 @@ BUILT = WEB / "dist"
 ICONS = WEB / "icons"
 # Of web/dist what pages use, this one and others that import the engine from the site; the rest is for Node, for
 # `wisp bench`, for compilers, and for the served page.
-NOT_OF_A_PAGE = re.compile(r"(.*\.map|.*\.mjs|.*\.d\.ts|bench\.js|isolation\.js|offline\.js)")
+NOT_OF_A_PAGE = re.compile(r"(.*\.map|.*\.mjs|.*\.d\.ts|bench\.js|service-worker\.js|isolation\.js|offline\.js)")
 # Of those what this page asks for: its own build, and what the engine's worker is made of.
 STATIC_OFFLINE = re.compile(
     r"static/(?:(?:check|page|page-[\w-]+|worker|thread|jinja|tokenizer|template|grammar)\.js|page\.css)"

@@ -155,7 +155,7 @@ def test_what_the_package_holds(package: Path) -> None:
     names = {path.name for path in (package / "dist").iterdir()}
     assert names.isdisjoint({"page.js", "page.css", "check.js", "bench.js", "check-tokenizer.mjs"})
     entries = {f"{name}.{kind}" for name in ("wisp", "react", "ai-sdk", "prompt-api") for kind in ("js", "d.ts")}
-    assert {*entries, "worker.js", "thread.js", "wisp-node.mjs"} <= names
+    assert {*entries, "worker.js", "service-worker.js", "thread.js", "wisp-node.mjs"} <= names
     stated = json.loads((package / "package.json").read_text())
     assert not stated.get("dependencies"), "all that it needs is in it"
     assert "postinstall" not in stated.get("scripts", {})

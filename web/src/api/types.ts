@@ -66,8 +66,11 @@ export interface EngineOptions {
    * `"shared"`, or a SharedWorker: tabs of the site that load the same artifact with the same options have one model, which is in
    * the device's memory once; their requests take turns. Statistics are the model's, whoever asked. Another artifact, or other
    * options, is a model beside it. Where tabs cannot share, `info.notices` says why this one has its own.
+   *
+   * A ServiceWorker of the site whose script does `import "wisp/service-worker"`, such as `(await navigator.serviceWorker.ready).active`:
+   * the same in there. A browser may end one that no page has used for minutes, and the engine is lost then.
    */
-  worker?: "shared" | SharedWorker | (() => Worker | SharedWorker);
+  worker?: "shared" | SharedWorker | ServiceWorker | (() => Worker | SharedWorker);
 }
 
 export interface AdapterInfo {

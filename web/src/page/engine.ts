@@ -155,7 +155,8 @@ export async function createEngine(source: ArtifactSource, options: EngineOption
 
 function checkWorker(worker: unknown): void {
   const isShared = worker === "shared" || (typeof SharedWorker !== "undefined" && worker instanceof SharedWorker);
-  if (worker === undefined || typeof worker === "function" || isShared) return;
+  const isService = typeof ServiceWorker !== "undefined" && worker instanceof ServiceWorker;
+  if (worker === undefined || typeof worker === "function" || isShared || isService) return;
   const got = typeof worker === "string" ? JSON.stringify(worker) : typeof worker;
-  throw new RequestError({ what: "worker", got, expected: '"shared", a SharedWorker, or a function that makes a worker' });
+  throw new RequestError({ what: "worker", got, expected: '"shared", a SharedWorker, a ServiceWorker, or a function that makes a worker' });
 }

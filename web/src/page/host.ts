@@ -48,10 +48,36 @@ function newWorker(): Worker {
 }
 
 export function startWorker({ start = newWorker, again = false, ...events }: WorkerEvents): EngineWorker {
+  if (isServiceWorker(start)) return connectServiceWorker(start, events);
   if (start !== "shared") return connect(typeof start === "function" ? start() : start, events);
   const obstacle = again ? "the shared one failed" : sharedObstacle();
   if (obstacle === undefined) return { ...connect(newSharedWorker(), events), shared: true };
   return { ...connect(newWorker(), events), notice: `This tab has a worker and a model of its own: ${obstacle}.` };
+}
+
+const isServiceWorker = (start: WorkerEvents["start"]): start is ServiceWorker =>
+  "ServiceWorker" in globalThis && start instanceof ServiceWorker;
+
+/** Often enough that the browser does not end it meanwhile. */
+const SIGN_MS = 20_000;
+
+/** By a port of its own: a service worker is everybody's of the site. */
+function connectServiceWorker(worker: ServiceWorker, { onMessage, onError }: WorkerEvents): EngineWorker {
+  const { port1: port, port2 } = new MessageChannel();
+  port.onmessage = ({ data }: MessageEvent<FromWorker>) => onMessage(data);
+  port.onmessageerror = () => onError("a message of it could not be read");
+  const sign = (transfer: Transferable[] = []) => worker.postMessage({ wisp: "engine" }, transfer);
+  sign([port2]);
+  const signs = setInterval(() => sign(), SIGN_MS);
+  const post = (message: ToWorker) => port.postMessage(message);
+  const release = holdLock((lock) => post({ type: "client", lock }));
+  const terminate = () => {
+    clearInterval(signs);
+    post({ type: "bye" });
+    port.close();
+    release();
+  };
+  return { post, terminate, shared: true };
 }
 
 /** Why tabs cannot share a worker. */
