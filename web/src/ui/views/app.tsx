@@ -10,7 +10,7 @@ import { t } from "../texts";
 import { DeviceDrawer } from "./device";
 import { LazyDrawer } from "./dialog";
 import { Icon } from "./parts";
-import { deviceOpen, personasOpen, settingsOpen, sidebarOpen } from "./places";
+import { deviceOpen, managerOpen, personasOpen, settingsOpen, sidebarOpen } from "./places";
 import { SettingsDrawer } from "./settings";
 import { Sidebar } from "./sidebar";
 import { Start } from "./start";
@@ -127,6 +127,12 @@ export function App() {
         title={t("chat.personas")}
         open={personasOpen}
         load={() => import("./personas").then(({ Personas }) => Personas)}
+      />
+      <LazyDrawer
+        id="manager"
+        title={t("manager.title")}
+        open={managerOpen}
+        load={() => import("./manager").then(({ ManagerView }) => ManagerView)}
       />
       <DeviceDrawer />
     </>

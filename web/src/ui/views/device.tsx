@@ -10,7 +10,7 @@ import { values } from "../state/words";
 import { pieces, t } from "../texts";
 import { Drawer } from "./dialog";
 import { Facts, type Row } from "./parts";
-import { deviceOpen } from "./places";
+import { deviceOpen, managerOpen } from "./places";
 
 /** Why there is no GPU and what to do about it; with a CPU that can take over no more than a note. */
 export function MissingNotice({ report }: { report: DeviceReport & { status: "missing" } }) {
@@ -163,6 +163,17 @@ export function DeviceDrawer() {
             {t("device.choose")}
           </button>
         )}
+        <button
+          type="button"
+          class="plain"
+          data-testid="device-models"
+          onClick={() => {
+            deviceOpen.value = false;
+            managerOpen.value = true;
+          }}
+        >
+          {t("manager.open")}
+        </button>
         <div id="device-facts" data-testid="device-facts">
           {report === null ? null : <DeviceFacts report={report} />}
         </div>

@@ -17,6 +17,7 @@ function wasClosed(): boolean {
 
 export const settingsOpen = signal(false);
 export const personasOpen = signal(false);
+export const managerOpen = signal(false);
 export const deviceOpen = signal(false);
 export const sidebarOpen = signal(isWide() && !wasClosed());
 

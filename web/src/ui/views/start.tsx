@@ -9,6 +9,7 @@ import { phaseText, progressText } from "../state/rate";
 import { pieces, t } from "../texts";
 import { MissingNotice } from "./device";
 import { Icon } from "./parts";
+import { managerOpen } from "./places";
 
 /** License and place of publication in a line. */
 function origin({ license, homepage }: Model): string {
@@ -160,6 +161,11 @@ export function Start() {
           </p>
         )}
         {loading ? <ProgressView /> : <Picker />}
+        {loading ? null : (
+          <button type="button" class="plain" data-testid="open-manager" aria-haspopup="dialog" onClick={() => (managerOpen.value = true)}>
+            {t("manager.open")}
+          </button>
+        )}
         <p class="device-line muted">
           <span id="device-line" data-testid="device-line">
             {report === null ? t("start.looking") : deviceLine(report, models.means.value)}
