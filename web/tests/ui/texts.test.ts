@@ -159,7 +159,7 @@ it("every text is used", () => {
   const names = (readdirSync(UI, { recursive: true }) as string[]).filter((name) => /\.tsx?$/.test(name) && !name.startsWith("texts/"));
   const code = names.map((name) => readFileSync(join(UI, name), "utf8")).join("\n");
   // Keys that are put together: their beginning stands there with the value behind it.
-  const built = [...code.matchAll(/`([\w.-]+\.)\$\{/g)].map(([, start = ""]) => start);
+  const built = [...code.matchAll(/`([\w.-]+[.-])\$\{/g)].map(([, start = ""]) => start);
   const unused = Object.keys(en).filter(
     (key) =>
       !code.includes(`"${key}"`) &&
