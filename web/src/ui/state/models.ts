@@ -75,7 +75,10 @@ export class Models {
   readonly offered = computed(() =>
     (this.catalogue.value?.models ?? []).filter(({ task = "text-generation" }) => task === "text-generation"),
   );
-  readonly embedding = computed(() => (this.catalogue.value?.models ?? []).filter(({ task }) => task === "embedding"));
+  /** Those for something else than chat. */
+  readonly others = computed(() =>
+    (this.catalogue.value?.models ?? []).filter(({ task = "text-generation" }) => task !== "text-generation"),
+  );
   /** Whether the catalogue has been read, or has failed to be. */
   readonly known = computed(() => this.catalogue.value !== null || this.catalogueError.value !== null);
   /** What stands between the models and the device. */

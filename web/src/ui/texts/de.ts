@@ -49,6 +49,7 @@ export const texts: Texts = {
   "start.catalogue-status": "{address}: Der Server antwortete {status}",
   "start.none": "Hier gibt es noch kein Modell. Kompiliere eines, zum Beispiel mit {command}, und lade dann neu.",
   "start.embeds": "{name} ist nicht zum Chatten da: Es liefert Einbettungen von Texten.",
+  "start.transcribes": "{name} wird nicht zum Chatten angeboten: Es schreibt Gesprochenes auf, mit wisp transcribe.",
   "start.invalid": "{id} wird nicht angeboten: {error}",
   "start.load": "Laden",
   "start.load-size": "Laden ({size})",
@@ -347,7 +348,8 @@ export const texts: Texts = {
   "manager.add": "Ein Modell hinzufügen",
   "manager.address": "Adresse eines Artefakts",
   "manager.add-button": "Hinzufügen",
-  "manager.address-help": "Ein Ordner im Web mit einer model.json von wisp compile. Eine andere Website muss diese Seite zulassen (CORS).",
+  "manager.address-help":
+    "Ein Ordner im Web mit einer model.json von wisp compile. Eine andere Website muss diese Seite zulassen (CORS), und die Richtlinie dieser Seite muss die Website zulassen (connect-src).",
   "manager.address-fault": "Das ist keine Adresse im Web: {got}",
   "manager.drop": "Lege hier den Ordner eines Artefakts oder eine .tar-Datei ab, oder wähle:",
   "manager.choose-folder": "Ordner",

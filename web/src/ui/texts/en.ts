@@ -48,6 +48,7 @@ export const en = {
   "start.catalogue-status": "{address}: the server answered {status}",
   "start.none": "There is no model here yet. Compile one, for example with {command}, then reload.",
   "start.embeds": "{name} is not offered for chat: it gives embeddings of texts.",
+  "start.transcribes": "{name} is not offered for chat: it transcribes speech, with wisp transcribe.",
   "start.invalid": "{id} is not offered: {error}",
   "start.load": "Load",
   "start.load-size": "Load ({size})",
@@ -343,7 +344,8 @@ export const en = {
   "manager.add": "Add a model",
   "manager.address": "Address of an artifact",
   "manager.add-button": "Add",
-  "manager.address-help": "A folder on the web with a model.json that wisp compile wrote. Another site has to allow this page (CORS).",
+  "manager.address-help":
+    "A folder on the web with a model.json that wisp compile wrote. Another site has to allow this page (CORS), and this page’s policy has to allow the site (connect-src).",
   "manager.address-fault": "That is no address of the web: {got}",
   "manager.drop": "Drop an artifact’s folder or .tar file here, or choose one:",
   "manager.choose-folder": "A folder",

@@ -49,6 +49,7 @@ export const texts: Texts = {
   "start.catalogue-status": "{address}: el servidor respondió {status}",
   "start.none": "Aún no hay ningún modelo aquí. Compila uno, por ejemplo con {command}, y vuelve a cargar.",
   "start.embeds": "{name} no se ofrece para chatear: da representaciones vectoriales de textos.",
+  "start.transcribes": "{name} no se ofrece para conversar: transcribe voz, con wisp transcribe.",
   "start.invalid": "{id} no se ofrece: {error}",
   "start.load": "Cargar",
   "start.load-size": "Cargar ({size})",
@@ -345,7 +346,8 @@ export const texts: Texts = {
   "manager.add": "Añadir un modelo",
   "manager.address": "Dirección de un artefacto",
   "manager.add-button": "Añadir",
-  "manager.address-help": "Una carpeta en la web con un model.json que escribió wisp compile. Otro sitio debe permitir esta página (CORS).",
+  "manager.address-help":
+    "Una carpeta en la web con un model.json que escribió wisp compile. Otro sitio debe permitir esta página (CORS), y la política de esta página debe permitir ese sitio (connect-src).",
   "manager.address-fault": "Eso no es una dirección web: {got}",
   "manager.drop": "Suelta aquí la carpeta de un artefacto o un archivo .tar, o elige:",
   "manager.choose-folder": "Carpeta",

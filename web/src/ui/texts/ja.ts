@@ -49,6 +49,7 @@ export const texts: Texts = {
   "start.catalogue-status": "{address}: サーバーの応答は {status} でした",
   "start.none": "ここにはまだモデルがありません。たとえば {command} でコンパイルしてから、再読み込みしてください。",
   "start.embeds": "{name} はテキストの埋め込みを出力するモデルで、チャットには使えません。",
+  "start.transcribes": "{name} はチャットには使えません。wisp transcribe で音声を文字に起こすモデルです。",
   "start.invalid": "{id} は利用できません: {error}",
   "start.load": "読み込む",
   "start.load-size": "読み込む ({size})",
@@ -340,7 +341,7 @@ export const texts: Texts = {
   "manager.address": "アーティファクトのアドレス",
   "manager.add-button": "追加",
   "manager.address-help":
-    "wisp compile が出力した model.json のあるウェブ上のフォルダー。別のサイトの場合は、このページを許可している必要があります（CORS）。",
+    "wisp compile が出力した model.json のあるウェブ上のフォルダー。別のサイトの場合は、このページを許可している必要があります（CORS）。また、このページのポリシーがそのサイトを許可している必要があります（connect-src）。",
   "manager.address-fault": "ウェブのアドレスではありません: {got}",
   "manager.drop": "アーティファクトのフォルダーか .tar ファイルをここにドロップするか、選択してください:",
   "manager.choose-folder": "フォルダー",

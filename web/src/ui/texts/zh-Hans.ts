@@ -48,6 +48,7 @@ export const texts: Texts = {
   "start.catalogue-status": "{address}：服务器回应 {status}",
   "start.none": "这里还没有模型。请编译一个，例如用 {command}，然后重新加载。",
   "start.embeds": "{name} 不用于聊天：它提供文本的嵌入向量。",
+  "start.transcribes": "{name} 不用于聊天：它通过 wisp transcribe 转写语音。",
   "start.invalid": "{id} 无法提供：{error}",
   "start.load": "加载",
   "start.load-size": "加载（{size}）",
@@ -336,7 +337,8 @@ export const texts: Texts = {
   "manager.add": "添加模型",
   "manager.address": "构件地址",
   "manager.add-button": "添加",
-  "manager.address-help": "网络上含有 wisp compile 写出的 model.json 的文件夹。其他站点须允许此页面（CORS）。",
+  "manager.address-help":
+    "网络上含有 wisp compile 写出的 model.json 的文件夹。其他站点须允许此页面（CORS），并且此页面的策略须允许该站点（connect-src）。",
   "manager.address-fault": "这不是网络地址：{got}",
   "manager.drop": "将构件的文件夹或 .tar 文件拖到此处，或选择：",
   "manager.choose-folder": "文件夹",

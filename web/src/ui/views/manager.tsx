@@ -23,6 +23,9 @@ function share(model: Model): void {
   );
 }
 
+/** One that a visitor added is none of the catalogue: the load says what it is. */
+const isChat = (model: Model | undefined): boolean => (model?.task ?? "text-generation") === "text-generation";
+
 type State = "loaded" | "here" | "partial" | "missing";
 
 function stateOf({ url, kept }: Managed): State {
@@ -117,7 +120,7 @@ function Entry({ entry, manager }: { entry: Managed; manager: Manager }) {
           icon="chip"
           label={t("manager.load")}
           testId="model-load"
-          disabled={busy || !fits || state === "loaded" || model?.task === "embedding"}
+          disabled={busy || !fits || state === "loaded" || !isChat(model)}
           onClick={() => {
             managerOpen.value = false;
             manager.load(entry);

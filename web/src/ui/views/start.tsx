@@ -76,9 +76,9 @@ function Picker() {
             {pieces("start.none", { command: <code>wisp compile configs/demo</code> })}
           </p>
         ) : null}
-        {models.embedding.value.map(({ id, name }) => (
-          <p key={id} class="notice" data-testid={`embeds-${id}`}>
-            {t("start.embeds", { name })}
+        {models.others.value.map(({ id, name, task }) => (
+          <p key={id} class="notice" data-testid={`${task === "embedding" ? "embeds" : "transcribes"}-${id}`}>
+            {t(task === "embedding" ? "start.embeds" : "start.transcribes", { name })}
           </p>
         ))}
         {catalogue?.invalid.map(({ id, error: why }) => (
