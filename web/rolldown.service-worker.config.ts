@@ -5,7 +5,8 @@ import { defineConfig } from "rolldown";
 import { ENTRIES } from "./rolldown.standalone.config.ts";
 
 const source = (path: string) => resolve(import.meta.dirname, "src", path);
-const LATER = /import\(\s*\/\* @vite-ignore \*\/ new URL\(\/\* @vite-ignore \*\/ "\.\/(\w+)\.js", import\.meta\.url\)\.href,?\s*\)/g;
+const LATER =
+  /import\(\s*\/\* @vite-ignore \*\/ \/\* turbopackIgnore: true \*\/ new URL\(\/\* @vite-ignore \*\/ "\.\/(\w+)\.js", import\.meta\.url\)\.href,?\s*\)/g;
 
 export default defineConfig({
   input: { "service-worker": source("worker/service-worker.ts") },

@@ -4,6 +4,7 @@
 // and what worker.js imports by its URL, when a model or a request needs it:
 //   jinja.js      runs a chat template's syntax tree  template.js   parses a chat template that has none
 //   tokenizer.js  the library of tokenizers           grammar.js    answers that have to have a form
+// `turbopackIgnore` in those imports: Next.js copies the files, as others do, but follows no import by an expression.
 import { resolve } from "node:path";
 import type { InputOptions, OutputOptions, Plugin } from "rolldown";
 

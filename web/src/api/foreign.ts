@@ -5,6 +5,8 @@
 export function isForeign(module: string): boolean {
   const own = new URL(globalThis.location.href.replace(/^blob:/, ""));
   const { protocol, host } = new URL(module); // `origin` is "null" for the schemes of apps and extensions
+  // Turbopack gives modules the place of their source; what it makes of `new URL("./worker.js", import.meta.url)` is right.
+  if (protocol === "file:") return false;
   return protocol !== own.protocol || host !== own.host;
 }
 

@@ -13,7 +13,10 @@ export type Variables = Readonly<Record<string, unknown>>;
 export type Program = (variables: Variables) => string;
 
 type Parser = typeof import("./template-parser");
-const loadParser = () => import(/* @vite-ignore */ new URL(/* @vite-ignore */ "./template.js", import.meta.url).href) as Promise<Parser>;
+const loadParser = () =>
+  import(
+    /* @vite-ignore */ /* turbopackIgnore: true */ new URL(/* @vite-ignore */ "./template.js", import.meta.url).href
+  ) as Promise<Parser>;
 
 /**
  * Of an artifact without a tree: by a parser in JavaScript, which takes a part of Jinja2 otherwise, and loads only here.

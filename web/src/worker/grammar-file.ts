@@ -3,4 +3,6 @@
 type Grammars = typeof import("../text/grammar/engine");
 
 export const loadGrammars = () =>
-  import(/* @vite-ignore */ new URL(/* @vite-ignore */ "./grammar.js", import.meta.url).href) as Promise<Grammars>;
+  import(
+    /* @vite-ignore */ /* turbopackIgnore: true */ new URL(/* @vite-ignore */ "./grammar.js", import.meta.url).href
+  ) as Promise<Grammars>;

@@ -7,10 +7,13 @@ type Jinja = typeof import("../../text/tree-program");
 type Library = typeof import("../../text/tokenizer-library");
 
 export const loadJinja = (): Promise<Jinja> =>
-  part("jinja.js", import(/* @vite-ignore */ new URL(/* @vite-ignore */ "./jinja.js", import.meta.url).href));
+  part("jinja.js", import(/* @vite-ignore */ /* turbopackIgnore: true */ new URL(/* @vite-ignore */ "./jinja.js", import.meta.url).href));
 
 export const loadTokenizers = (): Promise<Library> =>
-  part("tokenizer.js", import(/* @vite-ignore */ new URL(/* @vite-ignore */ "./tokenizer.js", import.meta.url).href));
+  part(
+    "tokenizer.js",
+    import(/* @vite-ignore */ /* turbopackIgnore: true */ new URL(/* @vite-ignore */ "./tokenizer.js", import.meta.url).href),
+  );
 
 async function part<T>(name: string, loading: Promise<unknown>): Promise<T> {
   try {
