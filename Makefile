@@ -15,6 +15,7 @@ MACHINE_READY := $(VENV)/.machine
 NODE_READY := web/node_modules/.ready
 TOKENIZERS_READY := tests/tokenizers/node_modules/.ready
 ISA_READY := tests/device/isa/node_modules/.ready
+NEXT_READY := tests/next/node_modules/.ready
 MODEL_READY := $(VENV)/.model
 PAGE := web/dist/page.js
 # A process a core; the tests of a file share what they compile. In the order given: what takes long first.
@@ -30,7 +31,7 @@ PAGE_SOURCES := $(shell find web/src -type f) $(wildcard web/*.config.ts) web/ts
 help:
 	@head -1 Makefile
 
-setup: $(PYTHON_READY) $(PAGE) $(MACHINE_READY) $(TOKENIZERS_READY) $(ISA_READY) $(MODEL_READY)
+setup: $(PYTHON_READY) $(PAGE) $(MACHINE_READY) $(TOKENIZERS_READY) $(ISA_READY) $(NEXT_READY) $(MODEL_READY)
 
 build: $(PAGE)
 
@@ -47,6 +48,11 @@ $(NODE_READY): web/package.json web/package-lock.json
 # Published tokenizers, for the tests alone.
 $(TOKENIZERS_READY): tests/tokenizers/package.json tests/tokenizers/package-lock.json
 	cd tests/tokenizers && npm ci --no-audit --no-fund
+	@touch $@
+
+# Next.js, for the test of its example.
+$(NEXT_READY): tests/next/package.json tests/next/package-lock.json
+	cd tests/next && npm ci --no-audit --no-fund --ignore-scripts
 	@touch $@
 
 # Chrome's shader compiler, for the tests of what kernels become.
@@ -87,7 +93,7 @@ test-python: $(PYTHON_READY) $(PAGE) $(MACHINE_READY) $(MODEL_READY) $(TOKENIZER
 test-web: $(PAGE)
 	cd web && $(LATER) npm test
 
-test-browser: $(PYTHON_READY) $(PAGE) $(MACHINE_READY) $(MODEL_READY)
+test-browser: $(PYTHON_READY) $(PAGE) $(MACHINE_READY) $(NEXT_READY) $(MODEL_READY)
 	$(BIN)/pytest $(PARALLEL) $(LONGEST_IN_BROWSERS) tests/browser
 
 format: $(PYTHON_READY) $(NODE_READY)
@@ -104,4 +110,4 @@ lock: $(PYTHON_READY)
 	  $(BIN)/pip list --format=freeze --exclude wisp --exclude pip | sed 's/+.*//') > .ci/requirements.txt
 
 clean:
-	rm -rf $(VENV) web/node_modules tests/tokenizers/node_modules tests/device/isa/node_modules web/dist dist artifacts .pytest_cache .ruff_cache .mypy_cache *.egg-info
+	rm -rf $(VENV) web/node_modules tests/tokenizers/node_modules tests/device/isa/node_modules tests/next/node_modules web/dist dist artifacts .pytest_cache .ruff_cache .mypy_cache *.egg-info

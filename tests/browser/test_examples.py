@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import tarfile
@@ -102,6 +103,28 @@ def test_vite(
     (app / "dist" / "model").symlink_to(artifact_demo)
     with hosting(app / "dist", ISOLATED) as url:
         ask(context.new_page(), url, ON)
+
+
+def test_next(context: BrowserContext, install: Install, artifact_demo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exported as static files. Turbopack follows no link out of the app: what it is made of is linked file by file."""
+    modules = ROOT / "tests" / "next" / "node_modules"
+    if not modules.is_dir():
+        unavailable("Next.js is not installed: run `make setup`")
+    monkeypatch.setenv("NEXT_TELEMETRY_DISABLED", "1")
+    app = install("next")
+    shutil.copytree(modules, app / "node_modules", copy_function=link, symlinks=True, dirs_exist_ok=True)
+    run(["node", "node_modules/next/dist/bin/next", "build"], app)
+    (app / "out" / "model").symlink_to(artifact_demo)
+    with hosting(app / "out", ISOLATED) as url:
+        ask(context.new_page(), url, ON)
+
+
+def link(source: str, target: str) -> None:
+    """The same file under another name, or where that cannot be a copy."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
 
 
 @pytest.mark.parametrize("resolution", ["bundler", "nodenext"])
