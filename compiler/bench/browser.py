@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from .device import (
     COPY_BYTES,
     COPY_KERNEL,
     MULTIPLY_ADDS_A_THREAD,
+    READ_KERNEL,
+    READ_WORKGROUPS,
     WORKGROUP,
     multiply_add_source,
 )
@@ -29,6 +32,7 @@ from .native import (
     MOST_DECODE_STEPS,
     RUNS,
     decode_contexts,
+    dispatch_bytes,
     first_token_seconds,
     kernel_figures,
     measure,
@@ -37,12 +41,14 @@ from .native import (
     random_ids,
     timed_programs,
 )
+from .steps import SAMPLING, step_programs
 
 COMMANDS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FLAGS = (
     "--headless=new",
     "--no-sandbox",
     "--enable-unsafe-webgpu",
+    "--enable-webgpu-developer-features",  # timestamps to the nanosecond: a page's are rounded to 100 us
     "--disable-quic",
     "--no-first-run",
     "--disable-background-networking",
@@ -74,11 +80,13 @@ GENERATE = """async ([ids, maxTokens]) => {
 MEASURE_DEVICE = """async (sources) => (await import("/static/bench.js")).measureDevice(sources)"""
 MEASURE_KERNELS = """async ([url, variant, programs, limit]) =>
   (await import("/static/bench.js")).measureKernels(url, variant, programs, limit)"""
+MEASURE_PASSES = """async ([url, variant, programs, samplings, limit]) =>
+  (await import("/static/bench.js")).measurePasses(url, variant, programs, samplings, limit)"""
 FEATURES = """async () => {
   const adapter = await navigator.gpu?.requestAdapter({ powerPreference: "high-performance" });
   return [...(adapter?.features ?? [])];
 }"""
-NO_DEVICE: dict[str, Any] = {"bandwidth": None, "multiply_adds": None, "kernels": None}
+NO_DEVICE: dict[str, Any] = dict.fromkeys(("bandwidth", "multiply_adds", "steps", "sampling", "kernels"))
 CHECK = """async (ids) => {
   const [first, second] = [await window.bench.logits(ids), await window.bench.logits(ids)];
   const differ = first.some((value) => value !== first[0]);
@@ -86,10 +94,17 @@ CHECK = """async (ids) => {
 }"""
 
 
-def bench_browser(artifact: Artifact, variant: str | None, limit: float, threads: int | None = None) -> dict[str, Any]:
+def bench_browser(
+    artifact: Artifact,
+    variant: str | None,
+    limit: float,
+    threads: int | None = None,
+    windows: Sequence[int | None] = (),
+) -> dict[str, Any]:
     """Every figure of a variant in the browser; none of them takes much longer than `limit` seconds.
 
-    `threads` is for variants of the CPU. Raises WispError for what the engine refuses.
+    `threads` is for variants of the CPU; `windows` are the positions that each layer's queries see at most. Raises
+    WispError for what the engine refuses.
     """
     on_cpu = any(v["name"] == variant and v["backend"] == "wasm" for v in artifact.model["variants"])
     with serving(artifact.path) as url, open_page(url, needs_adapter=not on_cpu) as page:
@@ -114,7 +129,8 @@ def bench_browser(artifact: Artifact, variant: str | None, limit: float, threads
         if page.evaluate("() => window.bench.info.variant") != info["variant"]:
             raise RuntimeError(f"the device was lost; some of the figures are not of {info['variant']}")
         page.evaluate("() => window.bench.dispose()")  # its memory is for what follows
-        device = NO_DEVICE if on_cpu else device_figures(page, artifact, models[0]["url"], info["variant"], limit)
+        timed = Timed(artifact, models[0]["url"], info["variant"], limit, windows)
+        device = NO_DEVICE if on_cpu else device_figures(page, timed, skipped)
         if device["kernels"] is None:
             reason = "only on WebGPU" if on_cpu else "the browser's adapter has no timestamp-query"
             skipped.append(f"kernels{', bandwidth and multiply-adds' * on_cpu}: {reason}")
@@ -152,11 +168,24 @@ def _adapter_name(info: dict[str, Any], page: Any) -> str:
     return f"{name}, {browser.browser_type.name} {browser.version}" if browser else name
 
 
-def device_figures(page: Any, artifact: Artifact, url: str, variant: str, limit: float) -> dict[str, Any]:
-    """Bandwidth, multiply-adds and each kernel's time, on devices of their own beside the engine."""
+@dataclass(frozen=True)
+class Timed:
+    """A variant that is timed beside the engine: the artifact, where its server has it, seconds a figure may take."""
+
+    artifact: Artifact
+    url: str
+    variant: str
+    limit: float
+    windows: Sequence[int | None]
+
+
+def device_figures(page: Any, timed: Timed, skipped: list[str]) -> dict[str, Any]:
+    """What the device can do at most; whole programs and each kernel on it, on devices of their own."""
     if not page.evaluate("async () => (await fetch('/static/bench.js')).ok"):
         raise WispError("web/dist has no bench.js", remedy="run `make build`")
     sources = {
+        "read": READ_KERNEL,
+        "readWorkgroups": READ_WORKGROUPS,
         "copy": COPY_KERNEL,
         "multiplyAdd": {dtype: multiply_add_source(dtype) for dtype in ("f32", "f16")},
         "multiplyAddsAWorkgroup": MULTIPLY_ADDS_A_THREAD * WORKGROUP,
@@ -166,20 +195,42 @@ def device_figures(page: Any, artifact: Artifact, url: str, variant: str, limit:
     }
     device = _call(page, MEASURE_DEVICE, sources)
     bandwidth = {
-        "bytes_per_second": max(device["copyKernel"], device["copyQueue"]),
+        "bytes_per_second": max(device["read"], device["copyKernel"], device["copyQueue"]),
+        "read_bytes_per_second": device["read"],
         "copy_kernel_bytes_per_second": device["copyKernel"],
         "copy_queue_bytes_per_second": device["copyQueue"],
         "buffer_bytes": device["copyBytes"],
     }
-    plan = artifact.plans[variant]
+    plan, most = timed.artifact.plans[timed.variant], bandwidth["bytes_per_second"]
     programs = timed_programs(plan)
-    seconds = _call(page, MEASURE_KERNELS, [url, variant, programs, limit])
+    seconds = _call(page, MEASURE_KERNELS, [timed.url, timed.variant, programs, timed.limit])
     kernels = seconds and {
-        program: kernel_figures(plan, program, position, length, taken, bandwidth["bytes_per_second"])
-        for (program, position, length), taken in zip(programs, seconds, strict=True)
+        of[0]: kernel_figures(plan, of, taken, dispatch_bytes(plan, *of, timed.windows), most)
+        for of, taken in zip(programs, seconds, strict=True)
     }
     rates = {"f32_per_second": device["f32"], "f16_per_second": device["f16"]}
-    return {"bandwidth": bandwidth, "multiply_adds": rates, "kernels": kernels}
+    return {"bandwidth": bandwidth, "multiply_adds": rates, "kernels": kernels, **pass_figures(page, timed, skipped)}
+
+
+def pass_figures(page: Any, timed: Timed, skipped: list[str]) -> dict[str, Any]:
+    """`step_seconds` of a page: `steps` and `sampling`, null where the adapter has no timestamps."""
+    plan = timed.artifact.plans[timed.variant]
+    programs = step_programs(plan, decode_contexts(plan["context"]))
+    samplings = {
+        name: {_camel(key): value for key, value in asdict(parameters).items()} for name, parameters in SAMPLING.items()
+    }
+    found = _call(page, MEASURE_PASSES, [timed.url, timed.variant, programs, samplings, timed.limit])
+    if found is None:
+        return {"steps": None, "sampling": None}
+    for row in found["steps"]:
+        if row["seconds"] is None:
+            skipped.append(f"a pass of {row['program']} by {row['alternative']}: takes more than {timed.limit:g} s")
+    return {**found, "steps": [row for row in found["steps"] if row["seconds"] is not None]}
+
+
+def _camel(name: str) -> str:
+    head, *rest = name.split("_")
+    return head + "".join(part.title() for part in rest)
 
 
 def prefill_figures(page: Any, context: int, vocab_size: int, limit: float, skipped: list[str]) -> list[dict[str, Any]]:

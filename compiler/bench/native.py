@@ -17,6 +17,7 @@ import wgpu
 from ..artifact.state import SamplingParameters
 from ..runtime.wgpu import NativeRuntime
 from .device import measure_device
+from .steps import step_programs, step_seconds, timestamp_period
 
 PREFILL_TOKENS = (32, 128, 512, 2048)
 FIRST_TOKEN_PROMPT = 128
@@ -49,21 +50,26 @@ def measure(run: Callable[[], float], limit: float) -> Timing:
     return Timing(statistics.median(seconds), len(seconds))
 
 
-def bench_native(runtime: NativeRuntime, limit: float) -> dict[str, Any]:
-    """Every native figure of a loaded variant; none of them takes much longer than `limit` seconds."""
+def bench_native(runtime: NativeRuntime, limit: float, windows: Sequence[int | None] = ()) -> dict[str, Any]:
+    """Every native figure of a loaded variant; none of them takes much longer than `limit` seconds.
+
+    `windows` are the positions that each layer's queries see at most.
+    """
     check_outputs(runtime)
     skipped: list[str] = []
     prefill = prefill_figures(runtime, limit, skipped)
     decode, counters = decode_figures(runtime, limit, skipped)
     device = measure_device(runtime.adapter)
+    programs = step_programs(runtime.plan, decode_contexts(runtime.plan["context"]))
+    steps = step_seconds(runtime, programs, limit, skipped)
     kernels = None
     if "timestamp-query" in runtime.device.features:
         kernels = {}
         for program, position, length in timed_programs(runtime.plan):
             seconds = dispatch_seconds(runtime, program, position, length, limit)
-            kernels[program] = kernel_figures(
-                runtime.plan, program, position, length, seconds, device["bandwidth"]["bytes_per_second"]
-            )
+            moved = dispatch_bytes(runtime.plan, program, position, length, windows)
+            most = device["bandwidth"]["bytes_per_second"]
+            kernels[program] = kernel_figures(runtime.plan, (program, position, length), seconds, moved, most)
     else:
         skipped.append("kernels: the adapter has no timestamp-query")
     return {
@@ -78,6 +84,7 @@ def bench_native(runtime: NativeRuntime, limit: float) -> dict[str, Any]:
         "decode": decode,
         "counters": counters,
         **device,
+        **steps,
         "kernels": kernels,
         "skipped": skipped,
     }
@@ -226,17 +233,16 @@ def timed_programs(plan: Mapping[str, Any]) -> list[tuple[str, int, int]]:
 
 def kernel_figures(
     plan: Mapping[str, Any],
-    program: str,
-    position: int,
-    length: int,
+    timed: tuple[str, int, int],
     seconds: Sequence[float],
+    moved: Sequence[int],
     bandwidth: float,
 ) -> dict[str, Any]:
-    """The `seconds` of a program's dispatches as a row a kernel, the most expensive first.
+    """The `seconds` of the dispatches of a program as a row a kernel, the most expensive first.
 
-    `bytes` is the least that a kernel has to move: weights, KV rows and logits, not activations.
+    `timed` is one of `timed_programs`, `moved` what `dispatch_bytes` says of it.
     """
-    moved = dispatch_bytes(plan, program, position, length)
+    program, position, length = timed
     total = sum(seconds)
     rows: dict[str, dict[str, Any]] = {}
     for dispatch, taken, nbytes in zip(plan["programs"][program], seconds, moved, strict=True):
@@ -300,22 +306,20 @@ def _timed_run(runtime: NativeRuntime, program: str, period: float) -> list[floa
     return seconds
 
 
-def timestamp_period(device: Any) -> float:
-    """Nanoseconds of a tick: wgpu-native hands out the driver's ticks."""
-    from wgpu.backends.wgpu_native import lib
+def dispatch_bytes(
+    plan: Mapping[str, Any], program: str, position: int, length: int, windows: Sequence[int | None] = ()
+) -> list[int]:
+    """The least bytes each dispatch of a program has to move: weights, KV rows and logits it binds, not activations.
 
-    return float(lib.wgpuQueueGetTimestampPeriod(device.queue._internal))
-
-
-def dispatch_bytes(plan: Mapping[str, Any], program: str, position: int, length: int) -> list[int]:
-    """The least bytes each dispatch of a program has to move: weights, KV rows and logits it binds.
-
-    An embedding kernel reads a row a token, attention reads the KV rows so far, the others append theirs.
+    An embedding kernel reads a row a token, attention reads the KV rows that its layer's window (of `windows`, the
+    layers in order) leaves of those so far, the others append theirs.
     """
-    moved = []
+    moved, layers = [], iter(windows)
     for dispatch in plan["programs"][program]:
         kernel = plan["kernels"][dispatch["kernel"]]
-        total = 0
+        total, attends = 0, kernel["entry"].startswith("attention")
+        window = next(layers, None) if attends else None
+        seen = position + length if window is None else min(position, window - 1) + length
         for index in dispatch["bind"]:
             buffer = plan["buffers"][index]
             match buffer["kind"]:
@@ -325,8 +329,7 @@ def dispatch_bytes(plan: Mapping[str, Any], program: str, position: int, length:
                 case "weight":
                     total += buffer["bytes"]
                 case "kv":
-                    rows = position + length if kernel["entry"].startswith("attention") else length
-                    total += buffer["bytes_per_position"] * rows
+                    total += buffer["bytes_per_position"] * (seen if attends else length)
                 case "io" if buffer["name"] == "logits":
                     total += buffer["bytes"]
         moved.append(total)

@@ -40,7 +40,10 @@ def print_report(report: Mapping[str, Any]) -> None:
     if report["time_to_first_token_s"] is not None:
         say(f"  first token      {report['time_to_first_token_s']:.3g} s")
     if report["bandwidth"] is not None:
-        say(f"  bandwidth        {report['bandwidth']['bytes_per_second'] / 1e9:.4g} GB/s by a copy")
+        bandwidth = report["bandwidth"]
+        read = bandwidth["read_bytes_per_second"]
+        copied = max(bandwidth[f"copy_{means}_bytes_per_second"] for means in ("kernel", "queue"))
+        say(f"  bandwidth        {read / 1e9:.4g} GB/s by reading, {copied / 1e9:.4g} GB/s by a copy")
     if report["multiply_adds"] is not None:
         rates = {dtype: report["multiply_adds"][f"{dtype}_per_second"] for dtype in ("f32", "f16")}
         shown = [f"{dtype} {rate / 1e9:.4g}" for dtype, rate in rates.items() if rate is not None]
@@ -55,6 +58,12 @@ def print_report(report: Mapping[str, Any]) -> None:
         )
     _print_rates(console, "prefill", "tokens", report["prefill"], "of multiply-adds", "multiply_add_share")
     _print_rates(console, "decode", "at", report["decode"], "of bandwidth", "bandwidth_share")
+    if report["steps"]:
+        say("  device time of whole programs")
+        console.print(steps_table(report["steps"]))
+    if report["sampling"]:
+        times = [f"{n} {taken * 1e3:.3g} ms" for n, taken in report["sampling"].items() if taken is not None]
+        say(f"  sampling         {', '.join(times)}")
     for program, figures in (report["kernels"] or {}).items():
         say(f"  {program}, {figures['tokens']} tokens at {figures['position']}: {figures['seconds'] * 1e3:.4g} ms")
         console.print(kernel_table(figures["kernels"]))
@@ -90,6 +99,20 @@ def _rate(row: Mapping[str, Any]) -> str:
 def _tokens(row: Mapping[str, Any]) -> int:
     tokens: int = row["tokens"] if "tokens" in row else row["context"]
     return tokens
+
+
+def steps_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """A row a program, and position; a column an entrant, in milliseconds."""
+    names = list(dict.fromkeys(row["alternative"] for row in rows))
+    table = Table(box=SIMPLE_HEAD)
+    for heading in ("program", "at", *names):
+        table.add_column(heading, justify="left" if heading == "program" else "right", no_wrap=True)
+    found = {(row["program"], row["position"], row["alternative"]): row["seconds"] * 1e3 for row in rows}
+    for program, position in dict.fromkeys((row["program"], row["position"]) for row in rows):
+        times = [found.get((program, position, name)) for name in names]
+        cells = ["" if taken is None else f"{taken:.4g} ms" for taken in times]
+        table.add_row(program, str(position), *cells)
+    return table
 
 
 def kernel_table(rows: Sequence[Mapping[str, Any]]) -> Table:

@@ -1,7 +1,7 @@
 """`wisp bench`: how fast an artifact loads, reads a prompt and answers, natively or in a headless browser.
 
 Chooses what to measure and holds it against what the device can do; `native.py` and `browser.py` measure,
-`shapes.py` makes artifacts with random weights, `report.py` prints. All backends give the same figures
+`report.py` prints. All backends give the same figures
 under the same names; what one cannot know is null.
 """
 
@@ -22,7 +22,6 @@ from ..progress import Report, Silent
 from ..runtime.wgpu import missing_features, open_variant, request_adapter
 from .browser import bench_browser
 from .native import bench_native, dispatch_bytes
-from .shapes import shape_artifact
 
 DEFAULT_LIMIT = 60.0
 Backend = Literal["native", "browser", "wasm"]
@@ -54,7 +53,7 @@ def bench(
                 measured = _native(artifact, candidates, limit)
             case "browser" | "wasm":
                 named = candidates[0]["name"] if backend == "wasm" else variant
-                measured = bench_browser(artifact, named, limit, threads)
+                measured = bench_browser(artifact, named, limit, threads, windows_of(artifact, candidates[0]["name"]))
         advance(1)
     hold_against_device(artifact, measured)
     model = artifact.model
@@ -75,22 +74,6 @@ def check_threads(threads: int | None, backend: str) -> None:
     """Raises WispError for threads of a backend that has none."""
     if threads is not None and backend != "wasm":
         raise WispError("--threads is for the CPU", got=f"--backend {backend}", expected="--backend wasm")
-
-
-def choose_artifact(path: Path | None, shape: str | None, quantization: str | None, progress: Report) -> Path:
-    """The one artifact that was asked for, compiled now when it is a shape."""
-    if (path is None) == (shape is None):
-        raise WispError(
-            "say what to measure",
-            got="nothing" if path is None else "both an artifact and --shape",
-            expected="an artifact's directory or --shape NAME",
-        )
-    if path is not None:
-        if quantization is not None:
-            raise WispError("--quant is for --shape", remedy="compile the artifact with another --quant instead")
-        return path
-    assert shape is not None
-    return shape_artifact(shape, quantization, progress)
 
 
 def backend_variants(artifact: Artifact, backend: Backend, variant: str | None) -> list[dict[str, Any]]:
@@ -127,7 +110,7 @@ def _native(artifact: Artifact, entries: list[dict[str, Any]], limit: float) -> 
             remedy="compile the variant webgpu-f32, which needs nothing",
         )
     runtime = open_variant(artifact, chosen, adapter)
-    measured = bench_native(runtime, limit)
+    measured = bench_native(runtime, limit, windows_of(artifact, chosen))
     return {"variant": chosen, "adapter": adapter_name(adapter), "threads": None, **measured}
 
 
@@ -143,16 +126,29 @@ def hold_against_device(artifact: Artifact, measured: dict[str, Any]) -> None:
     plan = artifact.plans[measured["variant"]]
     rates, bandwidth = measured["multiply_adds"], measured["bandwidth"]
     rate = rates and rates["f16_per_second" if plan["activation_dtype"] == "float16" else "f32_per_second"]
-    raw = json.loads((artifact.path / "config.json").read_bytes()) if "config.json" in artifact.model["files"] else None
-    config = raw and config_from_huggingface(raw, plan["context"])
+    config = network_of(artifact, plan["context"])
     for row in measured["prefill"]:
         work = config and prefill_multiply_adds(config, row["tokens"])
         row["multiply_adds"] = work
         row["multiply_add_share"] = work / row["seconds"] / rate if work and rate else None
     for row in measured["decode"]:
-        row["bytes"] = sum(dispatch_bytes(plan, "decode", row["context"], 1))
+        windows = windows_of(artifact, measured["variant"])
+        row["bytes"] = sum(dispatch_bytes(plan, "decode", row["context"], 1, windows))
         rate_used = row["bytes"] / row["seconds_per_token"]
         row["bandwidth_share"] = rate_used / bandwidth["bytes_per_second"] if bandwidth else None
+
+
+def network_of(artifact: Artifact, context: int) -> ModelConfig | None:
+    """The numbers of the artifact's network; None where it came without a config.json."""
+    if "config.json" not in artifact.model["files"]:
+        return None
+    return config_from_huggingface(json.loads((artifact.path / "config.json").read_bytes()), context)
+
+
+def windows_of(artifact: Artifact, variant: str) -> tuple[int | None, ...]:
+    """What each layer's queries see at most, of positions; nothing where that is not known."""
+    config = network_of(artifact, artifact.plans[variant]["context"])
+    return tuple(layer.attention.window for layer in config.layers) if config else ()
 
 
 def prefill_multiply_adds(config: ModelConfig, tokens: int) -> int:

@@ -62,7 +62,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "llama-3.2-1b": _llama(2048, 16, 32, 8, 8192, 128256, tie_word_embeddings=True, rope_parameters=LLAMA3_ROPE),
     "llama-3.2-3b": _llama(3072, 28, 24, 8, 8192, 128256, tie_word_embeddings=True, rope_parameters=LLAMA3_ROPE),
     "llama-3.1-8b": _llama(4096, 32, 32, 8, 14336, 128256, rope_parameters={**LLAMA3_ROPE, "factor": 8.0}),
-    "phi-3-mini": {**_llama(3072, 32, 32, 32, 8192, 32064), "model_type": "phi3", "sliding_window": None},
+    "phi-3-mini": {**_llama(3072, 32, 32, 32, 8192, 32064), "model_type": "phi3", "sliding_window": 2047},
 }
 STOP_TOKEN = 1
 

@@ -3,7 +3,9 @@
 import argparse
 from pathlib import Path
 
+from ..errors import WispError
 from ..lowering.tvm_import import import_tvm
+from ..progress import Report, Terminal
 from .arguments import add_json, positive, print_json
 
 HELP = "measure load, prefill and decode, here or in a headless browser"
@@ -27,9 +29,7 @@ def run(parsed: argparse.Namespace) -> None:
 
     if parsed.plot is not None:
         check_plot(parsed.plot)
-    import_tvm()
-    from ..bench.run import bench, check_threads, choose_artifact
-    from ..progress import Terminal
+    from ..bench.run import bench, check_threads
 
     check_threads(parsed.threads, parsed.backend)
     progress = Terminal()
@@ -47,3 +47,22 @@ def run(parsed: argparse.Namespace) -> None:
         print_report(report)
     if parsed.plot is not None:
         write_plot(report, parsed.plot)
+
+
+def choose_artifact(path: Path | None, shape: str | None, quantization: str | None, progress: Report) -> Path:
+    """The one artifact that was asked for, compiled now when it is a shape."""
+    if (path is None) == (shape is None):
+        raise WispError(
+            "say what to measure",
+            got="nothing" if path is None else "both an artifact and --shape",
+            expected="an artifact's directory or --shape NAME",
+        )
+    if path is not None:
+        if quantization is not None:
+            raise WispError("--quant is for --shape", remedy="compile the artifact with another --quant instead")
+        return path
+    assert shape is not None
+    import_tvm()  # what is compiled already is measured without it
+    from ..bench.shapes import shape_artifact
+
+    return shape_artifact(shape, quantization, progress)

@@ -205,8 +205,9 @@ class NativeRuntime(Session):
 
 
 def open_variant(artifact: Artifact, name: str, adapter: Any = None) -> NativeRuntime:
-    """A variant of an artifact, its weights on the device."""
+    """A variant of an artifact, its weights on the device; its alternatives are there to be chosen."""
     entry = next(variant for variant in artifact.model["variants"] if variant["name"] == name)
+    files = [alternative["kernels_file"] for alternative in artifact.plans[name].get("alternatives", [])]
     return NativeRuntime(
         artifact.plans[name],
         artifact.kernels(name),
@@ -214,4 +215,5 @@ def open_variant(artifact: Artifact, name: str, adapter: Any = None) -> NativeRu
         lambda tensor, start, stop: artifact.tensor(tensor, start, stop).tobytes(),
         artifact.constants(),
         adapter,
+        {file: (artifact.path / file).read_text(encoding="utf-8") for file in files},
     )

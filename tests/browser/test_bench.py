@@ -16,6 +16,7 @@ from compiler.bench.shapes import SHAPES, RandomModel, byte_tokenizer, random_te
 from compiler.errors import WispError
 from tests import chromium
 from tests.conftest import ROOT, unavailable
+from tests.lowering import builds_lower_once
 
 SMALL = {**SHAPES["llama-tiny"], "hidden_size": 128, "intermediate_size": 256, "max_position_embeddings": 96}
 
@@ -23,9 +24,9 @@ SMALL = {**SHAPES["llama-tiny"], "hidden_size": 128, "intermediate_size": 256, "
 @pytest.fixture(scope="module")
 def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = RandomModel("small", SMALL, random_tensors, byte_tokenizer())
-    return write_random_artifact(
-        model, tmp_path_factory.mktemp("bench") / "small", variants=["webgpu-f32", "wasm-simd"]
-    )
+    output = tmp_path_factory.mktemp("bench") / "small"
+    with builds_lower_once(alternatives=True):
+        return write_random_artifact(model, output, variants=["webgpu-f32", "wasm-simd"])
 
 
 def measure(artifact: Path, *options: str) -> dict[str, Any]:
@@ -60,7 +61,7 @@ def test_every_figure_is_there_and_positive(report: dict[str, Any]) -> None:
     assert 4 <= counters["bytes_read_back_per_token"] <= 64
     assert report["threads"] is None
     assert report["load"]["compile_warm_s"] > 0
-    assert report["bandwidth"]["bytes_per_second"] > 1e7
+    assert report["bandwidth"]["bytes_per_second"] >= report["bandwidth"]["read_bytes_per_second"] > 1e7
     assert report["multiply_adds"]["f32_per_second"] > 1e7
     assert all(0 < row["multiply_add_share"] < 1 for row in report["prefill"])
     assert all(0 < row["bandwidth_share"] < 1 for row in report["decode"])
@@ -78,6 +79,19 @@ def test_kernels_are_timed_where_the_adapter_can(report: dict[str, Any], artifac
         assert figures["seconds"] > 0
 
 
+def test_whole_programs_are_timed_with_their_alternatives(report: dict[str, Any], artifact: Path) -> None:
+    if report["kernels"] is None:
+        assert report["steps"] is report["sampling"] is None
+        return
+    plan = load_artifact(artifact).plans["webgpu-f32"]
+    prefill = f"prefill_{max(plan['prefill_chunks'])}"
+    found = {(row["program"], row["alternative"]) for row in report["steps"]}
+    assert {("decode", name) for name in ("own", "narrow", "wide")} <= found
+    assert {(prefill, name) for name in ("own", "narrow", "packed")} <= found
+    assert all(row["seconds"] > 0 for row in report["steps"])
+    assert all(report["sampling"][name] > 0 for name in ("greedy", "top_p", "top_k_top_p"))
+
+
 def test_the_cpu_is_measured_with_the_threads_asked_for(artifact: Path) -> None:
     report = measure(artifact, "--backend", "wasm", "--threads", "2")
     assert (report["backend"], report["variant"], report["threads"]) == ("wasm", "wasm-simd", 2)
@@ -86,7 +100,7 @@ def test_the_cpu_is_measured_with_the_threads_asked_for(artifact: Path) -> None:
     assert all(row["tokens_per_second"] > 0 for row in (*report["prefill"], *report["decode"]))
     assert all(row["multiply_add_share"] is None for row in report["prefill"])
     assert all(row["bandwidth_share"] is None for row in report["decode"])
-    assert all(report[key] is None for key in ("bandwidth", "multiply_adds", "kernels"))
+    assert all(report[key] is None for key in ("bandwidth", "multiply_adds", "kernels", "steps", "sampling"))
     assert report["skipped"] == ["kernels, bandwidth and multiply-adds: only on WebGPU"]
 
 

@@ -13,8 +13,9 @@ from compiler.bench import device as bench_device
 from compiler.bench import native as bench_native
 from compiler.bench import shapes as bench_shapes
 from compiler.bench.report import print_report
-from compiler.bench.run import bench, choose_artifact
+from compiler.bench.run import bench
 from compiler.bench.shapes import SHAPES, STOP_TOKEN, byte_tokenizer, random_tensors, shape_artifact
+from compiler.commands.bench import choose_artifact
 from compiler.errors import WispError
 from compiler.models import config_from_huggingface, weight_specs
 from compiler.progress import Silent
@@ -23,6 +24,7 @@ from compiler.target.variants import VARIANTS
 from compiler.weights.quantize import dequantize, parameter_layout
 from compiler.weights.schemes import SCHEMES
 from tests.device.harness import Gpu
+from tests.lowering import builds_lower_once
 
 SMALL = {**SHAPES["llama-tiny"], "hidden_size": 128, "intermediate_size": 256, "max_position_embeddings": 96}
 COUNTERS = {
@@ -38,7 +40,8 @@ COUNTERS = {
 def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = bench_shapes.RandomModel("small", SMALL, random_tensors, byte_tokenizer())
     output = tmp_path_factory.mktemp("bench") / "small"
-    return bench_shapes.write_random_artifact(model, output, variants=["webgpu-f32"])
+    with builds_lower_once(alternatives=True):
+        return bench_shapes.write_random_artifact(model, output, variants=["webgpu-f32"])
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +67,7 @@ def test_every_figure_is_there_and_positive(report: dict[str, Any]) -> None:
         assert row["runs"] >= 1
     assert set(again["counters"]) == COUNTERS
     assert all(value > 0 for value in again["counters"].values())
-    assert again["bandwidth"]["bytes_per_second"] > 1e7
+    assert again["bandwidth"]["bytes_per_second"] >= again["bandwidth"]["read_bytes_per_second"] > 1e7
     assert again["multiply_adds"]["f32_per_second"] > 1e7
     assert all(0 < row["multiply_add_share"] < 1 for row in again["prefill"])
     assert all(0 < row["bandwidth_share"] < 1 for row in again["decode"])
@@ -83,6 +86,27 @@ def test_kernels_have_times_and_bytes(gpu: Gpu, report: dict[str, Any], artifact
         assert sum(row["share"] for row in rows) == pytest.approx(1)
         assert sum(row["seconds"] for row in rows) == pytest.approx(figures["seconds"])
         assert figures["seconds"] > 0
+
+
+def test_whole_programs_have_device_times_with_every_alternative(report: dict[str, Any], artifact: Path) -> None:
+    if report["kernels"] is None:
+        assert report["steps"] is report["sampling"] is None
+        return
+    plan = load_artifact(artifact).plans["webgpu-f32"]
+    entrants = {("own", program) for program in plan["programs"] if program != "mask"}
+    entrants |= {(other["name"], program) for other in plan["alternatives"] for program in other["programs"]}
+    assert {(row["alternative"], row["program"]) for row in report["steps"]} == entrants
+    assert all(row["seconds"] > 0 for row in report["steps"])
+    assert set(report["sampling"]) == {"greedy", "top_p", "top_k_top_p"}
+    assert all(seconds > 0 for seconds in report["sampling"].values())
+
+
+def test_attention_reads_what_its_window_leaves(artifact: Path) -> None:
+    plan = load_artifact(artifact).plans["webgpu-f32"]
+    layers = SMALL["num_hidden_layers"]
+    row = sum(buffer["bytes_per_position"] for buffer in plan["buffers"] if buffer["kind"] == "kv") // layers
+    whole, windowed = (sum(bench_native.dispatch_bytes(plan, "decode", 50, 1, seen)) for seen in ((), (None, 16)))
+    assert whole - windowed == (51 - 16) * row
 
 
 def test_decode_moves_every_weight_once(artifact: Path) -> None:

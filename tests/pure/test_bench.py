@@ -1,6 +1,8 @@
 """`wisp bench` without a device: which variant a backend takes, what it is held against, the tables and the picture."""
 
 import builtins
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -40,6 +42,8 @@ def report(**changes: Any) -> dict[str, Any]:
         "time_to_first_token_s": 0.125,
         "bandwidth": None,
         "multiply_adds": None,
+        "steps": None,
+        "sampling": None,
         "counters": {},
         "prefill": prefill,
         "decode": decode,
@@ -80,9 +84,30 @@ def test_threads_are_for_the_cpu(backend: Any) -> None:
 def test_nothing_is_compiled_for_options_that_are_refused(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("compiler.bench.run.choose_artifact", lambda *_: pytest.fail("it is compiled"))
+    monkeypatch.setattr("compiler.commands.bench.choose_artifact", lambda *_: pytest.fail("it is compiled"))
     assert main(["bench", "--shape", "llama-tiny", "--threads", "2"]) == 2
     assert "--threads is for the CPU" in capsys.readouterr().err
+
+
+def test_what_is_compiled_is_measured_without_tvm() -> None:
+    """Which is too large for a machine that only measures."""
+    imports = "from compiler.bench import report, run; from compiler.commands import bench"
+    code = f"import sys; {imports}; print('tvm' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+def test_the_device_times_of_programs_are_a_table(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [
+        {"program": "decode", "alternative": name, "position": 512, "seconds": seconds}
+        for name, seconds in (("own", 0.004), ("narrow", 0.003))
+    ]
+    rows.append({"program": "prefill_256", "alternative": "own", "position": 0, "seconds": 0.25})
+    sampling = {"greedy": 1e-4, "top_p": 2e-4, "top_k_top_p": None}
+    print_report(report(steps=rows, sampling=sampling))
+    text = capsys.readouterr().out
+    assert ["decode", "512", "4", "ms", "3", "ms"] in [line.split() for line in text.splitlines()]
+    assert ["prefill_256", "0", "250", "ms"] in [line.split() for line in text.splitlines()]
+    assert "greedy 0.1 ms, top_p 0.2 ms" in text
 
 
 def test_multiply_adds_of_a_prompt() -> None:

@@ -4,4 +4,5 @@
 // (backend/webgpu/): what is timed is what it runs.
 
 export { type DeviceFigures, type DeviceSources, measureDevice } from "./device";
+export { measurePasses, type PassFigures } from "./passes";
 export { measureKernels, measureSteps, type TimedProgram } from "./programs";

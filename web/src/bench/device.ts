@@ -1,4 +1,4 @@
-// What a device can do at most: bytes moved by a copy, multiply-adds by a loop of them. Knows no plan.
+// What a device can do at most: bytes read, bytes moved by a copy, multiply-adds by a loop of them. Knows no plan.
 //
 // The shaders come from compiler/bench/device.py, so that native and browser figures compare.
 
@@ -18,6 +18,8 @@ type Float = "f32" | "f16";
 type Run = (times: number) => Promise<void>;
 
 export interface DeviceSources {
+  read: string;
+  readWorkgroups: number;
   copy: string;
   copyBytes: number;
   multiplyAdd: { f32: string; f16: string };
@@ -27,8 +29,9 @@ export interface DeviceSources {
   arrived: number;
 }
 
-/** Bytes read and written a second, and fused multiply-adds a second; f16 is null where the device has none. */
+/** Bytes a second of reading alone and, read and written, of copies; and fused multiply-adds a second; f16 is null where the device has none. */
 export interface DeviceFigures {
+  read: number;
   copyKernel: number;
   copyQueue: number;
   copyBytes: number;
@@ -47,10 +50,10 @@ export async function measureDevice(sources: DeviceSources): Promise<DeviceFigur
     const copyBytes = Math.min(sources.copyBytes, device.limits.maxStorageBufferBindingSize, device.limits.maxBufferSize);
     const byQueue = await copyByQueue(device, copyBytes);
     const kernels = new Kernels(backend);
-    const byKernel = await copyByKernel(backend, kernels, sources.copy, copyBytes);
+    const { read, byKernel } = await readAndCopy(backend, kernels, sources, copyBytes);
     const f32 = await multiplyAdds(backend, kernels, sources, "f32");
     const f16 = hasF16 ? await multiplyAdds(backend, kernels, sources, "f16") : null;
-    return { copyKernel: (2 * copyBytes) / byKernel, copyQueue: (2 * copyBytes) / byQueue, copyBytes, f32, f16 };
+    return { read: copyBytes / read, copyKernel: (2 * copyBytes) / byKernel, copyQueue: (2 * copyBytes) / byQueue, copyBytes, f32, f16 };
   } finally {
     backend.dispose();
   }
@@ -88,10 +91,18 @@ async function buffersOf(backend: WebGPUBackend, readBytes: number, writtenBytes
 }
 
 /** Seconds. */
-async function copyByKernel(backend: WebGPUBackend, kernels: Kernels, source: string, bytes: number): Promise<number> {
+async function readAndCopy(
+  backend: WebGPUBackend,
+  kernels: Kernels,
+  { read, readWorkgroups, copy }: DeviceSources,
+  bytes: number,
+): Promise<{ read: number; byKernel: number }> {
   const buffers = await buffersOf(backend, bytes, bytes);
-  const kernel = await kernels.compile(source, "copy");
-  return secondsEach(kernels.run(kernel, buffers, Math.ceil(bytes / 16 / 256)));
+  const [reading, copying] = [await kernels.compile(read, "read_all"), await kernels.compile(copy, "copy")];
+  return {
+    read: await secondsEach(kernels.run(reading, buffers, readWorkgroups)),
+    byKernel: await secondsEach(kernels.run(copying, buffers, Math.ceil(bytes / 16 / 256))),
+  };
 }
 
 /** Seconds. The backend has no copies between buffers: nothing that it runs needs them. */

@@ -75,15 +75,17 @@ export async function measureSteps(url: string, name: string, steps: number): Pr
   }
 }
 
-interface Opened {
+export interface Opened {
   device: GPUDevice;
   backend: WebGPUBackend;
   plan: Plan;
   buffers: readonly BufferHandle[];
+  /** The text of a kernels_file. */
+  read: (file: string) => Promise<string>;
 }
 
 /** A variant of an artifact on a device of its own, its weights uploaded; null where the adapter lacks one of `features`. */
-async function openArtifact(url: string, name: string, features: readonly GPUFeatureName[]): Promise<Opened | null> {
+export async function openArtifact(url: string, name: string, features: readonly GPUFeatureName[]): Promise<Opened | null> {
   const gpu = await probe();
   if (gpu.adapter === undefined) throw gpu.error;
   if (features.some((feature) => !gpu.features.has(feature))) return null;
@@ -97,26 +99,27 @@ async function openArtifact(url: string, name: string, features: readonly GPUFea
   );
   const weights = parseTensorCache(await fetcher.json(manifest.weights, entryOf(manifest, manifest.weights)), manifest);
   const plan = parsePlan(await fetcher.json(variant.plan, entryOf(manifest, variant.plan)), manifest, variant, weights);
-  const code = await fetcher.file(variant.kernels, entryOf(manifest, variant.kernels));
+  const read = async (file: string) => new TextDecoder().decode(await fetcher.file(file, entryOf(manifest, file)));
+  const code = await read(variant.kernels);
   const device = await requestDevice(gpu.adapter, { ...variant, requiredFeatures: [...variant.requiredFeatures, ...features] });
   const backend = new WebGPUBackend(device);
   try {
     const buffers = await allocate(backend, plan, plan.context);
-    await backend.compile(new TextDecoder().decode(code), plan.kernels);
+    await backend.compile(code, plan.kernels);
     await uploadWeights(fetcher, backend, manifest, plan, weights, buffers, signal);
-    return { device, backend, plan, buffers };
+    return { device, backend, plan, buffers, read };
   } catch (error) {
     backend.dispose();
     throw error;
   }
 }
 
-function seek({ backend, plan, buffers }: Opened, position: number, length: number): void {
+export function seek({ backend, plan, buffers }: Opened, position: number, length: number): void {
   const state = found(buffers[plan.buffers.findIndex((buffer) => buffer.kind === "state")], "state");
   backend.write(state, 4 * STATE.position, new Uint8Array(Uint32Array.of(position, 0, length).buffer));
 }
 
-function dispatchesOf(plan: Plan, program: string): readonly Dispatch[] {
+export function dispatchesOf(plan: Plan, program: string): readonly Dispatch[] {
   const chunk = /^prefill_(\d+)$/.exec(program)?.[1];
   return chunk === undefined ? plan.decode : found(plan.prefill.get(Number(chunk)), `${program} of ${plan.variant}`);
 }
@@ -167,7 +170,7 @@ async function timedRun(device: GPUDevice, steps: readonly Step[]): Promise<numb
   }
 }
 
-function found<T>(value: T | null | undefined, what: string): T {
+export function found<T>(value: T | null | undefined, what: string): T {
   if (value === null || value === undefined) throw new Error(`there is no ${what}`);
   return value;
 }

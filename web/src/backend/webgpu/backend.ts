@@ -311,8 +311,8 @@ export class WebGPUBackend implements Backend {
   }
 }
 
-function encodePass(encoder: GPUCommandEncoder, steps: readonly Step[]): void {
-  const pass = encoder.beginComputePass();
+export function encodePass(encoder: GPUCommandEncoder, steps: readonly Step[], descriptor?: GPUComputePassDescriptor): void {
+  const pass = encoder.beginComputePass(descriptor);
   let current: GPUComputePipeline | undefined;
   for (const { pipeline, group, grid } of steps) {
     if (pipeline !== current) pass.setPipeline(pipeline);
