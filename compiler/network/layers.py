@@ -89,7 +89,8 @@ class Geometry:
             answering = ("mask", *((f"verify_{VERIFY_ROWS}",) if self.verifies else ()))
             return decode + prefill + (answering if self.model.pooling is None else ())
         own_prefill = self.alternative.tiling or self.alternative.attention or self.alternative.packed
-        return (decode if self.alternative.vectors else ()) + (prefill if own_prefill else ())
+        own_decode = self.alternative.vectors or self.alternative.decode
+        return (decode if own_decode else ()) + (prefill if own_prefill else ())
 
     @property
     def verifies(self) -> bool:

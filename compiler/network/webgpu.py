@@ -75,7 +75,9 @@ class WebGpu:
         if shape.chunk > 1:
             make = (prefill_attention.attention, shape, g.state_words, g.tuning.attention)
             return parts.kernels.build("attention", *make)
-        return parts.kernels.build("attention", attention.attention, shape, g.state_words, g.tuning.attention.subgroups)
+        tuning = g.tuning
+        make_decode = (attention.attention, shape, g.state_words, tuning.attention.subgroups, tuning.decode)
+        return parts.kernels.build("attention", *make_decode)
 
     def combine(self, parts: Parts, shape: AttentionShape) -> str:
         return parts.kernels.build("combine", attention.combine, shape)

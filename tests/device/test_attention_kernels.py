@@ -12,8 +12,9 @@ from compiler.kernels import reference
 from compiler.kernels.cache import Cache, Heads
 from compiler.kernels.shapes import AttentionShape
 from compiler.kernels.webgpu import attention, prefill_attention, quads
+from compiler.kernels.webgpu.attention import ROOMY, DecodeTiling
 from compiler.kernels.webgpu.prefill_attention import AttentionTiling
-from compiler.kernels.webgpu.tuning import QUAD_ATTENTION, WORKGROUP_ATTENTION
+from compiler.kernels.webgpu.tuning import LOW_DECODE, LOW_LOADS, QUAD_ATTENTION, WORKGROUP_ATTENTION
 from compiler.lowering import wgsl
 from tests.caches import queries_for, stored
 from tests.conftest import unavailable
@@ -58,11 +59,12 @@ DECODE_HEADS = [
 class Decode:
     """The kernels of a decode step's attention, compiled once."""
 
-    def __init__(self, gpu: Gpu, shape: AttentionShape, subgroups: bool) -> None:
+    def __init__(self, gpu: Gpu, shape: AttentionShape, subgroups: bool, tiling: DecodeTiling = ROOMY) -> None:
         if subgroups and not gpu.subgroups:
             unavailable("the adapter lacks subgroups")
         self.gpu, self.shape = gpu, shape
-        self.attention = gpu.compile(attention.attention("attention", shape, STATE_WORDS, subgroups), subgroups)
+        function = attention.attention("attention", shape, STATE_WORDS, subgroups, tiling)
+        self.attention = gpu.compile(function, subgroups)
         self.combine = gpu.compile(attention.combine("combine", shape)) if shape.splits > 1 else None
 
     def __call__(self, query: NDArray[Any], rows: NDArray[Any], used: int) -> NDArray[Any]:
@@ -89,6 +91,17 @@ def test_decode(gpu: Gpu, heads: Heads, dtype: str, splits: int, subgroups: bool
         rows, query = cache_of(rng, used, shape.cache), query_of(rng, 1, heads)
         out = attend(query, rows, used)
         assert_close(out, reference.attention(query, rows, used - 1).reshape(-1))
+
+
+@pytest.mark.parametrize("subgroups", SUBGROUPS)
+@pytest.mark.parametrize(("heads", "dtype"), DECODE_HEADS[1:4])
+def test_decode_in_few_registers(gpu: Gpu, heads: Heads, dtype: str, subgroups: bool) -> None:
+    """Fewer queries a workgroup, and values loaded behind their weights."""
+    rng = np.random.default_rng(heads.size)
+    shape = AttentionShape(Cache(heads, CONTEXT, dtype), 1, 3)
+    attend = Decode(gpu, shape, subgroups, LOW_DECODE)
+    rows, query = cache_of(rng, 257, shape.cache), query_of(rng, 1, heads)
+    assert_close(attend(query, rows, 257), reference.attention(query, rows, 256).reshape(-1))
 
 
 def test_combine(gpu: Gpu) -> None:
@@ -122,9 +135,11 @@ PREFILL_HEADS = [
 ]
 TILINGS = [
     pytest.param(QUAD_ATTENTION, id="quads"),
-    pytest.param(dataclasses.replace(QUAD_ATTENTION, rows=8, vectors=48, keys=4), id="quads-of-more-rows"),
+    pytest.param(dataclasses.replace(QUAD_ATTENTION, rows=8, vectors=48, loads=LOW_LOADS), id="quads-of-more-rows"),
     pytest.param(WORKGROUP_ATTENTION, id="workgroup"),
-    pytest.param(dataclasses.replace(WORKGROUP_ATTENTION, rows=3, keys=8), id="workgroup-two-groups-of-keys"),
+    pytest.param(
+        dataclasses.replace(WORKGROUP_ATTENTION, rows=3, keys=8, loads=LOW_LOADS), id="workgroup-two-groups-of-keys"
+    ),
 ]
 
 

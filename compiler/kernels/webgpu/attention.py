@@ -8,6 +8,8 @@ is `reference.attention`. Prefill's attention is in `prefill_attention`.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
@@ -15,47 +17,59 @@ from ..builder import Expr, Kernel, ceil_div, div, f32, i32, lane, mod, select, 
 from ..cache import Cache
 from ..epilogue import capped
 from ..shapes import AttentionShape
-from .quads import LOWEST, QUAD, Quads, held_vectors, wide
+from .quads import LOADS, LOWEST, QUAD, Loads, Quads, held_vectors, wide
 
 THREADS = 64  # of a workgroup
 QUADS = THREADS // QUAD
 BLOCK = 64  # keys that a workgroup takes at a time
-SUM_VECTORS = 16
 MOST_QUERIES = 8  # of a workgroup
 
 
-def queries(cache: Cache) -> int:
+@dataclass(frozen=True)
+class DecodeTiling:
+    """What an invocation holds in registers."""
+
+    vectors: int = 16  # `vec4`s of sums, at most
+    loads: Loads = LOADS
+
+
+ROOMY = DecodeTiling()
+
+
+def queries(cache: Cache, tiling: DecodeTiling = ROOMY) -> int:
     """Queries of a workgroup in decode: as many as registers, and the memory where quads meet, have room for."""
     shared = cache.heads.query // cache.heads.key_value
-    return max(1, min(MOST_QUERIES, shared, SUM_VECTORS // held_vectors(cache)))
+    return max(1, min(MOST_QUERIES, shared, tiling.vectors // held_vectors(cache)))
 
 
-def workgroups(cache: Cache) -> int:
+def workgroups(cache: Cache, tiling: DecodeTiling = ROOMY) -> int:
     """Workgroups that share out the heads in decode."""
     heads = cache.heads
-    return heads.key_value * ceil_div(heads.query // heads.key_value, queries(cache))
+    return heads.key_value * ceil_div(heads.query // heads.key_value, queries(cache, tiling))
 
 
-def attention(name: str, shape: AttentionShape, state_words: int, subgroups: bool) -> tirx.PrimFunc:
+def attention(
+    name: str, shape: AttentionShape, state_words: int, subgroups: bool, tiling: DecodeTiling = ROOMY
+) -> tirx.PrimFunc:
     """Decode; bindings: query (f32, in the cache's order of dimensions), cache, state, out (f32).
 
     With one split, out is the attention output `[query heads, size]`. With more, it is
     `[query heads, splits, size + 4]`: the unnormalized sum, then the maximum and the sum of exponentials.
     """
-    return _Decode(name, shape, subgroups).build(state_words)
+    return _Decode(name, shape, subgroups, tiling).build(state_words)
 
 
 class _Decode(Quads):
     """One kernel under construction: a workgroup's quads walk the same queries' keys, a BLOCK together."""
 
-    def __init__(self, name: str, shape: AttentionShape, subgroups: bool) -> None:
-        super().__init__(Kernel(name), queries(shape.cache), BLOCK // QUADS, QUADS, subgroups)
-        self.shape, self.dims = shape, shape.dims
+    def __init__(self, name: str, shape: AttentionShape, subgroups: bool, tiling: DecodeTiling) -> None:
+        super().__init__(Kernel(name), queries(shape.cache, tiling), BLOCK // QUADS, QUADS, subgroups)
+        self.shape, self.dims, self.tiling, self.under_way = shape, shape.dims, tiling, tiling.loads
         self.window = shape.window if shape.window is not None and shape.window < shape.context else None
 
     def build(self, state_words: int) -> tirx.PrimFunc:
         shape, heads, dims = self.shape, self.shape.heads, self.dims
-        groups = workgroups(shape.cache) // heads.key_value
+        groups = workgroups(shape.cache, self.tiling) // heads.key_value
         with self.kernel as kernel:
             self.query = kernel.buffer("query", heads.query * dims, "float32x4")
             cache = shape.cache.reader(kernel, wide(heads))

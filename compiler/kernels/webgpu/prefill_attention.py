@@ -15,7 +15,7 @@ from tvm.script.ir_builder import tirx as T
 from ..builder import Expr, Kernel, ceil_div, div, f32, i32, mod, select, u32
 from ..epilogue import capped
 from ..shapes import AttentionShape
-from .quads import LOWEST, QUAD, Quads, held_vectors, wide
+from .quads import LOADS, LOWEST, QUAD, Loads, Quads, held_vectors, wide
 
 HEADS = 4  # of a workgroup, at most
 
@@ -29,6 +29,7 @@ class AttentionTiling:
     vectors: int  # `vec4`s of sums in an invocation, at most: quads of large heads have fewer rows
     keys: int  # at a time, a multiple of 4
     subgroups: bool  # the device has quad operations
+    loads: Loads = LOADS
 
     def rows_of(self, held: int) -> int:
         """Queries of a quad, of heads that have `held` `vec4`s an invocation."""
@@ -45,7 +46,7 @@ class _Prefill(Quads):
 
     def __init__(self, name: str, shape: AttentionShape, tiling: AttentionTiling) -> None:
         super().__init__(Kernel(name), tiling.rows_of(held_vectors(shape.cache)), tiling.keys, 1, tiling.subgroups)
-        self.shape, self.dims = shape, shape.dims
+        self.shape, self.dims, self.under_way = shape, shape.dims, tiling.loads
         self.heads = next(n for n in range(HEADS, 0, -1) if shape.shared_heads % n == 0)
         self.tiles = max(1, tiling.quads // self.heads)
         window = shape.window

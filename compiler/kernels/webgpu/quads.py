@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import operator
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
@@ -22,8 +23,17 @@ from ..cache import Cache, CacheReader, Heads
 
 QUAD = 4
 LOWEST = -1.0e30  # stands for minus infinity without making NaN
-BATCH = 16  # loads that are under way together, at least
-MOST_LOADS = 24  # and at most, where those of values go with those of keys
+
+
+@dataclass(frozen=True)
+class Loads:
+    """What is under way together, each in registers of its own."""
+
+    least: int = 16  # loads of keys, and of values
+    most: int = 24  # where those of values go with those of keys
+
+
+LOADS = Loads()
 
 
 def wide(heads: Heads) -> bool:
@@ -39,6 +49,8 @@ def held_vectors(cache: Cache) -> int:
 
 class Quads(ABC):
     """A kernel under construction. `bind` first, then `start`, `step` for every `keys` keys, and what is left of it."""
+
+    under_way = LOADS
 
     def __init__(self, kernel: Kernel, rows: int, keys: int, stride: int, subgroups: bool) -> None:
         """Row j's keys of a step are those at its base, base + `stride`, ...; `keys` is a multiple of 4."""
@@ -88,15 +100,15 @@ class Quads(ABC):
         """
         kernel = self.kernel
         # Values are loaded with the keys, as far as registers go: half as many waits for memory.
-        early = 2 * len(keys) * self.parts <= MOST_LOADS
-        column = max(1, BATCH // self.parts)  # keys whose values are under way together
+        early = 2 * len(keys) * self.parts <= self.under_way.most
+        column = max(1, self.under_way.least // self.parts)  # keys whose values are under way together
         batches = [keys[k : k + column] for k in range(0, len(keys), column)]
 
         def fetch(batch: list[Expr]) -> list[list[Expr]]:
             return [[self.cache.fetch(key + values + place) for place in self.places] for key in batch]
 
         partial = [[kernel.registers() for _ in keys] for _ in range(self.rows)]
-        size = len(self.places) if early else max(1, BATCH // len(keys))
+        size = len(self.places) if early else max(1, self.under_way.least // len(keys))
         first_loads = [[self.cache.fetch(key + place) for key in keys] for place in self.places[:size]]
         value_loads = [fetch(batch) for batch in batches if early]
         self._add_scores(partial, 0, first_loads)

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 
 from ..builder import MAX_GRID
 from . import packed
+from .attention import ROOMY, DecodeTiling
 from .matvec import Tuning
 from .prefill_attention import AttentionTiling
+from .quads import Loads
 from .tiles import Tiling
 
 # Workgroups that share a query's keys in decode, at most, and positions of each, at least. Where few workgroups share
@@ -37,6 +39,7 @@ class VariantTuning:
     attention: AttentionTiling
     packed: Tiling | None = None  # prefill's products in integers instead, where weights are quantized
     split: Tuning | None = None  # of mat-vecs with long rows, and few of them
+    decode: DecodeTiling = ROOMY  # decode's attention
 
     def vector(self, streams: int, units: int, blocks: int) -> Tuning:
         """The row for a mat-vec of so many units, of `streams` matrix rows each, that walks them in `blocks` blocks."""
@@ -54,6 +57,8 @@ class Alternative:
     tiling: Tiling | None = None  # of prefill
     attention: AttentionTiling | None = None  # of prefill
     packed: Tiling | None = None  # of prefill
+    decode: DecodeTiling | None = None  # attention of decode
+    preferred_on: tuple[str, ...] = ()  # vendors of GPUs where it is known to be the faster one
 
     @property
     def language_features(self) -> tuple[str, ...]:
@@ -63,7 +68,8 @@ class Alternative:
     def of(self, own: VariantTuning) -> VariantTuning:
         single, paired = self.vectors or (own.single, own.paired)
         tiling, attention = self.tiling or own.tiling, self.attention or own.attention
-        return VariantTuning(single, paired, tiling, attention, self.packed, None if self.vectors else own.split)
+        split, decode = None if self.vectors else own.split, self.decode or own.decode
+        return VariantTuning(single, paired, tiling, attention, self.packed, split, decode)
 
 
 SUBGROUP_VECTORS = (Tuning("subgroup", 64, 0, 4, 16), Tuning("subgroup", 64, 0, 2, 8))
@@ -82,24 +88,28 @@ TUNING: dict[str, VariantTuning] = {
 # Four times as many workgroups as SUBGROUP_VECTORS, each with a quarter of the rows: GPUs with many cores and subgroups
 # of 32 (NVIDIA, AMD, Apple) need them to hide the latency of matrices of a few thousand rows.
 NARROW_VECTORS = (Tuning("subgroup", 64, 0, 2, 4), Tuning("subgroup", 64, 0, 1, 2))
-# Half as many sums, for GPUs that give an invocation fewer registers (Mali, Adreno), and other neighbours: those of 16
-# rows, who share weights and not activations.
+NARROW_LANES = (Tuning("lanes", 64, 16, 2), Tuning("lanes", 64, 16, 1))
+# Half as many sums and loads under way, for GPUs that give an invocation fewer registers (Mali, Adreno), and other
+# neighbours: those of 16 rows, who share weights and not activations.
 LOW_TILING = Tiling(16, 4, 4, 4)
-LOW_ATTENTION = AttentionTiling(16, 4, 8, 4, subgroups=True)
+LOW_LOADS = Loads(8, 0)
+LOW_ATTENTION = AttentionTiling(16, 4, 8, 4, subgroups=True, loads=LOW_LOADS)
+LOW_WORKGROUP_ATTENTION = AttentionTiling(8, 4, 8, 4, subgroups=False, loads=LOW_LOADS)
+LOW_DECODE = DecodeTiling(8, LOW_LOADS)
 
-# Integer products are faster on NVIDIA, Intel and AMD, and slower on Apple.
-PACKED = Alternative("packed", packed=TILING)
+# Four products are one instruction on these vendors' GPUs; on Apple's browsers make eight of it.
+PACKED = Alternative("packed", packed=TILING, preferred_on=("nvidia", "amd", "intel", "qualcomm"))
 
 # Subgroups of 64 or 128 (AMD, Adreno) leave lanes idle on short rows, and small ones (Intel) make many sums: eight
 # lanes do neither.
 ALTERNATIVES: dict[str, tuple[Alternative, ...]] = {
     "webgpu-f32-sg": (
-        Alternative("narrow", NARROW_VECTORS, LOW_TILING, LOW_ATTENTION),
+        Alternative("narrow", NARROW_VECTORS, LOW_TILING, LOW_ATTENTION, decode=LOW_DECODE),
         Alternative("lanes", LANE_VECTORS),
         PACKED,
     ),
     "webgpu-f32": (
-        Alternative("narrow", (Tuning("lanes", 64, 16, 2), Tuning("lanes", 64, 16, 1)), LOW_TILING),
+        Alternative("narrow", NARROW_LANES, LOW_TILING, LOW_WORKGROUP_ATTENTION, decode=LOW_DECODE),
         Alternative("wide", (Tuning("lanes", 128, 32, 4), Tuning("lanes", 128, 32, 2))),
         PACKED,
     ),
