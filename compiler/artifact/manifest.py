@@ -553,6 +553,9 @@ def _validate_alternatives(
         for feature in _list(alternative.get("language_features"), f"{here}.language_features", "alternatives"):
             if not isinstance(feature, str) or not re.fullmatch(r"[a-z][a-z0-9_]{0,63}", feature):
                 fail(f"{here}.language_features", feature, "names of WGSL language features")
+        for vendor in _list(alternative.get("preferred_on", []), f"{here}.preferred_on", "alternatives"):
+            if not isinstance(vendor, str) or not re.fullmatch(r"[a-z][a-z0-9-]{0,31}", vendor):
+                fail(f"{here}.preferred_on", vendor, "names of GPU vendors")
         if _number(alternative.get("tolerance"), f"{here}.tolerance", 0, MAX_TOLERANCE) == 0:
             fail(f"{here}.tolerance", 0, "more than 0")
         own = _list(alternative.get("kernels"), f"{here}.kernels", "kernels")

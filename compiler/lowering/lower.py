@@ -180,6 +180,7 @@ def _lower_alternative(
         alternative.name,
         f"{variant.name}/{alternative.name}.wgsl",
         alternative.language_features,
+        alternative.preferred_on,
         TOLERANCE,
         programs,
         shared | rendered,

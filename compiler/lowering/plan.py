@@ -45,6 +45,7 @@ class AlternativePrograms:
     name: str
     kernels_file: str
     language_features: tuple[str, ...]
+    preferred_on: tuple[str, ...]
     tolerance: float
     programs: Mapping[str, Program]
     kernels: Mapping[str, KernelInfo]
@@ -121,6 +122,14 @@ def share_storages(programs: Mapping[str, Program]) -> tuple[list[int], dict[str
     return sizes, places
 
 
+def _describe_needs(alternative: AlternativePrograms) -> dict[str, Any]:
+    return {
+        "language_features": list(alternative.language_features),
+        "preferred_on": list(alternative.preferred_on),
+        "tolerance": alternative.tolerance,
+    }
+
+
 def assemble(
     header: Mapping[str, Any],
     named: Mapping[str, Mapping[str, Any]],
@@ -174,8 +183,7 @@ def assemble(
             {
                 "name": alternative.name,
                 "kernels_file": alternative.kernels_file,
-                "language_features": list(alternative.language_features),
-                "tolerance": alternative.tolerance,
+                **_describe_needs(alternative),
                 "kernels": [_describe_kernel(info) for info in more.values()],
                 "programs": dispatches(alternative.name, alternative.programs, alternative.kernels, extended),
             }

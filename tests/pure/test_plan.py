@@ -230,10 +230,18 @@ def test_alternatives_have_no_kernel_that_the_plan_has(lowered: Lowered) -> None
             assert kernel["entry"].endswith(f"_{name}")
         used = {d["kernel"] for program in alternative["programs"].values() for d in program}
         assert used >= set(range(len(plan["kernels"]), len(kernels))), "a kernel that nothing uses"
-        assert used & set(range(len(plan["kernels"]))), "attention, for one, is the plan's own"
+        assert used & set(range(len(plan["kernels"]))), "the embedding, for one, is the plan's own"
         for program, dispatches in alternative["programs"].items():
             more = 4 if name == "packed" else 0  # two layers quantize twice more; the last ends before it has to
-            assert len(dispatches) == len(plan["programs"][program]) + more
+            own = plan["programs"][program]
+            assert len(dispatches) == len(own) + more
+            if not more:  # so that a runtime may choose by kernel
+                assert [d["bind"] for d in dispatches] == [d["bind"] for d in own]
+    assert {name: bool(a["preferred_on"]) for name, a in alternatives.items()} == {
+        "narrow": False,
+        "wide": False,
+        "packed": True,
+    }
 
 
 def test_an_alternative_for_other_weights_is_left_out(model: ModelConfig) -> None:

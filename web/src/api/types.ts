@@ -94,9 +94,12 @@ export interface SkippedVariant {
 export interface Tuning {
   /** `own`: nothing was measured; `remembered`: on an earlier visit. */
   source: "own" | "measured" | "remembered";
-  /** The alternative's name for each program that does not run with the artifact's own kernels. */
+  /**
+   * The alternative's name for each program that does not run with the artifact's own kernels: by its name, or by `program/kernel`
+   * where only that kernel is not the artifact's own.
+   */
   programs: Record<string, string>;
-  /** Milliseconds of a run by program and alternative (`own`: the artifact's own kernels), when they were measured now. */
+  /** Milliseconds of a run by those names and alternative (`own`: the artifact's own kernels), when they were measured now. */
   milliseconds: Record<string, Record<string, number>>;
   /** Alternatives that cannot be taken here, and why in plain words. */
   rejected: { alternative: string; reason: string }[];

@@ -244,6 +244,12 @@ function parseAlternatives(node: Node, plan: Plan, limits: Limits, manifest: Man
         const text = feature.string();
         return /^[a-z][a-z0-9_]{0,63}$/.test(text) ? text : feature.fail("names of WGSL language features");
       });
+    const preferredOn = (item.get("preferred_on").value === undefined ? [] : item.get("preferred_on").list(MOST_ALTERNATIVES)).map(
+      (vendor) => {
+        const text = vendor.string();
+        return /^[a-z][a-z0-9-]{0,31}$/.test(text) ? text : vendor.fail("names of GPU vendors");
+      },
+    );
     const tolerance = item.get("tolerance").number(0, MOST_TOLERANCE);
     if (tolerance === 0) item.get("tolerance").fail("more than 0");
     const kernels = item
@@ -256,7 +262,7 @@ function parseAlternatives(node: Node, plan: Plan, limits: Limits, manifest: Man
       programs.set(program, parseProgram(list, plan, [...plan.kernels, ...kernels], limits, variant));
     }
     if (programs.size === 0) item.get("programs").fail("at least one of the plan's programs");
-    plan.alternatives.push({ name, kernelsFile, languageFeatures, tolerance, kernels, programs });
+    plan.alternatives.push({ name, kernelsFile, languageFeatures, preferredOn, tolerance, kernels, programs });
   }
 }
 

@@ -139,6 +139,8 @@ export interface Alternative {
   kernelsFile: string;
   /** What its module needs of `navigator.gpu.wgslLanguageFeatures`. */
   languageFeatures: string[];
+  /** Vendors, as adapters call them, on whose GPUs it is the faster one as far as is known: where nothing can be measured it runs. */
+  preferredOn: string[];
   /** How far its logits may be from those of the plan's own programs, of the largest. */
   tolerance: number;
   kernels: Kernel[];

@@ -1,9 +1,11 @@
 // Measures which of a plan's alternatives runs each program fastest on the device at hand, and whether it computes the same.
 //
-// Knows plan runners (replay.ts) that share buffers; not where their kernels come from, nor how a choice is remembered. Whole
-// programs are timed by the clock, as a session would run them. The KV cache and the state hold garbage afterwards.
+// Knows plan runners (replay.ts) that share buffers; not where their kernels come from, nor how a choice is remembered. Where it
+// is told what programs differ in, kernels are timed one by one (kernel-race.ts), else whole programs, by the clock, as a session
+// would run them. The KV cache and the state hold garbage afterwards.
 
 import type { Choice } from "../artifact/choice";
+import { type Race, raceKernels, type RaceVerdict, type RunPart } from "./kernel-race";
 import { median } from "./median";
 import type { PlanRunner } from "./replay";
 import { type Clock, systemClock } from "./clock";
@@ -50,6 +52,9 @@ const FEW_TOKENS = 16;
 
 interface Task {
   program: string;
+  /** Tokens of a run, and those that the program takes at once where it is used. */
+  length: number;
+  fullLength: number;
   /** In one call of run(). */
   mostRuns: number;
   /** Runs it `times` times and waits for the end. */
@@ -66,29 +71,56 @@ interface EmptyTrip {
   late: boolean;
 }
 
-/** What `task` takes, in milliseconds a run; each sample is of `times` runs. */
-type Timer = (task: Task, runner: PlanRunner, times: number) => Promise<number>;
+/** Milliseconds a run, of a sample of `times` runs. */
+type Timer = (run: RunPart, times: number) => Promise<number>;
+
+const runOf =
+  (task: Task, runner: PlanRunner): RunPart =>
+  (times) =>
+    task.run(runner, times);
+
+/** A program that is to be measured, and by what means. */
+interface Measured {
+  task: Task;
+  own: PlanRunner;
+  right: readonly Contender[];
+  /** Milliseconds that the plan's own takes, and that a run may take. */
+  once: number;
+  most: number;
+  trip: EmptyTrip;
+  timed: Timer;
+  hasTime: () => boolean;
+  /** Milliseconds until there is none. */
+  left: number;
+}
+
+interface AutotuneOptions {
+  budgetMs: number;
+  signal: AbortSignal;
+  /** What the contenders of these names differ in, in a program of `length` tokens at once; undefined: whole programs are timed. */
+  lineUp?: (program: string, names: readonly string[], length: number) => Race;
+  /** A runner of the programs of a choice. */
+  runnerOf?: (choice: Choice) => PlanRunner;
+  clock?: Clock;
+}
 
 /**
  * @param own runs the plan's own programs
  * @param budgetMs about what all of it may take; what cannot be measured within it runs as the plan's own
  * @throws what the device throws when it goes away
  */
-export async function autotune(
-  own: PlanRunner,
-  contenders: readonly Contender[],
-  { budgetMs, signal, clock = systemClock }: { budgetMs: number; signal: AbortSignal; clock?: Clock },
-): Promise<Verdict> {
+export async function autotune(own: PlanRunner, contenders: readonly Contender[], options: AutotuneOptions): Promise<Verdict> {
+  const { budgetMs, signal, clock = systemClock } = options;
   const now = () => clock.now();
   const choice: Record<string, string> = {};
   const verdict: Verdict = { choice, milliseconds: {}, rejected: [], unmeasured: [] };
   const [wrong, deadline] = [new Set<string>(), now() + budgetMs];
   if (own.capacity < LEAST_POSITIONS) return verdict;
   const trip = await emptyTrip(own, clock);
-  const timed: Timer = async (task, runner, times) => {
+  const timed: Timer = async (run, times) => {
     signal.throwIfAborted();
     const started = now();
-    await task.run(runner, times);
+    await run(times);
     return Math.max(0, now() - started - trip.ms) / times;
   };
   own.writeSampling(GREEDY);
@@ -107,8 +139,8 @@ export async function autotune(
       if (trip.late) verdict.unmeasured.push(program); // It is not the program that leaves no time.
       continue;
     }
-    if (program === "decode") await timed(task, own, 1); // A first run may compile.
-    const once = await timed(task, own, 1);
+    if (program === "decode") await timed(runOf(task, own), 1); // A first run may compile.
+    const once = await timed(runOf(task, own), 1);
     if (program === "decode") stepMs = once;
     if (once > most) {
       if (trip.late) verdict.unmeasured.push(program);
@@ -120,19 +152,64 @@ export async function autotune(
       for (const earlier of Object.keys(choice)) if (choice[earlier] === name) Reflect.deleteProperty(choice, earlier);
     }
     if (right.length === 0) continue;
-    const times = await repeats(task, own, { once, most, trip, timed });
-    const figures = await race(
-      [{ name: OWN, runner: own }, ...right],
-      (runner) => timed(task, runner, times),
-      () => now() < end,
-    );
-    verdict.milliseconds[program] = Object.fromEntries(figures.map(({ name, ms }) => [name, ms]));
-    const best = winner(figures, trip, times);
-    if (best === "unsure") verdict.unmeasured.push(program);
-    else if (best !== undefined) choice[program] = best.name;
+    const found = await compared({ task, own, right, once, most, trip, timed, hasTime: () => now() < end, left: end - now() }, options);
+    if (found === undefined || found.unsure) verdict.unmeasured.push(program); // Nothing is concluded from what could not be timed.
+    if (found === undefined) continue;
+    Object.assign(verdict.milliseconds, found.milliseconds);
+    if (await together(task, own, right, found.choice, options, verdict.rejected)) Object.assign(choice, found.choice);
   }
   await own.idle();
   return verdict;
+}
+
+const RULES = { mostRepeats: MOST_REPEATS, rounds: { least: LEAST_ROUNDS, most: MOST_ROUNDS }, gain: GAIN, exact: EXACT };
+
+/** Kernel by kernel, where there is time for that; else as a whole, of the length that is used. Undefined: there is time for neither. */
+async function compared(measured: Measured, { lineUp }: AutotuneOptions): Promise<RaceVerdict | undefined> {
+  const { task, right, trip, timed, hasTime, left } = measured;
+  const { program, fullLength } = task;
+  const race = lineUp?.(
+    program,
+    right.map(({ name }) => name),
+    fullLength,
+  );
+  const sampleMs = Math.max(SAMPLE_MS, SAMPLE_JITTERS * trip.jitterMs);
+  const rounds = LEAST_ROUNDS + CHECK_RUNS; // Before those that count a part is run, and its repeats are found.
+  if (race !== undefined && race.run.size * rounds * (sampleMs + trip.ms) < left) {
+    const found = await raceKernels(race, { ...RULES, sampleMs, jitterMs: trip.jitterMs, timed, hasTime });
+    if (found === undefined) return undefined;
+    const key = (entry: string) => (entry === "" ? program : `${program}/${entry}`);
+    const keyed = <T>(record: Record<string, T>) => Object.fromEntries(Object.entries(record).map(([entry, value]) => [key(entry), value]));
+    return { choice: keyed(found.choice), milliseconds: keyed(found.milliseconds), unsure: found.unsure };
+  }
+  return task.length < fullLength ? undefined : wholePrograms(measured);
+}
+
+async function wholePrograms({ task, own, right, once, most, trip, timed, hasTime }: Measured): Promise<RaceVerdict> {
+  const { program } = task;
+  const times = await repeats(task, own, { once, most, trip, timed });
+  const racers = [{ name: OWN, runner: own }, ...right];
+  const figures = await race(racers, (runner) => timed(runOf(task, runner), times), hasTime);
+  const milliseconds = { [program]: Object.fromEntries(figures.map(({ name, ms }) => [name, ms])) };
+  const best = winner(figures, trip, times);
+  const choice = best === "unsure" || best === undefined ? {} : { [program]: best.name };
+  return { choice, milliseconds, unsure: best === "unsure" };
+}
+
+/** Each computes the same as a whole: that kernels of several do so together is not taken for granted. */
+async function together(
+  task: Task,
+  own: PlanRunner,
+  right: readonly Contender[],
+  choice: Choice,
+  { runnerOf }: AutotuneOptions,
+  rejected: Verdict["rejected"],
+): Promise<boolean> {
+  const { program } = task;
+  if (runnerOf === undefined || Object.keys(choice).every((key) => key === program)) return true;
+  const tolerance = Math.max(...right.map((entrant) => entrant.tolerance));
+  const name = [...new Set(Object.values(choice))].join(" and ");
+  return (await check(task, own, [{ name, tolerance, programs: new Set([program]), runner: runnerOf(choice) }], rejected)).length > 0;
 }
 
 /** Of the time that is left, for the first of the programs that are left: `programs` begins with the two most important ones. */
@@ -199,7 +276,7 @@ async function repeats(
   let times = 1;
   while (ms * times < wanted / 2 && times < limit) {
     times = Math.min(limit, Math.ceil(times * Math.max(2, Math.min(8, wanted / Math.max(ms * times, 0.01)))));
-    ms = await timed(task, own, times);
+    ms = await timed(runOf(task, own), times);
   }
   return Math.max(1, Math.min(limit, Math.ceil(wanted / Math.max(ms, 0.01))));
 }
@@ -211,8 +288,8 @@ async function prefillTaskWithin(most: number, stepMs: number, program: string, 
   const few = Math.min(fitting, FEW_TOKENS);
   if (LEAST_PREFILL_GAIN * stepMs * few > most) return undefined;
   const small = prefillTask(program, size, few, own);
-  if ((await timed(small, own, 1)) > 4 * most) return undefined;
-  const once = await timed(small, own, 1);
+  if ((await timed(runOf(small, own), 1)) > 4 * most) return undefined;
+  const once = await timed(runOf(small, own), 1);
   if (once > most) return undefined;
   return prefillTask(program, size, Math.min(fitting, Math.max(few, Math.floor((few * most) / Math.max(once, 0.01)))), own);
 }
@@ -226,6 +303,8 @@ function prefillTask(program: string, size: number, length: number, own: PlanRun
   const ids = someIds(length, own.vocabSize, 1);
   return {
     program,
+    length,
+    fullLength: Math.min(size, own.capacity - 2),
     mostRuns: Infinity,
     run: async (runner, times) => {
       for (let i = 0; i < times; i++) runner.prefill(size, 0, ids);
@@ -251,6 +330,8 @@ function decodeTask(own: PlanRunner): Task {
   };
   return {
     program: "decode",
+    length: 1,
+    fullLength: 1,
     mostRuns: Math.min(own.capacity - 1, own.ringSize),
     run: async (runner, times) => {
       runner.seek(0, first);

@@ -5,12 +5,15 @@
 
 import type { AdapterInfo, Tuning } from "../api/types";
 import type { FileCache } from "../artifact/file-cache";
-import { type Choice, lacking, replaced } from "../artifact/choice";
-import type { Alternative, Manifest, Plan, Variant } from "../artifact/schema";
+import { type Choice, chosen, fits, lacking, ownProgram } from "../artifact/choice";
+import type { Alternative, Dispatch, Manifest, Plan, Variant } from "../artifact/schema";
 import type { Backend, BufferHandle } from "../backend/backend";
 import { DeviceError } from "../api/errors";
 import { autotune, type Contender } from "./autotune";
-import { type PlanRunner, Replay } from "./replay";
+import type { Race, RunPart } from "./kernel-race";
+import { lineUp } from "./lineup";
+import { type PlanRunner, recorded, Replay } from "./replay";
+import { STATE } from "./sampling";
 
 /** Loads that may end without a verdict before the plan's own programs are kept for good. */
 const MOST_TRIES = 3;
@@ -37,6 +40,7 @@ export type Decision =
       alternatives: readonly Alternative[];
       missing: Tuning["rejected"];
       key: string;
+      vendor: string;
       before: Remembered;
       budgetMs: number;
     };
@@ -86,9 +90,7 @@ function parseRemembered(bytes: Uint8Array, plan: Plan): Remembered | undefined 
   try {
     const { choice, tries, final } = JSON.parse(new TextDecoder().decode(bytes)) as Partial<Record<keyof Remembered, unknown>>;
     if (typeof choice !== "object" || choice === null || typeof tries !== "number" || typeof final !== "boolean") return undefined;
-    const known = ([program, name]: [string, unknown]) =>
-      plan.alternatives.some((alternative) => alternative.name === name && alternative.programs.has(program));
-    return Object.entries(choice).every(known) ? { choice: choice as Choice, tries, final } : undefined;
+    return fits(plan, choice as Choice) ? { choice: choice as Choice, tries, final } : undefined;
   } catch {
     return undefined;
   }
@@ -114,6 +116,7 @@ export async function decide(
       .filter((alternative) => lacking(alternative).length > 0)
       .map((alternative) => ({ alternative: alternative.name, reason: `the browser's WGSL lacks ${lacking(alternative).join(" and ")}` })),
     key,
+    vendor: adapter.vendor,
     before: remembered ?? { choice: {}, tries: 0, final: false },
     budgetMs: wanted === true ? FORCED_BUDGET_MS : BUDGET_MS,
   };
@@ -152,13 +155,15 @@ export async function measure(
 
 async function compare(
   memory: TuningMemory,
-  { alternatives, missing, key, before, budgetMs }: MeasureDecision,
+  { alternatives, missing, key, vendor, before, budgetMs }: MeasureDecision,
   { backend, plan, buffers, capacity, own, read, signal }: MeasureWork,
 ): Promise<{ runner: PlanRunner; tuning: Tuning }> {
   const rejected = [...missing];
-  const plans = new Map<string, Plan>();
+  const firsts = new Map<string, number>();
   const contenders: Contender[] = [];
+  const taken: Alternative[] = [];
   let first = plan.kernels.length;
+  const runnerOf = (choice: Choice) => new Replay(backend, chosen(plan, choice, firsts), buffers, capacity);
   for (const alternative of alternatives) {
     try {
       await backend.compile(await read(alternative.kernelsFile), alternative.kernels);
@@ -167,18 +172,68 @@ async function compare(
       rejected.push({ alternative: alternative.name, reason: error.what.split("\n", 2).join(" ") });
       continue;
     }
-    const its = replaced(plan, alternative, first);
-    first += alternative.kernels.length;
-    plans.set(alternative.name, its);
-    const { name, tolerance, programs } = alternative;
-    contenders.push({ name, tolerance, programs: new Set(programs.keys()), runner: new Replay(backend, its, buffers, capacity) });
+    const { name, tolerance, programs, kernels } = alternative;
+    firsts.set(name, first);
+    first += kernels.length;
+    taken.push(alternative);
+    contenders.push({ name, tolerance, programs: new Set(programs.keys()), runner: runnerOf(wholly(alternative)) });
   }
-  const verdict = await autotune(own, contenders, { budgetMs, signal });
-  const { choice, milliseconds, unmeasured } = verdict;
+  const plans = new Map(taken.map((alternative) => [alternative.name, chosen(plan, wholly(alternative), firsts)]));
+  const race = raceOf({ backend, plan, buffers, capacity }, plans);
+  const verdict = await autotune(own, contenders, { budgetMs, signal, lineUp: race, runnerOf });
+  const { milliseconds, unmeasured } = verdict;
+  const wrong = new Set(verdict.rejected.map(({ alternative }) => alternative));
+  const known = taken.filter(({ name }) => !wrong.has(name));
+  const choice = { ...presumed(known, vendor, new Set([...Object.keys(milliseconds), ...Object.keys(verdict.choice)])), ...verdict.choice };
   await memory.put(key, { choice, tries: before.tries + 1, final: unmeasured.length === 0 });
   const tuning: Tuning = { source: "measured", programs: choice, milliseconds, rejected: [...rejected, ...verdict.rejected] };
-  if (Object.keys(choice).length === 0) return { runner: own, tuning };
-  const from = (program: string): Plan => plans.get(choice[program] ?? "") ?? plan;
-  const prefill = new Map([...plan.prefill].map(([size, dispatches]) => [size, from(`prefill_${size}`).prefill.get(size) ?? dispatches]));
-  return { runner: new Replay(backend, { ...plan, decode: from("decode").decode, prefill }, buffers, capacity), tuning };
+  return { runner: Object.keys(choice).length === 0 ? own : runnerOf(choice), tuning };
+}
+
+/** Every program that an alternative has. */
+function wholly({ name, programs }: Alternative): Choice {
+  return Object.fromEntries([...programs.keys()].map((program) => [program, name]));
+}
+
+/** For programs of which nothing was measured: what is known of such GPUs. @param measured programs, or `program/entry` */
+export function presumed(alternatives: readonly Alternative[], vendor: string, measured: ReadonlySet<string>): Choice {
+  const timed = new Set([...measured].map((key) => key.split("/", 1)[0]));
+  const choice: Record<string, string> = {};
+  for (const { name, preferredOn, programs } of alternatives)
+    if (preferredOn.includes(vendor)) for (const program of programs.keys()) if (!timed.has(program)) choice[program] ??= name;
+  return choice;
+}
+
+/** Positions in use when decode's kernels are timed, where the cache has as many. */
+const DECODE_POSITION = 512;
+
+/** How kernels of a plan and of its alternatives are timed. @param plans with each alternative's programs, by their names */
+function raceOf(
+  { backend, plan, buffers, capacity }: Pick<MeasureWork, "backend" | "plan" | "buffers" | "capacity">,
+  plans: ReadonlyMap<string, Plan>,
+): (program: string, names: readonly string[], length: number) => Race {
+  const state = buffers[plan.buffers.findIndex(({ kind }) => kind === "state")];
+  if (state === undefined) throw new Error("a plan without a state buffer");
+  return (program, names, length) => {
+    const others = names.flatMap((name): [string, readonly Dispatch[]][] => {
+      const its = plans.get(name);
+      return its === undefined ? [] : [[name, ownProgram(its, program)]];
+    });
+    const decode = program === "decode";
+    // Of a step all layers' dispatches, so that weights come from memory; of a chunk those of one layer.
+    const line = lineUp(ownProgram(plan, program), new Map(others), decode ? Infinity : 1);
+    const run = new Map(
+      [...line.parts].map(([kernel, { dispatches }]): [number, RunPart] => {
+        const handle = backend.record(`${program}, one kernel`, recorded(dispatches, buffers));
+        const runPart: RunPart = (times) => {
+          backend.submit(handle, times);
+          return backend.idle();
+        };
+        return [kernel, runPart];
+      }),
+    );
+    const position = decode ? Math.min(DECODE_POSITION, capacity - 2) : 0;
+    const prepare = () => backend.write(state, 4 * STATE.position, new Uint8Array(Uint32Array.of(position, 0, length).buffer));
+    return { ...line, run, prepare, entry: (kernel) => plan.kernels[kernel]?.entry ?? "" };
+  };
 }

@@ -170,9 +170,10 @@ describe("the budget", () => {
     expect(took).toBeLessThan(1000);
   });
 
-  test("lets a long chunk be measured on a part of it", async () => {
-    const { choice, took } = await run({ prefillMs: 1 }, { a: [{ prefillMs: 0.5 }, ["prefill_64"]] }, 300);
-    expect(choice).toEqual({ prefill_64: "a" });
+  test("that is too small for a chunk of full length concludes nothing from shorter ones", async () => {
+    const { choice, took, unmeasured } = await run({ prefillMs: 1 }, { a: [{ prefillMs: 0.5 }, ["prefill_64"]] }, 300);
+    expect(choice).toEqual({});
+    expect(unmeasured).toEqual(["prefill_64"]);
     expect(took).toBeLessThan(400);
   });
 });

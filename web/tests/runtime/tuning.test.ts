@@ -15,6 +15,7 @@ const plan: Plan = {
       name: NAME,
       kernelsFile: "other.wgsl",
       languageFeatures: [],
+      preferredOn: [],
       tolerance: 1e-3,
       kernels: PLAN.kernels,
       programs: new Map([["decode", PLAN.decode]]),
