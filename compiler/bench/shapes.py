@@ -165,7 +165,8 @@ def random_tensors(spec: WeightSpec, scheme: Scheme) -> Iterable[tuple[str, NDAr
     steps = step * rng.uniform(0.75, 1.25, (scales_shape[0], scheme.groups(spec.shape[1])))
     factors = steps.astype(np.float16)
     if scheme.zeros:
-        factors = join_pairs(factors, np.full_like(factors, (scheme.largest + 1) / 2))
+        middle = scheme.largest // 2 + np.arange(factors.shape[1]) % 2  # the mean is zero over two groups
+        factors = join_pairs(factors, np.broadcast_to(middle.astype(np.float16), factors.shape))
     elif scheme.bias:  # the mean is zero
         factors = join_pairs(factors, (steps * (-scheme.largest / 2)).astype(np.float16))
     yield scales, factors
