@@ -1,8 +1,10 @@
 // The types of the public API: what a page passes to the engine and gets back. No code.
 
 import type { WispError } from "./errors";
+import type { Inspector } from "./inspect";
 import type { ChatCompletions, ChatMessage, Embeddings, FunctionTool, TextCompletions } from "./openai";
 
+export type * from "./inspect";
 export type * from "./openai";
 export type * from "./storage";
 
@@ -254,6 +256,8 @@ export interface Engine {
    * client that takes a `fetch` function makes them, and asks no network.
    */
   readonly fetch: (input: string | URL | Request, init?: RequestInit) => Promise<Response>;
+  /** What the model is made of, for pages that show it. */
+  readonly inspector: Inspector;
   /** f32 logits (vocabSize) after the last of `ids`, run from position 0; forgets the conversation held so far. */
   logits(ids: readonly number[]): Promise<Float32Array>;
   /**

@@ -4,6 +4,7 @@
 import { cpuObstacle } from "../backend/negotiate";
 import { wasmSupport } from "../backend/wasm/module";
 
+export { wasmSupport } from "../backend/wasm/module";
 export { nameOf, probe, type Probe, UNNAMED } from "../backend/webgpu/adapter";
 
 /** Why models cannot run on the CPU here; undefined when they can. */

@@ -43,6 +43,7 @@ class PageEngine implements Engine {
   readonly completions: Engine["completions"];
   readonly embeddings: Engine["embeddings"];
   readonly fetch: Engine["fetch"];
+  readonly inspector: Engine["inspector"];
   private readonly embedder: Embedder;
   private disposal: Promise<void> | undefined;
 
@@ -56,6 +57,7 @@ class PageEngine implements Engine {
     this.embedder = new Embedder(link, () => this.info);
     this.embeddings = { create: this.embedder.create.bind(this.embedder) };
     this.fetch = openaiFetch(this);
+    this.inspector = { file: (path) => link.call("file", { path }) };
   }
 
   get info(): EngineInfo {

@@ -146,6 +146,7 @@ export interface Calls {
   tokenize: { args: { text: string; addSpecialTokens: boolean }; result: number[] };
   detokenize: { args: { ids: number[]; skipSpecialTokens: boolean }; result: string };
   template: { args: TemplateCall; result: string };
+  file: { args: { path: string }; result: Uint8Array<ArrayBuffer> };
   reset: { args: null; result: null };
   dispose: { args: null; result: null };
 }

@@ -9,6 +9,7 @@ import { type Client, Models, type SharedModel } from "./clients";
 import { load, type LoadedModel, type LoadEvents } from "./load/load";
 import { type Asker, chat, complete, generate } from "./answer";
 import { embed } from "./embed";
+import { artifactFile } from "./inspect";
 import { describe, statsOf } from "./model";
 import { chatPrompt, completionPrompt, render, tokenizerOf } from "./prompt";
 import { PageFetch } from "./page-fetch";
@@ -125,7 +126,7 @@ class Server implements Client {
     this.aborts.set(id, controller);
     try {
       const value = await (isExclusive(call.name) ? this.enqueue(call, controller.signal) : this.perform(call, controller.signal));
-      this.post({ type: "result", id, value, stats: statsOf(this.model) }, value instanceof Float32Array ? [value.buffer] : []);
+      this.post({ type: "result", id, value, stats: statsOf(this.model) }, value instanceof Float32Array || value instanceof Uint8Array ? [value.buffer as ArrayBuffer] : []);
     } catch (error) {
       this.post({ type: "error", id, error: serializeError(error), stats: statsOf(this.model) });
     } finally {
@@ -168,6 +169,8 @@ class Server implements Client {
       }
       case "template":
         return this.textWork(id, () => render(this.loaded(), call.args));
+      case "file":
+        return artifactFile(this.loaded(), call.args.path, signal);
       case "reset":
         this.loaded().session.reset();
         return null;
@@ -278,6 +281,7 @@ function isExclusive(name: CallName): boolean {
     case "tokenize":
     case "detokenize":
     case "template":
+    case "file":
     case "dispose":
       return false;
   }

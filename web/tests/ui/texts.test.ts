@@ -88,7 +88,7 @@ it("lines run to the left where the script does", () => {
 
 const UI = join(import.meta.dirname, "../../src/ui");
 /** Code that looks like words. */
-const NO_TEXTS = ["Wisp", "id | null", "(pointer: fine)", "(min-width: 64rem)", "wisp compile configs/demo"];
+const NO_TEXTS = ["Wisp", "id | null", "(pointer: fine)", "(min-width: 64rem)", "(min-width: 80rem)", "wisp compile configs/demo"];
 /** Names of languages, what is for the console and for models, lists of elements. */
 const FILES_WITH_ENGLISH = [
   "texts/",

@@ -10,7 +10,7 @@ import { t } from "../texts";
 import { DeviceDrawer } from "./device";
 import { LazyDrawer } from "./dialog";
 import { Icon } from "./parts";
-import { deviceOpen, managerOpen, personasOpen, settingsOpen, sidebarOpen } from "./places";
+import { deviceOpen, inspectorOpen, managerOpen, personasOpen, settingsOpen, sidebarOpen } from "./places";
 import { SettingsDrawer } from "./settings";
 import { Sidebar } from "./sidebar";
 import { Start } from "./start";
@@ -90,8 +90,22 @@ function loadChatView(): void {
   );
 }
 
+/** What shows a model's inside comes when it is first wanted. */
+const inspector = signal<{ Inspector: ComponentType } | null>(null);
+
+function loadInspector(): void {
+  import("./inspector").then(
+    ({ Inspector }) => (inspector.value = { Inspector }),
+    () => {
+      inspectorOpen.value = false;
+      notices.show(t("page.part-failed"), [], true);
+    },
+  );
+}
+
 export function App() {
   const { value: loaded } = models.loaded;
+  const Inspector = inspector.value?.Inspector;
   const ChatView = chatView.value?.ChatView;
   const loads = useComputed(() => models.progress.value !== null);
   useSignalEffect(() => {
@@ -100,6 +114,9 @@ export function App() {
   useSignalEffect(() => {
     document.documentElement.lang = language.value;
     document.documentElement.dir = directionOf(language.value);
+  });
+  useSignalEffect(() => {
+    if (inspectorOpen.value && inspector.peek() === null) loadInspector();
   });
   useSignalEffect(() => {
     const name = models.loaded.value?.model.name;
@@ -117,6 +134,7 @@ export function App() {
       <Bar />
       <Sidebar />
       {loaded === null || ChatView === undefined ? <Start /> : <ChatView />}
+      {inspectorOpen.value && Inspector !== undefined ? <Inspector /> : null}
       <ToastView />
       <p id="status" class="visually-hidden" role="status" data-testid="status">
         {notices.announcement}

@@ -10,7 +10,7 @@ import { values } from "../state/words";
 import { pieces, t } from "../texts";
 import { Drawer } from "./dialog";
 import { Facts, type Row } from "./parts";
-import { deviceOpen, managerOpen } from "./places";
+import { deviceOpen, inspectorOpen, managerOpen } from "./places";
 
 /** Why there is no GPU and what to do about it; with a CPU that can take over no more than a note. */
 export function MissingNotice({ report }: { report: DeviceReport & { status: "missing" } }) {
@@ -158,6 +158,19 @@ export function DeviceDrawer() {
         <div id="device-model" data-testid="device-model">
           {loaded === null ? null : <ModelFacts model={loaded.model} info={loaded.info} />}
         </div>
+        {loaded === null ? null : (
+          <button
+            type="button"
+            class="plain"
+            data-testid="open-inspector"
+            onClick={() => {
+              deviceOpen.value = false;
+              inspectorOpen.value = true;
+            }}
+          >
+            {t("inspector.open")}
+          </button>
+        )}
         {loaded === null ? null : (
           <button type="button" id="change-model" class="plain" data-testid="change-model" onClick={change}>
             {t("device.choose")}

@@ -19,6 +19,7 @@ export const settingsOpen = signal(false);
 export const personasOpen = signal(false);
 export const managerOpen = signal(false);
 export const deviceOpen = signal(false);
+export const inspectorOpen = signal(false);
 export const sidebarOpen = signal(isWide() && !wasClosed());
 
 effect(() => {

@@ -107,7 +107,12 @@ async function loadFrom(
     const { manifest, bytes, notice } = description;
     try {
       const context = { tokens: capacity(options.contextLength, manifest), asked: options.contextLength !== undefined };
-      const loaded = await loadDescribed({ manifest, context, fetcher, store, meter, memory, ...checked }, wanted, signal, events);
+      const loaded = await loadDescribed(
+        { manifest, description: bytes, context, fetcher, store, meter, memory, ...checked },
+        wanted,
+        signal,
+        events,
+      );
       try {
         await store.complete(bytes);
         signal.throwIfAborted();

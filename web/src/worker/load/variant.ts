@@ -24,6 +24,8 @@ import { uploadWeights } from "./weights";
 /** What is read of an artifact whichever variant runs, once; validated. */
 export interface Artifact {
   manifest: Manifest;
+  /** model.json. */
+  description: Uint8Array<ArrayBuffer>;
   weights: Promise<TensorCache>;
   context: WantedContext;
   fetcher: Fetcher;
