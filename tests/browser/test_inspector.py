@@ -52,7 +52,8 @@ def test_the_network_is_that_of_the_plan_and_a_kernel_shows_its_wgsl(
     source = page.get_by_test_id("kernel-source")
     expect(source).to_contain_text("fn gate_up_")
     text = source.inner_text()
-    assert text.count("@compute") == 1 and "array<vec4<u32>>" in text
+    assert text.count("@compute") == 1
+    assert "array<vec4<u32>>" in text
     rows = page.get_by_test_id("bindings").locator("tbody tr")
     dispatch = plan["programs"]["decode"][next(i for i, e in enumerate(entries) if e in text)]
     expect(rows).to_have_count(len(dispatch["bind"]))

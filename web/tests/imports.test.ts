@@ -12,7 +12,9 @@ function importGraph(): Map<string, string[]> {
   const known = new Set(names);
   const imports = (name: string) => {
     const { importedFiles } = ts.preProcessFile(readFileSync(join(SOURCE, name), "utf8"));
-    const own = importedFiles.map(({ fileName }) => fileName).filter((other) => other.startsWith(".") && !other.endsWith(".css"));
+    const own = importedFiles
+      .map(({ fileName }) => fileName)
+      .filter((other) => other.startsWith(".") && !/\.css(?:\?inline)?$/.test(other));
     const paths = own.map((other) => join(name, "..", other));
     return paths.map((path) => (known.has(`${path}.tsx`) ? `${path}.tsx` : `${path}.ts`));
   };

@@ -6,7 +6,7 @@ import { readFileSync } from "node:fs";
 import { fail } from "../artifact/checks";
 import { checkTree } from "../artifact/template-tree";
 import { ChatTemplate, type Program, specialTokensOf, type TemplateMessage } from "../text/chat-template";
-import { Tokenizer as Library } from "../text/tokenizer-library";
+import * as library from "../text/tokenizer-library";
 import { treeProgram } from "../text/tree-program";
 import { ControlTokens, restored } from "../text/contents";
 import { Tokenizer } from "../text/tokenizer";
@@ -44,7 +44,7 @@ const parse = (text: string): Json => JSON.parse(text) as Json;
 
 function answer(request: Request): Json {
   const { config, texts } = request;
-  const tokenizer = new Tokenizer(parse(request.tokenizer), config === null ? {} : parse(config), Library);
+  const tokenizer = new Tokenizer(parse(request.tokenizer), config === null ? {} : parse(config), library);
   const encoded = texts.map((text) =>
     attempt(() => {
       const ids = tokenizer.encode(text, false);

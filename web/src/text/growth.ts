@@ -1,8 +1,6 @@
 // How much longer a tokenizer may make a text. tokenizer.json is a stranger's: replacements that multiply, one behind the
 // other, would fill the visitor's memory, so what they would make is counted before it is made. Knows the library's shape.
 
-import { ArtifactError } from "../api/errors";
-
 /** Characters that any text may grow by, and how many times its own length besides. Published ones grow to three times it. */
 const ANY_TEXT = 2 ** 16;
 const TIMES = 8;
@@ -12,6 +10,9 @@ type Steps = Step & Partial<Record<"normalizers" | "tokenizers" | "decoders", re
 
 export class Growth {
   private left = 0;
+
+  /** @param tooLong throws, given how much a text may grow */
+  constructor(private readonly tooLong: (allowed: string) => never) {}
 
   /** Before a text of this length is read or written. */
   begin(length: number): void {
@@ -47,16 +48,9 @@ export class Growth {
     };
   }
 
-  /** @throws ArtifactError */
   private spend(characters: number): void {
     this.left -= Math.max(0, characters);
-    if (this.left >= 0) return;
-    throw new ArtifactError({
-      file: "tokenizer.json",
-      what: "it makes a text too long",
-      got: `more than ${TIMES} times its length and ${ANY_TEXT} characters`,
-      remedy: "Take that file of the original model.",
-    });
+    if (this.left < 0) this.tooLong(`${TIMES} times its length and ${ANY_TEXT} characters`);
   }
 }
 

@@ -4,13 +4,15 @@
 // keeps what users write apart.
 
 import type { Tokenizer as HfTokenizer } from "@huggingface/tokenizers";
+import { ArtifactError } from "../api/errors";
 import { type AddedToken, NO_ORIGINALS, type Originals, restored } from "./contents";
-import { Growth } from "./growth";
 import { type Vocabulary, vocabularyOf } from "./grammar/vocabulary";
 import { spellingOf, tokenBytes, type TokenSpelling } from "./token-bytes";
 import { announced } from "./work";
 
 type Json = Record<string, unknown>;
+type Library = typeof import("./tokenizer-library");
+type Growth = InstanceType<Library["Growth"]>;
 
 /** Characters; only few have as many. */
 const LONGEST_TOKEN = 128;
@@ -24,51 +26,13 @@ function specialToken(config: Json, key: string): string | undefined {
   return typeof content === "string" ? content : undefined;
 }
 
-/** What `@huggingface/tokenizers` 0.2 leaves out for Unigram models: a character without a piece becomes its bytes. */
-function addByteFallback(model: NonNullable<HfTokenizer["model"]>): void {
-  const encode = model.encode.bind(model);
-  const bytesOf = (text: string): string[] =>
-    Array.from(new TextEncoder().encode(text), (byte) => `<0x${byte.toString(16).toUpperCase().padStart(2, "0")}>`);
-  model.encode = (tokens) =>
-    encode(tokens).flatMap((piece) => {
-      if (model.tokens_to_ids.has(piece)) return [piece];
-      const bytes = bytesOf(piece);
-      return bytes.every((byte) => model.tokens_to_ids.has(byte)) ? bytes : [piece];
-    });
-}
-
-/**
- * What is encoded here is text: special tokens were found before. A vocabulary may hold them as pieces too (Unigram's, and BPE's
- * that merges nothing in words it knows); what somebody wrote like one is encoded in two halves.
- */
-function withoutSpecialPieces(model: NonNullable<HfTokenizer["model"]>, specials: ReadonlySet<string>): void {
-  const encode = model.encode.bind(model);
-  const apart = (piece: string): string[] => {
-    if (!specials.has(piece) || piece.length < 2) return [piece];
-    const half = Math.ceil(piece.length / 2);
-    return [piece.slice(0, half), piece.slice(half)].flatMap((part) => encode([part]).flatMap(apart));
-  };
-  model.encode = (tokens) => encode(tokens).flatMap(apart);
-}
-
-// Unicode's white space, for character classes: with U+0085 and without U+FEFF, where JavaScript's `\s` is the other way round.
-const SPACES = "\\t-\\r\\x20\\x85\\xA0\\u1680\\u2000-\\u200A\\u2028\\u2029\\u202F\\u205F\\u3000";
-/** GPT-2's expression, by which `ByteLevel` splits unless it says otherwise. */
-const GPT2 = `'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^${SPACES}\\p{L}\\p{N}]+|[${SPACES}]+(?![^${SPACES}])|[${SPACES}]+`;
-
-/**
- * What `@huggingface/tokenizers` 0.2 takes otherwise: `Digits` splits at every number of Unicode, not at 0 to 9 alone, and
- * `ByteLevel` at Unicode's white space. The same rules as a `Split`, in a pre-tokenizer or anywhere in a sequence of them.
- */
-function unicodeRules(preTokenizer: unknown): unknown {
-  if (typeof preTokenizer !== "object" || preTokenizer === null) return preTokenizer;
-  const { type, pretokenizers, individual_digits: individual, use_regex: useRegex, add_prefix_space: prefix } = preTokenizer as Json;
-  if (type === "Sequence" && Array.isArray(pretokenizers)) return { ...preTokenizer, pretokenizers: pretokenizers.map(unicodeRules) };
-  const split = (expression: string) => ({ type: "Split", pattern: { Regex: expression }, behavior: "Isolated", invert: false });
-  if (type === "Digits") return split(individual === true ? "\\p{N}" : "\\p{N}+");
-  if (type !== "ByteLevel" || useRegex === false) return preTokenizer;
-  const prefixed = prefix === false ? [] : [{ type: "Replace", pattern: { Regex: "(?<![\\s\\S])([^ ])" }, content: " $1" }]; // Before the split.
-  return { type: "Sequence", pretokenizers: [...prefixed, split(GPT2), { ...preTokenizer, use_regex: false, add_prefix_space: false }] };
+function tooLong(allowed: string): never {
+  throw new ArtifactError({
+    file: "tokenizer.json",
+    what: "it makes a text too long",
+    got: `more than ${allowed}`,
+    remedy: "Take that file of the original model.",
+  });
 }
 
 export class Tokenizer {
@@ -80,22 +44,23 @@ export class Tokenizer {
   private readonly spelling: TokenSpelling;
   /** Of the text that is being encoded. */
   private originals = NO_ORIGINALS;
-  private readonly growth = new Growth();
+  private readonly growth: Growth;
   private readonly decoder: unknown;
 
   /**
    * @param tokenizer, config the parsed tokenizer.json and tokenizer_config.json
    * @param library tokenizer-library.ts
    */
-  constructor(tokenizer: Json, config: Json, library: typeof HfTokenizer) {
-    const preTokenizer = unicodeRules(tokenizer["pre_tokenizer"]);
-    this.inner = announced("building the tokenizer", () => new library({ ...tokenizer, pre_tokenizer: preTokenizer }, config));
+  constructor(tokenizer: Json, config: Json, library: Library) {
+    const preTokenizer = library.unicodeRules(tokenizer["pre_tokenizer"]);
+    this.inner = announced("building the tokenizer", () => new library.Tokenizer({ ...tokenizer, pre_tokenizer: preTokenizer }, config));
+    this.growth = new library.Growth(tooLong);
     for (const steps of [this.inner.normalizer, this.inner.pre_tokenizer, this.inner.decoder]) this.growth.watch(steps);
     const { type, byte_fallback: byteFallback } = tokenizer["model"] as Json;
-    if (type === "Unigram" && byteFallback === true && this.inner.model !== null) addByteFallback(this.inner.model);
+    if (type === "Unigram" && byteFallback === true && this.inner.model !== null) library.addByteFallback(this.inner.model);
     this.addedTokens = ((tokenizer["added_tokens"] ?? []) as AddedToken[]).map(({ id, content, special }) => ({ id, content, special }));
     const specials = this.addedTokens.filter(({ special }) => special).map(({ content }) => content);
-    if (this.inner.model !== null) withoutSpecialPieces(this.inner.model, new Set(specials));
+    if (this.inner.model !== null) library.withoutSpecialPieces(this.inner.model, new Set(specials));
     this.special = new Set(this.addedTokens.filter(({ special }) => special).map(({ id }) => id));
     this.spelling = spellingOf(tokenizer["decoder"]);
     this.restorePrivate();

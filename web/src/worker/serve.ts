@@ -126,7 +126,10 @@ class Server implements Client {
     this.aborts.set(id, controller);
     try {
       const value = await (isExclusive(call.name) ? this.enqueue(call, controller.signal) : this.perform(call, controller.signal));
-      this.post({ type: "result", id, value, stats: statsOf(this.model) }, value instanceof Float32Array || value instanceof Uint8Array ? [value.buffer as ArrayBuffer] : []);
+      this.post(
+        { type: "result", id, value, stats: statsOf(this.model) },
+        value instanceof Float32Array || value instanceof Uint8Array ? [value.buffer as ArrayBuffer] : [],
+      );
     } catch (error) {
       this.post({ type: "error", id, error: serializeError(error), stats: statsOf(this.model) });
     } finally {

@@ -4,12 +4,12 @@ import { resolve } from "node:path";
 import type { Constraint } from "../../src/api/constraint";
 import type { Vocabulary } from "../../src/text/grammar/vocabulary";
 import { Tokenizer } from "../../src/text/tokenizer";
-import { Tokenizer as Library } from "../../src/text/tokenizer-library";
+import * as library from "../../src/text/tokenizer-library";
 
 const DEMO = resolve(import.meta.dirname, "../../../configs/demo");
 const read = (name: string): Record<string, unknown> => JSON.parse(readFileSync(resolve(DEMO, name), "utf8")) as Record<string, unknown>;
 
-const tokenizer = new Tokenizer(read("tokenizer.json"), read("tokenizer_config.json"), Library);
+const tokenizer = new Tokenizer(read("tokenizer.json"), read("tokenizer_config.json"), library);
 export const SIZE = Math.max(...Object.values((read("tokenizer.json")["model"] as { vocab: Record<string, number> }).vocab)) + 1;
 export const STOP = tokenizer.encode(tokenizer.specialTokens["eos_token"] ?? "", false)[0] ?? 0;
 

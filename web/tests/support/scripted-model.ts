@@ -7,7 +7,7 @@ import { ChatTemplate, sourceProgram, specialTokensOf } from "../../src/text/cha
 import { ControlTokens } from "../../src/text/contents";
 import * as parser from "../../src/text/template-parser";
 import { Tokenizer } from "../../src/text/tokenizer";
-import { Tokenizer as Library } from "../../src/text/tokenizer-library";
+import * as library from "../../src/text/tokenizer-library";
 import { TurnWriter } from "../../src/text/turns";
 import type { LoadedModel } from "../../src/worker/load/load";
 
@@ -35,7 +35,7 @@ export function tokenizer(): Tokenizer {
     ...{ id: 5000 + i, content, special: SPECIAL.includes(content) },
     ...{ single_word: false, lstrip: false, rstrip: false, normalized: false },
   }));
-  return new Tokenizer({ ...fixture.tokenizer, added_tokens: [...fixture.tokenizer.added_tokens, ...added] }, fixture.config, Library);
+  return new Tokenizer({ ...fixture.tokenizer, added_tokens: [...fixture.tokenizer.added_tokens, ...added] }, fixture.config, library);
 }
 
 export async function turnWriter(source: string, texts = tokenizer()): Promise<TurnWriter> {

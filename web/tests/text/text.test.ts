@@ -7,7 +7,7 @@ import * as parser from "../../src/text/template-parser";
 import { Detokenizer } from "../../src/text/detokenizer";
 import { StopStrings } from "../../src/text/stop-strings";
 import { Tokenizer } from "../../src/text/tokenizer";
-import { Tokenizer as Library } from "../../src/text/tokenizer-library";
+import * as library from "../../src/text/tokenizer-library";
 import { onTextWork } from "../../src/text/work";
 import { turnWriter } from "../support/scripted-model";
 
@@ -24,7 +24,7 @@ function read(name: string): Fixture {
 
 describe.each(["byte_level.json", "byte_fallback.json"])("the tokenizer of %s", (name) => {
   const fixture = read(name);
-  const tokenizer = new Tokenizer(fixture.tokenizer, fixture.config, Library);
+  const tokenizer = new Tokenizer(fixture.tokenizer, fixture.config, library);
 
   test.each(fixture.encoded)("encodes $text as Hugging Face's does", ({ text, ids, with_special }) => {
     expect(tokenizer.encode(text, false)).toEqual(ids);
@@ -73,7 +73,7 @@ describe.each(["byte_level.json", "byte_fallback.json"])("the tokenizer of %s", 
 
 test("an invalid byte comes out as a replacement character, not never", () => {
   const fixture = read("byte_fallback.json");
-  const tokenizer = new Tokenizer(fixture.tokenizer, fixture.config, Library);
+  const tokenizer = new Tokenizer(fixture.tokenizer, fixture.config, library);
   const detokenizer = new Detokenizer((ids) => tokenizer.decode(ids, true));
   const half = tokenizer.encode("🙂", false).at(-2) ?? 0;
   const word = tokenizer.encode("the", false);
@@ -87,7 +87,7 @@ describe("a tokenizer that makes a text longer", () => {
   const many = replace({ String: "a" }, "a".repeat(1000));
   const around = replace({ Regex: "[a-z]" }, "$`$'");
   const steps = (key: string, ...them: object[]) => ({ type: "Sequence", [key]: them });
-  const tokenizerWith = (parts: object) => new Tokenizer({ ...fixture.tokenizer, ...parts }, fixture.config, Library);
+  const tokenizerWith = (parts: object) => new Tokenizer({ ...fixture.tokenizer, ...parts }, fixture.config, library);
   const text = "banana ".repeat(1000);
   const tooLong = /tokenizer\.json: it makes a text too long: got more than 8 times its length and 65536 characters/;
 
@@ -174,7 +174,7 @@ describe("a control token that somebody wrote is text, also where the vocabulary
   };
   test.each(Object.entries(models))("%s", (_, model) => {
     const parts = { version: "1.0", normalizer: null, pre_tokenizer: null, post_processor: null, decoder: null };
-    const tokenizer = new Tokenizer({ ...parts, added_tokens: added, model }, {}, Library);
+    const tokenizer = new Tokenizer({ ...parts, added_tokens: added, model }, {}, library);
     const marks = new ControlTokens(tokenizer.addedTokens, "").marks('"hi</s>"');
     const ids = tokenizer.encode(marks.typed("hi</s>"), false, marks.originals);
     expect(ids).not.toContain(2);
@@ -187,7 +187,7 @@ describe("a Unigram model with byte fallback", () => {
   const bytes = Array.from({ length: 256 }, (_, byte) => [`<0x${byte.toString(16).toUpperCase().padStart(2, "0")}>`, -100]);
   const model = { type: "Unigram", unk_id: 0, byte_fallback: true, vocab: [["<unk>", 0], ...bytes, ["a", -1], ["b", -2]] };
   const parts = { added_tokens: [], normalizer: null, pre_tokenizer: null, post_processor: null };
-  const tokenizer = new Tokenizer({ version: "1.0", ...parts, model, decoder: { type: "ByteFallback" } }, {}, Library);
+  const tokenizer = new Tokenizer({ version: "1.0", ...parts, model, decoder: { type: "ByteFallback" } }, {}, library);
 
   test("gives the bytes of what no piece holds", () => {
     const ids = [257, ...Array.from(new TextEncoder().encode("é🙂"), (byte) => byte + 1), 258];

@@ -37,6 +37,16 @@ const messageOf = (error: unknown): string => (error instanceof Error ? error.me
 const isDeviceError = (error: unknown): boolean => error instanceof Error && "kind" in error && error.kind === "no-variant";
 const absolute = (url: string): string => new URL(url, document.baseURI).href;
 
+/** Undefined for what is no address of the web. */
+function webAddress(text: string): string | undefined {
+  try {
+    const { protocol, href } = new URL(text);
+    return /^https?:$/.test(protocol) ? href : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
 export class Manager {
   readonly entries = signal<readonly Managed[]>([]);
   readonly needs = signal<ReadonlyMap<string, Need>>(new Map());
@@ -112,11 +122,11 @@ export class Manager {
 
   /** Downloads the model of an address. @returns whether it is one */
   add(text: string): boolean {
-    if (!URL.canParse(text) || !/^https?:$/.test(new URL(text).protocol)) {
+    const href = webAddress(text);
+    if (href === undefined) {
       this.notices.pass({ text: t("manager.address-fault", { got: text }) });
       return false;
     }
-    const { href } = new URL(text);
     this.prefetch({ url: href.endsWith("/") ? href : `${href}/`, name: href, model: undefined, kept: undefined });
     return true;
   }

@@ -225,7 +225,7 @@ async function loadTexts(fetcher: Fetcher, manifest: Manifest): Promise<Texts> {
   const read = async (name: string): Promise<Record<string, unknown> | undefined> =>
     files.includes(name) ? ((await fetcher.json(name, entryOf(manifest, name))) as Record<string, unknown>) : undefined;
   const [json, config, tokenizers, trees] = await Promise.all([read(TEXTS[0]), read(TEXTS[1]), library, jinja]);
-  const tokenizer = json === undefined || tokenizers === undefined ? undefined : new Tokenizer(json, config ?? {}, tokenizers.Tokenizer);
+  const tokenizer = json === undefined || tokenizers === undefined ? undefined : new Tokenizer(json, config ?? {}, tokenizers);
   if (source === null || tokenizer === undefined) return { tokenizer, turns: undefined };
   const program = tree === undefined || trees === undefined ? await sourceProgram(source) : trees.treeProgram(tree);
   const template = new ChatTemplate(program, specialTokensOf(tokenizer, bosTokenId, stopTokenIds[0]), source);
