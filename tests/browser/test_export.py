@@ -2,7 +2,9 @@
 
 import functools
 import http.server
+import os
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +34,13 @@ class PlainHost(http.server.SimpleHTTPRequestHandler):
         pass
 
 
+def aged(directory: Path, days: int) -> None:
+    """As files lie on a host: a browser that is told no more takes one of a month to be fresh for days."""
+    when = time.time() - days * 86_400
+    for path in directory.rglob("*"):
+        os.utime(path, (when, when))
+
+
 @dataclass
 class Host:
     """A host of plain files that can be switched off."""
@@ -50,6 +59,7 @@ def host(tmp_path: Path) -> Iterator[Host]:
     toy_artifact.write(tmp_path / "artifacts" / "toy", toy_artifact.toy(), name="Toy", cpu=True)
     directory = tmp_path / "host" / "sub" / "site"
     export(tmp_path / "artifacts", directory, Silent(), base="/sub/site/")
+    aged(directory, days=60)
     handler = functools.partial(PlainHost, directory=str(tmp_path / "host"))
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -126,6 +136,7 @@ def test_a_new_version_is_taken_whole_once_the_old_one_is_closed(
     (cache,) = [name for name in page.evaluate("caches.keys()") if name.startswith("wisp-page ")]
     toy_artifact.write(tmp_path / "artifacts" / "other", toy_artifact.toy(), name="Other", cpu=True)
     export(tmp_path / "artifacts", host.directory, Silent())
+    aged(host.directory, days=30)
     page.reload()
     page.wait_for_function("async () => (await navigator.serviceWorker.ready).waiting !== null")
     page.close()

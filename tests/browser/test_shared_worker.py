@@ -106,7 +106,7 @@ def test_a_shared_worker_of_the_pages_own(tabs: list[Page]) -> None:
       return createEngine("/models/demo/", { worker: 7 }).catch(({ message }) => message);
     }"""
     for page in tabs:
-        assert "a SharedWorker, or a function" in page.evaluate(script)
+        assert "a ServiceWorker, or a function" in page.evaluate(script)
         assert len(page.evaluate(GENERATE, {"maxTokens": 8})) == 8
     assert tabs[1].evaluate("() => engine.stats().requests") == 2
 

@@ -57,10 +57,10 @@ async function keepLatest(request: Request, response: Response): Promise<void> {
   else await cache.put(request, response);
 }
 
-/** What the host says, else what it said last. */
+/** What the host says, else what it said last. Asked each time: without headers a browser takes an old file to be fresh for days. */
 async function latest(request: Request): Promise<Response> {
   try {
-    const response = await fetch(request);
+    const response = await fetch(request, { cache: "no-cache" });
     if (response.ok) await keepLatest(request, response.clone());
     return response;
   } catch (error) {

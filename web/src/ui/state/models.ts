@@ -54,7 +54,7 @@ const AUTOLOAD_BYTES = 50_000_000;
 
 async function fetchCatalogue(): Promise<Catalogue> {
   const address = document.documentElement.dataset["catalogue"] ?? "/models";
-  const response = await fetch(address);
+  const response = await fetch(address, { cache: "no-cache" }); // A plain host sends no headers that would say so.
   if (!response.ok) throw new Error(t("start.catalogue-status", { address, status: `${response.status} ${response.statusText}` }));
   return (await response.json()) as Catalogue;
 }
