@@ -81,7 +81,8 @@ def test_a_scheme_is_its_numbers(backend: type[Backend], variant: str) -> None:
 @pytest.mark.parametrize(("backend", "variant"), BACKENDS)
 def test_layers_that_are_alike_share_their_kernels(backend: type[Backend], variant: str) -> None:
     found = kernels(backend, variant, llama())
-    assert found["attention"] == 2, "of decode and of prefill"
+    # Of decode and of prefill; on the GPU a draft's few rows are tiled otherwise than a prompt's.
+    assert found["attention"] == (3 if backend is WebGpu else 2)
     assert (found["qkv"], found["gate_up"], found["project"]) == (1, 1, 2)
 
 
@@ -90,8 +91,9 @@ def test_two_kinds_of_attention_are_two_kernels(backend: type[Backend], variant:
     """Layers that attend to everything and to a window in turn; other scales; and with a soft cap."""
     attention = llama().layers[0].attention
     others = [replace(attention, window=32), replace(attention, scale=0.5), replace(attention, soft_cap=30.0)]
+    plain = kernels(backend, variant, llama())
     for other in others:
-        assert kernels(backend, variant, llama(attending(other)))["attention"] == 4
+        assert kernels(backend, variant, llama(attending(other)))["attention"] == 2 * plain["attention"]
 
 
 @pytest.mark.parametrize(("backend", "variant"), BACKENDS)
